@@ -1,0 +1,234 @@
+//! The agreed step: the same set of updates makes the same weights on every machine, in any order.
+//!
+//! Sent values are integers times powers of two and shares are integers, so the sum is fixed-point
+//! `i64` and exact; what follows is IEEE 754 arithmetic in a fixed order, never fused.
+
+use crate::train::Weights;
+use crate::update::{CHUNK, Decoder, TensorUpdate, Values};
+use crate::{AdamW, Layout, Param, clip_norm};
+use base::Reject;
+use rayon::prelude::*;
+use thiserror::Error;
+
+/// One update of a closed set.
+#[derive(Debug, Clone, Copy)]
+pub struct Contribution<'a> {
+    /// The encoded update, already verified.
+    pub bytes: &'a [u8],
+    /// Its weight: tokens planned and done.
+    pub tokens: u64,
+    /// Its committed squared norm.
+    pub norm_sq: f64,
+}
+
+/// What becomes of the weighted mean G.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum ApplyRule {
+    /// θ ← (1 − λ)·θ − α·G, λ on matrices only.
+    Local {
+        /// α.
+        alpha: f32,
+        /// λ = lr · weight decay · H.
+        decay: f32,
+    },
+    /// AdamW on G, clipped; its moments are common state.
+    Gradients {
+        /// The optimiser.
+        adam: AdamW,
+        /// Learning rate of this round.
+        lr: f32,
+        /// Number of this step, from 1.
+        step: u64,
+        /// Longest G.
+        clip: f32,
+    },
+}
+
+/// Why a set was not applied. The weights are as they were.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ApplyError {
+    /// A contribution does not decode, so it cannot have been verified.
+    #[error("contribution {0}: {1}")]
+    Contribution(usize, Reject),
+}
+
+/// Shares are parts of 2^20.
+const SHARE_BITS: u32 = 20;
+/// Integers of the sum stand left of their scale by this many bits, so that scales that differ by
+/// up to 2^25 add without rounding. 15 bits of value + 25 + 20 of share leave three below the sign.
+const HEADROOM_BITS: i32 = 25;
+/// An update longer than this many times the lower median is scaled down to it.
+const NORM_LIMIT: f64 = 1.5;
+
+/// Scale factor c ≤ 1 of each update in parts of 2^16, and its share of the sum in parts of 2^20.
+/// With three or more updates, c shortens what is longer than 1.5 × the lower median norm.
+pub fn shares(set: &[(u64, f64)]) -> Vec<(u32, u32)> {
+    let mut norms: Vec<f64> = set.iter().map(|&(_, norm_sq)| norm_sq).collect();
+    norms.sort_by(f64::total_cmp);
+    let median_sq = norms.get(norms.len().saturating_sub(1) / 2).copied().unwrap_or(0.0);
+    let total: u128 = set.iter().map(|&(tokens, _)| u128::from(tokens)).sum::<u128>().max(1);
+    set.iter()
+        .map(|&(tokens, norm_sq)| {
+            let limit_sq = NORM_LIMIT * NORM_LIMIT * median_sq;
+            let scale = if set.len() < 3 || norm_sq <= limit_sq {
+                1 << 16
+            } else {
+                ((limit_sq / norm_sq).sqrt() * 65_536.0) as u32
+            };
+            let share = (u128::from(tokens) * u128::from(scale) << (SHARE_BITS - 16)) / total;
+            (scale, share as u32)
+        })
+        .collect()
+}
+
+/// Applies a closed set to the weights. The order of the contributions does not matter.
+pub fn apply(
+    layout: &Layout,
+    weights: &mut Weights,
+    set: &[Contribution<'_>],
+    rule: &ApplyRule,
+) -> Result<(), ApplyError> {
+    if set.is_empty() {
+        return Ok(());
+    }
+    let mut mean = weighted_mean(layout, set)?;
+    match *rule {
+        ApplyRule::Local { alpha, decay } => {
+            let theta = weights.theta_mut();
+            for param in &layout.params {
+                let keep = if param.is_matrix() { 1.0 - decay } else { 1.0 };
+                let range = param.range();
+                for (w, &g) in theta[range.clone()].iter_mut().zip(&mean[range]) {
+                    *w = keep * *w - alpha * g;
+                }
+            }
+        }
+        ApplyRule::Gradients { adam, lr, step, clip } => {
+            clip_norm(&mut mean, clip);
+            let (theta, m, v) = weights.split_mut();
+            adam.step(layout, theta, (m, v), &mean, lr, step);
+        }
+    }
+    Ok(())
+}
+
+/// G of a set of one contribution with a given share: what a member subtracts for its own pending update.
+pub(crate) fn partial_mean(layout: &Layout, bytes: &[u8], share: u32) -> Result<Vec<f32>, ApplyError> {
+    let contribution = Contribution { bytes, tokens: 1, norm_sq: 0.0 };
+    mean_with(layout, &[contribution], &[share])
+}
+
+/// e ← e + (1 − c)·decode(sent): what was left out (c = 0) or scaled down goes back into the error
+/// feedback. `scale` is c in parts of 2^16.
+pub fn restitution(layout: &Layout, e: &mut [u16], bytes: &[u8], scale: u32) -> Result<(), Reject> {
+    let part = (65_536 - scale.min(65_536)) as f32 / 65_536.0;
+    let mut decoder = Decoder::new(layout, bytes)?;
+    for param in &layout.params {
+        let e = &mut e[param.range()];
+        let update = decoder.tensor(param)?;
+        update.each(|i, value| e[i] = crate::update::narrow(crate::update::widen(e[i]) + part * value));
+    }
+    decoder.finish().map(|_| ())
+}
+
+fn weighted_mean(layout: &Layout, set: &[Contribution<'_>]) -> Result<Vec<f32>, ApplyError> {
+    let shares = shares(&set.iter().map(|c| (c.tokens, c.norm_sq)).collect::<Vec<_>>());
+    let shares: Vec<u32> = shares.into_iter().map(|(_, share)| share).collect();
+    mean_with(layout, set, &shares)
+}
+
+fn mean_with(layout: &Layout, set: &[Contribution<'_>], shares: &[u32]) -> Result<Vec<f32>, ApplyError> {
+    let refused = |i| move |reject| ApplyError::Contribution(i, reject);
+    let mut decoders = Vec::with_capacity(set.len());
+    for (i, contribution) in set.iter().enumerate() {
+        decoders.push(Decoder::new(layout, contribution.bytes).map_err(refused(i))?);
+    }
+    let mut mean = vec![0.0f32; layout.len];
+    for param in &layout.params {
+        let mut updates = Vec::with_capacity(set.len());
+        for (i, decoder) in decoders.iter_mut().enumerate() {
+            updates.push((decoder.tensor(param).map_err(refused(i))?, shares[i]));
+        }
+        sum_tensor(param, &updates, &mut mean[param.range()]);
+    }
+    for (i, decoder) in decoders.into_iter().enumerate() {
+        decoder.finish().map_err(refused(i))?;
+    }
+    Ok(mean)
+}
+
+/// Σ share · value of one tensor, exact.
+fn sum_tensor(param: &Param, updates: &[(TensorUpdate, u32)], out: &mut [f32]) {
+    let top = updates.iter().map(|(update, _)| top_exponent(update)).max().unwrap_or(0);
+    // Exact: a power of two well inside the range of f64.
+    let unit = f64::from(2.0f32).powi(top - HEADROOM_BITS - SHARE_BITS as i32);
+    let mut sums = vec![0i64; param.len()];
+    for (update, share) in updates {
+        add(update, i64::from(*share), top, &mut sums);
+    }
+    out.par_iter_mut().with_min_len(CHUNK).zip(&sums).for_each(|(g, &sum)| *g = (sum as f64 * unit) as f32);
+}
+
+/// A bf16 magnitude as integer × 2^exponent.
+fn split(bits: u16) -> (i64, i32) {
+    let (exponent, mantissa) = (i32::from((bits >> 7) & 0xff), i64::from(bits & 0x7f));
+    let (integer, power) = if exponent == 0 { (mantissa, -133) } else { (mantissa | 0x80, exponent - 134) };
+    (if bits >> 15 == 1 { -integer } else { integer }, power)
+}
+
+/// A scale on the common exponent; what lies more than the headroom below rounds to nearest, half up.
+fn aligned(bits: u16, top: i32) -> i64 {
+    let (integer, power) = split(bits);
+    let shift = HEADROOM_BITS - (top - power);
+    if shift >= 0 {
+        integer << shift
+    } else if shift < -40 {
+        0
+    } else {
+        (integer + (1i64 << (-shift - 1))) >> -shift
+    }
+}
+
+fn top_exponent(update: &TensorUpdate) -> i32 {
+    let top = |values: &[u16]| values.iter().filter(|&&v| v & 0x7fff != 0).map(|&v| split(v).1).max();
+    let top = match &update.values {
+        Values::Plain(values) => top(values),
+        Values::Linear { scales, .. } => top(scales),
+        Values::Levels { table, .. } => top(table),
+    };
+    top.unwrap_or(-133)
+}
+
+fn add(update: &TensorUpdate, share: i64, top: i32, sums: &mut [i64]) {
+    match (&update.values, &update.positions) {
+        (Values::Linear { scales, codes }, None) => {
+            for ((sums, codes), &scale) in sums.chunks_mut(CHUNK).zip(codes.chunks(CHUNK)).zip(scales) {
+                let factor = share * aligned(scale, top);
+                for (sum, &code) in sums.iter_mut().zip(codes) {
+                    *sum += factor * i64::from(code);
+                }
+            }
+        }
+        (Values::Linear { scales, codes }, Some(positions)) => {
+            let factors: Vec<i64> = scales.iter().map(|&scale| share * aligned(scale, top)).collect();
+            for (&position, &code) in positions.iter().zip(codes) {
+                sums[position as usize] += factors[position as usize / CHUNK] * i64::from(code);
+            }
+        }
+        (Values::Levels { table, codes }, positions) => {
+            let table = table.map(|level| share * aligned(level, top));
+            match positions {
+                None => sums.iter_mut().zip(codes).for_each(|(sum, &code)| *sum += table[usize::from(code & 3)]),
+                Some(positions) => {
+                    for (&position, &code) in positions.iter().zip(codes) {
+                        sums[position as usize] += table[usize::from(code & 3)];
+                    }
+                }
+            }
+        }
+        (Values::Plain(values), _) => {
+            sums.iter_mut().zip(values).for_each(|(sum, &value)| *sum += share * aligned(value, top));
+        }
+    }
+}

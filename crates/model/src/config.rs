@@ -1,0 +1,235 @@
+//! The shape of a model: Hugging Face `LlamaForCausalLM`.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Names of the presets, smallest first: one dial instead of seven.
+pub const SIZES: [&str; 5] = ["nano", "tiny", "small", "base", "large"];
+
+/// Shape of a Llama model, with the field names of Hugging Face's `config.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Config {
+    /// V.
+    pub vocab_size: usize,
+    /// C.
+    pub hidden_size: usize,
+    /// F.
+    pub intermediate_size: usize,
+    /// Number of blocks.
+    pub num_hidden_layers: usize,
+    /// H.
+    pub num_attention_heads: usize,
+    /// K; H is a multiple of it.
+    #[serde(default)]
+    pub num_key_value_heads: usize,
+    /// D; C / H where absent.
+    #[serde(default)]
+    pub head_dim: usize,
+    /// Base of the rotary angles.
+    #[serde(default = "rope_theta")]
+    pub rope_theta: f32,
+    /// ε of the norms.
+    #[serde(default = "rms_norm_eps")]
+    pub rms_norm_eps: f32,
+    /// Whether the head is the embedding.
+    #[serde(default)]
+    pub tie_word_embeddings: bool,
+    /// Longest sequence.
+    #[serde(default = "max_positions")]
+    pub max_position_embeddings: usize,
+}
+
+fn rope_theta() -> f32 {
+    10_000.0
+}
+fn rms_norm_eps() -> f32 {
+    1e-5
+}
+fn max_positions() -> usize {
+    2048
+}
+
+/// Why a shape is refused.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// Not the JSON of a configuration.
+    #[error("config.json: {0}")]
+    Json(#[from] serde_json::Error),
+    /// A size that is not known.
+    #[error("unknown size `{size}`; one of {}", SIZES.join(", "))]
+    UnknownSize {
+        /// What was asked for.
+        size: String,
+    },
+    /// Another architecture or a setting that is not built.
+    #[error("not supported: {0}")]
+    Unsupported(String),
+    /// Values that contradict each other.
+    #[error("impossible: {0}")]
+    Impossible(&'static str),
+}
+
+impl Config {
+    /// A preset for a vocabulary. Widths are multiples of 128, so that quantised exports need no padding.
+    pub fn preset(size: &str, vocab_size: usize, max_position_embeddings: usize) -> Result<Self, ConfigError> {
+        // C, F, blocks, H, K, tied
+        let (c, f, blocks, heads, kv, tied) = match size {
+            "nano" => (64, 128, 2, 2, 2, true),
+            "tiny" => (128, 384, 4, 4, 4, true),
+            "small" => (512, 1408, 4, 8, 8, true),
+            "base" => (768, 2048, 12, 12, 12, true),
+            "large" => (2048, 5632, 22, 32, 4, false),
+            other => return Err(ConfigError::UnknownSize { size: other.into() }),
+        };
+        let config = Self {
+            vocab_size,
+            hidden_size: c,
+            intermediate_size: f,
+            num_hidden_layers: blocks,
+            num_attention_heads: heads,
+            num_key_value_heads: kv,
+            head_dim: c / heads,
+            rope_theta: rope_theta(),
+            rms_norm_eps: rms_norm_eps(),
+            tie_word_embeddings: tied,
+            max_position_embeddings,
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Reads a Hugging Face `config.json` and refuses what these stages would compute wrongly.
+    pub fn from_json(json: &[u8]) -> Result<Self, ConfigError> {
+        let value: serde_json::Value = serde_json::from_slice(json)?;
+        refuse_unsupported(&value)?;
+        let mut config: Self = serde_json::from_value(value.clone())?;
+        if config.num_key_value_heads == 0 {
+            config.num_key_value_heads = config.num_attention_heads;
+        }
+        if config.head_dim == 0 {
+            config.head_dim = config.hidden_size / config.num_attention_heads.max(1);
+        }
+        if let Some(theta) = value.pointer("/rope_parameters/rope_theta").and_then(serde_json::Value::as_f64) {
+            config.rope_theta = theta as f32;
+        }
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Writes a Hugging Face `config.json`, with the rotary base in both places where versions look for it.
+    pub fn to_json(&self, end_token: u32) -> Vec<u8> {
+        let mut value = serde_json::to_value(self).expect("a configuration is plain data");
+        let more = serde_json::json!({
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "hidden_act": "silu",
+            "attention_bias": false,
+            "mlp_bias": false,
+            "attention_dropout": 0.0,
+            "initializer_range": 0.02,
+            "pretraining_tp": 1,
+            "use_cache": true,
+            "dtype": "float32",
+            "torch_dtype": "float32",
+            "rope_scaling": null,
+            "rope_parameters": { "rope_type": "default", "rope_theta": self.rope_theta },
+            "bos_token_id": end_token,
+            "eos_token_id": end_token,
+        });
+        for (key, entry) in more.as_object().expect("an object") {
+            value[key] = entry.clone();
+        }
+        serde_json::to_vec_pretty(&value).expect("plain data")
+    }
+
+    /// Checks that the values fit each other and stay inside what is addressable.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let refuse = |why| Err(ConfigError::Impossible(why));
+        let sizes = [self.vocab_size, self.hidden_size, self.intermediate_size, self.num_hidden_layers];
+        if sizes.contains(&0) || self.num_attention_heads == 0 || self.num_key_value_heads == 0 || self.head_dim == 0 {
+            return refuse("a size is zero");
+        }
+        if sizes.iter().any(|&n| n > 1 << 20) || self.head_dim > 1 << 12 || self.num_attention_heads > 1 << 12 {
+            return refuse("a size is absurd");
+        }
+        if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
+            return refuse("num_attention_heads is not a multiple of num_key_value_heads");
+        }
+        if !self.head_dim.is_multiple_of(2) {
+            return refuse("head_dim is odd");
+        }
+        if !(self.rope_theta.is_finite() && self.rope_theta > 0.0 && self.rms_norm_eps > 0.0) {
+            return refuse("rope_theta or rms_norm_eps");
+        }
+        Ok(())
+    }
+
+    /// Reference work per token in training: 6 × the matrix parameters that a token meets (no input
+    /// embedding) + causal attention at length `seq_len`, forward and backward.
+    pub fn flops_per_token(&self, seq_len: usize) -> u64 {
+        let (c, f) = (self.hidden_size as u64, self.intermediate_size as u64);
+        let (q, kv) = (
+            (self.num_attention_heads * self.head_dim) as u64,
+            (self.num_key_value_heads * self.head_dim) as u64,
+        );
+        let block = c * (2 * q + 2 * kv) + 3 * c * f;
+        let matmul = self.num_hidden_layers as u64 * block + c * self.vocab_size as u64;
+        6 * matmul + 6 * self.num_hidden_layers as u64 * q * seq_len as u64
+    }
+}
+
+fn refuse_unsupported(value: &serde_json::Value) -> Result<(), ConfigError> {
+    let text = |key: &str| value.get(key).and_then(serde_json::Value::as_str).map(str::to_owned);
+    let refuse = |what: String| Err(ConfigError::Unsupported(what));
+    if let Some(kind) = text("model_type")
+        && kind != "llama"
+    {
+        return refuse(format!("model_type `{kind}` (only llama)"));
+    }
+    if let Some(act) = text("hidden_act")
+        && act != "silu"
+    {
+        return refuse(format!("hidden_act `{act}` (only silu)"));
+    }
+    for key in ["attention_bias", "mlp_bias"] {
+        if value.get(key).and_then(serde_json::Value::as_bool) == Some(true) {
+            return refuse(key.into());
+        }
+    }
+    let scaling = value.get("rope_scaling").filter(|v| !v.is_null());
+    let kind = value.pointer("/rope_parameters/rope_type").and_then(serde_json::Value::as_str);
+    if scaling.is_some() || kind.is_some_and(|kind| kind != "default") {
+        return refuse("scaled rotary positions".into());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_preset_survives_config_json() {
+        for size in SIZES {
+            let config = Config::preset(size, 2048, 512).expect(size);
+            assert_eq!(Config::from_json(&config.to_json(0)).expect(size), config);
+        }
+    }
+
+    #[test]
+    fn what_would_be_computed_wrongly_is_refused() {
+        let base = Config::preset("nano", 64, 64).expect("nano").to_json(0);
+        let spoil = |key: &str, entry: serde_json::Value| {
+            let mut value: serde_json::Value = serde_json::from_slice(&base).expect("json");
+            value[key] = entry;
+            Config::from_json(value.to_string().as_bytes())
+        };
+        assert!(spoil("model_type", "mistral".into()).is_err());
+        assert!(spoil("attention_bias", true.into()).is_err());
+        assert!(spoil("rope_scaling", serde_json::json!({"factor": 2.0})).is_err());
+        assert!(spoil("hidden_size", 0.into()).is_err());
+        assert!(spoil("num_key_value_heads", 3.into()).is_err());
+        assert!(spoil("vocab_size", "many".into()).is_err());
+    }
+}

@@ -1,0 +1,34 @@
+//! The transformer as a chain of stages, and everything that is arithmetic on its weights: training
+//! step, optimisers, update codec, the agreed apply, checkpoints.
+//!
+//! *Goals*: one model code for every device burn runs on; weights, gradients and optimiser state as
+//! flat vectors in one canonical order; the agreed arithmetic bit-exact on every machine.
+//! *Non-goals*: tokenizers (ids in, ids out), networks, and deciding who trains what.
+//!
+//! Letters: `B` batch, `T` sequence length, `C` hidden size, `H` heads, `K` key/value heads,
+//! `D` head size, `F` feed-forward size, `V` vocabulary.
+
+mod apply;
+mod check;
+mod checkpoint;
+mod config;
+mod device;
+mod init;
+mod layout;
+mod optim;
+mod sample;
+mod stage;
+mod train;
+pub mod update;
+
+pub use apply::{apply, restitution, shares, ApplyError, ApplyRule, Contribution};
+pub use check::{verify_update, Checked};
+pub use checkpoint::{export, load, CheckpointError, ModelCard};
+pub use config::{Config, ConfigError, SIZES};
+pub use device::{available, open, DeviceError};
+pub use init::init;
+pub use layout::{Layout, Param, Part};
+pub use optim::{clip_norm, AdamW, Schedule};
+pub use sample::{sample, Sampling};
+pub use stage::{Boundary, Input, Saved, Stage};
+pub use train::{Batch, Private, Trainer, Unit, UnitError, UnitPlan, Weights};

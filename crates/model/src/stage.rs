@@ -1,0 +1,328 @@
+//! A stage: `[embedding?] blocks a..b [head?]` of a Llama, forward and backward.
+
+use crate::layout::PER_BLOCK;
+use crate::{Config, Layout, Part};
+use burn::tensor::{Device, Int, Tensor, TensorData, activation, module};
+
+/// What crosses from one stage to the next: activations forward, gradients backward.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Boundary {
+    /// `[B, T, C]`, row-major.
+    pub data: Vec<f32>,
+    /// B.
+    pub batch: usize,
+    /// T.
+    pub seq_len: usize,
+}
+
+/// Input of a stage.
+#[derive(Debug, Clone, Copy)]
+pub enum Input<'a> {
+    /// Token ids `[B, T]`, for a stage with the embedding.
+    Tokens {
+        /// The ids, row-major.
+        ids: &'a [u32],
+        /// B.
+        batch: usize,
+    },
+    /// The output of the stage before.
+    Boundary(&'a Boundary),
+}
+
+/// The graph of one forward pass, kept for its backward pass.
+pub struct Saved {
+    output: Tensor<3>,
+    input: Option<Tensor<3>>,
+}
+
+impl Saved {
+    /// The output `[B, T, C]`, or `[B, T, V]` logits of a stage with the head, as a host copy.
+    pub fn output(&self) -> Boundary {
+        let [batch, seq_len, _] = self.output.dims();
+        Boundary { data: host(self.output.clone().inner()), batch, seq_len }
+    }
+}
+
+enum Weight {
+    Matrix(Tensor<2>),
+    Vector(Tensor<1>),
+}
+
+/// Weights of one part on a device, with accumulated gradients.
+pub struct Stage {
+    config: Config,
+    part: Part,
+    layout: Layout,
+    device: Device,
+    weights: Vec<Weight>,
+    grads: Vec<Option<Weight>>,
+    rope: Option<(usize, Tensor<4>, Tensor<4>, Tensor<4>)>,
+}
+
+impl Stage {
+    /// A stage with the given flat weights (length [`Layout::len`]).
+    pub fn new(config: &Config, part: &Part, device: &Device, weights: &[f32]) -> Self {
+        assert!(
+            !config.tie_word_embeddings || part.embedding == part.head,
+            "tied embeddings need embedding and head in one stage"
+        );
+        let layout = Layout::new(config, part);
+        let grads = layout.params.iter().map(|_| None).collect();
+        let device = device.clone().autodiff();
+        let (config, part) = (config.clone(), part.clone());
+        let mut stage = Self { config, part, layout, device, weights: Vec::new(), grads, rope: None };
+        stage.set_weights(weights);
+        stage
+    }
+
+    /// Where each tensor lies in the flat vectors.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Replaces all weights by a flat vector.
+    pub fn set_weights(&mut self, flat: &[f32]) {
+        assert_eq!(flat.len(), self.layout.len, "one value per parameter");
+        self.weights = (self.layout.params.iter())
+            .map(|param| {
+                let values = flat[param.range()].to_vec();
+                let data = TensorData::new(values, param.shape.clone());
+                if param.is_matrix() {
+                    Weight::Matrix(Tensor::from_data(data, &self.device).require_grad())
+                } else {
+                    Weight::Vector(Tensor::from_data(data, &self.device).require_grad())
+                }
+            })
+            .collect();
+    }
+
+    /// Runs the part and keeps its graph.
+    pub fn forward(&mut self, input: Input<'_>) -> Saved {
+        let (mut x, leaf) = match input {
+            Input::Tokens { ids, batch } => {
+                assert!(self.part.embedding, "only a stage with the embedding takes tokens");
+                (self.embed(ids, batch), None)
+            }
+            Input::Boundary(boundary) => {
+                let shape = [boundary.batch, boundary.seq_len, self.config.hidden_size];
+                let leaf = Tensor::<3>::from_data(TensorData::new(boundary.data.clone(), shape), &self.device);
+                let leaf = leaf.require_grad();
+                (leaf.clone(), Some(leaf))
+            }
+        };
+        let [batch, seq_len, hidden] = x.dims();
+        let rows = batch * seq_len;
+        self.prepare_rope(seq_len);
+        let first = usize::from(self.part.embedding);
+        for block in 0..self.part.blocks.len() {
+            x = self.block(x, first + block * PER_BLOCK);
+        }
+        if self.part.head {
+            let norm = first + self.part.blocks.len() * PER_BLOCK;
+            let x2 = self.norm(x.reshape([rows, hidden]), norm);
+            let head = if self.config.tie_word_embeddings { 0 } else { norm + 1 };
+            let logits = self.linear(x2, head);
+            x = logits.reshape([batch, seq_len, self.config.vocab_size]);
+        }
+        Saved { output: x, input: leaf }
+    }
+
+    /// Backward from the gradient of the output; parameter gradients accumulate in the stage, the
+    /// gradient of the input comes back where the input was a boundary.
+    pub fn backward(&mut self, saved: Saved, grad_output: &Boundary) -> Option<Boundary> {
+        let shape = saved.output.dims();
+        let grad = TensorData::new(grad_output.data.clone(), shape);
+        let grad = Tensor::<3>::from_data(grad, &self.device);
+        self.backward_from(saved, |output| (output * grad).sum())
+    }
+
+    /// Backward of `scale` × the summed cross-entropy of the logits against `targets` `[B, T]`.
+    /// Gives the unscaled sum in nats and the gradient of the input.
+    pub fn backward_loss(&mut self, saved: Saved, targets: &[u32], scale: f32) -> (f64, Option<Boundary>) {
+        let [batch, seq_len, vocab] = saved.output.dims();
+        let rows = batch * seq_len;
+        let logits = saved.output.clone().inner().reshape([rows, vocab]);
+        // The gradient of the loss is written down instead of derived: softmax − one-hot. One pass
+        // over the logits instead of three, and no second copy of them in the graph.
+        let mut grad = host(logits);
+        let nats = softmax_minus_one_hot(&mut grad, targets, vocab, scale);
+        let grad = Boundary { data: grad, batch, seq_len };
+        (nats, self.backward(saved, &grad))
+    }
+
+    /// Summed cross-entropy in nats of the logits against `targets`, without any gradient.
+    pub fn loss(saved: &Saved, targets: &[u32]) -> f64 {
+        let [_, _, vocab] = saved.output.dims();
+        let mut logits = host(saved.output.clone().inner());
+        softmax_minus_one_hot(&mut logits, targets, vocab, 0.0)
+    }
+
+    /// Takes the accumulated gradients as a flat vector and clears them.
+    pub fn take_grads(&mut self) -> Vec<f32> {
+        let mut out = Vec::with_capacity(self.layout.len);
+        for (param, grad) in self.layout.params.iter().zip(&mut self.grads) {
+            match grad.take() {
+                Some(Weight::Matrix(grad)) => out.extend(host(grad)),
+                Some(Weight::Vector(grad)) => out.extend(host(grad)),
+                None => out.resize(out.len() + param.len(), 0.0),
+            }
+        }
+        assert_eq!(out.len(), self.layout.len, "one gradient per parameter");
+        out
+    }
+
+    fn backward_from(&mut self, saved: Saved, scalar: impl FnOnce(Tensor<3>) -> Tensor<1>) -> Option<Boundary> {
+        let mut gradients = scalar(saved.output).backward();
+        for (weight, sum) in self.weights.iter().zip(&mut self.grads) {
+            let grad = match weight {
+                Weight::Matrix(w) => w.grad_remove(&mut gradients).map(Weight::Matrix),
+                Weight::Vector(w) => w.grad_remove(&mut gradients).map(Weight::Vector),
+            };
+            *sum = match (sum.take(), grad) {
+                (Some(Weight::Matrix(a)), Some(Weight::Matrix(b))) => Some(Weight::Matrix(a + b)),
+                (Some(Weight::Vector(a)), Some(Weight::Vector(b))) => Some(Weight::Vector(a + b)),
+                (a, b) => a.or(b),
+            };
+        }
+        saved.input.map(|leaf| {
+            let [batch, seq_len, _] = leaf.dims();
+            let grad = leaf.grad_remove(&mut gradients).expect("a leaf of the graph has a gradient");
+            Boundary { data: host(grad), batch, seq_len }
+        })
+    }
+
+    fn embed(&self, ids: &[u32], batch: usize) -> Tensor<3> {
+        let seq_len = ids.len() / batch;
+        assert_eq!(ids.len(), batch * seq_len, "ids fill whole rows");
+        let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
+        let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [batch, seq_len]), &self.device);
+        module::embedding(self.matrix(0), ids)
+    }
+
+    /// One block: attention and feed-forward, each after a norm, each added to the stream.
+    fn block(&self, x: Tensor<3>, at: usize) -> Tensor<3> {
+        let [batch, seq_len, hidden] = x.dims();
+        let rows = batch * seq_len;
+        let x = x.reshape([rows, hidden]);
+        let normed = self.norm(x.clone(), at + 7);
+        let q = self.heads(self.linear(normed.clone(), at), batch, self.config.num_attention_heads);
+        let k = self.heads(self.linear(normed.clone(), at + 1), batch, self.config.num_key_value_heads);
+        let v = self.heads(self.linear(normed, at + 2), batch, self.config.num_key_value_heads);
+        let attended = self.attention(self.rotate(q), self.rotate(k), v);
+        let width = self.config.num_attention_heads * self.config.head_dim;
+        let attended = attended.swap_dims(1, 2).reshape([rows, width]);
+        let x = x + self.linear(attended, at + 3);
+        let normed = self.norm(x.clone(), at + 8);
+        let gate = activation::silu(self.linear(normed.clone(), at + 4));
+        let up = self.linear(normed, at + 5);
+        let x = x + self.linear(gate * up, at + 6);
+        x.reshape([batch, seq_len, hidden])
+    }
+
+    /// `[B·T, N·D]` to `[B, N, T, D]`.
+    fn heads(&self, x: Tensor<2>, batch: usize, n: usize) -> Tensor<4> {
+        let seq_len = x.dims()[0] / batch;
+        x.reshape([batch, seq_len, n, self.config.head_dim]).swap_dims(1, 2)
+    }
+
+    /// Causal attention; q `[B, H, T, D]`, k and v `[B, K, T, D]`.
+    fn attention(&self, q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
+        let (k, v) = (self.repeat_heads(k), self.repeat_heads(v));
+        let (_, _, _, mask) = self.rope.as_ref().expect("prepared at the start of forward");
+        let scale = 1.0 / (self.config.head_dim as f32).sqrt();
+        let scores = q.mul_scalar(scale).matmul(k.swap_dims(2, 3)) + mask.clone();
+        activation::softmax(scores, 3).matmul(v)
+    }
+
+    /// `[B, K, T, D]` to `[B, H, T, D]`: each key/value head serves H/K query heads.
+    fn repeat_heads(&self, x: Tensor<4>) -> Tensor<4> {
+        let (h, n) = (self.config.num_attention_heads, self.config.num_key_value_heads);
+        if h == n {
+            return x;
+        }
+        let [batch, _, seq_len, d] = x.dims();
+        let x: Tensor<5> = x.unsqueeze_dim(2);
+        x.expand([batch, n, h / n, seq_len, d]).reshape([batch, h, seq_len, d])
+    }
+
+    /// Rotary positions, rotate-half: pairs are (i, i + D/2).
+    fn rotate(&self, x: Tensor<4>) -> Tensor<4> {
+        let (_, cos, sin, _) = self.rope.as_ref().expect("prepared at the start of forward");
+        let half = self.config.head_dim / 2;
+        let (a, b) = (x.clone().narrow(3, 0, half), x.narrow(3, half, half));
+        let first = a.clone() * cos.clone() - b.clone() * sin.clone();
+        let second = b * cos.clone() + a * sin.clone();
+        Tensor::cat(vec![first, second], 3)
+    }
+
+    /// Tables of `[1, 1, T, D/2]` and the causal mask `[1, 1, T, T]`, made once per length.
+    fn prepare_rope(&mut self, seq_len: usize) {
+        if self.rope.as_ref().is_some_and(|(len, ..)| *len == seq_len) {
+            return;
+        }
+        let half = self.config.head_dim / 2;
+        let (mut cos, mut sin) = (Vec::with_capacity(seq_len * half), Vec::with_capacity(seq_len * half));
+        for t in 0..seq_len {
+            for i in 0..half {
+                let exponent = -2.0 * i as f64 / self.config.head_dim as f64;
+                let frequency = f64::from(self.config.rope_theta).powf(exponent) as f32;
+                let angle = t as f32 * frequency;
+                cos.push(angle.cos());
+                sin.push(angle.sin());
+            }
+        }
+        // Large and finite: −∞ − −∞ is NaN in a softmax that subtracts the maximum.
+        let mask = (0..seq_len * seq_len).map(|i| if i % seq_len > i / seq_len { -1e9f32 } else { 0.0 });
+        let device = &self.device;
+        let table = |data: Vec<f32>, shape: [usize; 4]| Tensor::<4>::from_data(TensorData::new(data, shape), device);
+        let rope_shape = [1, 1, seq_len, half];
+        let mask = table(mask.collect(), [1, 1, seq_len, seq_len]);
+        self.rope = Some((seq_len, table(cos, rope_shape), table(sin, rope_shape), mask));
+    }
+
+    /// RMSNorm over the last dimension.
+    fn norm(&self, x: Tensor<2>, weight: usize) -> Tensor<2> {
+        let Weight::Vector(gain) = &self.weights[weight] else { unreachable!("norms are vectors") };
+        let scale = (x.clone().square().mean_dim(1) + self.config.rms_norm_eps).sqrt().recip();
+        x * scale * gain.clone().unsqueeze()
+    }
+
+    /// x · Wᵀ for W `[out, in]`.
+    fn linear(&self, x: Tensor<2>, weight: usize) -> Tensor<2> {
+        x.matmul(self.matrix(weight).transpose())
+    }
+
+    fn matrix(&self, weight: usize) -> Tensor<2> {
+        let Weight::Matrix(matrix) = &self.weights[weight] else { unreachable!("projections are matrices") };
+        matrix.clone()
+    }
+}
+
+/// Replaces each row of logits by `scale` × (softmax − one-hot(target)) and sums the negative log-likelihoods.
+fn softmax_minus_one_hot(logits: &mut [f32], targets: &[u32], vocab: usize, scale: f32) -> f64 {
+    use rayon::prelude::*;
+    assert_eq!(logits.len(), targets.len() * vocab, "one target per row");
+    let nats: Vec<f32> = logits
+        .par_chunks_exact_mut(vocab)
+        .zip(targets)
+        .map(|(row, &target)| {
+            let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let at_target = row[target as usize] - max;
+            let mut sum = 0.0;
+            for x in row.iter_mut() {
+                *x = (*x - max).exp();
+                sum += *x;
+            }
+            let factor = scale / sum;
+            row.iter_mut().for_each(|x| *x *= factor);
+            row[target as usize] -= scale;
+            sum.ln() - at_target
+        })
+        .collect();
+    // Summed in order, so the number of threads does not show.
+    nats.iter().map(|&x| f64::from(x)).sum()
+}
+
+fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.try_into_vec_as().expect("stages compute in f32")
+}

@@ -1,0 +1,433 @@
+//! One unit of work: (θ, s, plan) → (update, s′, trace).
+
+use crate::apply::{ApplyError, partial_mean};
+use crate::update::{Encoded, Format, encode, fold, narrow, widen};
+use crate::{AdamW, Config, Input, Layout, Part, Stage, clip_norm, init};
+use base::{ChunkTree, Hash, Reject, Wire};
+use burn::tensor::Device;
+use std::borrow::Cow;
+use thiserror::Error;
+
+/// The agreed weights of a run: θ and, in gradients mode, the moments of the common AdamW behind it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Weights {
+    flat: Vec<f32>,
+    len: usize,
+}
+
+impl Weights {
+    /// Initial weights from a seed.
+    pub fn init(layout: &Layout, config: &Config, seed: u64, common_moments: bool) -> Self {
+        Self::from_theta(init(layout, config.num_hidden_layers, seed), common_moments)
+    }
+
+    /// θ as given, moments zero.
+    pub fn from_theta(mut flat: Vec<f32>, common_moments: bool) -> Self {
+        let len = flat.len();
+        flat.resize(if common_moments { 3 * len } else { len }, 0.0);
+        Self { flat, len }
+    }
+
+    /// From canonical bytes: θ, then m and v where the run has common moments; f32, little-endian.
+    pub fn from_bytes(layout: &Layout, common_moments: bool, bytes: &[u8]) -> Result<Self, Reject> {
+        let parts = if common_moments { 3 } else { 1 };
+        if bytes.len() != 4 * parts * layout.len {
+            return Err(Reject::WrongSize);
+        }
+        let flat = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        Ok(Self { flat, len: layout.len })
+    }
+
+    /// Canonical bytes. On a little-endian machine this is a view.
+    pub fn bytes(&self) -> Cow<'_, [u8]> {
+        if cfg!(target_endian = "little") {
+            Cow::Borrowed(bytemuck::cast_slice(&self.flat))
+        } else {
+            Cow::Owned(self.flat.iter().flat_map(|x| x.to_le_bytes()).collect())
+        }
+    }
+
+    /// The chunk tree whose root names these weights.
+    pub fn tree(&self) -> ChunkTree {
+        ChunkTree::of(&self.bytes())
+    }
+
+    /// θ.
+    pub fn theta(&self) -> &[f32] {
+        &self.flat[..self.len]
+    }
+
+    pub(crate) fn theta_mut(&mut self) -> &mut [f32] {
+        &mut self.flat[..self.len]
+    }
+
+    /// θ, m, v; only for runs with common moments.
+    pub(crate) fn split_mut(&mut self) -> (&mut [f32], &mut [f32], &mut [f32]) {
+        assert_eq!(self.flat.len(), 3 * self.len, "the run has common moments");
+        let (theta, rest) = self.flat.split_at_mut(self.len);
+        let (m, v) = rest.split_at_mut(self.len);
+        (theta, m, v)
+    }
+}
+
+/// A member's private state s: the error feedback and, in local mode, its own AdamW moments.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Private {
+    /// Error feedback, bf16.
+    pub e: Vec<u16>,
+    /// Moments and the number of inner steps behind them; empty in gradients mode and before the first unit.
+    pub moments: Option<Moments>,
+}
+
+/// AdamW moments in 8-bit blocks: what a worker goes on from is exactly what an auditor can fetch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Moments {
+    steps: u64,
+    m: Blocks,
+    v: Blocks,
+}
+
+/// Values in blocks of 256: a bf16 scale and 8 bits each.
+#[derive(Debug, Clone, PartialEq, Default)]
+struct Blocks {
+    scales: Vec<u16>,
+    codes: Vec<u8>,
+}
+
+const BLOCK: usize = 256;
+
+impl Private {
+    /// s = 0, as a newcomer or a member that lost its state declares it.
+    pub fn zero(layout: &Layout) -> Self {
+        Self { e: vec![0; layout.len], moments: None }
+    }
+
+    /// Canonical bytes.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.e.len() * 4 + 16);
+        out.extend(self.e.iter().flat_map(|e| e.to_le_bytes()));
+        if let Some(moments) = &self.moments {
+            moments.steps.encode(&mut out);
+            for blocks in [&moments.m, &moments.v] {
+                out.extend(blocks.scales.iter().flat_map(|s| s.to_le_bytes()));
+                out.extend_from_slice(&blocks.codes);
+            }
+        }
+        out
+    }
+
+    /// Reads what [`to_bytes`](Self::to_bytes) wrote.
+    pub fn from_bytes(layout: &Layout, bytes: &[u8]) -> Result<Self, Reject> {
+        let n = layout.len;
+        let scales = n.div_ceil(BLOCK);
+        let words = |bytes: &[u8]| bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect();
+        let with_moments = 2 * n + 8 + 2 * (2 * scales + n);
+        if bytes.len() != 2 * n && bytes.len() != with_moments {
+            return Err(Reject::WrongSize);
+        }
+        let (e, rest) = bytes.split_at(2 * n);
+        if rest.is_empty() {
+            return Ok(Self { e: words(e), moments: None });
+        }
+        let (steps, rest) = rest.split_at(8);
+        let (m, v) = rest.split_at(2 * scales + n);
+        let blocks = |bytes: &[u8]| {
+            let (scales, codes) = bytes.split_at(2 * scales);
+            Blocks { scales: words(scales), codes: codes.to_vec() }
+        };
+        let steps = u64::from_bytes(steps).map_err(|_| Reject::Malformed)?;
+        Ok(Self { e: words(e), moments: Some(Moments { steps, m: blocks(m), v: blocks(v) }) })
+    }
+
+    /// The hash that commits to it.
+    pub fn hash(&self) -> Hash {
+        ChunkTree::of(&self.to_bytes()).root()
+    }
+}
+
+impl Blocks {
+    /// Linear and signed: code − 128, scaled by the block's largest magnitude.
+    fn signed(values: &[f32]) -> Self {
+        Self::build(values, |x| x, 127.0, 128.0)
+    }
+
+    /// Of the square root, unsigned: the second moment spans many magnitudes.
+    fn rooted(values: &[f32]) -> Self {
+        Self::build(values, f32::sqrt, 255.0, 0.0)
+    }
+
+    fn build(values: &[f32], map: impl Fn(f32) -> f32, steps: f32, zero: f32) -> Self {
+        let mut out = Self::default();
+        for block in values.chunks(BLOCK) {
+            let max = block.iter().map(|&x| map(x).abs()).fold(0.0, f32::max);
+            // One bf16 step up, so that the largest value is inside the range after rounding.
+            let scale = if max == 0.0 { 0 } else { narrow(max / steps) + 1 };
+            let inverse = if scale == 0 { 0.0 } else { 1.0 / widen(scale) };
+            out.scales.push(scale);
+            out.codes.extend(block.iter().map(|&x| ((map(x) * inverse).round_ties_even() + zero) as u8));
+        }
+        out
+    }
+
+    fn signed_values(&self) -> Vec<f32> {
+        self.values(|code, scale| (f32::from(code) - 128.0) * scale)
+    }
+
+    fn rooted_values(&self) -> Vec<f32> {
+        self.values(|code, scale| {
+            let root = f32::from(code) * scale;
+            root * root
+        })
+    }
+
+    fn values(&self, value: impl Fn(u8, f32) -> f32) -> Vec<f32> {
+        self.codes.iter().enumerate().map(|(i, &code)| value(code, widen(self.scales[i / BLOCK]))).collect()
+    }
+}
+
+/// What the log told a member to do in a round, and with which settings of the run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UnitPlan {
+    /// `true`: one gradient (H = 1); `false`: H inner AdamW steps.
+    pub gradients: bool,
+    /// H.
+    pub inner_steps: u64,
+    /// Micro-batches per inner step, b.
+    pub micro_batches: u64,
+    /// Sequences per micro-batch.
+    pub micro_batch: usize,
+    /// T.
+    pub seq_len: usize,
+    /// Constant within the round.
+    pub lr: f32,
+    /// Inner optimiser.
+    pub adam: AdamW,
+    /// Longest inner gradient.
+    pub clip: f32,
+    /// Codec settings.
+    pub format: Format,
+    /// β of the error feedback.
+    pub beta: f32,
+    /// With `delay = 1`: the member's own update that is not yet applied, its share, and α.
+    pub pending: Option<(Vec<u8>, u32, f32)>,
+}
+
+/// Token ids of one micro-batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// `[B, T + 1]`, row-major: inputs are columns `0..T`, targets `1..=T`.
+    pub ids: Vec<u32>,
+}
+
+/// The result of a unit.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Unit {
+    /// What is sent.
+    pub update: Encoded,
+    /// Inner steps done (less than planned after a stop-loss).
+    pub steps: u64,
+    /// Loss-bearing tokens.
+    pub tokens: u64,
+    /// Summed loss in nats.
+    pub nats: f64,
+    /// Root of the step trace: one leaf per inner step.
+    pub trace: Hash,
+}
+
+/// Why a unit gave nothing. Private state is as it was.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum UnitError<E> {
+    /// The gradient or the weights left the finite numbers.
+    #[error("the step is not finite")]
+    NotFinite,
+    /// The own pending update does not decode.
+    #[error(transparent)]
+    Pending(#[from] ApplyError),
+    /// Data could not be read.
+    #[error("data: {0}")]
+    Data(E),
+    /// Nothing was done before the stop.
+    #[error("stopped before the first step was done")]
+    Stopped,
+}
+
+/// Trains the whole model on one device.
+pub struct Trainer {
+    config: Config,
+    stage: Stage,
+    layout: Layout,
+}
+
+impl Trainer {
+    /// A trainer of the whole model.
+    pub fn new(config: &Config, device: &Device) -> Self {
+        let part = Part::whole(config);
+        let layout = Layout::new(config, &part);
+        let stage = Stage::new(config, &part, device, &vec![0.0; layout.len]);
+        Self { config: config.clone(), stage, layout }
+    }
+
+    /// Where each tensor lies.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The shape of the model.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Mean gradient of the weights that are set over `micro_batches` batches; gives summed nats too.
+    pub fn gradient<E>(
+        &mut self,
+        micro_batches: u64,
+        seq_len: usize,
+        mut next: impl FnMut() -> Result<Batch, E>,
+    ) -> Result<(Vec<f32>, f64), E> {
+        let mut nats = 0.0;
+        for _ in 0..micro_batches {
+            let (ids, targets, batch) = columns(&next()?, seq_len);
+            let scale = 1.0 / (targets.len() as f64 * micro_batches as f64) as f32;
+            let saved = self.stage.forward(Input::Tokens { ids: &ids, batch });
+            nats += self.stage.backward_loss(saved, &targets, scale).0;
+        }
+        Ok((self.stage.take_grads(), nats))
+    }
+
+    /// Sets θ for [`gradient`](Self::gradient) and [`nats`](Self::nats).
+    pub fn set(&mut self, theta: &[f32]) {
+        self.stage.set_weights(theta);
+    }
+
+    /// Summed loss of a batch in nats under the weights that are set.
+    pub fn nats(&mut self, batch: &Batch, seq_len: usize) -> f64 {
+        let (ids, targets, batch) = columns(batch, seq_len);
+        let saved = self.stage.forward(Input::Tokens { ids: &ids, batch });
+        Stage::loss(&saved, &targets)
+    }
+
+    /// Log-its of the last position for `ids` under the weights that are set.
+    pub fn next_logits(&mut self, ids: &[u32]) -> Vec<f32> {
+        let saved = self.stage.forward(Input::Tokens { ids, batch: 1 });
+        let mut logits = saved.output().data;
+        logits.split_off(logits.len() - self.config.vocab_size)
+    }
+
+    /// Logits `[B, T, V]` for `ids` under the weights that are set.
+    pub fn logits(&mut self, ids: &[u32], batch: usize) -> Vec<f32> {
+        self.stage.forward(Input::Tokens { ids, batch }).output().data
+    }
+
+    /// Does a unit: trains from θ as planned, folds the result into the private state and encodes
+    /// what is to be sent. `next(i)` gives micro-batch `i` of the unit; `stop` is asked between
+    /// inner steps and between micro-batches of a gradient unit never (H = 1 is all or nothing).
+    pub fn unit<E>(
+        &mut self,
+        weights: &Weights,
+        private: &mut Private,
+        plan: &UnitPlan,
+        mut next: impl FnMut(u64) -> Result<Batch, E>,
+        mut stop: impl FnMut() -> bool,
+    ) -> Result<Unit, UnitError<E>> {
+        let mut start = Cow::Borrowed(weights.theta());
+        if let Some((bytes, share, alpha)) = &plan.pending {
+            let mean = partial_mean(&self.layout, bytes, *share)?;
+            start.to_mut().iter_mut().zip(&mean).for_each(|(w, &g)| *w -= alpha * g);
+        }
+        let mut trace = Vec::new();
+        let mut nats = 0.0;
+        let (delta, moments) = if plan.gradients {
+            self.set(&start);
+            let mut i = 0;
+            let batches = || {
+                i += 1;
+                next(i - 1)
+            };
+            let (grad, sum) = self.gradient(plan.micro_batches, plan.seq_len, batches).map_err(UnitError::Data)?;
+            nats += sum;
+            leaf(0, sum, &grad, &mut trace);
+            (grad, None)
+        } else {
+            let result = self.inner_steps(&start, private, plan, &mut next, &mut stop, &mut trace)?;
+            nats += result.1;
+            (result.0, Some(result.2))
+        };
+        let steps = trace.len() as u64;
+        if steps == 0 {
+            return Err(UnitError::Stopped);
+        }
+        fold(&mut private.e, plan.beta, &delta).map_err(|_| UnitError::NotFinite)?;
+        private.moments = moments;
+        let update = encode(&self.layout, &mut private.e, plan.format);
+        let tokens = steps * plan.micro_batches * (plan.micro_batch * plan.seq_len) as u64;
+        let trace = Hash::of("talkoo 2026 step trace v1", &trace.to_bytes());
+        Ok(Unit { update, steps, tokens, nats, trace })
+    }
+
+    /// H AdamW steps from `start`; gives θ − θ_i, summed nats and the new moments.
+    fn inner_steps<E>(
+        &mut self,
+        start: &[f32],
+        private: &Private,
+        plan: &UnitPlan,
+        next: &mut impl FnMut(u64) -> Result<Batch, E>,
+        stop: &mut impl FnMut() -> bool,
+        trace: &mut Vec<Hash>,
+    ) -> Result<(Vec<f32>, f64, Moments), UnitError<E>> {
+        let (mut m, mut v, mut count) = match &private.moments {
+            Some(moments) => (moments.m.signed_values(), moments.v.rooted_values(), moments.steps),
+            None => (vec![0.0; start.len()], vec![0.0; start.len()], 0),
+        };
+        let mut theta = start.to_vec();
+        let mut nats = 0.0;
+        for step in 0..plan.inner_steps {
+            if stop() {
+                break;
+            }
+            self.set(&theta);
+            let mut i = step * plan.micro_batches;
+            let batches = || {
+                i += 1;
+                next(i - 1)
+            };
+            let (mut grad, sum) = self.gradient(plan.micro_batches, plan.seq_len, batches).map_err(UnitError::Data)?;
+            nats += sum;
+            clip_norm(&mut grad, plan.clip);
+            leaf(step, sum, &grad, trace);
+            count += 1;
+            plan.adam.step(&self.layout, &mut theta, (&mut m, &mut v), &grad, plan.lr, count);
+        }
+        if !m.iter().chain(&v).all(|x| x.is_finite()) {
+            return Err(UnitError::NotFinite);
+        }
+        let delta = start.iter().zip(&theta).map(|(&a, &b)| a - b).collect();
+        Ok((delta, nats, Moments { steps: count, m: Blocks::signed(&m), v: Blocks::rooted(&v) }))
+    }
+}
+
+/// One leaf of the step trace: the step, its loss and a hash of its gradient.
+fn leaf(step: u64, nats: f64, grad: &[f32], trace: &mut Vec<Hash>) {
+    let mut bytes = (step, nats.to_bits()).to_bytes();
+    if cfg!(target_endian = "little") {
+        bytes.extend_from_slice(&Hash::of_chunk(bytemuck::cast_slice(grad)).0);
+    } else {
+        let le: Vec<u8> = grad.iter().flat_map(|x| x.to_le_bytes()).collect();
+        bytes.extend_from_slice(&Hash::of_chunk(&le).0);
+    }
+    trace.push(Hash::of("talkoo 2026 trace leaf v1", &bytes));
+}
+
+/// Inputs `[B, T]`, targets `[B, T]` and B of a batch.
+fn columns(batch: &Batch, seq_len: usize) -> (Vec<u32>, Vec<u32>, usize) {
+    let rows = batch.ids.chunks_exact(seq_len + 1);
+    assert!(rows.remainder().is_empty() && rows.len() > 0, "rows of T + 1 ids");
+    let n = rows.len();
+    let mut ids = Vec::with_capacity(n * seq_len);
+    let mut targets = Vec::with_capacity(n * seq_len);
+    for row in rows {
+        ids.extend_from_slice(&row[..seq_len]);
+        targets.extend_from_slice(&row[1..]);
+    }
+    (ids, targets, n)
+}

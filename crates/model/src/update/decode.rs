@@ -1,0 +1,192 @@
+//! Bytes to an update, tensor by tensor. The bytes come from a peer: every length is checked
+//! against the layout, and nothing is allocated that the layout does not call for.
+
+use super::bits::BitReader;
+use super::encode::{Norm, VERSION};
+use super::{CHUNK, Format, widen};
+use crate::{Layout, Param};
+use base::{Reader, Reject, Wire};
+
+/// Reads an update tensor by tensor, in the order of the layout.
+pub struct Decoder<'a> {
+    input: Reader<'a>,
+    format: Format,
+    norm: Norm,
+}
+
+/// What an update says of one tensor.
+pub struct TensorUpdate {
+    /// Positions in the tensor, ascending; `None` = all.
+    pub positions: Option<Vec<u32>>,
+    /// One value per position.
+    pub values: Values,
+}
+
+/// Sent values: integers with bf16 scales.
+pub enum Values {
+    /// Each value by itself in bf16.
+    Plain(Vec<u16>),
+    /// `code × scale` of the chunk in which its position lies.
+    Linear {
+        /// One scale per chunk.
+        scales: Vec<u16>,
+        /// −127..=127.
+        codes: Vec<i8>,
+    },
+    /// A table of signed values (index = code).
+    Levels {
+        /// Low, −low, high, −high, in bf16.
+        table: [u16; 4],
+        /// 0..4.
+        codes: Vec<u8>,
+    },
+}
+
+impl<'a> Decoder<'a> {
+    /// Reads the header of `bytes`, which must be an update for `layout`.
+    pub fn new(layout: &Layout, bytes: &'a [u8]) -> Result<Self, Reject> {
+        let mut input = Reader::new(bytes);
+        let malformed = |_| Reject::Malformed;
+        let [version, sparsity, bits] = input.array().map_err(malformed)?;
+        if version != VERSION {
+            return Err(Reject::Malformed);
+        }
+        let format = Format::new(sparsity, bits)?;
+        if u64::decode(&mut input).map_err(malformed)? != layout.len as u64 {
+            return Err(Reject::WrongSize);
+        }
+        Ok(Self { input, format, norm: Norm::default() })
+    }
+
+    /// How it was encoded.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// The next tensor, which is `param`.
+    pub fn tensor(&mut self, param: &Param) -> Result<TensorUpdate, Reject> {
+        let n = param.len();
+        if !param.is_matrix() {
+            let values = self.words(n)?;
+            for &value in &values {
+                self.norm.add(1, value);
+            }
+            return Ok(TensorUpdate { positions: None, values: Values::Plain(values) });
+        }
+        if self.format.bits == 8 { self.linear(n) } else { self.levels(n) }
+    }
+
+    /// Asserts that everything was read; gives the squared norm.
+    pub fn finish(self) -> Result<f64, Reject> {
+        self.input.end().map_err(|_| Reject::Malformed)?;
+        Ok(self.norm.value())
+    }
+
+    fn linear(&mut self, n: usize) -> Result<TensorUpdate, Reject> {
+        let scales = self.words(n.div_ceil(CHUNK))?;
+        if scales.iter().any(|scale| scale >> 15 != 0) {
+            return Err(Reject::Malformed);
+        }
+        let positions = self.positions(n)?;
+        let count = positions.as_ref().map_or(n, Vec::len);
+        let codes: Vec<i8> = self.take(count)?.iter().map(|&code| code as i8).collect();
+        if codes.contains(&i8::MIN) {
+            return Err(Reject::Malformed);
+        }
+        let mut rest = codes.as_slice();
+        for (i, &scale) in scales.iter().enumerate() {
+            let len = CHUNK.min(n - i * CHUNK);
+            let kept = if positions.is_some() { self.format.kept(len) } else { len };
+            let (head, tail) = rest.split_at(kept);
+            self.norm.add(head.iter().map(|&code| i32::from(code).pow(2) as u64).sum(), scale);
+            rest = tail;
+        }
+        Ok(TensorUpdate { positions, values: Values::Linear { scales, codes } })
+    }
+
+    fn levels(&mut self, n: usize) -> Result<TensorUpdate, Reject> {
+        let words = self.words(usize::from(self.format.bits))?;
+        if words.iter().any(|level| level >> 15 != 0) {
+            return Err(Reject::Malformed);
+        }
+        let (low, high) = (words[0], words.get(1).copied().unwrap_or(0));
+        let positions = self.positions(n)?;
+        let count = positions.as_ref().map_or(n, Vec::len);
+        let bits = u32::from(self.format.bits);
+        let bytes = self.take((count * bits as usize).div_ceil(8))?;
+        let mut reader = BitReader::new(bytes);
+        let mut codes = Vec::with_capacity(count);
+        let mut highs = 0;
+        for _ in 0..count {
+            let code = reader.take(bits)? as u8;
+            highs += u64::from(code >> 1);
+            codes.push(code);
+        }
+        reader.end()?;
+        self.norm.add(count as u64 - highs, low);
+        self.norm.add(highs, high);
+        let table = [low, low | 0x8000, high, high | 0x8000];
+        Ok(TensorUpdate { positions, values: Values::Levels { table, codes } })
+    }
+
+    /// The positions of a sparse tensor: exactly the kept number in each chunk, ascending.
+    fn positions(&mut self, n: usize) -> Result<Option<Vec<u32>>, Reject> {
+        if self.format.sparsity == 0 {
+            return Ok(None);
+        }
+        let len = u32::decode(&mut self.input).map_err(|_| Reject::Malformed)? as usize;
+        let mut reader = BitReader::new(self.take(len)?);
+        let rice = self.format.rice();
+        // Each code takes at least rice + 1 bits, so a short stream cannot make this large.
+        let mut out = Vec::with_capacity((n >> self.format.sparsity).min(len * 8));
+        let mut start = 0;
+        while start < n {
+            let end = (start + CHUNK).min(n);
+            let mut next = start;
+            for _ in 0..self.format.kept(end - start) {
+                let left = end.checked_sub(next + 1).ok_or(Reject::Malformed)?;
+                let position = next + reader.rice(rice, left as u32)? as usize;
+                out.push(position as u32);
+                next = position + 1;
+            }
+            start = end;
+        }
+        reader.end()?;
+        Ok(Some(out))
+    }
+
+    fn take(&mut self, n: usize) -> Result<&'a [u8], Reject> {
+        self.input.take(n).map_err(|_| Reject::Malformed)
+    }
+
+    /// `n` finite bf16 values.
+    fn words(&mut self, n: usize) -> Result<Vec<u16>, Reject> {
+        let bytes = self.take(n.checked_mul(2).ok_or(Reject::Malformed)?)?;
+        let words: Vec<u16> = bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect();
+        if words.iter().any(|word| word & 0x7f80 == 0x7f80) {
+            return Err(Reject::NotFinite);
+        }
+        Ok(words)
+    }
+}
+
+impl TensorUpdate {
+    /// Calls `each(position, value)` for every sent value, in order.
+    pub fn each(&self, mut each: impl FnMut(usize, f32)) {
+        let position = |i: usize| self.positions.as_ref().map_or(i, |p| p[i] as usize);
+        match &self.values {
+            Values::Plain(values) => {
+                values.iter().enumerate().for_each(|(i, &v)| each(position(i), widen(v)));
+            }
+            Values::Linear { scales, codes } => {
+                for (i, &code) in codes.iter().enumerate() {
+                    let at = position(i);
+                    each(at, f32::from(code) * widen(scales[at / CHUNK]));
+                }
+            }
+            Values::Levels { table, codes } => {
+                codes.iter().enumerate().for_each(|(i, &c)| each(position(i), widen(table[usize::from(c)])));
+            }
+        }
+    }
+}

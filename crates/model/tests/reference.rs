@@ -1,0 +1,128 @@
+//! Logits, loss and every gradient against Hugging Face's Llama (`fixtures/make_reference.py`), and
+//! the equalities that the swarm rests on.
+
+use model::{Boundary, Config, Input, Layout, Part, Stage};
+use safetensors::SafeTensors;
+
+const FIXTURE: &[u8] = include_bytes!("../fixtures/reference.safetensors");
+const CONFIG: &[u8] = include_bytes!("../fixtures/reference.json");
+
+struct Reference {
+    config: Config,
+    layout: Layout,
+    weights: Vec<f32>,
+    grads: Vec<f32>,
+    logits: Vec<f32>,
+    loss: f32,
+    ids: Vec<u32>,
+    targets: Vec<u32>,
+    batch: usize,
+}
+
+fn reference() -> Reference {
+    let file = SafeTensors::deserialize(FIXTURE).expect("fixture");
+    let config = Config::from_json(CONFIG).expect("fixture config");
+    let layout = Layout::new(&config, &Part::whole(&config));
+    let floats = |name: &str| -> Vec<f32> {
+        let view = file.tensor(name).unwrap_or_else(|_| panic!("{name} in the fixture"));
+        view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("4"))).collect()
+    };
+    let flat = |prefix: &str| layout.params.iter().flat_map(|p| floats(&format!("{prefix}{}", p.name))).collect();
+    let view = file.tensor("ids").expect("ids");
+    let (batch, columns) = (view.shape()[0], view.shape()[1]);
+    let all: Vec<u32> =
+        view.data().chunks_exact(4).map(|b| u32::from_le_bytes(b.try_into().expect("4"))).collect();
+    let part = |range: std::ops::Range<usize>| all.chunks(columns).flat_map(|r| r[range.clone()].to_vec()).collect();
+    Reference {
+        weights: flat("w."),
+        grads: flat("g."),
+        logits: floats("logits"),
+        loss: floats("loss")[0],
+        ids: part(0..columns - 1),
+        targets: part(1..columns),
+        batch,
+        config,
+        layout,
+    }
+}
+
+fn assert_close(got: &[f32], expected: &[f32], tolerance: f32, what: &str) {
+    assert_eq!(got.len(), expected.len(), "{what}");
+    for (i, (a, b)) in got.iter().zip(expected).enumerate() {
+        assert!((a - b).abs() <= tolerance * (1.0 + b.abs()), "{what}[{i}]: {a} against {b}");
+    }
+}
+
+fn device() -> burn::tensor::Device {
+    model::open("cpu").expect("cpu")
+}
+
+/// Loss and flat gradient of the model cut into `n` stages.
+fn staged(r: &Reference, n: usize) -> (f64, Vec<f32>) {
+    let parts = Part::split(&r.config, n);
+    let mut offset = 0;
+    let mut stages: Vec<Stage> = Vec::new();
+    for part in &parts {
+        let len = Layout::new(&r.config, part).len;
+        stages.push(Stage::new(&r.config, part, &device(), &r.weights[offset..offset + len]));
+        offset += len;
+    }
+    let mut saved = Vec::new();
+    let mut boundary: Option<Boundary> = None;
+    for stage in &mut stages {
+        let input = match &boundary {
+            None => Input::Tokens { ids: &r.ids, batch: r.batch },
+            Some(boundary) => Input::Boundary(boundary),
+        };
+        let one = stage.forward(input);
+        boundary = Some(one.output());
+        saved.push(one);
+    }
+    let scale = 1.0 / r.targets.len() as f32;
+    let (nats, mut grad) = stages[n - 1].backward_loss(saved.pop().expect("tail"), &r.targets, scale);
+    for stage in stages[..n - 1].iter_mut().rev() {
+        grad = stage.backward(saved.pop().expect("saved"), &grad.expect("gradient of the boundary"));
+    }
+    assert!(grad.is_none());
+    (nats / r.targets.len() as f64, stages.iter_mut().flat_map(Stage::take_grads).collect())
+}
+
+#[test]
+fn logits_loss_and_gradients_agree_with_another_implementation() {
+    let r = reference();
+    let mut stage = Stage::new(&r.config, &Part::whole(&r.config), &device(), &r.weights);
+    let saved = stage.forward(Input::Tokens { ids: &r.ids, batch: r.batch });
+    assert_close(&saved.output().data, &r.logits, 2e-5, "logits");
+    let (loss, grads) = staged(&r, 1);
+    assert!((loss as f32 - r.loss).abs() < 1e-5, "{loss} against {}", r.loss);
+    for param in &r.layout.params {
+        assert_close(&grads[param.range()], &r.grads[param.range()], 2e-5, &param.name);
+    }
+}
+
+#[test]
+fn split_into_stages_is_the_whole_to_the_last_bit() {
+    let r = reference();
+    let whole = staged(&r, 1);
+    assert_eq!(staged(&r, 2), whole);
+    assert_eq!(staged(&r, 1), whole, "run = run");
+}
+
+#[test]
+fn the_number_of_threads_does_not_show() {
+    let r = reference();
+    let with = |n| rayon::ThreadPoolBuilder::new().num_threads(n).build().expect("pool").install(|| staged(&r, 1));
+    assert_eq!(with(1), with(2));
+}
+
+#[test]
+fn a_model_is_exported_and_loaded_again() {
+    let r = reference();
+    let dir = tempfile::tempdir().expect("temp dir");
+    let card = model::ModelCard { name: "test".into(), ..Default::default() };
+    model::export(dir.path(), &r.config, &r.weights, b"{}", (0, "<|endoftext|>"), &card).expect("export");
+    let (config, theta) = model::load(dir.path()).expect("load");
+    assert_eq!((config, theta), (r.config.clone(), r.weights.clone()));
+    std::fs::write(dir.path().join("model.safetensors"), b"short").expect("write");
+    assert!(model::load(dir.path()).is_err());
+}

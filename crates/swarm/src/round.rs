@@ -1,0 +1,424 @@
+//! A round: open with a plan, commit, exchange, close. Every rule of `training.md` §2 about order
+//! and time is here; nobody sends "close", time and completeness do.
+
+use crate::plan::{Slot, assign};
+use crate::state::{Event, Run, Status};
+use crate::{Attest, Commit};
+use base::{Hash, Millis, NodeId, Reject, Round};
+use std::collections::BTreeMap;
+
+/// Where a round stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Units are computed and committed.
+    Train,
+    /// Bytes move and are attested.
+    Exchange,
+}
+
+/// An update that may come into the set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// Whose.
+    pub member: NodeId,
+    /// The round for which it was computed (an earlier one after a void round).
+    pub round: Round,
+    /// Chunk-tree root of the bytes.
+    pub update: Hash,
+    /// Their number.
+    pub size: u64,
+    /// Weight.
+    pub tokens: u64,
+    /// Bits of the squared norm (f64).
+    pub norm_sq_bits: u64,
+}
+
+/// An open round.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoundState {
+    /// Its number.
+    pub round: Round,
+    /// Where it stands.
+    pub phase: Phase,
+    /// When the phase began.
+    pub since: Millis,
+    /// When the phase ends at the latest.
+    pub until: Millis,
+    /// When the round opened.
+    pub opened: Millis,
+    /// Who does what.
+    pub plan: Vec<Slot>,
+    /// Tokens applied when it opened: what the learning rate follows.
+    pub tokens_before: u64,
+    /// Units that came.
+    pub commits: BTreeMap<NodeId, Commit>,
+    /// What may come into the set, in order; complete when the exchange begins.
+    pub candidates: Vec<Candidate>,
+    /// Who attests, one vote each.
+    pub committee: Vec<NodeId>,
+    /// Attestations.
+    pub attests: BTreeMap<NodeId, Attest>,
+    /// Candidates of the void round before.
+    carried: Vec<Candidate>,
+    /// Members of the plan that left while it ran.
+    excused: Vec<NodeId>,
+}
+
+/// What a closed round leaves behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Closed {
+    /// Which.
+    pub round: Round,
+    /// What is applied, in order of the candidates.
+    pub set: Vec<Candidate>,
+    /// What was not held by enough, or trained from other weights: its makers take it back.
+    pub left_out: Vec<Candidate>,
+    /// After a void round: what goes on to the next round's candidates.
+    pub carried: Vec<Candidate>,
+    /// In a round of one member: the root of the weights it trained, whose alone they are.
+    pub plain: Option<(NodeId, Hash)>,
+    /// No quorum attested: nothing changed, the candidates went on to the next round.
+    pub void: bool,
+    /// Tokens applied.
+    pub tokens: u64,
+    /// Tokens applied before it, which fix the learning rate.
+    pub tokens_before: u64,
+    /// Steps before it, which number the optimiser's.
+    pub steps_before: u64,
+    /// Log time from opening to closing.
+    pub took_ms: u64,
+    /// Mean loss that the contributors reported, micro-nats per token.
+    pub loss_micro: u64,
+}
+
+/// Committees have at most this many members.
+const COMMITTEE_MAX: usize = 32;
+/// Exchange times remembered for the next deadline.
+const EXCHANGES_KEPT: usize = 16;
+
+impl RoundState {
+    /// Whether units are still awaited.
+    pub fn is_training(&self) -> bool {
+        self.phase == Phase::Train
+    }
+
+    /// Whether `member` has a slot and has not committed.
+    pub fn owes(&self, member: &NodeId) -> bool {
+        self.slot(member).is_some() && !self.commits.contains_key(member)
+    }
+
+    /// The member's slot.
+    pub fn slot(&self, member: &NodeId) -> Option<&Slot> {
+        self.plan.iter().find(|slot| slot.member == *member)
+    }
+
+    /// Bit `i` of an attestation.
+    pub(crate) fn bit(held: &[u8], i: usize) -> bool {
+        held.get(i / 8).is_some_and(|byte| byte >> (i % 8) & 1 == 1)
+    }
+
+    pub(crate) fn check_committer(&self, by: &NodeId) -> Result<&Slot, Reject> {
+        let slot = self.slot(by).ok_or(Reject::NotMember)?;
+        if self.commits.contains_key(by) {
+            return Err(Reject::Duplicate);
+        }
+        if self.is_training() { Ok(slot) } else { Err(Reject::Stale) }
+    }
+
+    pub(crate) fn check_attester(&self, by: &NodeId) -> Result<(), Reject> {
+        if self.is_training() {
+            return Err(Reject::Early);
+        }
+        if !self.committee.contains(by) {
+            return Err(Reject::NotCommittee);
+        }
+        if self.attests.contains_key(by) { Err(Reject::Duplicate) } else { Ok(()) }
+    }
+
+    fn all_committed(&self) -> bool {
+        self.plan.iter().all(|slot| self.commits.contains_key(&slot.member) || self.excused.contains(&slot.member))
+    }
+
+    /// Whether more than two thirds of the committee list candidate `i`.
+    fn held(&self, i: usize) -> bool {
+        let votes = self.attests.values().filter(|attest| Self::bit(&attest.held, i)).count();
+        3 * votes > 2 * self.committee.len()
+    }
+
+    fn quorum(&self) -> bool {
+        3 * self.attests.len() > 2 * self.committee.len()
+    }
+
+    /// Whether nothing more can come: a round of one member moves no bytes.
+    fn complete(&self) -> bool {
+        self.plan.len() == 1 || self.candidates.is_empty() || (0..self.candidates.len()).all(|i| self.held(i)) && self.quorum()
+    }
+
+    /// The root that more than two thirds of the committee reported for the round's base weights.
+    fn agreed_root(&self) -> Option<Hash> {
+        let mut votes: BTreeMap<Hash, usize> = BTreeMap::new();
+        for member in &self.committee {
+            let root = self.attests.get(member).map(|a| a.root).or(self.commits.get(member).map(|c| c.root));
+            if let Some(root) = root {
+                *votes.entry(root).or_default() += 1;
+            }
+        }
+        votes.into_iter().find(|(_, n)| 3 * n > 2 * self.committee.len()).map(|(root, _)| root)
+    }
+}
+
+impl Run {
+    /// When the log must act without anybody saying anything.
+    pub(crate) fn deadline(&self) -> Option<Millis> {
+        self.open.iter().map(|round| round.until).min()
+    }
+
+    /// Does what time alone decides.
+    pub(crate) fn tick(&mut self, now: Millis, events: &mut Vec<Event>) {
+        for i in 0..self.open.len() {
+            let round = &self.open[i];
+            if round.is_training() && (round.until <= now || round.all_committed()) {
+                self.close_commits(i, now, events);
+            }
+        }
+        while let Some(round) = self.open.front() {
+            let over = !round.is_training() && (round.until <= now || round.complete());
+            if !over {
+                break;
+            }
+            self.close_round(now, events);
+        }
+        self.open_rounds(now, events);
+    }
+
+    /// A member that left owes nothing any more.
+    pub(crate) fn excuse(&mut self, member: &NodeId) {
+        for round in &mut self.open {
+            if round.owes(member) {
+                round.excused.push(*member);
+            }
+            round.committee.retain(|id| id != member);
+        }
+    }
+
+    pub(crate) fn commit(
+        &mut self,
+        now: Millis,
+        by: &NodeId,
+        commit: &Commit,
+        events: &mut Vec<Event>,
+    ) -> Result<(), Reject> {
+        let at = self.check_commit(by, commit)?;
+        let round = &mut self.open[at];
+        let micro_batches = round.slot(by).map_or(0, |slot| slot.micro_batches);
+        let work = u64::from(micro_batches) * u64::from(commit.steps);
+        let rate = (work * 1_000_000 / now.since(round.opened).max(1)).max(1);
+        round.commits.insert(*by, commit.clone());
+        if let Some(member) = self.members.get_mut(by) {
+            // Smoothed over about four units; the first counts whole.
+            member.rate = if member.rate == 0 { rate } else { ((3 * member.rate + rate) / 4).max(1) };
+            member.private = commit.state_next;
+            member.units += 1;
+            member.last = Some(commit.round);
+            member.loss_micro = commit.loss_micro;
+        }
+        self.tick(now, events);
+        Ok(())
+    }
+
+    pub(crate) fn attest(
+        &mut self,
+        now: Millis,
+        by: &NodeId,
+        attest: &Attest,
+        events: &mut Vec<Event>,
+    ) -> Result<(), Reject> {
+        let at = self.check_attest(by, attest)?;
+        self.open[at].attests.insert(*by, attest.clone());
+        self.tick(now, events);
+        Ok(())
+    }
+
+    /// Opens rounds while the rules allow: the commits of the one before are closed, and so are all
+    /// sets below the version from which it trains.
+    pub(crate) fn open_rounds(&mut self, now: Millis, events: &mut Vec<Event>) {
+        if self.tokens >= self.spec.tokens {
+            if !self.ended && self.open.is_empty() {
+                self.ended = true;
+                events.push(Event::Ended(self.id));
+            }
+            return;
+        }
+        let ready = self.open.iter().all(|round| !round.is_training())
+            && self.version() >= self.spec.base_of(self.next.0);
+        if !ready || self.ended {
+            return;
+        }
+        let parts = assign(&self.members, self.next.0, self.spec.slots, self.spec.micro_batches);
+        if parts.is_empty() {
+            return;
+        }
+        let mut plan = Vec::with_capacity(parts.len());
+        for (member, micro_batches) in parts {
+            plan.push(Slot { member, micro_batches, position: self.cursor });
+            self.cursor += u64::from(micro_batches) * u64::from(self.spec.inner_steps) * u64::from(self.spec.micro_batch);
+        }
+        let round = self.next;
+        self.next = self.next.plus(1);
+        self.open.push_back(RoundState {
+            round,
+            phase: Phase::Train,
+            since: now,
+            until: now.plus(self.spec.train_window_ms),
+            opened: now,
+            plan,
+            tokens_before: self.tokens,
+            commits: BTreeMap::new(),
+            candidates: Vec::new(),
+            committee: Vec::new(),
+            attests: BTreeMap::new(),
+            carried: Vec::new(),
+            excused: Vec::new(),
+        });
+        events.push(Event::Opened(self.id, round));
+    }
+
+    /// Ends the training phase of open round `i`: who did not commit is away.
+    fn close_commits(&mut self, i: usize, now: Millis, events: &mut Vec<Event>) {
+        let absent: Vec<NodeId> = {
+            let round = &self.open[i];
+            let owing = round.plan.iter().map(|slot| slot.member).filter(|id| !round.commits.contains_key(id));
+            owing.filter(|id| !round.excused.contains(id)).collect()
+        };
+        for id in absent {
+            if let Some(member) = self.members.get_mut(&id) {
+                member.status = Status::Away;
+                member.missed += 1;
+                events.push(Event::Gone(self.id, id));
+            }
+        }
+        let deadline = now.plus(self.exchange_limit());
+        let committee = self.committee(self.open[i].round);
+        let round = &mut self.open[i];
+        let fresh = round.plan.iter().filter_map(|slot| round.commits.get(&slot.member).map(|c| (slot.member, c)));
+        let fresh = fresh.map(|(member, commit)| Candidate {
+            member,
+            round: commit.round,
+            update: commit.update,
+            size: commit.size,
+            tokens: commit.tokens,
+            norm_sq_bits: commit.norm_sq_bits,
+        });
+        round.candidates = fresh.collect();
+        round.committee = committee;
+        round.phase = Phase::Exchange;
+        round.since = now;
+        round.until = deadline;
+        events.push(Event::Committed(self.id, round.round));
+        self.adopt_carried(i);
+    }
+
+    /// The candidates of a void round before this one come first.
+    fn adopt_carried(&mut self, i: usize) {
+        let carried = match self.closed.back() {
+            Some(last) if last.round.0 + 1 == self.open[i].round.0 => last.carried.clone(),
+            _ => return,
+        };
+        let round = &mut self.open[i];
+        if round.plan.len() > 1 {
+            round.candidates = carried.iter().cloned().chain(round.candidates.drain(..)).collect();
+        }
+        round.carried = carried;
+    }
+
+    /// Up to 32 active members, a different stretch of them each round.
+    fn committee(&self, round: Round) -> Vec<NodeId> {
+        let active = self.members.iter().filter(|(_, m)| m.status == Status::Active).map(|(id, _)| *id);
+        let active: Vec<NodeId> = active.collect();
+        let n = active.len();
+        let start = round.0 as usize * COMMITTEE_MAX % n.max(1);
+        (0..n.min(COMMITTEE_MAX)).map(|i| active[(start + i) % n]).collect()
+    }
+
+    /// Median + 4 × median absolute deviation of past exchanges, inside the spec's limits and at
+    /// most half as long again as the longest of the last.
+    fn exchange_limit(&self) -> u64 {
+        let (low, high) = self.spec.exchange_ms;
+        let Some(last) = self.exchanges.back() else { return high };
+        let median = |values: &mut Vec<u64>| {
+            values.sort_unstable();
+            values[values.len() / 2]
+        };
+        let mut times: Vec<u64> = self.exchanges.iter().copied().collect();
+        let middle = median(&mut times);
+        let mut deviations: Vec<u64> = times.iter().map(|t| t.abs_diff(middle)).collect();
+        let limit = middle + 4 * median(&mut deviations);
+        limit.max(last + last / 2).clamp(low, high)
+    }
+
+    /// Closes the oldest round.
+    fn close_round(&mut self, now: Millis, events: &mut Vec<Event>) {
+        let round = self.open.pop_front().expect("the caller saw it");
+        if let Some(root) = round.agreed_root() {
+            self.agree(self.spec.base_of(round.round.0), root);
+        }
+        let plain = match (round.plan.as_slice(), round.candidates.as_slice()) {
+            ([_], [only]) => Some((only.member, only.update)),
+            _ => None,
+        };
+        let nobody = round.candidates.is_empty();
+        let void = plain.is_none() && !nobody && !round.quorum();
+        let (set, mut left_out) = self.divide(&round, plain.is_some(), void);
+        // The next round can still take them only while its own bytes do not move yet.
+        let takes = void && self.open.front().is_none_or(RoundState::is_training);
+        let carried = left_out.extract_if(.., |c| takes && c.round == round.round).collect();
+        let tokens = if plain.is_some() {
+            round.candidates.iter().map(|c| c.tokens).sum()
+        } else {
+            set.iter().map(|c| c.tokens).sum()
+        };
+        if let Some((_, root)) = plain {
+            self.agree(round.round.0 + 1, root);
+        } else if !void && !nobody {
+            self.exchanges.push_back(now.since(round.since));
+            if self.exchanges.len() > EXCHANGES_KEPT {
+                self.exchanges.pop_front();
+            }
+        }
+        let reported = round.commits.values().map(|c| c.loss_micro);
+        let loss_micro = reported.sum::<u64>() / (round.commits.len() as u64).max(1);
+        let closed = Closed {
+            round: round.round,
+            set,
+            left_out,
+            carried,
+            plain,
+            void,
+            tokens,
+            tokens_before: round.tokens_before,
+            steps_before: self.steps,
+            took_ms: now.since(round.opened),
+            loss_micro,
+        };
+        self.applied(closed);
+        events.push(Event::Closed(self.id, round.round));
+    }
+
+    /// The set, and what stays out of it.
+    fn divide(&self, round: &RoundState, plain: bool, void: bool) -> (Vec<Candidate>, Vec<Candidate>) {
+        if plain {
+            return (Vec::new(), round.carried.clone());
+        }
+        let agreed = self.roots.get(&self.spec.base_of(round.round.0));
+        let honest = |candidate: &Candidate| match round.commits.get(&candidate.member) {
+            Some(commit) if candidate.round == round.round => agreed.is_none_or(|root| *root == commit.root),
+            _ => true,
+        };
+        let (mut set, mut left_out) = (Vec::new(), Vec::new());
+        for (i, candidate) in round.candidates.iter().enumerate() {
+            let side = if !void && round.held(i) && honest(candidate) { &mut set } else { &mut left_out };
+            side.push(candidate.clone());
+        }
+        (set, left_out)
+    }
+}

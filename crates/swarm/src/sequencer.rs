@@ -1,0 +1,65 @@
+//! The order of one node: its transactions in the order in which they came. The single-node log;
+//! validators that distrust each other take its place with the ledger.
+
+use crate::state::State;
+use crate::tx::BLOCK_TXS_MAX;
+use crate::{Block, Event, SignedTx};
+use base::{Millis, NodeId, Reject};
+use std::collections::BTreeMap;
+
+/// Orders transactions into blocks.
+#[derive(Debug, Default)]
+pub struct Sequencer {
+    state: State,
+    waiting: Vec<SignedTx>,
+    per_signer: BTreeMap<NodeId, usize>,
+}
+
+/// Transactions of one signer that wait for a block at a time.
+const WAITING_PER_SIGNER: usize = 64;
+
+impl Sequencer {
+    /// Goes on after blocks that were made before.
+    pub fn replay(blocks: impl Iterator<Item = Block>) -> Result<Self, Reject> {
+        let mut sequencer = Self::default();
+        for block in blocks {
+            sequencer.state.apply(&block)?;
+        }
+        Ok(sequencer)
+    }
+
+    /// The state behind the last block.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Takes a transaction for the next block, or refuses it with a reason.
+    pub fn submit(&mut self, tx: SignedTx) -> Result<(), Reject> {
+        let waiting = self.per_signer.entry(tx.by).or_default();
+        if *waiting >= WAITING_PER_SIGNER || self.waiting.len() >= BLOCK_TXS_MAX {
+            return Err(Reject::TooMany);
+        }
+        self.state.check(&tx)?;
+        if self.waiting.iter().any(|other| other.by == tx.by && other.value.seq >= tx.value.seq) {
+            return Err(Reject::Duplicate);
+        }
+        *waiting += 1;
+        self.waiting.push(tx);
+        Ok(())
+    }
+
+    /// When a block is due: at once with a transaction waiting, else at the next deadline of a run.
+    pub fn due(&self) -> Option<Millis> {
+        if self.waiting.is_empty() { self.state.deadline() } else { Some(self.state.time) }
+    }
+
+    /// Makes the next block at log time `now` (the clock may have gone back; the log's does not).
+    pub fn make(&mut self, now: Millis) -> (Block, Vec<Event>) {
+        let time = now.max(self.state.time);
+        let txs = std::mem::take(&mut self.waiting);
+        self.per_signer.clear();
+        let block = Block { height: self.state.height + 1, time, txs };
+        let events = self.state.apply(&block).expect("it follows the last one");
+        (block, events)
+    }
+}

@@ -1,0 +1,363 @@
+//! The replicated state: what the log says, equal on every node.
+
+use crate::round::{Closed, RoundState};
+use crate::tx::{DOMAIN, run_id};
+use crate::{Attest, Block, Commit, Mode, RunId, SignedTx, Spec, Tx};
+use base::{Hash, Millis, NodeId, Reject, RejectCounts, Round};
+use std::collections::{BTreeMap, VecDeque};
+
+/// Where a member stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Status {
+    /// Joined, without the current weights.
+    #[default]
+    Syncing,
+    /// Takes part.
+    Active,
+    /// Missed a unit; comes back with `Ready`.
+    Away,
+}
+
+/// A member of a run, as the log knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Member {
+    /// Where it stands.
+    pub status: Status,
+    /// Numeric class.
+    pub class: Hash,
+    /// Measured speed in micro-batches per 1,000 s, by the log's clock; 0 = not measured yet.
+    pub rate: u64,
+    /// Private state after its last commit; zero before the first.
+    pub private: Hash,
+    /// Units committed.
+    pub units: u64,
+    /// Tokens in units that were in a closed set.
+    pub tokens: u64,
+    /// Units planned and not committed.
+    pub missed: u64,
+    /// Round of the last commit.
+    pub last: Option<Round>,
+    /// Last reported mean loss, micro-nats per token.
+    pub loss_micro: u64,
+}
+
+/// A run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Run {
+    /// Its name.
+    pub id: RunId,
+    /// What it is.
+    pub spec: Spec,
+    /// Who made it.
+    pub creator: NodeId,
+    /// Everybody who joined and did not leave.
+    pub members: BTreeMap<NodeId, Member>,
+    /// Rounds that are not closed, oldest first: one, or two with delay.
+    pub open: VecDeque<RoundState>,
+    /// The number of the next round to open.
+    pub next: Round,
+    /// Next position of the run's order that is handed out.
+    pub cursor: u64,
+    /// Tokens applied in closed sets.
+    pub tokens: u64,
+    /// Closed rounds that changed the weights.
+    pub steps: u64,
+    /// The last closed rounds, oldest first.
+    pub closed: VecDeque<Closed>,
+    /// Roots of versions of the weights that a quorum reported.
+    pub roots: BTreeMap<u64, Hash>,
+    /// How long past exchanges took, newest last.
+    pub exchanges: VecDeque<u64>,
+    /// Whether all tokens are done.
+    pub ended: bool,
+}
+
+/// Closed rounds kept for members that catch up; older ones synchronise weights instead.
+pub(crate) const CLOSED_KEPT: usize = 64;
+/// Roots kept.
+const ROOTS_KEPT: usize = 128;
+/// A network runs at most this many runs at a time.
+const RUNS_MAX: usize = 1024;
+/// A run has at most this many members.
+const MEMBERS_MAX: usize = 65_536;
+
+/// What happened in a block, for drivers and displays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A run began.
+    Created(RunId),
+    /// A node became a member.
+    Joined(RunId, NodeId),
+    /// A member left or was set aside.
+    Gone(RunId, NodeId),
+    /// A round opened.
+    Opened(RunId, Round),
+    /// The commits of a round closed: bytes may move.
+    Committed(RunId, Round),
+    /// A round closed.
+    Closed(RunId, Round),
+    /// A run has all its tokens.
+    Ended(RunId),
+    /// A transaction was refused.
+    Refused(NodeId, Reject),
+}
+
+/// Everything the log decides. Applying the same blocks gives the same state.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct State {
+    /// Of the last block.
+    pub height: u64,
+    /// Of the last block.
+    pub time: Millis,
+    /// All runs.
+    pub runs: BTreeMap<RunId, Run>,
+    /// Last running number per signer.
+    pub seqs: BTreeMap<NodeId, u64>,
+    /// Refused transactions, by reason.
+    pub rejects: RejectCounts,
+}
+
+impl State {
+    /// Applies the next block. A block that does not follow is refused whole; a transaction that is
+    /// refused changes nothing and is counted.
+    pub fn apply(&mut self, block: &Block) -> Result<Vec<Event>, Reject> {
+        if block.height != self.height + 1 {
+            return Err(if block.height <= self.height { Reject::Stale } else { Reject::Early });
+        }
+        if block.time < self.time {
+            return Err(Reject::Stale);
+        }
+        self.height = block.height;
+        self.time = block.time;
+        let mut events = Vec::new();
+        for run in self.runs.values_mut() {
+            run.tick(block.time, &mut events);
+        }
+        for tx in &block.txs {
+            if let Err(reject) = self.take(tx, &mut events) {
+                self.rejects.add(reject);
+                events.push(Event::Refused(tx.by, reject));
+            }
+        }
+        Ok(events)
+    }
+
+    /// When the next block is due without any transaction: the first deadline of any run.
+    pub fn deadline(&self) -> Option<Millis> {
+        self.runs.values().filter_map(Run::deadline).min()
+    }
+
+    /// Whether `tx` would be taken now; what a mempool asks.
+    pub fn check(&self, tx: &SignedTx) -> Result<(), Reject> {
+        self.check_envelope(tx)?;
+        let run = |id: &RunId| self.runs.get(id).ok_or(Reject::UnknownRun);
+        match &tx.value.tx {
+            Tx::Create { spec } => self.check_create(spec, &tx.by),
+            Tx::Join { run: id, .. } => run(id)?.check_join(&tx.by),
+            Tx::Ready { run: id, version, root } => run(id)?.check_ready(&tx.by, *version, root),
+            Tx::Leave { run: id } => run(id)?.member(&tx.by).map(|_| ()),
+            Tx::Commit { commit } => run(&commit.run)?.check_commit(&tx.by, commit).map(|_| ()),
+            Tx::Attest { attest } => run(&attest.run)?.check_attest(&tx.by, attest).map(|_| ()),
+        }
+    }
+
+    fn check_envelope(&self, tx: &SignedTx) -> Result<(), Reject> {
+        if self.seqs.get(&tx.by).is_some_and(|&last| tx.value.seq <= last) {
+            return Err(Reject::Duplicate);
+        }
+        if tx.verify(DOMAIN) { Ok(()) } else { Err(Reject::BadSignature) }
+    }
+
+    fn check_create(&self, spec: &Spec, by: &NodeId) -> Result<(), Reject> {
+        if spec.check().is_err() {
+            return Err(Reject::Malformed);
+        }
+        if self.runs.contains_key(&run_id(spec, by)) {
+            return Err(Reject::DuplicateRun);
+        }
+        if self.runs.values().filter(|run| !run.ended).count() >= RUNS_MAX { Err(Reject::Full) } else { Ok(()) }
+    }
+
+    fn take(&mut self, tx: &SignedTx, events: &mut Vec<Event>) -> Result<(), Reject> {
+        self.check(tx)?;
+        self.seqs.insert(tx.by, tx.value.seq);
+        let now = self.time;
+        if let Tx::Create { spec } = &tx.value.tx {
+            let id = run_id(spec, &tx.by);
+            self.runs.insert(id, Run::new(id, spec.clone(), tx.by));
+            events.push(Event::Created(id));
+            return Ok(());
+        }
+        let id = tx.value.tx.run().ok_or(Reject::UnknownRun)?;
+        let run = self.runs.get_mut(&id).ok_or(Reject::UnknownRun)?;
+        match &tx.value.tx {
+            Tx::Create { .. } => {}
+            Tx::Join { class, .. } => {
+                run.members.insert(tx.by, Member { class: *class, ..Member::default() });
+                events.push(Event::Joined(id, tx.by));
+            }
+            Tx::Ready { .. } => run.ready(now, &tx.by, events),
+            Tx::Leave { .. } => {
+                run.leave(now, &tx.by, events);
+                events.push(Event::Gone(id, tx.by));
+            }
+            Tx::Commit { commit } => run.commit(now, &tx.by, commit, events)?,
+            Tx::Attest { attest } => run.attest(now, &tx.by, attest, events)?,
+        }
+        Ok(())
+    }
+}
+
+impl Run {
+    fn new(id: RunId, spec: Spec, creator: NodeId) -> Self {
+        Self {
+            id,
+            spec,
+            creator,
+            members: BTreeMap::new(),
+            open: VecDeque::new(),
+            next: Round(0),
+            cursor: 0,
+            tokens: 0,
+            steps: 0,
+            closed: VecDeque::new(),
+            roots: BTreeMap::new(),
+            exchanges: VecDeque::new(),
+            ended: false,
+        }
+    }
+
+    /// The newest version of the weights: the number of closed rounds.
+    pub fn version(&self) -> u64 {
+        self.open.front().map_or(self.next.0, |round| round.round.0)
+    }
+
+    /// The closed set that makes version `version + 1` out of `version`, while it is kept.
+    pub fn closed_round(&self, version: u64) -> Option<&Closed> {
+        let first = self.closed.front()?.round.0;
+        self.closed.get(usize::try_from(version.checked_sub(first)?).ok()?)
+    }
+
+    /// The open round in which `member` has a slot and still owes a commit.
+    pub fn owed(&self, member: &NodeId) -> Option<&RoundState> {
+        self.open.iter().find(|round| round.is_training() && round.owes(member))
+    }
+
+    /// How many members take part.
+    pub fn active(&self) -> usize {
+        self.members.values().filter(|m| m.status == Status::Active).count()
+    }
+
+    fn member(&self, id: &NodeId) -> Result<&Member, Reject> {
+        self.members.get(id).ok_or(Reject::NotMember)
+    }
+
+    fn check_join(&self, by: &NodeId) -> Result<(), Reject> {
+        if self.ended {
+            return Err(Reject::Ended);
+        }
+        if self.members.contains_key(by) {
+            return Err(Reject::Duplicate);
+        }
+        if !self.spec.admits(by) {
+            return Err(Reject::NotInvited);
+        }
+        if self.members.len() >= MEMBERS_MAX { Err(Reject::Full) } else { Ok(()) }
+    }
+
+    fn check_ready(&self, by: &NodeId, version: u64, root: &Hash) -> Result<(), Reject> {
+        if self.ended {
+            return Err(Reject::Ended);
+        }
+        if self.member(by)?.status == Status::Active {
+            return Err(Reject::Duplicate);
+        }
+        // The weights must be recent enough to go on from with the sets that are kept.
+        if version > self.version() {
+            return Err(Reject::Early);
+        }
+        if version + (CLOSED_KEPT as u64) < self.version() + 8 && version != self.version() {
+            return Err(Reject::Stale);
+        }
+        match self.roots.get(&version) {
+            Some(agreed) if agreed != root => Err(Reject::WrongRoot),
+            _ => Ok(()),
+        }
+    }
+
+    fn ready(&mut self, now: Millis, by: &NodeId, events: &mut Vec<Event>) {
+        if let Some(member) = self.members.get_mut(by) {
+            member.status = Status::Active;
+            // Its speed is measured anew: it may be another machine's share of another day.
+            member.rate = 0;
+        }
+        self.open_rounds(now, events);
+    }
+
+    fn leave(&mut self, now: Millis, by: &NodeId, events: &mut Vec<Event>) {
+        self.members.remove(by);
+        self.excuse(by);
+        self.tick(now, events);
+    }
+
+    /// Notes that a quorum reported `root` for `version`.
+    pub(crate) fn agree(&mut self, version: u64, root: Hash) {
+        self.roots.insert(version, root);
+        while self.roots.len() > ROOTS_KEPT {
+            self.roots.pop_first();
+        }
+    }
+
+    /// Learning happens once per closed set that changed the weights; local mode counts it the same.
+    pub(crate) fn applied(&mut self, closed: Closed) {
+        if closed.plain.is_some() || !closed.set.is_empty() {
+            self.steps += 1;
+        }
+        self.tokens += closed.tokens;
+        for candidate in &closed.set {
+            if let Some(member) = self.members.get_mut(&candidate.member) {
+                member.tokens += candidate.tokens;
+            }
+        }
+        self.closed.push_back(closed);
+        if self.closed.len() > CLOSED_KEPT {
+            self.closed.pop_front();
+        }
+    }
+
+    pub(crate) fn check_commit(&self, by: &NodeId, commit: &Commit) -> Result<usize, Reject> {
+        let member = self.member(by)?;
+        let at = self.open.iter().position(|round| round.round == commit.round);
+        let at = at.ok_or(if commit.round < self.next { Reject::Stale } else { Reject::Early })?;
+        let round = &self.open[at];
+        let slot = round.check_committer(by)?;
+        if commit.state != Hash::default() && commit.state != member.private {
+            return Err(Reject::WrongRoot);
+        }
+        let base = self.spec.base_of(commit.round.0);
+        if self.roots.get(&base).is_some_and(|agreed| *agreed != commit.root) {
+            return Err(Reject::WrongRoot);
+        }
+        let per_step = u64::from(slot.micro_batches) * self.spec.tokens_per_micro_batch();
+        let steps = u64::from(commit.steps);
+        let whole = (1..=u64::from(self.spec.inner_steps)).contains(&steps) && commit.tokens == steps * per_step;
+        let norm = f64::from_bits(commit.norm_sq_bits);
+        let plain = round.plan.len() == 1;
+        // An update is at most dense in bf16 with some framing; a plain round moves none.
+        let size = if plain { commit.size == 0 } else { (1..=4 * self.spec.params + (1 << 16)).contains(&commit.size) };
+        if whole && norm.is_finite() && norm >= 0.0 && size { Ok(at) } else { Err(Reject::WrongWork) }
+    }
+
+    pub(crate) fn check_attest(&self, by: &NodeId, attest: &Attest) -> Result<usize, Reject> {
+        let at = self.open.iter().position(|round| round.round == attest.round);
+        let at = at.ok_or(if attest.round < self.next { Reject::Stale } else { Reject::Early })?;
+        let round = &self.open[at];
+        round.check_attester(by)?;
+        if attest.held.len() == round.candidates.len().div_ceil(8) { Ok(at) } else { Err(Reject::WrongShape) }
+    }
+
+    /// Whether AdamW's moments are part of the agreed weights.
+    pub fn common_moments(&self) -> bool {
+        self.spec.mode == Mode::Gradients
+    }
+}

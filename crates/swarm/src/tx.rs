@@ -1,0 +1,176 @@
+//! What is written on the log.
+
+use crate::Spec;
+use base::{Hash, Millis, NodeId, Reader, Round, Signed, Wire, WireError, wire_enum, wire_struct};
+
+/// Domain of signatures on transactions.
+pub const DOMAIN: &str = "talkoo 2026 transaction v1";
+
+/// Names a run: the hash of its spec and its creator.
+pub type RunId = Hash;
+
+/// A transaction with its signer and the signer's running number.
+pub type SignedTx = Signed<Envelope>;
+
+/// What is signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Envelope {
+    /// Strictly rising per signer: nothing counts twice.
+    pub seq: u64,
+    /// What is said.
+    pub tx: Tx,
+}
+
+/// Everything a node can say on the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tx {
+    /// Begins a run.
+    Create {
+        /// The run.
+        spec: Spec,
+    },
+    /// Becomes a member, still without weights.
+    Join {
+        /// Which run.
+        run: RunId,
+        /// The numeric class in which it computes.
+        class: Hash,
+    },
+    /// Has the agreed weights and takes part from the next round on.
+    Ready {
+        /// Which run.
+        run: RunId,
+        /// Version of the weights it holds.
+        version: u64,
+        /// Their root.
+        root: Hash,
+    },
+    /// Takes no further part.
+    Leave {
+        /// Which run.
+        run: RunId,
+    },
+    /// A finished unit.
+    Commit {
+        /// The commitment.
+        commit: Commit,
+    },
+    /// What a committee member holds.
+    Attest {
+        /// The attestation.
+        attest: Attest,
+    },
+}
+
+/// Commits to a unit before any byte of it moves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Commit {
+    /// Which run.
+    pub run: RunId,
+    /// Which round.
+    pub round: Round,
+    /// Root of the weights from which it trained.
+    pub root: Hash,
+    /// Numeric class.
+    pub class: Hash,
+    /// Tokens done.
+    pub tokens: u64,
+    /// Inner steps done.
+    pub steps: u32,
+    /// Chunk-tree root of the update; in a round of one member, root of the new weights.
+    pub update: Hash,
+    /// Bits of the update's squared norm (f64).
+    pub norm_sq_bits: u64,
+    /// Bytes of the update; 0 in a round of one member.
+    pub size: u64,
+    /// Private state before; zero where it is declared lost or empty.
+    pub state: Hash,
+    /// Private state after.
+    pub state_next: Hash,
+    /// Root of the step trace.
+    pub trace: Hash,
+    /// Mean loss in micro-nats per token, for the curve; believed by nobody.
+    pub loss_micro: u64,
+}
+
+/// Says which updates of a round a committee member holds and found valid.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attest {
+    /// Which run.
+    pub run: RunId,
+    /// Which round.
+    pub round: Round,
+    /// Root of the weights from which the round trained.
+    pub root: Hash,
+    /// Bit i = candidate i, least significant bit of the first byte first.
+    pub held: Vec<u8>,
+}
+
+/// What the log orders at one height.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Block {
+    /// From 1, without gaps.
+    pub height: u64,
+    /// Time of the log, never falling.
+    pub time: Millis,
+    /// In order.
+    pub txs: Vec<SignedTx>,
+}
+
+impl Tx {
+    /// The run it is about, where it exists already.
+    pub fn run(&self) -> Option<RunId> {
+        match self {
+            Tx::Create { .. } => None,
+            Tx::Join { run, .. } | Tx::Ready { run, .. } | Tx::Leave { run } => Some(*run),
+            Tx::Commit { commit } => Some(commit.run),
+            Tx::Attest { attest } => Some(attest.run),
+        }
+    }
+}
+
+/// The name of the run that `creator` makes of `spec`.
+pub(crate) fn run_id(spec: &Spec, creator: &NodeId) -> RunId {
+    Hash::of("talkoo 2026 run v1", &(spec.to_bytes(), creator.to_bytes()).to_bytes())
+}
+
+/// A block carries at most this many transactions.
+pub(crate) const BLOCK_TXS_MAX: usize = 4096;
+
+wire_struct!(Envelope { seq, tx });
+wire_enum!(Tx {
+    0 => Create { spec },
+    1 => Join { run, class },
+    2 => Ready { run, version, root },
+    3 => Leave { run },
+    4 => Commit { commit },
+    5 => Attest { attest },
+});
+wire_struct!(Commit {
+    run, round, root, class, tokens, steps, update, norm_sq_bits, size, state, state_next, trace, loss_micro,
+});
+
+impl Wire for Attest {
+    fn encode(&self, out: &mut Vec<u8>) {
+        (self.run, self.round).encode(out);
+        (self.root, self.held.clone()).encode(out);
+    }
+    fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
+        let (run, round) = Wire::decode(input)?;
+        let root = Wire::decode(input)?;
+        // Two rounds of candidates at most: those of the round and those carried over a void one.
+        let held = input.bytes(usize::from(crate::spec::SLOTS_MAX) / 4)?.to_vec();
+        Ok(Self { run, round, root, held })
+    }
+}
+
+impl Wire for Block {
+    fn encode(&self, out: &mut Vec<u8>) {
+        (self.height, self.time).encode(out);
+        self.txs.encode(out);
+    }
+    fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
+        let (height, time) = Wire::decode(input)?;
+        Ok(Self { height, time, txs: input.list(BLOCK_TXS_MAX)? })
+    }
+}

@@ -1,1 +1,150 @@
-fn main() {}
+//! `talkoo`: one program. See `talkoo help`.
+
+mod data_cmd;
+mod demo;
+mod render;
+mod runs;
+mod train;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+use node::{Limits, NodeConfig};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Neighbours train open models together.
+#[derive(Parser)]
+#[command(name = "talkoo", version, about, propagate_version = true)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every command.
+#[derive(Args, Clone)]
+pub(crate) struct Common {
+    /// The data folder of this node.
+    #[arg(long, global = true, env = "TALKOO_DATA", value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    json: bool,
+    /// Where to listen.
+    #[arg(long, global = true, default_value = "0.0.0.0:0", value_name = "ADDR")]
+    bind: SocketAddr,
+    /// Do not look for nodes of the local network.
+    #[arg(long, global = true)]
+    no_mdns: bool,
+    /// Threads that training may use (default: all).
+    #[arg(long, global = true, value_name = "N")]
+    threads: Option<usize>,
+    /// Percent of the time in which training may compute.
+    #[arg(long, global = true, default_value_t = 100, value_name = "PERCENT")]
+    duty: u32,
+    /// Device of the trainer: cpu, or one that this program was built with.
+    #[arg(long, global = true, default_value = "cpu", value_name = "NAME")]
+    device: String,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run this node: it goes on with its runs by itself. Ctrl-C stops it.
+    Up,
+    /// Train together.
+    #[command(subcommand)]
+    Train(train::TrainCommand),
+    /// Build and check data.
+    #[command(subcommand)]
+    Data(data_cmd::DataCommand),
+    /// Other nodes.
+    #[command(subcommand)]
+    Peer(PeerCommand),
+    /// What the node on the data folder does, and why it waits.
+    Status,
+    /// Four peers train the shipped example on this machine; one is killed, another joins.
+    Demo(demo::DemoArgs),
+}
+
+#[derive(Subcommand)]
+enum PeerCommand {
+    /// Members of this node's runs.
+    Ls,
+    /// The way to a peer: delay, and whether it is direct.
+    Ping {
+        /// Its key, as `talkoo peer ls` shows it.
+        peer: String,
+    },
+}
+
+impl Common {
+    /// The data folder.
+    pub(crate) fn dir(&self) -> PathBuf {
+        let home = || std::env::var_os("HOME").map_or_else(|| PathBuf::from("."), PathBuf::from);
+        self.data.clone().unwrap_or_else(|| home().join(".talkoo"))
+    }
+
+    /// Threads that training may use.
+    pub(crate) fn threads(&self) -> usize {
+        self.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1)
+    }
+
+    fn node(&self, eval_tokens: u64) -> NodeConfig {
+        NodeConfig {
+            dir: self.dir(),
+            bind: self.bind,
+            mdns: !self.no_mdns,
+            limits: Limits { threads: self.threads(), duty_percent: self.duty },
+            device: self.device.clone(),
+            eval_tokens,
+        }
+    }
+}
+
+#[tokio::main]
+async fn main() -> std::process::ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("TALKOO_LOG").unwrap_or_else(|_| "warn".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let cli = Cli::parse();
+    let json = cli.common.json;
+    match run(cli).await {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            if json {
+                println!("{}", serde_json::json!({ "error": format!("{error:#}") }));
+            }
+            eprintln!("talkoo: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> Result<()> {
+    let common = cli.common;
+    match cli.command {
+        Command::Up => train::up(&common).await,
+        Command::Train(command) => train::run(&common, command).await,
+        Command::Data(command) => data_cmd::run(&common, command),
+        Command::Peer(PeerCommand::Ls) => {
+            let status = train::status(&common).await?;
+            render::print(&common, &render::peers_json(&status), || render::peers(&status));
+            Ok(())
+        }
+        Command::Peer(PeerCommand::Ping { peer }) => {
+            let answer = train::ask(&common, node::Request::Ping { peer }).await?;
+            render::print(&common, &answer, || {
+                let ms = answer["rtt_ms"].as_f64().unwrap_or_default();
+                let way = if answer["direct"] == true { "direct" } else { "relayed" };
+                format!("{ms:.1} ms, {way}, {}", answer["address"].as_str().unwrap_or_default())
+            });
+            Ok(())
+        }
+        Command::Status => {
+            let status = train::status(&common).await?;
+            render::print(&common, &serde_json::to_value(&status)?, || render::status(&status));
+            Ok(())
+        }
+        Command::Demo(args) => demo::run(&common, args).await,
+    }
+}

@@ -1,6 +1,6 @@
 //! One unit of work: (θ, s, plan) → (update, s′, trace).
 
-use crate::apply::{ApplyError, partial_mean};
+use crate::apply::{ApplyError, ApplyRule, partial_mean};
 use crate::update::{Encoded, Format, encode, fold, narrow, widen};
 use crate::{AdamW, Config, Input, Layout, Part, Stage, clip_norm, init};
 use base::{ChunkTree, Hash, Reject, Wire};
@@ -363,6 +363,62 @@ impl Trainer {
         let tokens = steps * plan.micro_batches * (plan.micro_batch * plan.seq_len) as u64;
         let trace = Hash::of("talkoo 2026 step trace v1", &trace.to_bytes());
         Ok(Unit { update, steps, tokens, nats, trace })
+    }
+
+    /// Does a unit alone: nothing is compressed or sent, the result is the next version of the weights.
+    /// `rule` is what the set of this round would be applied with.
+    pub fn plain_unit<E>(
+        &mut self,
+        weights: &Weights,
+        private: &mut Private,
+        plan: &UnitPlan,
+        rule: &ApplyRule,
+        mut next: impl FnMut(u64) -> Result<Batch, E>,
+        mut stop: impl FnMut() -> bool,
+    ) -> Result<(Weights, Unit), UnitError<E>> {
+        let mut trace = Vec::new();
+        let mut result = weights.clone();
+        let nats = match *rule {
+            ApplyRule::Gradients { adam, lr, step, clip } => {
+                self.set(weights.theta());
+                let mut i = 0;
+                let batches = || {
+                    i += 1;
+                    next(i - 1)
+                };
+                let (mut grad, nats) =
+                    self.gradient(plan.micro_batches, plan.seq_len, batches).map_err(UnitError::Data)?;
+                leaf(0, nats, &grad, &mut trace);
+                clip_norm(&mut grad, clip);
+                let (theta, m, v) = result.split_mut();
+                adam.step(&self.layout, theta, (m, v), &grad, lr, step);
+                nats
+            }
+            ApplyRule::Local { decay, .. } => {
+                let start = weights.theta().to_vec();
+                let (delta, nats, moments) =
+                    self.inner_steps(&start, private, plan, &mut next, &mut stop, &mut trace)?;
+                for param in &self.layout.params {
+                    let keep = if param.is_matrix() { 1.0 - decay } else { 1.0 };
+                    let range = param.range();
+                    let theta = &mut result.theta_mut()[range.clone()];
+                    theta.iter_mut().zip(&delta[range]).for_each(|(w, &d)| *w = keep * *w - d);
+                }
+                private.moments = Some(moments);
+                nats
+            }
+        };
+        let steps = trace.len() as u64;
+        if steps == 0 {
+            return Err(UnitError::Stopped);
+        }
+        if !result.theta().iter().all(|x| x.is_finite()) {
+            return Err(UnitError::NotFinite);
+        }
+        let tokens = steps * plan.micro_batches * (plan.micro_batch * plan.seq_len) as u64;
+        let trace = Hash::of("talkoo 2026 step trace v1", &trace.to_bytes());
+        let update = Encoded { bytes: Vec::new(), norm_sq: 0.0 };
+        Ok((result, Unit { update, steps, tokens, nats, trace }))
     }
 
     /// H AdamW steps from `start`; gives θ − θ_i, summed nats and the new moments.

@@ -1,1 +1,21 @@
-//! net
+//! The peer network: one key, one endpoint, one protocol per ALPN.
+//!
+//! * `talkoo/bulk/1` moves content by hash in verified chunks, from several peers and over several
+//!   connections to each (on lossy links streams share one congestion window; connections do not).
+//! * `talkoo/log/1` follows a log and submits to it.
+//!
+//! *Goals*: works offline at once (loopback, LAN by mDNS, static tickets); every buffer that a peer
+//! can fill is bounded; wrong bytes are refused by hash and counted. *Non-goals*: what the bytes
+//! mean. There is no relay, DNS or discovery service of anybody's unless the owner names one.
+
+mod bulk;
+mod endpoint;
+mod frame;
+mod log;
+mod pool;
+mod ticket;
+
+pub use bulk::{Content, FetchError, Fetched};
+pub use endpoint::{Config, Net, NetError, PeerInfo};
+pub use log::{LogClient, LogEvent, LogService};
+pub use ticket::{Address, Ticket, TicketError};

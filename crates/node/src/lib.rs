@@ -1,1 +1,239 @@
-//! node
+//! A node: composition and drivers. The pure machines decide; here threads compute, sockets carry
+//! and disks keep.
+//!
+//! *Goals*: kill it anywhere and start it again, and it goes on. *Non-goals*: decisions.
+
+mod content;
+mod control;
+mod corpus;
+mod driver;
+mod export;
+mod log;
+mod platform;
+mod replay;
+mod status;
+mod store;
+mod work;
+
+pub use control::{Request, call};
+pub use export::{Saved, saved};
+pub use replay::{Replayed, replay};
+pub use status::{MemberStatus, RoundLine, RunStatus, Status};
+pub use store::Store;
+pub use work::{Limits, bits_per_byte};
+
+use anyhow::{Context, Result, bail};
+use base::NodeId;
+use content::Contents;
+use driver::{Order, Shared};
+use net::{Address, Net, PeerInfo, Ticket};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use swarm::{RunId, Spec, Tx};
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+/// How a node runs.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// The data folder.
+    pub dir: PathBuf,
+    /// Where it listens; port 0 = any.
+    pub bind: SocketAddr,
+    /// Whether nodes of the local network are found by mDNS.
+    pub mdns: bool,
+    /// What training may use.
+    pub limits: Limits,
+    /// Device of the trainer.
+    pub device: String,
+    /// Held-out tokens measured at each checkpoint; 0 = none.
+    pub eval_tokens: u64,
+}
+
+/// A running node.
+pub struct Node {
+    shared: Arc<Shared>,
+    drivers: Mutex<BTreeMap<NodeId, mpsc::Sender<Order>>>,
+    status: watch::Sender<Status>,
+    stop: CancellationToken,
+    tasks: Mutex<tokio::task::JoinSet<Result<()>>>,
+    parts: watch::Sender<BTreeMap<NodeId, Vec<RunStatus>>>,
+}
+
+/// Orders that wait for a driver.
+const ORDERS: usize = 64;
+
+impl Node {
+    /// Opens the data folder and goes on with every run in it.
+    pub async fn start(config: NodeConfig) -> Result<Arc<Self>> {
+        let store = Arc::new(Store::open(&config.dir)?);
+        let key = store.keypair()?;
+        let contents = Arc::new(Contents::default());
+        let log = log::NodeLog::open(store.clone())?;
+        let net_config = net::Config { secret: key.secret(), bind: config.bind, mdns: config.mdns };
+        let net = Arc::new(Net::open(net_config, contents.clone(), Some(log.clone())).await?);
+        let shared = Arc::new(Shared {
+            store,
+            contents,
+            net,
+            key,
+            log: log.clone(),
+            limits: config.limits,
+            device: config.device,
+            eval_tokens: config.eval_tokens,
+        });
+        let stop = CancellationToken::new();
+        let mut tasks = tokio::task::JoinSet::new();
+        let log_stop = stop.clone();
+        tasks.spawn(async move {
+            tokio::select! {
+                () = log_stop.cancelled() => Ok(()),
+                result = log.run() => result,
+            }
+        });
+        let node = Arc::new(Self {
+            shared,
+            drivers: Mutex::default(),
+            status: watch::Sender::default(),
+            stop,
+            tasks: Mutex::new(tasks),
+            parts: watch::Sender::default(),
+        });
+        node.show();
+        for followed in node.shared.store.followed()? {
+            tracing::info!(run = %followed.run.short(), "rejoining");
+            node.follow(followed.ticket).await?;
+        }
+        node.tasks.lock().await.spawn(control::serve(node.clone(), node.stop.clone()));
+        Ok(node)
+    }
+
+    /// Who this node is.
+    pub fn id(&self) -> NodeId {
+        self.shared.net.id()
+    }
+
+    /// Where it can be reached.
+    pub fn address(&self) -> Address {
+        self.shared.net.address()
+    }
+
+    /// Creates a run on this node's log, joins it, and gives the ticket for others. `corpus` is the
+    /// folder of a built corpus; `weights` are flat initial weights where the run does not start from its seed.
+    pub async fn create(self: &Arc<Self>, spec: Spec, corpus: &Path, weights: Option<Vec<f32>>) -> Result<Ticket> {
+        let manifest = tokio::task::block_in_place(|| corpus::import(&self.shared.store, corpus))?;
+        if manifest.root() != spec.manifest {
+            bail!("the run names another corpus than {}", corpus.display());
+        }
+        let id = spec.id(&self.id());
+        if let Some(theta) = weights {
+            let weights = model::Weights::from_theta(theta, spec.mode == swarm::Mode::Gradients);
+            let mut bytes = 0u64.to_le_bytes().to_vec();
+            bytes.extend_from_slice(&weights.tree().root().0);
+            bytes.extend_from_slice(&weights.bytes());
+            store::write_whole(&self.shared.store.run_dir(&id)?.join("weights"), &bytes, true)?;
+        }
+        let ticket = Ticket { run: id, peers: vec![self.address()] };
+        let driver = self.driver(self.id()).await;
+        let gone = || anyhow::anyhow!("the node is stopping");
+        driver.send(Order::Say(Tx::Create { spec })).await.map_err(|_| gone())?;
+        driver.send(Order::Follow(ticket.clone())).await.map_err(|_| gone())?;
+        Ok(ticket)
+    }
+
+    /// Takes part in the run of a ticket.
+    pub async fn follow(self: &Arc<Self>, ticket: Ticket) -> Result<()> {
+        let keeper = ticket.peers.first().context("the ticket names no node")?.clone();
+        self.shared.net.know(&keeper);
+        let driver = self.driver(keeper.node).await;
+        driver.send(Order::Follow(ticket)).await.map_err(|_| anyhow::anyhow!("the node is stopping"))
+    }
+
+    /// Leaves a run: committed units stay paid for, nobody waits.
+    pub async fn leave(&self, run: RunId) -> Result<()> {
+        let drivers = self.drivers.lock().await;
+        if !self.status().runs.iter().any(|status| status.run == run.to_string()) {
+            bail!("this node is in no run {run}; `talkoo train ls` lists them");
+        }
+        for driver in drivers.values() {
+            let _ = driver.send(Order::Leave(run)).await;
+        }
+        Ok(())
+    }
+
+    /// What the node shows of itself.
+    pub fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    /// The same, as it changes.
+    pub fn watch(&self) -> watch::Receiver<Status> {
+        self.status.subscribe()
+    }
+
+    /// The way to a peer.
+    pub async fn ping(&self, peer: NodeId) -> Result<PeerInfo> {
+        self.shared.net.ping(peer).await.map_err(|reject| anyhow::anyhow!("{} does not answer: {reject}", peer.short()))
+    }
+
+    /// Stops every task, writes what is in memory and closes the network.
+    pub async fn close(&self) -> Result<()> {
+        self.stop.cancel();
+        let mut tasks = self.tasks.lock().await;
+        let mut result = Ok(());
+        while let Some(ended) = tasks.join_next().await {
+            result = result.and(ended.map_err(anyhow::Error::from).flatten());
+        }
+        self.shared.net.close().await;
+        result
+    }
+
+    /// Resolves when the node was asked to stop.
+    pub async fn stopped(&self) {
+        self.stop.cancelled().await;
+    }
+
+    async fn driver(self: &Arc<Self>, keeper: NodeId) -> mpsc::Sender<Order> {
+        let mut drivers = self.drivers.lock().await;
+        if let Some(driver) = drivers.get(&keeper) {
+            return driver.clone();
+        }
+        let (sender, orders) = mpsc::channel(ORDERS);
+        let (status, mut changed) = watch::channel(Vec::new());
+        let mut tasks = self.tasks.lock().await;
+        let stop = self.stop.child_token();
+        tasks.spawn(driver::run(self.shared.clone(), keeper, orders, status, stop.clone()));
+        let node = Arc::downgrade(self);
+        tasks.spawn(async move {
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => return Ok(()),
+                    change = changed.changed() => if change.is_err() { return Ok(()) },
+                }
+                let Some(node) = node.upgrade() else { return Ok(()) };
+                let runs = changed.borrow_and_update().clone();
+                node.parts.send_modify(|parts| {
+                    parts.insert(keeper, runs);
+                });
+                node.show();
+            }
+        });
+        drivers.insert(keeper, sender.clone());
+        sender
+    }
+
+    fn show(&self) {
+        let (rejects, sent_bytes) = self.shared.contents.counts();
+        let address = self.address();
+        let status = Status {
+            node: self.id().to_string(),
+            addresses: address.sockets.iter().map(SocketAddr::to_string).collect(),
+            runs: self.parts.borrow().values().flatten().cloned().collect(),
+            refused: rejects.iter().map(|(reject, n)| (reject.name().to_owned(), n)).collect(),
+            sent_bytes,
+        };
+        self.status.send_replace(status);
+    }
+}

@@ -17,7 +17,7 @@ mod spec;
 mod state;
 mod tx;
 
-pub use peer::{Fetch, Input, Output, Peer, Settle, Train, Waiting};
+pub use peer::{Fetch, Input, Memory, Output, Peer, Settle, Train, Waiting};
 pub use plan::Slot;
 pub use planner::{Link, Machine, Outlook, PlanInput, plan};
 pub use round::{Candidate, Closed, Phase, RoundState};

@@ -556,8 +556,10 @@ impl Acting<'_> {
         let private = self.run.members.get(&self.me).map(|m| m.private).unwrap_or_default();
         // What this node has is not what the log expects (another process, a lost disk): declare it lost.
         let state = if private == self.part.memory.state { private } else { Hash::default() };
-        let settle = self.settle(base);
-        let pending = self.pending(base, round.round);
+        let settled = self.run.settle(base, &mut self.part.memory.unsettled);
+        // Lost is lost: who begins with an empty state gets nothing back, the same for whoever replays it.
+        let settle = if state == Hash::default() { Vec::new() } else { settled };
+        let pending = self.run.pending(&self.me, round.round);
         self.part.training = Some(round.round);
         self.out.push(Output::Train(Box::new(Train {
             run: self.run.id,
@@ -567,50 +569,13 @@ impl Acting<'_> {
             micro_batches: slot.micro_batches,
             position: slot.position,
             tokens_before: round.tokens_before,
-            steps_before: self.run.steps,
+            steps_before: round.steps_before,
             window_ms: self.run.spec.train_window_ms,
             plain: round.plan.len() == 1,
             state,
             settle,
             pending,
         })));
-    }
-
-    /// Own updates whose fate was on the log when version `base` was: the same for whoever replays it.
-    fn settle(&mut self, base: u64) -> Vec<Settle> {
-        let mut settled = Vec::new();
-        let closed: Vec<&Closed> = self.run.closed.iter().filter(|closed| closed.round.0 < base).collect();
-        self.part.memory.unsettled.retain(|(_, update)| {
-            let in_set = |closed: &&Closed| closed.set.iter().any(|c| c.update == *update);
-            let left_out = |closed: &&Closed| closed.left_out.iter().any(|c| c.update == *update);
-            if let Some(closed) = closed.iter().copied().find(|c| in_set(c)) {
-                settled.push(Settle { update: *update, set: closed.set.clone() });
-                return false;
-            }
-            if closed.iter().copied().any(|c| left_out(&c)) {
-                settled.push(Settle { update: *update, set: Vec::new() });
-                return false;
-            }
-            true
-        });
-        settled
-    }
-
-    /// The own update of a round between the base and this one, with its tokens and the round's.
-    fn pending(&self, base: u64, round: Round) -> Option<(Hash, u64, u64)> {
-        let before = (base..round.0).next()?;
-        let find = |commits: &BTreeMap<NodeId, Commit>| {
-            let own = commits.get(&self.me)?;
-            Some((own.update, own.tokens, commits.values().map(|c| c.tokens).sum()))
-        };
-        if let Some(open) = self.run.open.iter().find(|open| open.round.0 == before) {
-            return find(&open.commits).filter(|_| open.plan.len() > 1);
-        }
-        let closed = self.run.closed_round(before)?;
-        let all: Vec<&Candidate> = closed.set.iter().chain(&closed.left_out).chain(&closed.carried).collect();
-        let all: Vec<&&Candidate> = all.iter().filter(|c| c.round.0 == before).collect();
-        let own = all.iter().find(|c| c.member == self.me)?;
-        Some((own.update, own.tokens, all.iter().map(|c| c.tokens).sum()))
     }
 
     fn commit(&mut self) {

@@ -50,6 +50,8 @@ pub struct RoundState {
     pub plan: Vec<Slot>,
     /// Tokens applied when it opened: what the learning rate follows.
     pub tokens_before: u64,
+    /// Steps applied when it opened: what numbers the optimiser's.
+    pub steps_before: u64,
     /// Units that came.
     pub commits: BTreeMap<NodeId, Commit>,
     /// What may come into the set, in order; complete when the exchange begins.
@@ -79,6 +81,10 @@ pub struct Closed {
     pub plain: Option<(NodeId, Hash)>,
     /// No quorum attested: nothing changed, the candidates went on to the next round.
     pub void: bool,
+    /// Who was to do what.
+    pub plan: Vec<Slot>,
+    /// Every unit that came, so that anybody can do it again.
+    pub commits: BTreeMap<NodeId, Commit>,
     /// Tokens applied.
     pub tokens: u64,
     /// Tokens applied before it, which fix the learning rate.
@@ -273,6 +279,7 @@ impl Run {
             opened: now,
             plan,
             tokens_before: self.tokens,
+            steps_before: self.steps,
             commits: BTreeMap::new(),
             candidates: Vec::new(),
             committee: Vec::new(),
@@ -394,9 +401,11 @@ impl Run {
             carried,
             plain,
             void,
+            plan: round.plan,
+            commits: round.commits,
             tokens,
             tokens_before: round.tokens_before,
-            steps_before: self.steps,
+            steps_before: round.steps_before,
             took_ms: now.since(round.opened),
             loss_micro,
         };

@@ -168,6 +168,11 @@ impl Spec {
         Ok(())
     }
 
+    /// The name of the run that `creator` makes of this.
+    pub fn id(&self, creator: &NodeId) -> Hash {
+        Hash::of("talkoo 2026 run v1", &(self.to_bytes(), creator.to_bytes()).to_bytes())
+    }
+
     /// Loss-bearing tokens of one micro-batch.
     pub fn tokens_per_micro_batch(&self) -> u64 {
         u64::from(self.micro_batch) * u64::from(self.seq_len)

@@ -1,7 +1,8 @@
 //! The replicated state: what the log says, equal on every node.
 
-use crate::round::{Closed, RoundState};
-use crate::tx::{DOMAIN, run_id};
+use crate::peer::Settle;
+use crate::round::{Candidate, Closed, RoundState};
+use crate::tx::DOMAIN;
 use crate::{Attest, Block, Commit, Mode, RunId, SignedTx, Spec, Tx};
 use base::{Hash, Millis, NodeId, Reject, RejectCounts, Round};
 use std::collections::{BTreeMap, VecDeque};
@@ -172,7 +173,7 @@ impl State {
         if spec.check().is_err() {
             return Err(Reject::Malformed);
         }
-        if self.runs.contains_key(&run_id(spec, by)) {
+        if self.runs.contains_key(&spec.id(by)) {
             return Err(Reject::DuplicateRun);
         }
         if self.runs.values().filter(|run| !run.ended).count() >= RUNS_MAX { Err(Reject::Full) } else { Ok(()) }
@@ -183,7 +184,7 @@ impl State {
         self.seqs.insert(tx.by, tx.value.seq);
         let now = self.time;
         if let Tx::Create { spec } = &tx.value.tx {
-            let id = run_id(spec, &tx.by);
+            let id = spec.id(&tx.by);
             self.runs.insert(id, Run::new(id, spec.clone(), tx.by));
             events.push(Event::Created(id));
             return Ok(());
@@ -241,6 +242,34 @@ impl Run {
     /// The open round in which `member` has a slot and still owes a commit.
     pub fn owed(&self, member: &NodeId) -> Option<&RoundState> {
         self.open.iter().find(|round| round.is_training() && round.owes(member))
+    }
+
+    /// Takes out of `unsettled` the updates whose fate was on the log when version `base` was made,
+    /// with that fate. Whoever replays the log finds the same.
+    pub fn settle(&self, base: u64, unsettled: &mut Vec<(Round, Hash)>) -> Vec<Settle> {
+        let known = || self.closed.iter().filter(|closed| closed.round.0 < base);
+        let mut settled = Vec::new();
+        unsettled.retain(|(_, update)| {
+            let has = |list: &[Candidate]| list.iter().any(|c| c.update == *update);
+            let set = match known().find(|closed| has(&closed.set) || has(&closed.left_out)) {
+                Some(closed) if has(&closed.set) => closed.set.clone(),
+                Some(_) => Vec::new(),
+                None => return true,
+            };
+            settled.push(Settle { update: *update, set });
+            false
+        });
+        settled
+    }
+
+    /// With delay: the update of `member` in the round that `round` runs ahead of, its tokens, and
+    /// those of all units of that round.
+    pub fn pending(&self, member: &NodeId, round: Round) -> Option<(Hash, u64, u64)> {
+        let before = Some(self.spec.base_of(round.0)).filter(|base| *base < round.0)?;
+        let open = self.open.iter().find(|open| open.round.0 == before).map(|open| &open.commits);
+        let commits = open.or_else(|| self.closed_round(before).map(|closed| &closed.commits))?;
+        let own = commits.get(member).filter(|own| own.size > 0)?;
+        Some((own.update, own.tokens, commits.values().map(|commit| commit.tokens).sum()))
     }
 
     /// How many members take part.

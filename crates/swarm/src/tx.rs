@@ -1,12 +1,12 @@
 //! What is written on the log.
 
 use crate::Spec;
-use base::{Hash, Millis, NodeId, Reader, Round, Signed, Wire, WireError, wire_enum, wire_struct};
+use base::{Hash, Millis, Reader, Round, Signed, Wire, WireError, wire_enum, wire_struct};
 
 /// Domain of signatures on transactions.
 pub const DOMAIN: &str = "talkoo 2026 transaction v1";
 
-/// Names a run: the hash of its spec and its creator.
+/// Names a run: [`Spec::id`].
 pub type RunId = Hash;
 
 /// A transaction with its signer and the signer's running number.
@@ -127,11 +127,6 @@ impl Tx {
             Tx::Attest { attest } => Some(attest.run),
         }
     }
-}
-
-/// The name of the run that `creator` makes of `spec`.
-pub(crate) fn run_id(spec: &Spec, creator: &NodeId) -> RunId {
-    Hash::of("talkoo 2026 run v1", &(spec.to_bytes(), creator.to_bytes()).to_bytes())
 }
 
 /// A block carries at most this many transactions.

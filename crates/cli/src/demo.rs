@@ -1,0 +1,377 @@
+//! `talkoo demo`: the main job, end to end, on one machine, with real processes.
+
+use crate::{Common, render};
+use anyhow::{Context, Result, bail, ensure};
+use base::Hash;
+use data::{Corpus, Tokenizer};
+use model::{Sampling, Trainer};
+use node::{Request, RunStatus, Status};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use tokio::process::{Child, Command};
+
+#[derive(clap::Args)]
+pub(crate) struct DemoArgs {
+    /// Seconds of the main act.
+    #[arg(long, default_value_t = 150)]
+    seconds: u64,
+    /// Seconds of the act in local mode; 0 leaves it out.
+    #[arg(long, default_value_t = 30)]
+    local_seconds: u64,
+    /// Keep the files here instead of deleting them.
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+}
+
+/// Percent of a core's time that each peer may use: unequal machines. The one alone has the most.
+const DUTIES: [u32; 4] = [100, 60, 60, 30];
+/// Held-out tokens of the final measurement.
+const EVAL_TOKENS: u64 = 40_000;
+
+/// The folder of the demo; deleted at the end, also after an error or Ctrl-C.
+struct Stage {
+    dir: PathBuf,
+    keep: bool,
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if !self.keep {
+            let _ = std::fs::remove_dir_all(&self.dir);
+        }
+    }
+}
+
+/// A peer of the demo: a process with an identity and a folder of its own. Killed when dropped.
+struct Peer {
+    dir: PathBuf,
+    child: Child,
+}
+
+impl Peer {
+    fn start(stage: &Path, name: &str, duty: u32, arguments: &[&str]) -> Result<Self> {
+        let dir = stage.join(name);
+        std::fs::create_dir_all(&dir)?;
+        let log = std::fs::File::options().create(true).append(true).open(stage.join(format!("{name}.log")))?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["--data", &dir.to_string_lossy(), "--bind", "127.0.0.1:0", "--no-mdns", "--json"]);
+        command.args(["--threads", "1", "--duty", &duty.to_string()]).args(arguments);
+        command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null()).stderr(log);
+        let child = command.kill_on_drop(true).spawn().context("cannot start a peer")?;
+        Ok(Self { dir, child })
+    }
+
+    async fn run(&self) -> Option<RunStatus> {
+        let answer = node::call(&self.dir, &Request::Status).await.ok()??;
+        serde_json::from_value::<Status>(answer).ok()?.runs.into_iter().next()
+    }
+
+    async fn stop(&mut self) {
+        let _ = node::call(&self.dir, &Request::Stop).await;
+        let _ = tokio::time::timeout(Duration::from_secs(10), self.child.wait()).await;
+        let _ = self.child.kill().await;
+    }
+
+    async fn kill(&mut self) -> Result<()> {
+        self.child.kill().await.context("cannot kill a peer")
+    }
+}
+
+/// What an act ended with.
+struct Act {
+    run: RunStatus,
+    roots: usize,
+    took: f64,
+    bits: f64,
+    theta: Vec<f32>,
+}
+
+pub(crate) async fn run(common: &Common, args: DemoArgs) -> Result<()> {
+    let keep = args.keep.is_some();
+    let dir = args.keep.clone().unwrap_or_else(|| std::env::temp_dir().join(format!("talkoo-demo-{}", std::process::id())));
+    let stage = Stage { dir: std::path::absolute(dir)?, keep };
+    std::fs::create_dir_all(&stage.dir)?;
+    tokio::select! {
+        result = show(common, &args, &stage.dir) => result,
+        _ = tokio::signal::ctrl_c() => bail!("interrupted; the peers were stopped{}", if keep { "" } else { " and the files deleted" }),
+    }
+}
+
+async fn show(common: &Common, args: &DemoArgs, stage: &Path) -> Result<()> {
+    say("Four peers on this machine, each a process with its own key and folder, train one language model");
+    say("on Shakespeare (1 M parameters). They find each other by ticket over loopback; no server, no internet.");
+    let corpus = stage.join("corpus");
+    let built = tokio::task::block_in_place(|| data::shipped::build(&corpus))?;
+    say(&format!(
+        "data: {} tokens to train on, {} held out",
+        render::grouped(built.manifest.train_tokens()),
+        render::grouped(built.manifest.heldout_tokens())
+    ));
+    let speed = tokio::task::block_in_place(|| calibrate(common, stage))?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    say(&format!("one thread of this machine trains about {speed:.0} tokens/s; {cores} cores"));
+
+    let gradients = act(args, stage, speed, cores, Mode::Gradients).await?;
+    if args.local_seconds > 0 {
+        let local = act(args, stage, speed, cores, Mode::Local).await?;
+        compare(&gradients, &local);
+    }
+    let text = tokio::task::block_in_place(|| write(stage, &gradients))?;
+    say("\nThe exported model, loaded again, writes (the shape of a play, not sense: it is tiny and has read for minutes):\n");
+    println!("{text}\n");
+    if args.keep.is_some() {
+        say(&format!("files: {} (the model is in {})", stage.display(), stage.join("model").display()));
+        say(&format!("do the run again from its log: talkoo --data {} train replay", stage.join("gradients-1").display()));
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Mode {
+    Gradients,
+    Local,
+}
+
+impl Mode {
+    fn name(self) -> &'static str {
+        if self == Self::Gradients { "gradients" } else { "local" }
+    }
+}
+
+/// The run file of an act. `members` 1 is the one that trains alone, with a batch that suits it.
+fn run_file(mode: Mode, alone: bool, tokens: u64) -> String {
+    let batch = if alone { 1024 } else { 4096 };
+    let round = match mode {
+        Mode::Gradients => "mode = \"gradients\"\nbits = 8\ntarget_seconds = 1",
+        Mode::Local => "mode = \"local\"\nbits = 2\ndensity = 1\ndelay = 0\ntarget_seconds = 4",
+    };
+    let steps = if mode == Mode::Local { "inner_steps = 8\n" } else { "" };
+    let lr = if alone { "2e-3" } else { "4e-3" };
+    format!(
+        "[run]\nname = \"bard\"\nseed = 7\n[model]\nsize = \"tiny\"\n[data]\nmanifest = \"corpus\"\nseq_len = 128\n\
+         [train]\ntokens = {tokens}\nbatch_tokens = {batch}\nmicro_batch = 4\nlr = {lr}\nwarmup = 0.05\n{steps}\
+         [round]\n{round}\n[out]\nevery_rounds = 1000000\n"
+    )
+}
+
+/// Trains until the tokens are done; in gradients mode with a kill, a join, and one beside that trains alone.
+async fn act(args: &DemoArgs, stage: &Path, speed: f64, cores: usize, mode: Mode) -> Result<Act> {
+    let main = mode == Mode::Gradients;
+    let seconds = if main { args.seconds } else { args.local_seconds };
+    // Four peers and, in the main act, a fifth process share the cores.
+    let busy: f64 = DUTIES.iter().sum::<u32>() as f64 / 100.0;
+    let load = busy + if main { 1.0 } else { 0.0 };
+    let per_core = (cores as f64 / load).min(1.0);
+    let tokens = (speed * busy * per_core * seconds as f64 * 0.8) as u64;
+    say(&format!("\n== {} mode: {} tokens in about {seconds} s", mode.name(), render::grouped(tokens)));
+    std::fs::write(stage.join("run.toml"), run_file(mode, false, tokens))?;
+    let file = stage.join("run.toml").to_string_lossy().into_owned();
+    let name = |i: usize| format!("{}-{i}", mode.name());
+    let mut peers = vec![Peer::start(stage, &name(1), DUTIES[0], &["train", "create", &file])?];
+    let ticket = wait_for(&peers[0], "the ticket", |run| (!run.ticket.is_empty() && !run.name.is_empty()).then(|| run.ticket.clone())).await?;
+    for (i, duty) in DUTIES.iter().enumerate().skip(1) {
+        peers.push(Peer::start(stage, &name(i + 1), *duty, &["train", "join", &ticket])?);
+    }
+    let mut alone = None;
+    if main {
+        std::fs::write(stage.join("alone.toml"), run_file(mode, true, tokens))?;
+        let file = stage.join("alone.toml").to_string_lossy().into_owned();
+        alone = Some(Peer::start(stage, "alone", DUTIES[0], &["train", "create", &file])?);
+    }
+    let begun = Instant::now();
+    let mut roots: BTreeMap<u64, BTreeMap<String, usize>> = BTreeMap::new();
+    let (mut killed, mut joined) = (!main, !main);
+    let limit = Duration::from_secs(seconds * 4 + 60);
+    let run = loop {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        ensure!(begun.elapsed() < limit, "the run did not end in time; see the logs in {}", stage.display());
+        note_roots(&peers, &mut roots).await;
+        let Some(run) = peers[0].run().await else { continue };
+        let part = run.tokens.0 as f64 / run.tokens.1.max(1) as f64;
+        if begun.elapsed().as_secs() % 10 == 0 {
+            progress(&run, alone.as_ref()).await;
+        }
+        if !killed && part > 0.4 {
+            killed = true;
+            peers[3].kill().await?;
+            say("-- the fourth peer is killed (SIGKILL); nobody waits longer than a round for it");
+        }
+        if !joined && part > 0.6 {
+            joined = true;
+            peers.push(Peer::start(stage, &name(5), DUTIES[3], &["train", "join", &ticket])?);
+            say("-- a fifth peer joins: it fetches the weights by hash and takes part");
+        }
+        if run.ended && run.root.as_ref().is_some_and(|(version, _)| *version == run.version) {
+            break run;
+        }
+    };
+    let took = begun.elapsed().as_secs_f64();
+    let roots = agreed_roots(&peers, &run, roots).await?;
+    let newcomer = run.members.iter().filter(|member| member.units > 0).count();
+    say(&format!("done in {took:.0} s, {} rounds; {newcomer} members contributed", run.version));
+    say(&format!("roots compared at {roots} versions of the weights: all equal. final {}", run.root.as_ref().map_or("-", |(_, root)| render::short(root))));
+    let id: Hash = run.run.parse()?;
+    let (bits, theta) = measure(&peers[0].dir, &id, &stage.join("corpus"))?;
+    say(&format!("held out: {bits:.3} bits per byte (a uniform guess over 2 048 tokens has {:.2})", untrained(stage)?));
+    if let Some(peer) = &mut alone {
+        let run = wait_for(peer, "the one alone", |run| Some(run.clone())).await?;
+        peer.stop().await;
+        let (alone_bits, _) = measure(&peer.dir, &run.run.parse()?, &stage.join("corpus"))?;
+        say(&format!(
+            "one of these members alone, beside it for the same time ({} tokens): {alone_bits:.3} bits per byte",
+            render::grouped(run.tokens.0)
+        ));
+        ensure!(bits < alone_bits, "the group did not beat one of its members: {bits:.3} against {alone_bits:.3}");
+        ensure!(bits < 0.75 * untrained(stage)?, "held-out bits per byte fell by less than a quarter");
+    }
+    if main {
+        let saved = node::saved(&peers[0].dir, &id)?;
+        saved.export(&stage.join("model"), run.tokens.0, newcomer as u64, Some(bits))?;
+    }
+    for peer in &mut peers {
+        peer.stop().await;
+    }
+    Ok(Act { run, roots, took, bits, theta })
+}
+
+async fn progress(run: &RunStatus, alone: Option<&Peer>) {
+    let losses: Vec<f64> = run.rounds.iter().filter(|round| round.loss > 0.0).map(|round| round.loss).collect();
+    let active = run.members.iter().filter(|member| member.status == "active").count();
+    let planned: Vec<String> = run.members.iter().map(|member| member.planned.to_string()).collect();
+    let beside = match alone {
+        Some(peer) => peer.run().await.and_then(|run| run.rounds.last().map(|r| format!("   alone: {:.3}", r.loss))),
+        None => None,
+    };
+    say(&format!(
+        "round {:>4}  loss {:.3} {}  {:.0} tokens/s  {active} active, planned {}{}",
+        run.version,
+        losses.last().copied().unwrap_or_default(),
+        render::curve(&losses, 24),
+        run.tokens_per_s,
+        planned.join("+"),
+        beside.unwrap_or_default()
+    ));
+    // One line per ten seconds: wait out the second in which it was due.
+    tokio::time::sleep(Duration::from_millis(600)).await;
+}
+
+async fn note_roots(peers: &[Peer], roots: &mut BTreeMap<u64, BTreeMap<String, usize>>) {
+    for peer in peers {
+        if let Some((version, root)) = peer.run().await.and_then(|run| run.root) {
+            *roots.entry(version).or_default().entry(root).or_default() += 1;
+        }
+    }
+}
+
+/// Waits until every living peer has the last version; gives how many versions were seen on two or more peers.
+async fn agreed_roots(
+    peers: &[Peer],
+    run: &RunStatus,
+    mut roots: BTreeMap<u64, BTreeMap<String, usize>>,
+) -> Result<usize> {
+    let last = run.version;
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let mut waiting: Vec<&Peer> = Vec::new();
+    for peer in peers {
+        if peer.run().await.is_some() {
+            waiting.push(peer);
+        }
+    }
+    ensure!(waiting.len() >= 3, "too few peers are alive at the end");
+    for peer in waiting {
+        loop {
+            match peer.run().await.and_then(|run| run.root) {
+                Some((version, root)) if version == last => {
+                    *roots.entry(version).or_default().entry(root).or_default() += 1;
+                    break;
+                }
+                _ => ensure!(Instant::now() < deadline, "a peer did not reach the last round"),
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    for (version, seen) in &roots {
+        ensure!(seen.len() == 1, "version {version} has {} different roots", seen.len());
+    }
+    Ok(roots.values().filter(|seen| seen.values().sum::<usize>() > 1).count())
+}
+
+async fn wait_for<T>(peer: &Peer, what: &str, mut found: impl FnMut(&RunStatus) -> Option<T>) -> Result<T> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while Instant::now() < deadline {
+        if let Some(found) = peer.run().await.as_ref().and_then(&mut found) {
+            return Ok(found);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    bail!("{what} did not come within a minute; see the logs beside {}", peer.dir.display())
+}
+
+/// Speed of one thread on the demo's model.
+fn calibrate(common: &Common, stage: &Path) -> Result<f64> {
+    let text = run_file(Mode::Gradients, false, 1_000_000);
+    let file = swarm::RunFile::parse(&text)?;
+    let vocab = Corpus::open(&stage.join("corpus"))?.manifest().vocab as usize;
+    let config = model::Config::preset("tiny", vocab, file.data.seq_len as usize)?;
+    crate::runs::measure(&config, &file, 1, &common.device)
+}
+
+/// Held-out bits per byte of the weights on a peer's disk.
+fn measure(dir: &Path, run: &Hash, corpus: &Path) -> Result<(f64, Vec<f32>)> {
+    let saved = node::saved(dir, run)?;
+    let mut trainer = Trainer::new(&saved.config, &model::open("cpu")?);
+    let corpus = Corpus::open(corpus)?;
+    let theta = saved.weights.theta().to_vec();
+    let bits = node::bits_per_byte(&mut trainer, &theta, &corpus, u64::from(saved.spec.seq_len), EVAL_TOKENS)?;
+    Ok((bits.context("the corpus has a held-out split")?, theta))
+}
+
+/// Bits per byte of a uniform guess over the vocabulary.
+fn untrained(stage: &Path) -> Result<f64> {
+    let corpus = Corpus::open(&stage.join("corpus"))?;
+    let manifest = corpus.manifest();
+    let per_byte = manifest.heldout_tokens() as f64 / manifest.heldout_text_bytes() as f64;
+    Ok(f64::from(manifest.vocab).log2() * per_byte)
+}
+
+fn compare(gradients: &Act, local: &Act) {
+    let at = local.run.tokens.0;
+    let near = |rounds: &[node::RoundLine]| {
+        rounds.iter().filter(|r| r.loss > 0.0).min_by_key(|r| r.total.abs_diff(at)).map_or(0.0, |r| r.loss)
+    };
+    let bytes = |act: &Act| {
+        let rounds = act.run.rounds.len().max(1) as f64;
+        let per_round = act.run.bits_per_parameter * act.run.params as f64 / 8.0;
+        per_round * rounds / act.run.tokens.0.max(1) as f64
+    };
+    say(&format!(
+        "after {} tokens: gradients loss {:.3} with {:.0} bytes per token and member; local loss {:.3} with {:.1} ({} roots equal, {:.3} bits per byte held out, {:.0} s)",
+        render::grouped(at),
+        near(&gradients.run.rounds),
+        bytes(gradients),
+        near(&local.run.rounds),
+        bytes(local),
+        local.roots,
+        local.bits,
+        local.took
+    ));
+}
+
+/// Loads the exported model and lets it write.
+fn write(stage: &Path, act: &Act) -> Result<String> {
+    let dir = stage.join("model");
+    let (config, theta) = model::load(&dir)?;
+    ensure!(theta == act.theta, "the exported model is not the trained one");
+    let tokenizer = Tokenizer::from_json(&std::fs::read(dir.join("tokenizer.json"))?)?;
+    let mut trainer = Trainer::new(&config, &model::open("cpu")?);
+    trainer.set(&theta);
+    let prompt = tokenizer.encode("KING HENRY.\n")?;
+    let sampling = Sampling { temperature: 0.8, top_k: 40, seed: 1 };
+    let ids = model::sample(&mut trainer, &prompt, 120, tokenizer.end_token(), sampling);
+    Ok(format!("KING HENRY.\n{}", tokenizer.decode(&ids)?))
+}
+
+fn say(text: &str) {
+    println!("{text}");
+}

@@ -1,0 +1,160 @@
+//! Text for people.
+
+use crate::Common;
+use node::{RunStatus, Status};
+use serde_json::{Value, json};
+
+/// Prints JSON where asked for, else the text.
+pub(crate) fn print(common: &Common, value: &Value, text: impl FnOnce() -> String) {
+    if common.json {
+        println!("{value}");
+    } else {
+        println!("{}", text());
+    }
+}
+
+/// One screen about a node.
+pub(crate) fn status(status: &Status) -> String {
+    let mut out = format!("node {}  on {}\n", short(&status.node), status.addresses.join(", "));
+    if status.runs.is_empty() {
+        out.push_str("no runs; begin one with `talkoo train create RUN.toml`, or `talkoo train join TICKET`");
+        return out;
+    }
+    for run in &status.runs {
+        out.push_str(&line(run));
+        out.push('\n');
+    }
+    if !status.refused.is_empty() {
+        out.push_str(&format!("refused: {}\n", counts(&status.refused)));
+    }
+    out.trim_end().to_owned()
+}
+
+/// A run in one line.
+pub(crate) fn line(run: &RunStatus) -> String {
+    let loss = run.rounds.last().map_or("-".into(), |round| format!("{:.3}", round.loss));
+    format!(
+        "{}  {}  round {}  loss {loss}  {:.0} tokens/s  {} of {} members active  {}",
+        short(&run.run),
+        run.name,
+        run.version,
+        run.tokens_per_s,
+        run.members.iter().filter(|member| member.status == "active").count(),
+        run.members.len(),
+        run.trouble.as_ref().unwrap_or(&run.waiting)
+    )
+}
+
+/// A run in full.
+pub(crate) fn run(run: &RunStatus) -> String {
+    let mut out = format!(
+        "{} ({})  {} mode, {} parameters\n",
+        run.name,
+        short(&run.run),
+        run.mode,
+        grouped(run.params)
+    );
+    let (done, all) = run.tokens;
+    let percent = 100.0 * done as f64 / all.max(1) as f64;
+    out.push_str(&format!(
+        "round {}   {} of {} tokens ({percent:.0} %)   {:.0} tokens/s\n",
+        run.version,
+        grouped(done),
+        grouped(all),
+        run.tokens_per_s
+    ));
+    if let Some((version, root)) = &run.root {
+        out.push_str(&format!("weights {version}: {}\n", short(root)));
+    }
+    let losses: Vec<f64> = run.rounds.iter().filter(|r| r.loss > 0.0).map(|round| round.loss).collect();
+    if let (Some(first), Some(last)) = (losses.first(), losses.last()) {
+        out.push_str(&format!("loss {first:.3} {} {last:.3} nats per token\n", curve(&losses, 48)));
+    }
+    if let Some((version, bits)) = run.heldout.last() {
+        out.push_str(&format!("held out: {bits:.3} bits per byte at round {version}\n"));
+    }
+    out.push_str(&format!(
+        "own updates: {:.3} bits per parameter   trainer busy {:.0} %\n",
+        run.bits_per_parameter, run.utilisation
+    ));
+    out.push_str("\nmember    state    micro-batches/s  planned  units  missed   loss\n");
+    for member in &run.members {
+        out.push_str(&format!(
+            "{:<9} {:<8} {:>15.2} {:>8} {:>6} {:>7} {:>6.3}\n",
+            short(&member.node),
+            member.status,
+            member.speed,
+            member.planned,
+            member.units,
+            member.missed,
+            member.loss
+        ));
+    }
+    let left_out: usize = run.rounds.iter().map(|round| round.left_out).sum();
+    let void = run.rounds.iter().filter(|round| round.void).count();
+    out.push_str(&format!("\nleft out: {left_out} updates   void rounds: {void}"));
+    if !run.refused.is_empty() {
+        out.push_str(&format!("   refused by the log: {}", counts(&run.refused)));
+    }
+    out.push_str(&format!("\nthis node: {}", run.waiting));
+    if let Some(trouble) = &run.trouble {
+        out.push_str(&format!("\ntrouble: {trouble}"));
+    }
+    out
+}
+
+/// Members of all runs.
+pub(crate) fn peers(status: &Status) -> String {
+    let mut out = String::new();
+    for run in &status.runs {
+        for member in &run.members {
+            out.push_str(&format!("{}  {}  {}\n", member.node, member.status, run.name));
+        }
+    }
+    if out.is_empty() { "no peers: this node is in no run".into() } else { out.trim_end().to_owned() }
+}
+
+/// The same as JSON.
+pub(crate) fn peers_json(status: &Status) -> Value {
+    let rows = status.runs.iter().flat_map(|run| {
+        run.members.iter().map(|m| json!({ "node": m.node, "status": m.status, "run": run.run, "units": m.units }))
+    });
+    rows.collect()
+}
+
+/// The first eight characters.
+pub(crate) fn short(id: &str) -> &str {
+    id.get(..8).unwrap_or(id)
+}
+
+/// A number with thin groups.
+pub(crate) fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(' ');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// A curve in `width` characters, each the mean of its part.
+pub(crate) fn curve(values: &[f64], width: usize) -> String {
+    const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let width = width.min(values.len());
+    let means: Vec<f64> = (0..width)
+        .map(|i| {
+            let part = &values[i * values.len() / width..((i + 1) * values.len() / width)];
+            part.iter().sum::<f64>() / part.len() as f64
+        })
+        .collect();
+    let (low, high) = means.iter().fold((f64::MAX, f64::MIN), |(l, h), &x| (l.min(x), h.max(x)));
+    let bar = |x: f64| BARS[(((x - low) / (high - low).max(1e-9)) * 7.0).round() as usize];
+    means.into_iter().map(bar).collect()
+}
+
+fn counts(list: &[(String, u64)]) -> String {
+    list.iter().map(|(reason, n)| format!("{reason} {n}")).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,130 @@
+//! From a run file to a run: looks up what the file names and plans what it leaves open.
+
+use anyhow::{Context, Result, bail};
+use base::{ChunkTree, Hash};
+use data::Corpus;
+use model::{Batch, Config, Layout, Part, Trainer, Weights};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+use swarm::{Init, Link, Machine, Mode, Outlook, PlanInput, Resolved, RunFile, Spec, plan};
+
+/// What the planner assumes about the others.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Others {
+    /// Members that are expected, this machine included.
+    #[arg(long, default_value_t = 4)]
+    pub(crate) members: usize,
+    /// Their slowest upload and download, Mbit/s.
+    #[arg(long, default_value_t = 100.0)]
+    pub(crate) mbit: f64,
+    /// Their longest round trip, ms.
+    #[arg(long, default_value_t = 30.0)]
+    pub(crate) rtt_ms: f64,
+}
+
+/// A run file, looked up and planned.
+pub(crate) struct Prepared {
+    pub(crate) spec: Spec,
+    pub(crate) outlooks: Vec<Outlook>,
+    pub(crate) speed: f64,
+    pub(crate) corpus: PathBuf,
+    pub(crate) model: Option<PathBuf>,
+}
+
+/// Reads `path` and resolves it; `scratch` holds the shipped corpus once it is built.
+pub(crate) fn prepare(
+    path: &Path,
+    scratch: &Path,
+    threads: usize,
+    device: &str,
+    others: &Others,
+) -> Result<Prepared> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let file = RunFile::parse(&text).with_context(|| path.display().to_string())?;
+    let corpus = corpus_dir(&file.data.manifest, path, scratch)?;
+    let opened = Corpus::open(&corpus)?;
+    let manifest = opened.manifest();
+    let (config, theta, model) = config(&file, path, manifest.vocab as usize)?;
+    let layout = Layout::new(&config, &Part::whole(&config));
+    let speed = measure(&config, &file, threads, device)?;
+    let link = Link { up_mbit: others.mbit, down_mbit: others.mbit, rtt_ms: others.rtt_ms };
+    let input = PlanInput {
+        params: layout.len as u64,
+        batch_tokens: file.train.batch_tokens,
+        machines: vec![Machine { tokens_per_s: speed }; others.members.max(1)],
+        link,
+        target_s: file.round.target_seconds,
+        tokens: file.tokens()?,
+    };
+    let outlooks = plan(&input);
+    let chosen = outlooks.first().context("a plan for at least one member")?;
+    let mut resolved = Resolved {
+        config: String::from_utf8(config.to_json(manifest.end_token))?,
+        params: layout.len as u64,
+        manifest: manifest.root(),
+        init: Init::Seed,
+    };
+    let mut spec = file.resolve(&resolved, chosen)?;
+    if let Some(theta) = theta {
+        resolved.init = Init::Root(initial_root(theta, spec.mode));
+        spec = file.resolve(&resolved, chosen)?;
+    }
+    Ok(Prepared { spec, outlooks, speed, corpus, model })
+}
+
+fn initial_root(theta: Vec<f32>, mode: Mode) -> Hash {
+    let weights = Weights::from_theta(theta, mode == Mode::Gradients);
+    ChunkTree::of(&weights.bytes()).root()
+}
+
+/// The folder of the corpus that a run file names, relative to the file.
+fn corpus_dir(name: &str, file: &Path, scratch: &Path) -> Result<PathBuf> {
+    if name != "shipped" {
+        return Ok(file.parent().unwrap_or(Path::new(".")).join(name));
+    }
+    let dir = scratch.join("shipped-corpus");
+    if Corpus::verify(&dir).is_err() {
+        data::shipped::build(&dir)?;
+    }
+    Ok(dir)
+}
+
+type Shape = (Config, Option<Vec<f32>>, Option<PathBuf>);
+
+fn config(file: &RunFile, path: &Path, vocab: usize) -> Result<Shape> {
+    let beside = |name: &str| path.parent().unwrap_or(Path::new(".")).join(name);
+    if file.model.init != "seed" {
+        let dir = beside(&file.model.init);
+        let (config, theta) = model::load(&dir)?;
+        return Ok((config, Some(theta), Some(std::path::absolute(dir)?)));
+    }
+    let config = match (&file.model.config, &file.model.size) {
+        (Some(name), _) => Config::from_json(&std::fs::read(beside(name)).context(name.clone())?)?,
+        (None, Some(size)) => Config::preset(size, vocab, file.data.seq_len as usize)?,
+        (None, None) => bail!("`model` needs a `size` ({}) or a `config`", model::SIZES.join(", ")),
+    };
+    if config.vocab_size < vocab {
+        bail!("the model has {} ids, the corpus {vocab}", config.vocab_size);
+    }
+    Ok((config, None, None))
+}
+
+/// Training speed of this machine for the run's shape, tokens per second, from two short steps.
+pub(crate) fn measure(config: &Config, file: &RunFile, threads: usize, device: &str) -> Result<f64> {
+    let device = model::open(device)?;
+    let (rows, seq_len) = (file.train.micro_batch as usize, file.data.seq_len as usize);
+    let ids = (0..rows * (seq_len + 1)).map(|i| (i * 7919 % config.vocab_size) as u32).collect();
+    let batch = Batch { ids };
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+    let best = pool.install(|| {
+        let mut trainer = Trainer::new(config, &device);
+        let step = |trainer: &mut Trainer| {
+            let begun = Instant::now();
+            let next = || Ok::<_, std::convert::Infallible>(batch.clone());
+            let Ok(_) = trainer.gradient(1, seq_len, next);
+            begun.elapsed().as_secs_f64()
+        };
+        (0..3).map(|_| step(&mut trainer)).fold(f64::MAX, f64::min)
+    });
+    Ok((rows * seq_len) as f64 / best)
+}

@@ -1,0 +1,349 @@
+//! `talkoo train` and `talkoo up`.
+
+use crate::runs::{self, Others, Prepared};
+use crate::{Common, render};
+use anyhow::{Context, Result, bail};
+use base::{Hash, Wire};
+use clap::Subcommand;
+use node::{Node, Request, RunStatus, Status};
+use serde_json::{Value, json};
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use swarm::{Mode, Outlook};
+
+#[derive(Subcommand)]
+pub(crate) enum TrainCommand {
+    /// Show what a run would do on machines like this one: bytes, times, and whether it pays.
+    Plan {
+        /// The run file.
+        file: PathBuf,
+        #[command(flatten)]
+        others: Others,
+    },
+    /// Begin a run on this node's log, take part in it, and print the ticket for others.
+    Create {
+        /// The run file.
+        file: PathBuf,
+        #[command(flatten)]
+        others: Others,
+    },
+    /// Take part in a run.
+    Join {
+        /// The line that `train create` printed.
+        ticket: String,
+    },
+    /// Leave a run; committed units count.
+    Leave {
+        /// Its id, or the beginning of it.
+        run: String,
+    },
+    /// Runs of this node.
+    Ls,
+    /// One run in full.
+    Show {
+        /// Its id, or the beginning of it; the only one by default.
+        run: Option<String>,
+    },
+    /// One run as it goes on, until Ctrl-C.
+    Watch {
+        /// Its id, or the beginning of it; the only one by default.
+        run: Option<String>,
+    },
+    /// Do a whole run again in one process, from the log on this (stopped) node.
+    Replay {
+        /// Its id, or the beginning of it; the only one by default.
+        run: Option<String>,
+    },
+    /// Write the newest weights as a model folder that every tool loads.
+    Export {
+        /// Where to.
+        out: PathBuf,
+        /// Its id, or the beginning of it; the only one by default.
+        run: Option<String>,
+    },
+}
+
+pub(crate) async fn run(common: &Common, command: TrainCommand) -> Result<()> {
+    match command {
+        TrainCommand::Plan { file, others } => {
+            let prepared = prepare(common, &file, &others)?;
+            let rows: Vec<Value> = prepared.outlooks.iter().map(outlook_json).collect();
+            let value = json!({ "tokens_per_s_here": prepared.speed, "settings": rows });
+            render::print(common, &value, || plan_text(&prepared, &others));
+            Ok(())
+        }
+        TrainCommand::Create { file, others } => create(common, &file, &others).await,
+        TrainCommand::Join { ticket } => join(common, &ticket).await,
+        TrainCommand::Leave { run } => {
+            let run = find(&status(common).await?, Some(&run))?.run;
+            let answer = ask(common, Request::Leave { run }).await?;
+            render::print(common, &answer, || "left; committed units count".into());
+            Ok(())
+        }
+        TrainCommand::Ls => {
+            let status = status(common).await?;
+            render::print(common, &serde_json::to_value(&status.runs)?, || {
+                let lines: Vec<String> = status.runs.iter().map(render::line).collect();
+                if lines.is_empty() { "no runs".into() } else { lines.join("\n") }
+            });
+            Ok(())
+        }
+        TrainCommand::Show { run } => {
+            let run = find(&status(common).await?, run.as_deref())?;
+            render::print(common, &serde_json::to_value(&run)?, || render::run(&run));
+            Ok(())
+        }
+        TrainCommand::Watch { run } => watch(common, run.as_deref()).await,
+        TrainCommand::Replay { run } => replay(common, run.as_deref()),
+        TrainCommand::Export { out, run } => export(common, &out, run.as_deref()).await,
+    }
+}
+
+/// Runs the node until Ctrl-C or `stop`.
+pub(crate) async fn up(common: &Common) -> Result<()> {
+    let node = Node::start(common.node(EVAL_TOKENS)).await?;
+    until_stopped(common, &node).await
+}
+
+/// Held-out tokens that the node which creates a run measures at each checkpoint.
+const EVAL_TOKENS: u64 = 16_384;
+
+/// What the running node shows.
+pub(crate) async fn status(common: &Common) -> Result<Status> {
+    Ok(serde_json::from_value(ask(common, Request::Status).await?)?)
+}
+
+/// Asks the running node.
+pub(crate) async fn ask(common: &Common, request: Request) -> Result<Value> {
+    let dir = common.dir();
+    let answer = node::call(&dir, &request).await?;
+    answer.with_context(|| format!("no node runs on {}; start one with `talkoo up`", dir.display()))
+}
+
+fn prepare(common: &Common, file: &Path, others: &Others) -> Result<Prepared> {
+    runs::prepare(file, &common.dir(), common.threads(), &common.device, others)
+}
+
+async fn create(common: &Common, file: &Path, others: &Others) -> Result<()> {
+    let prepared = prepare(common, file, others)?;
+    if let Some(best) = prepared.outlooks.first().filter(|best| !best.worthwhile() && others.members > 1) {
+        eprintln!(
+            "note: {} such machines are expected to end {:.1} % from one of them alone; see `talkoo train plan`",
+            others.members, best.gain_pct
+        );
+    }
+    let spec: String = prepared.spec.to_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    let corpus = std::path::absolute(&prepared.corpus)?;
+    let request = Request::Create { spec, corpus: corpus.clone(), model: prepared.model.clone() };
+    if let Some(answer) = node::call(&common.dir(), &request).await? {
+        render::print(common, &answer, || ticket_text(&answer));
+        return Ok(());
+    }
+    let node = Node::start(common.node(EVAL_TOKENS)).await?;
+    let theta = prepared.model.as_deref().map(model::load).transpose()?.map(|(_, theta)| theta);
+    let ticket = node.create(prepared.spec, &corpus, theta).await?;
+    let answer = json!({ "run": ticket.run.to_string(), "ticket": ticket.to_string() });
+    render::print(common, &answer, || ticket_text(&answer));
+    until_stopped(common, &node).await
+}
+
+fn ticket_text(answer: &Value) -> String {
+    let ticket = answer["ticket"].as_str().unwrap_or_default();
+    format!("others join with\n\n  talkoo train join {ticket}\n")
+}
+
+async fn join(common: &Common, ticket: &str) -> Result<()> {
+    let parsed: net::Ticket = ticket.parse()?;
+    if let Some(answer) = node::call(&common.dir(), &Request::Join { ticket: ticket.to_owned() }).await? {
+        render::print(common, &answer, || "joined; see `talkoo train watch`".into());
+        return Ok(());
+    }
+    let node = Node::start(common.node(0)).await?;
+    node.follow(parsed).await?;
+    until_stopped(common, &node).await
+}
+
+/// Keeps the node running and prints a line now and then.
+async fn until_stopped(common: &Common, node: &Arc<Node>) -> Result<()> {
+    eprintln!("node {} runs; Ctrl-C stops it", node.id().short());
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let mut tick = tokio::time::interval(std::time::Duration::from_secs(10));
+    let mut shown = String::new();
+    loop {
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => break,
+            _ = terminate.recv() => break,
+            () = node.stopped() => break,
+            _ = tick.tick() => {
+                let lines: Vec<String> = node.status().runs.iter().map(render::line).collect();
+                let text = lines.join("\n");
+                if !common.json && text != shown {
+                    eprintln!("{text}");
+                    shown = text;
+                }
+            }
+        }
+    }
+    eprintln!("stopping");
+    node.close().await
+}
+
+/// A run by the beginning of its id, or the only one.
+pub(crate) fn find(status: &Status, id: Option<&str>) -> Result<RunStatus> {
+    let fits = |run: &&RunStatus| id.is_none_or(|id| run.run.starts_with(id) || run.name == id);
+    let found: Vec<&RunStatus> = status.runs.iter().filter(fits).collect();
+    match found.as_slice() {
+        [one] => Ok((*one).clone()),
+        [] => bail!("no such run; `talkoo train ls` lists them"),
+        _ => bail!("several runs fit; name one of: {}", found.iter().map(|r| render::short(&r.run)).collect::<Vec<_>>().join(", ")),
+    }
+}
+
+async fn watch(common: &Common, id: Option<&str>) -> Result<()> {
+    let mut tick = tokio::time::interval(std::time::Duration::from_secs(1));
+    let terminal = std::io::stdout().is_terminal();
+    loop {
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => return Ok(()),
+            _ = tick.tick() => {}
+        }
+        let run = find(&status(common).await?, id)?;
+        if common.json {
+            println!("{}", serde_json::to_string(&run)?);
+        } else {
+            let clear = if terminal { "\x1b[2J\x1b[H" } else { "" };
+            println!("{clear}{}", render::run(&run));
+        }
+        std::io::stdout().flush()?;
+        if run.ended {
+            return Ok(());
+        }
+    }
+}
+
+/// Runs of which the folder holds weights, without a running node.
+fn runs_on_disk(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir.join("runs")).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
+fn find_on_disk(dir: &Path, id: Option<&str>) -> Result<Hash> {
+    let found: Vec<String> = runs_on_disk(dir).into_iter().filter(|run| id.is_none_or(|id| run.starts_with(id))).collect();
+    match found.as_slice() {
+        [one] => Ok(one.parse()?),
+        [] => bail!("{} holds no such run", dir.display()),
+        _ => bail!("several runs fit; name one of: {}", found.join(", ")),
+    }
+}
+
+fn replay(common: &Common, id: Option<&str>) -> Result<()> {
+    let dir = common.dir();
+    let run = find_on_disk(&dir, id)?;
+    let saved = node::saved(&dir, &run)?;
+    let blocks = node::Store::open(&dir)?.blocks()?;
+    let scratch = dir.join("replay");
+    let _ = std::fs::remove_dir_all(&scratch);
+    let mut shown = std::time::Instant::now();
+    let found = node::replay(&blocks, &run, &saved.corpus, &scratch, common.threads(), |at, of| {
+        if shown.elapsed().as_secs() >= 2 {
+            shown = std::time::Instant::now();
+            eprintln!("round {at} of {of}");
+        }
+    });
+    let _ = std::fs::remove_dir_all(&scratch);
+    let found = found?;
+    let value = json!({
+        "rounds": found.rounds,
+        "units": found.units,
+        "equal": found.equal,
+        "root": found.root,
+        "saved": { "version": saved.version, "root": saved.root },
+        "roots_equal": found.roots_equal,
+        "same_end": found.root == saved.root,
+    });
+    render::print(common, &value, || {
+        format!(
+            "{} rounds done again: {} of {} units came out the same to the last bit\nroot {} {}",
+            found.rounds,
+            found.equal,
+            found.units,
+            found.root,
+            if found.root == saved.root { "= the root of the weights on disk" } else { "differs from the weights on disk" }
+        )
+    });
+    if found.root == saved.root && found.roots_equal { Ok(()) } else { bail!("the replay did not end in the run's root") }
+}
+
+async fn export(common: &Common, out: &Path, id: Option<&str>) -> Result<()> {
+    let dir = common.dir();
+    let run = find_on_disk(&dir, id)?;
+    let live = node::call(&dir, &Request::Status).await?.map(serde_json::from_value::<Status>).transpose()?;
+    let live = live.and_then(|status| find(&status, Some(&run.to_string())).ok());
+    let saved = node::saved(&dir, &run)?;
+    let (tokens, members) = live.as_ref().map_or((0, 0), |run| (run.tokens.0, run.members.len() as u64));
+    let bits = live.as_ref().and_then(|run| run.heldout.last()).map(|(_, bits)| *bits);
+    saved.export(out, tokens, members, bits)?;
+    let value = json!({ "model": out, "version": saved.version, "root": saved.root });
+    render::print(common, &value, || format!("{}: weights of round {}, root {}", out.display(), saved.version, saved.root));
+    Ok(())
+}
+
+fn outlook_json(outlook: &Outlook) -> Value {
+    json!({
+        "mode": mode(outlook),
+        "inner_steps": outlook.inner_steps,
+        "density": 1.0 / f64::from(1u32 << outlook.sparsity),
+        "bits": outlook.bits,
+        "delay": outlook.delay,
+        "bits_per_parameter": outlook.bits_per_parameter,
+        "bytes_up": outlook.bytes_up,
+        "train_s": outlook.train_s,
+        "exchange_s": outlook.exchange_s,
+        "utilisation": outlook.utilisation,
+        "tokens_per_s": outlook.tokens_per_s,
+        "speedup": outlook.speedup,
+        "penalty_pct": outlook.penalty_pct,
+        "gain_pct": outlook.gain_pct,
+        "worthwhile": outlook.worthwhile(),
+    })
+}
+
+fn mode(outlook: &Outlook) -> &'static str {
+    if outlook.mode == Mode::Gradients { "gradients" } else { "local" }
+}
+
+fn plan_text(prepared: &Prepared, others: &Others) -> String {
+    let mut out = format!(
+        "{} parameters; this machine trains {:.0} tokens/s; assumed: {} such machines, {} Mbit/s, {} ms\n\n",
+        render::grouped(prepared.spec.params),
+        prepared.speed,
+        others.members,
+        others.mbit,
+        others.rtt_ms
+    );
+    out.push_str("mode       H  density  bits  delay  MB up  train s  exchange s  busy   tokens/s  against one alone\n");
+    for outlook in prepared.outlooks.iter().take(8) {
+        out.push_str(&format!(
+            "{:<9} {:>3} {:>8} {:>5} {:>6} {:>6.2} {:>8.2} {:>11.2} {:>4.0} % {:>9.0}  {:>+5.1} % loss\n",
+            mode(outlook),
+            outlook.inner_steps,
+            if outlook.sparsity == 0 { "1".into() } else { format!("1/{}", 1u32 << outlook.sparsity) },
+            outlook.bits,
+            outlook.delay,
+            outlook.bytes_up / 1e6,
+            outlook.train_s,
+            outlook.exchange_s,
+            100.0 * outlook.utilisation,
+            outlook.tokens_per_s,
+            -outlook.gain_pct
+        ));
+    }
+    let best = &prepared.outlooks[0];
+    out.push_str(&if best.worthwhile() {
+        format!("\nthe first is chosen where the run file says \"auto\": {:.1} times the tokens of one machine", best.speedup)
+    } else {
+        "\ntraining alone is expected to be as good: over these links the group does not beat one member".to_owned()
+    });
+    out
+}

@@ -1,0 +1,287 @@
+//! Content by hash: asked for chunk by chunk, checked chunk by chunk, from many at once.
+
+use crate::frame;
+use crate::pool::Pool;
+use base::{CHUNK_BYTES, ChunkTree, Hash, NodeId, Reject, Wire, wire_enum};
+use bytes::Bytes;
+use iroh::endpoint::{Connection, RecvStream, SendStream};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use thiserror::Error;
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+
+/// Names the protocol and its version.
+pub(crate) const ALPN: &[u8] = b"talkoo/bulk/1";
+
+/// What a node serves. Called from many tasks; must not block for long.
+pub trait Content: Send + Sync + 'static {
+    /// The chunk tree of `root`, when it is held and `by` may have it.
+    fn tree(&self, root: &Hash, by: &NodeId) -> Option<Arc<ChunkTree>>;
+    /// Chunk `index` of `root`, when it is held and `by` may have it.
+    fn chunk(&self, root: &Hash, index: usize, by: &NodeId) -> Option<Bytes>;
+    /// Counts a refused request.
+    fn refused(&self, by: &NodeId, why: Reject);
+}
+
+/// A request is at most this long.
+const REQUEST_MAX: usize = 64;
+/// A tree lists 32 bytes a chunk: enough for 2 TiB.
+const TREE_MAX: usize = 64 << 20;
+/// Connections to one source for one transfer.
+const LANES_MAX: usize = 4;
+/// Chunks that make a further connection worth its handshake.
+const CHUNKS_PER_LANE: usize = 4;
+/// A source that brings nothing for so long is given up for this transfer.
+const STALL: Duration = Duration::from_secs(20);
+
+/// What is asked of a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Request {
+    /// The tree of `root` and, when it is one chunk only, that chunk as a second frame.
+    Tree { root: Hash },
+    /// One chunk.
+    Chunk { root: Hash, index: u32 },
+    /// Nothing: is it there?
+    Ping { nonce: u64 },
+}
+
+wire_enum!(Request {
+    0 => Tree { root },
+    1 => Chunk { root, index },
+    2 => Ping { nonce },
+});
+
+/// Content that arrived whole.
+#[derive(Debug)]
+pub struct Fetched {
+    /// The bytes.
+    pub bytes: Vec<u8>,
+    /// Their tree.
+    pub tree: ChunkTree,
+    /// Chunks that had to be moved.
+    pub moved: usize,
+    /// Wrong answers on the way.
+    pub rejects: Vec<(NodeId, Reject)>,
+}
+
+/// Why content did not arrive.
+#[derive(Debug, Error)]
+#[error("no peer has all of {root:?}: {missing} chunks missing")]
+pub struct FetchError {
+    /// What was asked for.
+    pub root: Hash,
+    /// Chunks that nobody gave.
+    pub missing: usize,
+    /// What arrived, in place; goes on from here when given back to `fetch`.
+    pub partial: Vec<u8>,
+    /// Wrong answers on the way.
+    pub rejects: Vec<(NodeId, Reject)>,
+}
+
+impl FetchError {
+    /// The reason that weighs most: wrong bytes over absence.
+    pub fn reject(&self) -> Reject {
+        let wrong = self.rejects.iter().map(|(_, reject)| *reject).find(|reject| *reject != Reject::NotHeld);
+        wrong.unwrap_or(Reject::NotHeld)
+    }
+}
+
+/// Answers the requests of one connection until it closes.
+pub(crate) async fn serve(connection: Connection, by: NodeId, content: Arc<dyn Content>) {
+    let mut streams = JoinSet::new();
+    while let Ok((send, receive)) = connection.accept_bi().await {
+        // The transport bounds the streams of a connection, hence these tasks.
+        while streams.try_join_next().is_some() {}
+        let content = content.clone();
+        streams.spawn(async move {
+            if let Err(reject) = answer(send, receive, &by, content.as_ref()).await {
+                content.refused(&by, reject);
+            }
+        });
+    }
+}
+
+async fn answer(
+    mut send: SendStream,
+    mut receive: RecvStream,
+    by: &NodeId,
+    content: &dyn Content,
+) -> Result<(), Reject> {
+    let request: Request = frame::receive_as(&mut receive, REQUEST_MAX).await?;
+    let mut found = true;
+    match request {
+        Request::Tree { root } => match content.tree(&root, by) {
+            Some(tree) => {
+                frame::send(&mut send, &tree.to_bytes()).await?;
+                if tree.chunks.len() == 1
+                    && let Some(chunk) = content.chunk(&root, 0, by)
+                {
+                    frame::send(&mut send, &chunk).await?;
+                }
+            }
+            None => found = false,
+        },
+        Request::Chunk { root, index } => match content.chunk(&root, index as usize, by) {
+            Some(chunk) => frame::send(&mut send, &chunk).await?,
+            None => found = false,
+        },
+        Request::Ping { nonce } => frame::send(&mut send, &nonce.to_bytes()).await?,
+    }
+    let _ = send.finish();
+    if found { Ok(()) } else { Err(Reject::NotHeld) }
+}
+
+/// Time for a small request to come back.
+pub(crate) async fn ping(pool: &Pool, peer: NodeId) -> Result<Duration, Reject> {
+    let begun = Instant::now();
+    let connection = pool.get(peer, ALPN, 0).await?;
+    let nonce = begun.elapsed().as_nanos() as u64;
+    let mut receive = ask(&connection, Request::Ping { nonce }).await?;
+    let answer: u64 = frame::receive_as(&mut receive, 8).await?;
+    if answer == nonce { Ok(begun.elapsed()) } else { Err(Reject::Malformed) }
+}
+
+async fn ask(connection: &Connection, request: Request) -> Result<RecvStream, Reject> {
+    let (mut send, receive) = connection.open_bi().await.map_err(|_| Reject::NotHeld)?;
+    frame::send(&mut send, &request.to_bytes()).await?;
+    let _ = send.finish();
+    Ok(receive)
+}
+
+/// What the workers of one transfer share.
+struct Transfer {
+    tree: ChunkTree,
+    todo: Mutex<VecDeque<usize>>,
+    buffer: Mutex<Vec<u8>>,
+    rejects: Mutex<Vec<(NodeId, Reject)>>,
+}
+
+/// Fetches `root` from `sources` at once. Chunks that `have` (an older version, or what arrived
+/// before) holds already are not moved again.
+pub(crate) async fn fetch(
+    pool: &Arc<Pool>,
+    root: Hash,
+    sources: &[NodeId],
+    have: Vec<u8>,
+    progress: &(dyn Fn(usize, usize) + Sync),
+) -> Result<Fetched, FetchError> {
+    let mut rejects = Vec::new();
+    let mut found = None;
+    for source in sources {
+        match within(STALL, fetch_tree(pool, *source, root)).await {
+            Ok(tree) => {
+                found = Some(tree);
+                break;
+            }
+            Err(reject) => rejects.push((*source, reject)),
+        }
+    }
+    let Some((tree, first)) = found else {
+        return Err(FetchError { root, missing: 1, partial: have, rejects });
+    };
+    let (buffer, todo) = place(&tree, have, first);
+    let moved = todo.len() + usize::from(tree.chunks.len() == 1 && todo.is_empty());
+    let total = todo.len();
+    let transfer = Arc::new(Transfer {
+        tree,
+        todo: Mutex::new(todo.into()),
+        buffer: Mutex::new(buffer),
+        rejects: Mutex::new(rejects),
+    });
+    stripe(pool, root, sources, &transfer, total, progress).await;
+    let missing = transfer.todo.lock().await.len();
+    let transfer = Arc::into_inner(transfer).expect("all workers have ended");
+    let (bytes, rejects) = (transfer.buffer.into_inner(), transfer.rejects.into_inner());
+    if missing > 0 {
+        return Err(FetchError { root, missing, partial: bytes, rejects });
+    }
+    Ok(Fetched { bytes, tree: transfer.tree, moved, rejects })
+}
+
+/// Runs the workers until nothing is left to do or nobody is left to ask.
+async fn stripe(
+    pool: &Arc<Pool>,
+    root: Hash,
+    sources: &[NodeId],
+    transfer: &Arc<Transfer>,
+    total: usize,
+    progress: &(dyn Fn(usize, usize) + Sync),
+) {
+    let lanes = total.div_ceil(CHUNKS_PER_LANE * sources.len().max(1)).clamp(1, LANES_MAX);
+    let mut workers = JoinSet::new();
+    for lane in 0..lanes {
+        for &source in sources {
+            if total > 0 {
+                workers.spawn(work(pool.clone(), source, lane, root, transfer.clone()));
+            }
+        }
+    }
+    while workers.join_next().await.is_some() {
+        let left = transfer.todo.lock().await.len();
+        progress(total - left, total);
+    }
+}
+
+/// Asks one source over one connection for chunk after chunk; ends when it fails once.
+async fn work(pool: Arc<Pool>, source: NodeId, lane: usize, root: Hash, transfer: Arc<Transfer>) {
+    loop {
+        let Some(index) = transfer.todo.lock().await.pop_front() else { return };
+        match within(STALL, fetch_chunk(&pool, source, lane, root, index, &transfer.tree)).await {
+            Ok(bytes) => {
+                let mut buffer = transfer.buffer.lock().await;
+                buffer[transfer.tree.range(index)].copy_from_slice(&bytes);
+            }
+            Err(reject) => {
+                transfer.todo.lock().await.push_back(index);
+                transfer.rejects.lock().await.push((source, reject));
+                return;
+            }
+        }
+    }
+}
+
+/// The buffer with everything in place that is known to be right, and the chunks still to fetch.
+fn place(tree: &ChunkTree, have: Vec<u8>, first: Option<Vec<u8>>) -> (Vec<u8>, Vec<usize>) {
+    let mut buffer = first.unwrap_or(have);
+    let held = buffer.len();
+    buffer.resize(tree.len as usize, 0);
+    let right = |i: &usize| tree.range(*i).end <= held && Hash::of_chunk(&buffer[tree.range(*i)]) == tree.chunks[*i];
+    let todo = (0..tree.chunks.len()).filter(|i| !right(i)).collect();
+    (buffer, todo)
+}
+
+async fn fetch_tree(pool: &Pool, source: NodeId, root: Hash) -> Result<(ChunkTree, Option<Vec<u8>>), Reject> {
+    let connection = pool.get(source, ALPN, 0).await?;
+    let mut receive = ask(&connection, Request::Tree { root }).await?;
+    let bytes = frame::receive(&mut receive, TREE_MAX).await?.ok_or(Reject::NotHeld)?;
+    let tree = ChunkTree::from_bytes(&bytes).map_err(|_| Reject::Malformed)?;
+    if tree.root() != root {
+        return Err(Reject::WrongHash);
+    }
+    let first = if tree.chunks.len() == 1 { frame::receive(&mut receive, CHUNK_BYTES).await? } else { None };
+    match first {
+        Some(bytes) if Hash::of_chunk(&bytes) != tree.chunks[0] => Err(Reject::WrongHash),
+        first => Ok((tree, first)),
+    }
+}
+
+async fn fetch_chunk(
+    pool: &Pool,
+    source: NodeId,
+    lane: usize,
+    root: Hash,
+    index: usize,
+    tree: &ChunkTree,
+) -> Result<Vec<u8>, Reject> {
+    let connection = pool.get(source, ALPN, lane).await?;
+    let mut receive = ask(&connection, Request::Chunk { root, index: index as u32 }).await?;
+    let bytes = frame::receive(&mut receive, CHUNK_BYTES).await?.ok_or(Reject::NotHeld)?;
+    let right = bytes.len() == tree.range(index).len() && Hash::of_chunk(&bytes) == tree.chunks[index];
+    if right { Ok(bytes) } else { Err(Reject::WrongHash) }
+}
+
+async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, Reject>>) -> Result<T, Reject> {
+    tokio::time::timeout(limit, work).await.unwrap_or(Err(Reject::NotHeld))
+}

@@ -1,0 +1,43 @@
+//! Length-prefixed frames on a QUIC stream.
+
+use base::{Reader, Reject, Wire};
+use iroh::endpoint::{RecvStream, SendStream};
+
+/// Writes one frame.
+pub(crate) async fn send(stream: &mut SendStream, bytes: &[u8]) -> Result<(), Reject> {
+    let len = u32::try_from(bytes.len()).map_err(|_| Reject::Oversized)?;
+    stream.write_all(&len.to_le_bytes()).await.map_err(|_| Reject::NotHeld)?;
+    stream.write_all(bytes).await.map_err(|_| Reject::NotHeld)
+}
+
+/// Reads one frame of at most `max` bytes; `None` at the clean end of the stream.
+pub(crate) async fn receive(stream: &mut RecvStream, max: usize) -> Result<Option<Vec<u8>>, Reject> {
+    let mut len = [0; 4];
+    match stream.read_exact(&mut len).await {
+        Ok(()) => {}
+        Err(iroh::endpoint::ReadExactError::FinishedEarly(0)) => return Ok(None),
+        Err(_) => return Err(Reject::NotHeld),
+    }
+    let len = u32::from_le_bytes(len) as usize;
+    if len > max {
+        return Err(Reject::Oversized);
+    }
+    // Grows with what arrives: a claimed length allocates nothing.
+    let mut bytes = Vec::new();
+    while bytes.len() < len {
+        match stream.read_chunk(len - bytes.len()).await {
+            Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
+            _ => return Err(Reject::NotHeld),
+        }
+    }
+    Ok(Some(bytes))
+}
+
+/// Reads one frame that must be a `T`.
+pub(crate) async fn receive_as<T: Wire>(stream: &mut RecvStream, max: usize) -> Result<T, Reject> {
+    let bytes = receive(stream, max).await?.ok_or(Reject::Malformed)?;
+    let mut input = Reader::new(&bytes);
+    let value = T::decode(&mut input).map_err(|_| Reject::Malformed)?;
+    input.end().map_err(|_| Reject::Malformed)?;
+    Ok(value)
+}

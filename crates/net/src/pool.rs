@@ -1,0 +1,53 @@
+//! Connections to peers, reused: several to one peer where striping helps, never more than the cap.
+
+use base::{NodeId, Reject};
+use iroh::endpoint::Connection;
+use iroh::{Endpoint, EndpointId};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Mutex;
+
+/// Connections held in all.
+const CONNECTIONS_MAX: usize = 256;
+/// A peer that does not answer for so long is not reached.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+type Key = (NodeId, &'static [u8], usize);
+type Slot = Arc<Mutex<Option<Connection>>>;
+
+/// The pool.
+pub(crate) struct Pool {
+    endpoint: Endpoint,
+    slots: Mutex<BTreeMap<Key, Slot>>,
+}
+
+impl Pool {
+    pub(crate) fn new(endpoint: Endpoint) -> Self {
+        Self { endpoint, slots: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// An open connection to `peer` for `alpn`; `lane` tells parallel ones apart.
+    pub(crate) async fn get(&self, peer: NodeId, alpn: &'static [u8], lane: usize) -> Result<Connection, Reject> {
+        let slot = {
+            let mut slots = self.slots.lock().await;
+            if slots.len() >= CONNECTIONS_MAX {
+                slots.retain(|_, slot| Arc::strong_count(slot) > 1);
+            }
+            if slots.len() >= CONNECTIONS_MAX {
+                return Err(Reject::TooMany);
+            }
+            slots.entry((peer, alpn, lane)).or_default().clone()
+        };
+        // Held while dialling: whoever asks for the same lane waits for the same connection.
+        let mut slot = slot.lock().await;
+        if let Some(connection) = slot.as_ref().filter(|c| c.close_reason().is_none()) {
+            return Ok(connection.clone());
+        }
+        let id = EndpointId::from_bytes(&peer.0).map_err(|_| Reject::Malformed)?;
+        let dialled = tokio::time::timeout(CONNECT_TIMEOUT, self.endpoint.connect(id, alpn)).await;
+        let connection = dialled.ok().and_then(Result::ok).ok_or(Reject::NotHeld)?;
+        *slot = Some(connection.clone());
+        Ok(connection)
+    }
+}

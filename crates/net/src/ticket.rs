@@ -1,0 +1,114 @@
+//! Tickets: everything that a stranger needs to reach a node, as one line of text.
+
+use base::{Hash, NodeId, Reader, Wire, WireError};
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+use thiserror::Error;
+
+/// Where a node can be reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    /// Its key.
+    pub node: NodeId,
+    /// Addresses that were true when the ticket was made.
+    pub sockets: Vec<SocketAddr>,
+}
+
+/// An invitation to a run: its name and the nodes through which to begin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ticket {
+    /// Which run.
+    pub run: Hash,
+    /// The node that keeps the log first, then other members.
+    pub peers: Vec<Address>,
+}
+
+/// Why a text is no ticket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("not a ticket: {0}; copy the whole line that `talkoo train create` printed, beginning with `talkoo1`")]
+pub struct TicketError(&'static str);
+
+const PREFIX: &str = "talkoo1";
+/// Peers in a ticket, and addresses of each.
+const LIST_MAX: usize = 32;
+
+impl Wire for Address {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.node.encode(out);
+        let sockets: Vec<String> = self.sockets.iter().map(SocketAddr::to_string).collect();
+        sockets.encode(out);
+    }
+    fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
+        let node = NodeId::decode(input)?;
+        let sockets: Vec<String> = input.list(LIST_MAX)?;
+        let sockets = sockets.iter().map(|text| text.parse().map_err(|_| WireError::Invalid("socket address")));
+        Ok(Self { node, sockets: sockets.collect::<Result<_, _>>()? })
+    }
+}
+
+impl Wire for Ticket {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.run.encode(out);
+        self.peers.encode(out);
+    }
+    fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
+        Ok(Self { run: Wire::decode(input)?, peers: input.list(LIST_MAX)? })
+    }
+}
+
+impl fmt::Display for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut bytes = self.to_bytes();
+        // Four bytes of check sum: a ticket cut off by a copy is noticed as such.
+        let check = Hash::of("talkoo 2026 ticket v1", &bytes);
+        bytes.extend_from_slice(&check.0[..4]);
+        f.write_str(PREFIX)?;
+        bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl FromStr for Ticket {
+    type Err = TicketError;
+    fn from_str(text: &str) -> Result<Self, TicketError> {
+        let hex = text.trim().strip_prefix(PREFIX).ok_or(TicketError("wrong beginning"))?;
+        if !hex.is_ascii() || !hex.len().is_multiple_of(2) || hex.len() > 1 << 16 {
+            return Err(TicketError("cut off"));
+        }
+        let byte = |i: usize| u8::from_str_radix(&hex[i..i + 2], 16).map_err(|_| TicketError("a foreign character"));
+        let bytes = (0..hex.len()).step_by(2).map(byte).collect::<Result<Vec<u8>, _>>()?;
+        let (body, check) = bytes.split_at_checked(bytes.len().wrapping_sub(4)).ok_or(TicketError("cut off"))?;
+        if Hash::of("talkoo 2026 ticket v1", body).0[..4] != *check {
+            return Err(TicketError("cut off or mistyped"));
+        }
+        Self::from_bytes(body).map_err(|_| TicketError("unknown content"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn ticket() -> Ticket {
+        let sockets = vec!["127.0.0.1:4000".parse().expect("v4"), "[::1]:4000".parse().expect("v6")];
+        Ticket { run: Hash::of("test", b""), peers: vec![Address { node: NodeId([7; 32]), sockets }] }
+    }
+
+    #[test]
+    fn it_is_read_back_and_a_damaged_one_is_refused() {
+        let text = ticket().to_string();
+        assert_eq!(text.parse(), Ok(ticket()));
+        for cut in 0..text.len() {
+            assert!(text[..cut].parse::<Ticket>().is_err(), "cut at {cut}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text: String) {
+            let _ = text.parse::<Ticket>();
+            let _ = format!("talkoo1{text}").parse::<Ticket>();
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! How other processes of the same owner talk to a running node: one JSON line each way over a
+//! socket in the data folder.
+
+use crate::Node;
+use anyhow::{Context, Result, bail};
+use base::Wire;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use swarm::Spec;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio_util::sync::CancellationToken;
+
+/// What can be asked of a running node.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case")]
+pub enum Request {
+    /// Everything that it shows.
+    Status,
+    /// Begin a run.
+    Create {
+        /// The encoded spec, in hex.
+        spec: String,
+        /// Folder of the built corpus.
+        corpus: PathBuf,
+        /// Folder of the model to continue from.
+        model: Option<PathBuf>,
+    },
+    /// Take part in the run of a ticket.
+    Join {
+        /// The ticket.
+        ticket: String,
+    },
+    /// Leave a run.
+    Leave {
+        /// Its id.
+        run: String,
+    },
+    /// The way to a peer.
+    Ping {
+        /// Its key.
+        peer: String,
+    },
+    /// End the process.
+    Stop,
+}
+
+/// A request is at most this long.
+const LINE_MAX: u64 = 1 << 20;
+
+/// Asks the node that runs on the data folder `dir`; `None` when none does.
+pub async fn call(dir: &Path, request: &Request) -> Result<Option<Value>> {
+    let Ok(stream) = UnixStream::connect(socket_path(dir)).await else { return Ok(None) };
+    let (read, mut write) = stream.into_split();
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    write.write_all(&line).await?;
+    let mut answer = String::new();
+    BufReader::new(read).read_line(&mut answer).await?;
+    let answer: Value = serde_json::from_str(&answer).context("the node's answer is no JSON")?;
+    match answer.get("error").and_then(Value::as_str) {
+        Some(error) => bail!("{error}"),
+        None => Ok(Some(answer)),
+    }
+}
+
+/// Socket paths are limited to about a hundred bytes, folders are not: a long one is named by its hash.
+fn socket_path(dir: &Path) -> PathBuf {
+    let path = dir.join("control.sock");
+    if path.as_os_str().len() < 100 {
+        return path;
+    }
+    let name = base::Hash::of("talkoo 2026 socket v1", dir.as_os_str().as_encoded_bytes()).short();
+    std::env::temp_dir().join(format!("talkoo-{name}.sock"))
+}
+
+/// Answers until `stop`.
+pub(crate) async fn serve(node: Arc<Node>, stop: CancellationToken) -> Result<()> {
+    let path = socket_path(node.shared.store.dir());
+    // The folder is locked: a socket that is there is left over from a process that was killed.
+    let _ = std::fs::remove_file(&path);
+    let listener = UnixListener::bind(&path).with_context(|| path.display().to_string())?;
+    loop {
+        let stream = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => accepted?.0,
+        };
+        let node = node.clone();
+        tokio::spawn(async move {
+            let (read, mut write) = stream.into_split();
+            let mut line = String::new();
+            if BufReader::new(read.take(LINE_MAX)).read_line(&mut line).await.is_err() {
+                return;
+            }
+            let answer = answer(&node, &line).await.unwrap_or_else(|error| json!({ "error": format!("{error:#}") }));
+            let _ = write.write_all(format!("{answer}\n").as_bytes()).await;
+        });
+    }
+    let _ = std::fs::remove_file(path);
+    Ok(())
+}
+
+fn from_hex(text: &str) -> Result<Vec<u8>> {
+    anyhow::ensure!(text.is_ascii() && text.len().is_multiple_of(2), "not hex");
+    let byte = |i: usize| u8::from_str_radix(&text[i..i + 2], 16);
+    Ok((0..text.len()).step_by(2).map(byte).collect::<std::result::Result<_, _>>()?)
+}
+
+async fn answer(node: &Arc<Node>, line: &str) -> Result<Value> {
+    match serde_json::from_str(line).context("not a request")? {
+        Request::Status => Ok(serde_json::to_value(node.status())?),
+        Request::Create { spec, corpus, model } => {
+            let spec = Spec::from_bytes(&from_hex(&spec)?)?;
+            let theta = model.map(|dir| model::load(&dir)).transpose()?.map(|(_, theta)| theta);
+            let ticket = node.create(spec, &corpus, theta).await?;
+            Ok(json!({ "run": ticket.run.to_string(), "ticket": ticket.to_string() }))
+        }
+        Request::Join { ticket } => {
+            let ticket: net::Ticket = ticket.parse()?;
+            let run = ticket.run;
+            node.follow(ticket).await?;
+            Ok(json!({ "run": run.to_string() }))
+        }
+        Request::Leave { run } => {
+            node.leave(run.parse()?).await?;
+            Ok(json!({ "left": run }))
+        }
+        Request::Ping { peer } => {
+            let info = node.ping(peer.parse()?).await?;
+            Ok(json!({
+                "peer": peer,
+                "rtt_ms": info.rtt.as_secs_f64() * 1e3,
+                "direct": info.direct,
+                "address": info.address,
+            }))
+        }
+        Request::Stop => {
+            node.stop.cancel();
+            Ok(json!({ "stopping": true }))
+        }
+    }
+}

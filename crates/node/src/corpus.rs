@@ -1,0 +1,91 @@
+//! A run's data on this node: fetched from peers by hash, checked, served on.
+
+use crate::content::Contents;
+use crate::store::{Store, write_whole};
+use anyhow::{Context, Result, ensure};
+use base::{ChunkTree, Hash, NodeId};
+use data::Manifest;
+use net::Net;
+use std::path::Path;
+use swarm::{Access, RunId, Spec};
+
+/// Copies a corpus that was built in `from` into the data folder; gives its manifest.
+pub(crate) fn import(store: &Store, from: &Path) -> Result<Manifest> {
+    let json = std::fs::read(from.join("manifest.json"))
+        .with_context(|| format!("{} has no manifest.json; make it with `talkoo data build`", from.display()))?;
+    let manifest = Manifest::from_json(&json)?;
+    data::Corpus::verify(from)?;
+    let to = store.corpus_dir(&manifest.root())?;
+    for name in names(&manifest) {
+        if !to.join(&name).exists() {
+            let bytes = std::fs::read(from.join(&name))?;
+            write_whole(&to.join(&name), &bytes, true)?;
+        }
+    }
+    Ok(manifest)
+}
+
+/// Makes sure that the run's data is on this node, and serves it.
+pub(crate) async fn obtain(
+    net: &Net,
+    store: &Store,
+    contents: &Contents,
+    run: &RunId,
+    spec: &Spec,
+    sources: &[NodeId],
+) -> Result<()> {
+    let dir = store.corpus_dir(&spec.manifest)?;
+    let private = match &spec.access {
+        Access::Open => None,
+        Access::Invited(list) => {
+            contents.restrict(*run, list.iter().copied().collect());
+            Some(*run)
+        }
+    };
+    let manifest = get(net, contents, &dir.join("manifest.json"), spec.manifest, private, sources).await?;
+    let manifest = Manifest::from_json(&manifest)?;
+    ensure!(manifest.root() == spec.manifest, "the manifest is not written canonically");
+    get(net, contents, &dir.join("tokenizer.json"), manifest.tokenizer, private, sources).await?;
+    for shard in manifest.train.iter().chain(&manifest.heldout) {
+        get(net, contents, &dir.join(format!("{}.bin", shard.root)), shard.root, private, sources).await?;
+    }
+    Ok(())
+}
+
+/// A file of the corpus: from disk, else from peers; what arrived before an interruption is used.
+async fn get(
+    net: &Net,
+    contents: &Contents,
+    path: &Path,
+    root: Hash,
+    private: Option<Hash>,
+    sources: &[NodeId],
+) -> Result<Vec<u8>> {
+    let have = std::fs::read(path).unwrap_or_default();
+    let tree = ChunkTree::of(&have);
+    let bytes = if tree.root() == root {
+        have
+    } else {
+        let partial = path.with_extension("part");
+        let have = if have.is_empty() { std::fs::read(&partial).unwrap_or_default() } else { have };
+        match net.fetch(root, sources, have, &|_, _| {}).await {
+            Ok(fetched) => {
+                write_whole(path, &fetched.bytes, true)?;
+                let _ = std::fs::remove_file(partial);
+                fetched.bytes
+            }
+            Err(error) => {
+                let _ = write_whole(&partial, &error.partial, false);
+                return Err(error).with_context(|| format!("data: {}", path.display()));
+            }
+        }
+    };
+    contents.add_file(private, path.to_owned(), ChunkTree::of(&bytes));
+    Ok(bytes)
+}
+
+fn names(manifest: &Manifest) -> Vec<String> {
+    let shards = manifest.train.iter().chain(&manifest.heldout).map(|shard| format!("{}.bin", shard.root));
+    // The manifest last: a folder that has it is complete.
+    shards.chain(["tokenizer.json".into(), "manifest.json".into()]).collect()
+}

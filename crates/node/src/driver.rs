@@ -1,0 +1,633 @@
+//! Carries out what the machines ask for, one driver per log. It translates and decides nothing:
+//! results come back as inputs, in whatever order they finish.
+
+use crate::content::Contents;
+use crate::corpus;
+use crate::log::NodeLog;
+use crate::status::{MemberStatus, RoundLine, RunStatus};
+use crate::store::Store;
+use crate::work::{Limits, Work};
+use anyhow::Result;
+use base::{Hash, Keypair, Machine, Millis, NodeId, Outbox, Reject, Signed, Wire};
+use net::{LogEvent, LogService, Net, Ticket};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use swarm::{Block, DOMAIN, Envelope, Event, Fetch, Input, Mode, Output, Peer, RunId, Status as Standing, Train, Tx};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+/// What drivers of one node share.
+pub(crate) struct Shared {
+    pub(crate) store: Arc<Store>,
+    pub(crate) contents: Arc<Contents>,
+    pub(crate) net: Arc<Net>,
+    pub(crate) key: Keypair,
+    pub(crate) log: Arc<NodeLog>,
+    pub(crate) limits: Limits,
+    pub(crate) device: String,
+    pub(crate) eval_tokens: u64,
+}
+
+/// What the node tells a driver.
+pub(crate) enum Order {
+    Follow(Ticket),
+    Leave(RunId),
+    Say(Tx),
+}
+
+/// What happens to a driver.
+enum Happening {
+    Input(Box<Input>),
+    Block(Block),
+    Refused(String),
+    Prepared(RunId, Result<Arc<Work>>),
+    Trouble(RunId, String),
+    Heldout(RunId, u64, f64),
+}
+
+/// Inputs that wait for the driver. Compute results and blocks only, so it does not fill.
+const QUEUE: usize = 1024;
+/// Pause before the log is tried again.
+const RECONNECT: Duration = Duration::from_millis(500);
+/// Running numbers reserved on disk at a time.
+const SEQ_BATCH: u64 = 10_000;
+/// Private states kept on disk: that of the last commit, and those around it for a restart.
+const PRIVATES_KEPT: usize = 3;
+/// Closed rounds that a status shows.
+const ROUNDS_SHOWN: usize = 4096;
+
+struct Run {
+    ticket: Ticket,
+    work: Option<Workers>,
+    preparing: bool,
+    trouble: Option<String>,
+    rounds: Vec<RoundLine>,
+    heldout: Vec<(u64, f64)>,
+    begun: Instant,
+    /// Whether the last weights of the ended run are on disk.
+    saved: bool,
+}
+
+struct Workers {
+    work: Arc<Work>,
+    trainer: std::sync::mpsc::Sender<Box<Train>>,
+    applier: std::sync::mpsc::Sender<Job>,
+}
+
+/// Jobs of the second thread.
+enum Job {
+    Init,
+    Adopt(u64, Vec<u8>),
+    Apply(Box<swarm::Closed>),
+    Verify(Box<Fetch>, Result<Vec<u8>, Reject>),
+    Evaluate(u64),
+}
+
+pub(crate) struct Driver {
+    shared: Arc<Shared>,
+    keeper: NodeId,
+    peer: Peer,
+    runs: BTreeMap<RunId, Run>,
+    happenings: mpsc::Sender<Happening>,
+    to_log: mpsc::Sender<Vec<u8>>,
+    seqs: std::ops::Range<u64>,
+    wake: Option<Millis>,
+    started: Instant,
+    status: watch::Sender<Vec<RunStatus>>,
+    stop: CancellationToken,
+}
+
+/// Runs a driver for the log that `keeper` keeps until `stop`.
+pub(crate) async fn run(
+    shared: Arc<Shared>,
+    keeper: NodeId,
+    mut orders: mpsc::Receiver<Order>,
+    status: watch::Sender<Vec<RunStatus>>,
+    stop: CancellationToken,
+) -> Result<()> {
+    let (happenings, mut happened) = mpsc::channel(QUEUE);
+    let (to_log, from_driver) = mpsc::channel(QUEUE);
+    tokio::spawn(follow_log(shared.clone(), keeper, happenings.clone(), from_driver, stop.clone()));
+    let peer = Peer::new(shared.net.id());
+    let mut driver = Driver {
+        shared,
+        keeper,
+        peer,
+        runs: BTreeMap::new(),
+        happenings,
+        to_log,
+        seqs: 0..0,
+        wake: None,
+        started: Instant::now(),
+        status,
+        stop: stop.clone(),
+    };
+    loop {
+        let wait = driver.wake.map(|at| Duration::from_millis(at.since(driver.now())));
+        tokio::select! {
+            () = stop.cancelled() => break,
+            Some(order) = orders.recv() => driver.order(order)?,
+            Some(happening) = happened.recv() => driver.happen(happening)?,
+            () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {
+                driver.wake = None;
+                driver.step(Input::Wake)?;
+            }
+        }
+    }
+    for run in driver.runs.values() {
+        if let Some(workers) = &run.work {
+            workers.work.save()?;
+        }
+    }
+    Ok(())
+}
+
+impl Driver {
+    fn now(&self) -> Millis {
+        Millis(self.started.elapsed().as_millis() as u64)
+    }
+
+    fn order(&mut self, order: Order) -> Result<()> {
+        match order {
+            Order::Follow(ticket) => {
+                for address in &ticket.peers {
+                    self.shared.net.know(address);
+                }
+                self.shared.store.follow(&ticket.run, &ticket)?;
+                let run = Run {
+                    ticket: ticket.clone(),
+                    work: None,
+                    preparing: false,
+                    trouble: None,
+                    rounds: Vec::new(),
+                    heldout: Vec::new(),
+                    begun: Instant::now(),
+                    saved: false,
+                };
+                self.runs.entry(ticket.run).or_insert(run);
+                self.prepare(ticket.run);
+            }
+            Order::Leave(run) => {
+                self.shared.store.unfollow(&run)?;
+                self.step(Input::Quit(run))?;
+            }
+            Order::Say(tx) => self.submit(tx)?,
+        }
+        self.show();
+        Ok(())
+    }
+
+    fn happen(&mut self, happening: Happening) -> Result<()> {
+        match happening {
+            Happening::Input(input) => {
+                self.step(*input)?;
+                self.save_ended();
+            }
+            Happening::Block(block) => {
+                self.step(Input::Block(block))?;
+                let waiting: Vec<RunId> =
+                    self.runs.iter().filter(|(_, run)| run.work.is_none()).map(|(id, _)| *id).collect();
+                for run in waiting {
+                    self.prepare(run);
+                }
+            }
+            Happening::Refused(reason) => tracing::debug!(reason, "the log refused a transaction"),
+            Happening::Prepared(id, Ok(work)) => self.prepared(id, work)?,
+            Happening::Prepared(id, Err(error)) => {
+                if let Some(run) = self.runs.get_mut(&id) {
+                    run.trouble = Some(format!("{error:#}"));
+                    // Tried again with the next block or wake.
+                    run.preparing = false;
+                    self.wake_in(RECONNECT);
+                }
+            }
+            Happening::Trouble(id, text) => {
+                tracing::warn!(run = %id.short(), text, "trouble");
+                if let Some(run) = self.runs.get_mut(&id) {
+                    run.trouble = Some(text);
+                }
+            }
+            Happening::Heldout(id, version, bits) => {
+                if let Some(run) = self.runs.get_mut(&id) {
+                    run.heldout.push((version, bits));
+                }
+            }
+        }
+        self.show();
+        Ok(())
+    }
+
+    /// The last weights of a run that has ended are on disk at once.
+    fn save_ended(&mut self) {
+        for (id, run) in &mut self.runs {
+            let state = self.peer.state().runs.get(id).filter(|state| state.ended && !run.saved);
+            let (Some(state), Some(workers)) = (state, &run.work) else { continue };
+            if self.peer.weights(id).is_some_and(|(version, _)| version == state.version()) {
+                run.saved = true;
+                if let Err(error) = workers.work.save() {
+                    run.trouble = Some(format!("{error:#}"));
+                }
+            }
+        }
+    }
+
+    /// Steps the machine and carries out what it asks for.
+    fn step(&mut self, input: Input) -> Result<()> {
+        let mut out = Outbox::default();
+        let now = self.now();
+        self.peer.step(now, input, &mut out);
+        let outputs: Vec<Output> = out.drain().collect();
+        for output in outputs {
+            self.carry_out(output)?;
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, output: Output) -> Result<()> {
+        match output {
+            Output::Submit(tx) => self.submit(tx)?,
+            Output::Remember(run, memory) => self.shared.store.remember(&run, &memory)?,
+            Output::Wake(at) => self.wake = Some(self.wake.map_or(at, |wake| wake.min(at))),
+            Output::Event(event) => self.note(event),
+            Output::Init(run) => self.job(&run, Job::Init),
+            Output::Apply { run, closed } => self.job(&run, Job::Apply(closed)),
+            Output::Train(train) => {
+                if let Some(workers) = self.runs.get(&train.run).and_then(|run| run.work.as_ref()) {
+                    let _ = workers.trainer.send(train);
+                }
+            }
+            Output::Fetch(fetch) => self.fetch(fetch),
+            Output::Sync { run, version, root, sources } => self.sync(run, version, root, sources),
+            Output::Forget(run, updates) => {
+                if let Some(workers) = self.runs.get(&run).and_then(|run| run.work.as_ref()) {
+                    workers.work.forget(&updates);
+                }
+            }
+            Output::Dispute { run, version, ours, theirs } => {
+                let text = format!("version {version}: this node computed {ours:?}, the quorum {theirs:?}");
+                tracing::error!(run = %run.short(), text, "root dispute");
+                if let Some(run) = self.runs.get_mut(&run) {
+                    run.trouble = Some(text);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn submit(&mut self, tx: Tx) -> Result<()> {
+        let seq = match self.seqs.next() {
+            Some(seq) => seq,
+            None => {
+                let first = self.shared.store.reserve(SEQ_BATCH)?;
+                self.seqs = first + 1..first + SEQ_BATCH;
+                first
+            }
+        };
+        let signed = Signed::new(DOMAIN, &self.shared.key, Envelope { seq, tx });
+        // A full queue is a log that does not keep up; the machine says it again later.
+        let _ = self.to_log.try_send(signed.to_bytes());
+        Ok(())
+    }
+
+    fn job(&self, run: &RunId, job: Job) {
+        if let Some(workers) = self.runs.get(run).and_then(|run| run.work.as_ref()) {
+            let _ = workers.applier.send(job);
+        }
+    }
+
+    fn fetch(&self, fetch: Box<Fetch>) {
+        let Some(workers) = self.runs.get(&fetch.run).and_then(|run| run.work.as_ref()) else { return };
+        let (net, contents, applier) = (self.shared.net.clone(), self.shared.contents.clone(), workers.applier.clone());
+        if workers.work.holds(&fetch.candidate.update) {
+            let input = Input::Fetched { run: fetch.run, update: fetch.candidate.update, result: Ok(()) };
+            let _ = self.happenings.try_send(Happening::Input(Box::new(input)));
+            return;
+        }
+        tokio::spawn(async move {
+            let fetched = net.fetch(fetch.candidate.update, &fetch.sources, Vec::new(), &|_, _| {}).await;
+            let result = fetched.map(|fetched| fetched.bytes).map_err(|error| {
+                for (_, reject) in &error.rejects {
+                    contents.count(*reject);
+                }
+                error.reject()
+            });
+            let _ = applier.send(Job::Verify(fetch, result));
+        });
+    }
+
+    fn sync(&self, id: RunId, version: u64, root: Hash, sources: Vec<NodeId>) {
+        let Some(workers) = self.runs.get(&id).and_then(|run| run.work.as_ref()) else { return };
+        let (net, work, applier) = (self.shared.net.clone(), workers.work.clone(), workers.applier.clone());
+        let happenings = self.happenings.clone();
+        tokio::spawn(async move {
+            let have = work.newest_bytes();
+            match net.fetch(root, &sources, have, &|_, _| {}).await {
+                Ok(fetched) => {
+                    tracing::info!(version, chunks = fetched.moved, "weights fetched");
+                    let _ = applier.send(Job::Adopt(version, fetched.bytes));
+                }
+                Err(error) => {
+                    let _ = happenings.send(Happening::Trouble(id, format!("weights: {error}"))).await;
+                    let input = Input::Weights { run: id, result: None };
+                    let _ = happenings.send(Happening::Input(Box::new(input))).await;
+                }
+            }
+        });
+    }
+
+    fn wake_in(&mut self, wait: Duration) {
+        let at = self.now().plus(wait.as_millis() as u64);
+        self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
+    }
+
+    /// Fetches what a run needs before its machine may begin.
+    fn prepare(&mut self, id: RunId) {
+        let Some(known) = self.peer.state().runs.get(&id) else { return };
+        let Some(run) = self.runs.get_mut(&id) else { return };
+        if run.preparing || run.work.is_some() {
+            return;
+        }
+        run.preparing = true;
+        let spec = known.spec.clone();
+        let mut sources: Vec<NodeId> = run.ticket.peers.iter().map(|address| address.node).collect();
+        sources.extend(known.members.keys().filter(|id| !run.ticket.peers.iter().any(|a| a.node == **id)));
+        sources.retain(|id| *id != self.shared.net.id());
+        let (shared, happenings) = (self.shared.clone(), self.happenings.clone());
+        tokio::spawn(async move {
+            let work = corpus::obtain(&shared.net, &shared.store, &shared.contents, &id, &spec, &sources).await;
+            let work = work.and_then(|()| {
+                tokio::task::block_in_place(|| {
+                    let (store, contents) = (shared.store.clone(), shared.contents.clone());
+                    Work::new(id, &spec, shared.limits, &shared.device, store, contents, PRIVATES_KEPT)
+                })
+            });
+            let _ = happenings.send(Happening::Prepared(id, work)).await;
+        });
+    }
+
+    fn prepared(&mut self, id: RunId, work: Arc<Work>) -> Result<()> {
+        let weights = tokio::task::block_in_place(|| work.load_snapshot());
+        let memory = self.shared.store.memory(&id)?;
+        let (trainer, trains) = std::sync::mpsc::channel();
+        let (applier, jobs) = std::sync::mpsc::channel();
+        spawn_trainer(work.clone(), trains, self.happenings.clone());
+        spawn_applier(work.clone(), jobs, self.happenings.clone(), self.shared.eval_tokens);
+        if let Some(run) = self.runs.get_mut(&id) {
+            run.work = Some(Workers { work, trainer, applier });
+            run.trouble = None;
+            run.preparing = false;
+        }
+        let class = crate::work::class(&self.shared.device);
+        self.step(Input::Follow { run: id, class, memory, weights })
+    }
+
+    /// Takes what displays show out of the events.
+    fn note(&mut self, event: Event) {
+        let Event::Closed(id, round) = event else { return };
+        let (Some(state), Some(run)) = (self.peer.state().runs.get(&id), self.runs.get_mut(&id)) else { return };
+        let Some(closed) = state.closed_round(round.0) else { return };
+        run.trouble = None;
+        if run.rounds.len() >= ROUNDS_SHOWN {
+            run.rounds.remove(0);
+        }
+        run.rounds.push(RoundLine {
+            round: round.0,
+            loss: closed.loss_micro as f64 / 1e6,
+            tokens: closed.tokens,
+            set: closed.set.len() + usize::from(closed.plain.is_some()),
+            left_out: closed.left_out.len(),
+            void: closed.void,
+            took_ms: closed.took_ms,
+            total: state.tokens,
+        });
+        let every = u64::from(state.spec.checkpoint_rounds);
+        if self.shared.eval_tokens > 0 && (round.0 + 1).is_multiple_of(every) {
+            self.job(&id, Job::Evaluate(round.0 + 1));
+        }
+    }
+
+    fn show(&self) {
+        let shown = self.runs.iter().map(|(id, run)| self.run_status(id, run)).collect();
+        self.status.send_replace(shown);
+    }
+
+    fn run_status(&self, id: &RunId, run: &Run) -> RunStatus {
+        let mut status = RunStatus {
+            run: id.to_string(),
+            ticket: run.ticket.to_string(),
+            keeper: self.keeper.to_string(),
+            trouble: run.trouble.clone(),
+            rounds: run.rounds.clone(),
+            heldout: run.heldout.clone(),
+            waiting: if run.preparing { "fetching the data".into() } else { self.peer.waiting(id).text().into() },
+            ..RunStatus::default()
+        };
+        let rejects = self.peer.state().rejects.iter();
+        status.refused = rejects.map(|(reject, n)| (reject.name().to_owned(), n)).collect();
+        let Some(state) = self.peer.state().runs.get(id) else { return status };
+        status.name = state.spec.name.clone();
+        status.mode = if state.spec.mode == Mode::Gradients { "gradients".into() } else { "local".into() };
+        status.params = state.spec.params;
+        status.version = state.version();
+        status.root = self.peer.weights(id).map(|(version, root)| (version, root.to_string()));
+        status.tokens = (state.tokens, state.spec.tokens);
+        status.ended = state.ended;
+        let recent = &run.rounds[run.rounds.len().saturating_sub(20)..];
+        let (tokens, ms) = recent.iter().fold((0, 0), |(t, ms), line| (t + line.tokens, ms + line.took_ms));
+        status.tokens_per_s = tokens as f64 * 1000.0 / ms.max(1) as f64;
+        if let Some(workers) = &run.work {
+            let meter = &workers.work.meter;
+            let busy = meter.busy_ms.load(Ordering::Relaxed) as f64;
+            status.utilisation = 100.0 * busy / run.begun.elapsed().as_millis().max(1) as f64;
+            let units = state.members.get(&self.shared.net.id()).map_or(0, |member| member.units);
+            let bytes = meter.update_bytes.load(Ordering::Relaxed);
+            status.bits_per_parameter = bytes as f64 * 8.0 / (state.spec.params * units.max(1)) as f64;
+        }
+        let newest = state.open.back();
+        status.members = (state.members.iter())
+            .map(|(member, m)| MemberStatus {
+                node: member.to_string(),
+                status: match m.status {
+                    Standing::Active => "active",
+                    Standing::Syncing => "syncing",
+                    Standing::Away => "away",
+                }
+                .into(),
+                speed: m.rate as f64 / 1000.0,
+                planned: newest.and_then(|round| round.slot(member)).map_or(0, |slot| slot.micro_batches),
+                units: m.units,
+                tokens: m.tokens,
+                missed: m.missed,
+                loss: m.loss_micro as f64 / 1e6,
+            })
+            .collect();
+        status
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// The trainer thread of a run; ends when its sender is dropped.
+fn spawn_trainer(work: Arc<Work>, trains: std::sync::mpsc::Receiver<Box<Train>>, out: mpsc::Sender<Happening>) {
+    std::thread::spawn(move || {
+        let mut trainer = match work.trainer() {
+            Ok(trainer) => trainer,
+            Err(error) => {
+                let _ = out.blocking_send(Happening::Trouble(work.run, format!("{error:#}")));
+                return;
+            }
+        };
+        while let Ok(train) = trains.recv() {
+            let result = match work.unit(&mut trainer, &train, u64::MAX) {
+                Ok(commit) => Some(Box::new(commit)),
+                Err(error) => {
+                    let text = format!("round {}: {error:#}", train.round);
+                    let _ = out.blocking_send(Happening::Trouble(work.run, text));
+                    None
+                }
+            };
+            let input = Input::Trained { run: work.run, round: train.round, result };
+            if out.blocking_send(Happening::Input(Box::new(input))).is_err() {
+                return;
+            }
+        }
+    });
+}
+
+/// The second thread of a run.
+fn spawn_applier(
+    work: Arc<Work>,
+    jobs: std::sync::mpsc::Receiver<Job>,
+    out: mpsc::Sender<Happening>,
+    eval_tokens: u64,
+) {
+    std::thread::spawn(move || {
+        let run = work.run;
+        let mut evaluator = None;
+        while let Ok(job) = jobs.recv() {
+            let weights = |result: Result<(u64, Hash)>| match result {
+                Ok(found) => Happening::Input(Box::new(Input::Weights { run, result: Some(found) })),
+                Err(error) => {
+                    let _ = out.blocking_send(Happening::Trouble(run, format!("{error:#}")));
+                    Happening::Input(Box::new(Input::Weights { run, result: None }))
+                }
+            };
+            let happening = match job {
+                Job::Init => weights(work.init()),
+                Job::Adopt(version, bytes) => weights(work.adopt_bytes(version, &bytes)),
+                Job::Apply(closed) => weights(work.apply(&closed)),
+                Job::Verify(fetch, bytes) => {
+                    let result = bytes.and_then(|bytes| work.verify(&fetch.candidate, bytes));
+                    let update = fetch.candidate.update;
+                    Happening::Input(Box::new(Input::Fetched { run, update, result }))
+                }
+                Job::Evaluate(version) => {
+                    if evaluator.is_none() {
+                        evaluator = work.trainer().ok();
+                    }
+                    match evaluator.as_mut().map(|trainer| work.evaluate(trainer, eval_tokens)) {
+                        Some(Ok(Some(bits))) => Happening::Heldout(run, version, bits),
+                        _ => continue,
+                    }
+                }
+            };
+            if out.blocking_send(happening).is_err() {
+                return;
+            }
+        }
+    });
+}
+
+/// Follows a log for as long as the node lives: blocks in, transactions out.
+async fn follow_log(
+    shared: Arc<Shared>,
+    keeper: NodeId,
+    out: mpsc::Sender<Happening>,
+    mut txs: mpsc::Receiver<Vec<u8>>,
+    stop: CancellationToken,
+) {
+    let mut height = 0;
+    while !stop.is_cancelled() {
+        let ended = if keeper == shared.net.id() {
+            follow_own(&shared.log, keeper, &out, &mut txs, &mut height, &stop).await
+        } else {
+            follow_remote(&shared, keeper, &out, &mut txs, &mut height, &stop).await
+        };
+        if ended.is_none() {
+            return;
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(RECONNECT) => {}
+        }
+    }
+}
+
+/// `None` when the driver is gone.
+async fn follow_own(
+    log: &NodeLog,
+    me: NodeId,
+    out: &mpsc::Sender<Happening>,
+    txs: &mut mpsc::Receiver<Vec<u8>>,
+    height: &mut u64,
+    stop: &CancellationToken,
+) -> Option<()> {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return None,
+            tx = txs.recv() => {
+                if let Err(reject) = log.submit(me, tx?) {
+                    out.send(Happening::Refused(reject.name().into())).await.ok()?;
+                }
+            }
+            block = log.block(*height + 1) => {
+                let Some(block) = block.and_then(|bytes| Block::from_bytes(&bytes).ok()) else { return Some(()) };
+                *height = block.height;
+                out.send(Happening::Block(block)).await.ok()?;
+            }
+        }
+    }
+}
+
+/// `None` when the driver is gone, otherwise the connection ended.
+async fn follow_remote(
+    shared: &Shared,
+    keeper: NodeId,
+    out: &mpsc::Sender<Happening>,
+    txs: &mut mpsc::Receiver<Vec<u8>>,
+    height: &mut u64,
+    stop: &CancellationToken,
+) -> Option<()> {
+    let client = tokio::select! {
+        () = stop.cancelled() => return None,
+        client = shared.net.follow(keeper, *height + 1) => client,
+    };
+    let Ok(mut client) = client else { return Some(()) };
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return None,
+            tx = txs.recv() => {
+                // Full: the log does not keep up, and the machine says it again.
+                let _ = client.submit.try_send(tx?);
+            }
+            event = client.events.recv() => match event {
+                Some(LogEvent::Block(bytes)) => {
+                    let Ok(block) = Block::from_bytes(&bytes) else {
+                        shared.contents.count(Reject::Malformed);
+                        return Some(());
+                    };
+                    *height = block.height;
+                    out.send(Happening::Block(block)).await.ok()?;
+                }
+                Some(LogEvent::Refused(reason)) => out.send(Happening::Refused(reason)).await.ok()?,
+                None => return Some(()),
+            }
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! What is on disk of a run, read without the node that wrote it.
+
+use anyhow::{Context, Result};
+use base::{Hash, Wire};
+use data::{Corpus, Tokenizer};
+use model::{Config, Layout, ModelCard, Part, Weights};
+use std::path::{Path, PathBuf};
+use swarm::{Mode, RunId, Spec};
+
+/// A run's newest weights on disk, and what belongs to them.
+pub struct Saved {
+    /// What the run is.
+    pub spec: Spec,
+    /// Version of the weights: closed rounds.
+    pub version: u64,
+    /// Their root on the log.
+    pub root: Hash,
+    /// The weights.
+    pub weights: Weights,
+    /// The model's shape.
+    pub config: Config,
+    /// Folder of the data.
+    pub corpus: PathBuf,
+}
+
+/// Reads the newest weights of `run` from the data folder `dir`.
+pub fn saved(dir: &Path, run: &RunId) -> Result<Saved> {
+    let folder = dir.join("runs").join(run.to_string());
+    let missing = || format!("{} has no weights of run {run} yet", dir.display());
+    let spec = Spec::from_bytes(&std::fs::read(folder.join("spec")).with_context(missing)?)?;
+    let config = Config::from_json(spec.config.as_bytes())?;
+    let layout = Layout::new(&config, &Part::whole(&config));
+    let bytes = std::fs::read(folder.join("weights")).with_context(missing)?;
+    let (version, rest) = bytes.split_first_chunk::<8>().with_context(missing)?;
+    let (root, rest) = rest.split_first_chunk::<32>().with_context(missing)?;
+    let weights = Weights::from_bytes(&layout, spec.mode == Mode::Gradients, rest)?;
+    anyhow::ensure!(weights.tree().root().0 == *root, "the weights on disk are damaged; start the node to fetch them anew");
+    let corpus = dir.join("corpora").join(spec.manifest.to_string());
+    Ok(Saved { version: u64::from_le_bytes(*version), root: Hash(*root), weights, config, corpus, spec })
+}
+
+impl Saved {
+    /// Writes a Hugging Face folder.
+    pub fn export(&self, out: &Path, tokens: u64, members: u64, bits_per_byte: Option<f64>) -> Result<()> {
+        let json = std::fs::read(self.corpus.join("tokenizer.json"))?;
+        let tokenizer = Tokenizer::from_json(&json)?;
+        let corpus = Corpus::open(&self.corpus)?;
+        let manifest = corpus.manifest();
+        let card = ModelCard {
+            name: self.spec.name.clone(),
+            data: format!("{} ({})", manifest.name, manifest.licence),
+            manifest: self.spec.manifest.to_string(),
+            tokens,
+            rounds: self.version,
+            members,
+            bits_per_byte,
+            root: self.root.to_string(),
+        };
+        let end = tokenizer.end_token_text();
+        model::export(out, &self.config, self.weights.theta(), &json, (tokenizer.end_token(), &end), &card)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,23 @@
+//! The only place that knows the operating system.
+
+use anyhow::{Context, Result};
+use std::io::{Read, Write};
+use std::path::Path;
+
+/// 32 bytes of the system's entropy.
+pub(crate) fn random_secret() -> Result<[u8; 32]> {
+    let mut secret = [0; 32];
+    let mut source = std::fs::File::open("/dev/urandom").context("no system entropy")?;
+    source.read_exact(&mut secret)?;
+    Ok(secret)
+}
+
+/// Writes a file that only its owner can read.
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options.write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    Ok(())
+}

@@ -1,0 +1,146 @@
+//! `talkoo train replay`: does a whole run again in one process, from its log and its data alone.
+
+use crate::content::Contents;
+use crate::corpus;
+use crate::store::Store;
+use crate::work::{Limits, Work};
+use anyhow::{Context, Result, bail, ensure};
+use base::{Hash, NodeId, Round};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use swarm::{Block, Closed, Commit, Event, Run, RunId, State, Train};
+
+/// What a replay found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replayed {
+    /// Rounds done again.
+    pub rounds: u64,
+    /// Units done again.
+    pub units: u64,
+    /// Units whose commit came out the same, to the last bit.
+    pub equal: u64,
+    /// Root of the weights at the end.
+    pub root: Hash,
+    /// The last root that a quorum of the run reported, and its version.
+    pub agreed: Option<(u64, Hash)>,
+    /// Whether every root that a quorum reported came out the same.
+    pub roots_equal: bool,
+}
+
+/// Replays run `id` from `blocks`; the data is at `corpus`. `scratch` is an empty folder; what it
+/// holds afterwards may be deleted. `progress` is told the version reached and the last one.
+pub fn replay(
+    blocks: &[Block],
+    id: &RunId,
+    corpus: &Path,
+    scratch: &Path,
+    threads: usize,
+    mut progress: impl FnMut(u64, u64),
+) -> Result<Replayed> {
+    let last = last_version(blocks, id)?;
+    let store = Arc::new(Store::open(scratch)?);
+    corpus::import(&store, corpus)?;
+    let mut state = State::default();
+    let mut again: Option<Again> = None;
+    for block in blocks {
+        let events = state.apply(block).map_err(|e| anyhow::anyhow!("block {}: {e}", block.height))?;
+        for event in events {
+            match event {
+                Event::Created(run) if run == *id => again = Some(Again::new(&state.runs[id], &store, threads)?),
+                Event::Closed(run, round) if run == *id => {
+                    let again = again.as_mut().context("a round before its run")?;
+                    again.round(&state.runs[id], round)?;
+                    progress(round.0 + 1, last);
+                }
+                _ => {}
+            }
+        }
+    }
+    let mut again = again.context("the log does not have this run")?;
+    again.found.agreed = state.runs[id].roots.last_key_value().map(|(version, root)| (*version, *root));
+    Ok(again.found)
+}
+
+fn last_version(blocks: &[Block], id: &RunId) -> Result<u64> {
+    let mut state = State::default();
+    for block in blocks {
+        state.apply(block).map_err(|e| anyhow::anyhow!("block {}: {e}", block.height))?;
+    }
+    Ok(state.runs.get(id).context("the log does not have this run")?.version())
+}
+
+/// Private states of all members together that are kept at a time.
+const PRIVATES_KEPT: usize = 256;
+
+/// The run, done again so far.
+struct Again {
+    work: Arc<Work>,
+    trainer: model::Trainer,
+    roots: BTreeMap<u64, Hash>,
+    unsettled: BTreeMap<NodeId, Vec<(Round, Hash)>>,
+    found: Replayed,
+}
+
+impl Again {
+    fn new(run: &Run, store: &Arc<Store>, threads: usize) -> Result<Self> {
+        let limits = Limits { threads, duty_percent: 100 };
+        let contents = Arc::new(Contents::default());
+        let work = Work::new(run.id, &run.spec, limits, "cpu", store.clone(), contents, PRIVATES_KEPT)?;
+        ensure!(run.spec.init == swarm::Init::Seed, "only runs that start from their seed are replayed");
+        let trainer = work.trainer()?;
+        let (version, root) = work.init()?;
+        let found = Replayed { rounds: 0, units: 0, equal: 0, root, agreed: None, roots_equal: true };
+        Ok(Self { work, trainer, roots: BTreeMap::from([(version, root)]), unsettled: BTreeMap::new(), found })
+    }
+
+    /// Does every unit of a closed round again, then applies its set.
+    fn round(&mut self, run: &Run, round: Round) -> Result<()> {
+        let closed = run.closed_round(round.0).context("a closed round is kept when it closes")?.clone();
+        for (member, commit) in &closed.commits {
+            let train = self.train(run, &closed, member, commit)?;
+            let unit = self.work.unit(&mut self.trainer, &train, u64::from(commit.steps))?;
+            self.found.units += 1;
+            let same = Commit { class: commit.class, ..unit } == *commit;
+            self.found.equal += u64::from(same);
+            if !same && closed.plain.is_none() && closed.set.iter().any(|c| c.update == commit.update) {
+                bail!("round {round}: the unit of {} came out otherwise, so its set cannot be applied", member.short());
+            }
+            if commit.size > 0 {
+                self.unsettled.entry(*member).or_default().push((round, commit.update));
+            }
+        }
+        let (version, root) = self.work.apply(&closed)?;
+        self.roots.insert(version, root);
+        self.found.rounds += 1;
+        self.found.root = root;
+        for (version, agreed) in &run.roots {
+            self.found.roots_equal &= self.roots.get(version).is_none_or(|root| root == agreed);
+        }
+        Ok(())
+    }
+
+    /// The unit as the log planned it; steps are those that were done.
+    fn train(&mut self, run: &Run, closed: &Closed, member: &NodeId, commit: &Commit) -> Result<Box<Train>> {
+        let base = run.spec.base_of(closed.round.0);
+        let slot = closed.plan.iter().find(|slot| slot.member == *member).context("a commit without a slot")?;
+        let unsettled = self.unsettled.entry(*member).or_default();
+        let settled = run.settle(base, unsettled);
+        let fresh = commit.state == Hash::default();
+        Ok(Box::new(Train {
+            run: run.id,
+            round: closed.round,
+            base,
+            root: *self.roots.get(&base).context("the base of a round is a version before it")?,
+            micro_batches: slot.micro_batches,
+            position: slot.position,
+            tokens_before: closed.tokens_before,
+            steps_before: closed.steps_before,
+            window_ms: u64::MAX / 4,
+            plain: closed.plan.len() == 1,
+            state: commit.state,
+            settle: if fresh { Vec::new() } else { settled },
+            pending: run.pending(member, closed.round),
+        }))
+    }
+}

@@ -1,0 +1,185 @@
+//! The data folder of a node: one redb file for what must survive a crash, plain files for content.
+
+use anyhow::{Context, Result, bail};
+use base::{Hash, Keypair, Wire};
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use swarm::{Block, Memory, RunId};
+
+const BLOCKS: TableDefinition<u64, &[u8]> = TableDefinition::new("blocks");
+const RUNS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("runs");
+const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+
+/// An open data folder. One process at a time.
+pub struct Store {
+    dir: PathBuf,
+    database: Database,
+    _lock: File,
+}
+
+/// A run that this node follows, as it is stored: the ticket's bytes, and whether it keeps the log.
+pub(crate) struct Followed {
+    pub(crate) run: RunId,
+    pub(crate) ticket: net::Ticket,
+}
+
+impl Store {
+    /// Opens or makes the folder.
+    pub fn open(dir: &Path) -> Result<Self> {
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot make the data folder {}", dir.display()))?;
+        let lock = File::create(dir.join("lock")).with_context(|| format!("{} is not writable", dir.display()))?;
+        if lock.try_lock().is_err() {
+            bail!("another talkoo runs on {}; stop it, or name another folder with --data", dir.display());
+        }
+        let path = dir.join("talkoo.redb");
+        let database = Database::create(&path).with_context(|| {
+            format!("{} is damaged; move it away to begin anew (runs are fetched again from their peers)", path.display())
+        })?;
+        let store = Self { dir: dir.to_owned(), database, _lock: lock };
+        let write = store.database.begin_write()?;
+        write.open_table(BLOCKS)?;
+        write.open_table(RUNS)?;
+        write.open_table(META)?;
+        write.commit()?;
+        Ok(store)
+    }
+
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The node's key, made on first use and readable by its owner only.
+    pub fn keypair(&self) -> Result<Keypair> {
+        let path = self.dir.join("key");
+        match std::fs::read(&path) {
+            Ok(bytes) => match <[u8; 32]>::try_from(bytes.as_slice()) {
+                Ok(secret) => Ok(Keypair::from_secret(secret)),
+                Err(_) => bail!("{} is damaged: {} bytes instead of 32", path.display(), bytes.len()),
+            },
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let secret = crate::platform::random_secret()?;
+                crate::platform::write_private(&path, &secret)?;
+                Ok(Keypair::from_secret(secret))
+            }
+            Err(error) => Err(error).with_context(|| path.display().to_string()),
+        }
+    }
+
+    /// A number that rises across restarts: `count` of them are reserved, the first is given back.
+    pub(crate) fn reserve(&self, count: u64) -> Result<u64> {
+        let write = self.database.begin_write()?;
+        let first = {
+            let mut meta = write.open_table(META)?;
+            let first = meta.get("seq")?.map_or(1, |value| value.value());
+            meta.insert("seq", first + count)?;
+            first
+        };
+        write.commit()?;
+        Ok(first)
+    }
+
+    /// Appends a block of the log that this node keeps; on disk when this returns.
+    pub(crate) fn append(&self, block: &Block) -> Result<()> {
+        let mut write = self.database.begin_write()?;
+        write.set_durability(Durability::Immediate)?;
+        write.open_table(BLOCKS)?.insert(block.height, block.to_bytes().as_slice())?;
+        write.commit()?;
+        Ok(())
+    }
+
+    /// The block at `height` of the log that this node keeps.
+    pub(crate) fn block(&self, height: u64) -> Result<Option<Vec<u8>>> {
+        let read = self.database.begin_read()?;
+        let bytes = read.open_table(BLOCKS)?.get(height)?.map(|value| value.value().to_vec());
+        Ok(bytes)
+    }
+
+    /// All blocks of the log that this node keeps.
+    pub fn blocks(&self) -> Result<Vec<Block>> {
+        let read = self.database.begin_read()?;
+        let table = read.open_table(BLOCKS)?;
+        let mut out = Vec::new();
+        for entry in table.iter()? {
+            let (height, bytes) = entry?;
+            let block = Block::from_bytes(bytes.value());
+            out.push(block.with_context(|| format!("block {} of the log is damaged", height.value()))?);
+        }
+        Ok(out)
+    }
+
+    pub(crate) fn follow(&self, run: &RunId, ticket: &net::Ticket) -> Result<()> {
+        let write = self.database.begin_write()?;
+        write.open_table(RUNS)?.insert(run.0.as_slice(), ticket.to_bytes().as_slice())?;
+        write.commit()?;
+        Ok(())
+    }
+
+    pub(crate) fn unfollow(&self, run: &RunId) -> Result<()> {
+        let write = self.database.begin_write()?;
+        write.open_table(RUNS)?.remove(run.0.as_slice())?;
+        write.commit()?;
+        Ok(())
+    }
+
+    pub(crate) fn followed(&self) -> Result<Vec<Followed>> {
+        let read = self.database.begin_read()?;
+        let mut out = Vec::new();
+        for entry in read.open_table(RUNS)?.iter()? {
+            let (_, bytes) = entry?;
+            let ticket = net::Ticket::from_bytes(bytes.value()).context("a stored run is damaged")?;
+            out.push(Followed { run: ticket.run, ticket });
+        }
+        Ok(out)
+    }
+
+    /// Writes down what the machine must remember; a process that is killed after this still knows it.
+    pub(crate) fn remember(&self, run: &RunId, memory: &Memory) -> Result<()> {
+        // Survives the process, not the power: after a power cut the private state is declared lost instead.
+        let path = self.run_dir(run)?.join("memory");
+        write_whole(&path, &memory.to_bytes(), false)
+    }
+
+    pub(crate) fn memory(&self, run: &RunId) -> Result<Option<Memory>> {
+        let path = self.run_dir(run)?.join("memory");
+        Ok(std::fs::read(path).ok().and_then(|bytes| Memory::from_bytes(&bytes).ok()))
+    }
+
+    /// Folder of a run.
+    pub fn run_dir(&self, run: &RunId) -> Result<PathBuf> {
+        let dir = self.dir.join("runs").join(run.to_string());
+        std::fs::create_dir_all(dir.join("updates"))?;
+        std::fs::create_dir_all(dir.join("private"))?;
+        Ok(dir)
+    }
+
+    /// Folder of a corpus.
+    pub fn corpus_dir(&self, manifest: &Hash) -> Result<PathBuf> {
+        let dir = self.dir.join("corpora").join(manifest.to_string());
+        std::fs::create_dir_all(&dir)?;
+        Ok(dir)
+    }
+}
+
+/// Writes a file whole or not at all; `sync` waits for the disk.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8], sync: bool) -> Result<()> {
+    let partial = path.with_extension("partial");
+    let write = || -> std::io::Result<()> {
+        let mut file = File::create(&partial)?;
+        file.write_all(bytes)?;
+        if sync {
+            file.sync_all()?;
+        }
+        std::fs::rename(&partial, path)
+    };
+    write().with_context(|| format!("cannot write {} (is the disk full?)", path.display()))
+}
+
+/// Reads a file whose content must have `root`; `None` when it is missing or damaged.
+pub(crate) fn read_verified(path: &Path, root: &Hash) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path).ok()?.read_to_end(&mut bytes).ok()?;
+    (base::ChunkTree::of(&bytes).root() == *root).then_some(bytes)
+}

@@ -1,0 +1,555 @@
+//! The compute of one run: a trainer thread for units and a second thread for everything that
+//! follows from the log (initial weights, apply, verification), so that neither waits for the other.
+
+use crate::content::Contents;
+use crate::store::{Store, read_verified, write_whole};
+use anyhow::{Context, Result, anyhow};
+use base::{ChunkTree, Hash, Reject};
+use bytes::Bytes;
+use data::{Corpus, Order, Split};
+use model::update::Format;
+use model::{
+    AdamW, ApplyRule, Batch, Config, Contribution, Layout, Part, Private, Schedule, Trainer, UnitPlan, Weights, apply,
+    restitution, shares, verify_update,
+};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use swarm::{Candidate, Closed, Commit, Mode, RunId, Spec, Train};
+
+/// Versions of the weights that are kept for training and for others to fetch.
+const VERSIONS_KEPT: usize = 4;
+/// Weights are written to disk at most this often.
+const SNAPSHOT_EVERY: Duration = Duration::from_secs(5);
+
+/// How much of the machine a run may use.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Threads of the trainer.
+    pub threads: usize,
+    /// Of 100 parts of the time, how many the trainer computes.
+    pub duty_percent: u32,
+}
+
+/// Everything that the two threads of a run share.
+pub(crate) struct Work {
+    pub(crate) run: RunId,
+    pub(crate) spec: Spec,
+    pub(crate) config: Config,
+    pub(crate) layout: Layout,
+    limits: Limits,
+    device: String,
+    class: Hash,
+    store: Arc<Store>,
+    contents: Arc<Contents>,
+    corpus: Arc<Corpus>,
+    order: Order,
+    pool: rayon::ThreadPool,
+    versions: Mutex<Versions>,
+    private: Mutex<BTreeMap<Hash, Private>>,
+    /// Private states kept on disk: the last few of one member, or those of all in a replay.
+    privates_kept: usize,
+    pub(crate) meter: Meter,
+}
+
+#[derive(Default)]
+struct Versions {
+    held: BTreeMap<u64, (Arc<Weights>, Arc<ChunkTree>)>,
+    /// What a plain round made, until its round closes.
+    made: Option<(u64, Arc<Weights>, Arc<ChunkTree>)>,
+    saved: Option<Instant>,
+}
+
+/// Counters for displays.
+#[derive(Debug, Default)]
+pub struct Meter {
+    /// Milliseconds that the trainer computed.
+    pub busy_ms: AtomicU64,
+    /// Tokens trained.
+    pub tokens: AtomicU64,
+    /// Bytes of own updates.
+    pub update_bytes: AtomicU64,
+    /// Milliseconds spent applying and hashing.
+    pub apply_ms: AtomicU64,
+}
+
+impl Work {
+    /// Prepares to take part: the corpus must be complete.
+    pub(crate) fn new(
+        run: RunId,
+        spec: &Spec,
+        limits: Limits,
+        device: &str,
+        store: Arc<Store>,
+        contents: Arc<Contents>,
+        privates_kept: usize,
+    ) -> Result<Arc<Self>> {
+        let config = Config::from_json(spec.config.as_bytes())?;
+        let layout = Layout::new(&config, &Part::whole(&config));
+        anyhow::ensure!(layout.len as u64 == spec.params, "the run states {} parameters, its model has {}", spec.params, layout.len);
+        let corpus = Arc::new(Corpus::open(&store.corpus_dir(&spec.manifest)?)?);
+        anyhow::ensure!(
+            corpus.manifest().vocab as usize <= config.vocab_size,
+            "the corpus has ids up to {}, the model up to {}",
+            corpus.manifest().vocab,
+            config.vocab_size
+        );
+        let order = Order::new(corpus.manifest().train_tokens(), u64::from(spec.seq_len), &spec.manifest, spec.seed)
+            .with_context(|| format!("the corpus has not one window of {} tokens", spec.seq_len))?;
+        write_whole(&store.run_dir(&run)?.join("spec"), &base::Wire::to_bytes(spec), false)?;
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(limits.threads.max(1)).build()?;
+        Ok(Arc::new(Self {
+            run,
+            spec: spec.clone(),
+            config,
+            layout,
+            limits,
+            device: device.to_owned(),
+            class: class(device),
+            store,
+            contents,
+            corpus,
+            order,
+            pool,
+            versions: Mutex::default(),
+            private: Mutex::default(),
+            privates_kept,
+            meter: Meter::default(),
+        }))
+    }
+
+    fn common_moments(&self) -> bool {
+        self.spec.mode == Mode::Gradients
+    }
+
+    fn format(&self) -> Format {
+        Format::new(self.spec.sparsity, self.spec.bits).expect("checked when the run was created")
+    }
+
+    fn versions(&self) -> std::sync::MutexGuard<'_, Versions> {
+        self.versions.lock().expect("nobody panics while holding the versions")
+    }
+
+    /// The newest weights and their version.
+    pub(crate) fn newest(&self) -> Option<(u64, Arc<Weights>)> {
+        self.versions().held.last_key_value().map(|(version, (weights, _))| (*version, weights.clone()))
+    }
+
+    /// The bytes of the newest weights, as a base for fetching newer ones.
+    pub(crate) fn newest_bytes(&self) -> Vec<u8> {
+        self.newest().map(|(_, weights)| weights.bytes().into_owned()).unwrap_or_default()
+    }
+
+    // --- what follows from the log -------------------------------------------------------------
+
+    /// Weights of version 0 from the run's seed.
+    pub(crate) fn init(&self) -> Result<(u64, Hash)> {
+        let weights =
+            self.pool.install(|| Weights::init(&self.layout, &self.config, self.spec.seed, self.common_moments()));
+        Ok(self.adopt(0, weights))
+    }
+
+    /// Weights that were fetched.
+    pub(crate) fn adopt_bytes(&self, version: u64, bytes: &[u8]) -> Result<(u64, Hash)> {
+        let weights = Weights::from_bytes(&self.layout, self.common_moments(), bytes)?;
+        Ok(self.adopt(version, weights))
+    }
+
+    /// Weights on disk: version and root.
+    pub(crate) fn load_snapshot(&self) -> Option<(u64, Hash)> {
+        let bytes = std::fs::read(self.snapshot_path().ok()?).ok()?;
+        let (version, rest) = bytes.split_at_checked(8)?;
+        let version = u64::from_le_bytes(version.try_into().ok()?);
+        let (root, rest) = rest.split_at_checked(32)?;
+        let found = self.adopt_bytes(version, rest).ok()?;
+        // Damaged on disk: as if it were not there.
+        if found.1.0 != root {
+            self.versions().held.clear();
+            return None;
+        }
+        Some(found)
+    }
+
+    /// Applies a closed round to the version before it.
+    pub(crate) fn apply(&self, closed: &Closed) -> Result<(u64, Hash)> {
+        let begun = Instant::now();
+        let version = closed.round.0;
+        if closed.plain.is_some() {
+            let made = self.versions().made.take();
+            let (made_version, weights, tree) = made.context("the weights of this plain round are gone")?;
+            anyhow::ensure!(made_version == version + 1, "another plain round's weights");
+            return Ok(self.adopt_tree(version + 1, weights, tree));
+        }
+        let before = self.versions().held.get(&version).map(|(weights, tree)| (weights.clone(), tree.clone()));
+        let (before, tree) = before.with_context(|| format!("version {version} of the weights is gone"))?;
+        if closed.set.is_empty() {
+            return Ok(self.adopt_tree(version + 1, before, tree));
+        }
+        let updates = closed.set.iter().map(|c| self.update(&c.update)).collect::<Result<Vec<_>>>()?;
+        let set: Vec<Contribution<'_>> = (closed.set.iter().zip(&updates))
+            .map(|(c, bytes)| Contribution { bytes, tokens: c.tokens, norm_sq: f64::from_bits(c.norm_sq_bits) })
+            .collect();
+        let mut weights = Weights::clone(&before);
+        let rule = self.rule(closed.tokens_before, closed.steps_before);
+        self.pool.install(|| apply(&self.layout, &mut weights, &set, &rule))?;
+        let out = self.adopt(version + 1, weights);
+        self.meter.apply_ms.fetch_add(begun.elapsed().as_millis() as u64, Ordering::Relaxed);
+        Ok(out)
+    }
+
+    /// Checks a fetched update completely and keeps it.
+    pub(crate) fn verify(&self, candidate: &Candidate, bytes: Vec<u8>) -> Result<(), Reject> {
+        if bytes.len() as u64 != candidate.size {
+            return Err(Reject::WrongSize);
+        }
+        verify_update(&self.layout, &bytes, self.format(), f64::from_bits(candidate.norm_sq_bits))?;
+        self.keep_update(&candidate.update, bytes.into());
+        Ok(())
+    }
+
+    /// Lets go of updates.
+    pub(crate) fn forget(&self, updates: &[Hash]) {
+        for update in updates {
+            self.contents.remove(update);
+            if let Ok(path) = self.update_path(update) {
+                let _ = std::fs::remove_file(path);
+            }
+        }
+    }
+
+    fn adopt(&self, version: u64, weights: Weights) -> (u64, Hash) {
+        let tree = Arc::new(weights.tree());
+        self.adopt_tree(version, Arc::new(weights), tree)
+    }
+
+    fn adopt_tree(&self, version: u64, weights: Arc<Weights>, tree: Arc<ChunkTree>) -> (u64, Hash) {
+        let root = tree.root();
+        self.contents.add_weights(self.run, weights.clone(), tree.clone());
+        let due = {
+            let mut versions = self.versions();
+            versions.held.insert(version, (weights.clone(), tree));
+            while versions.held.len() > VERSIONS_KEPT {
+                if let Some((_, (_, old))) = versions.held.pop_first()
+                    && !versions.held.values().any(|(_, tree)| tree.root() == old.root())
+                {
+                    self.contents.remove(&old.root());
+                }
+            }
+            let due = versions.saved.is_none_or(|at| at.elapsed() >= SNAPSHOT_EVERY);
+            if due {
+                versions.saved = Some(Instant::now());
+            }
+            due
+        };
+        if due && let Err(error) = self.snapshot(version, &weights, &root) {
+            tracing::warn!(%error, "the weights could not be written");
+        }
+        (version, root)
+    }
+
+    /// Writes the newest weights to disk now.
+    pub(crate) fn save(&self) -> Result<()> {
+        let newest = self.versions().held.last_key_value().map(|(v, (w, t))| (*v, w.clone(), t.root()));
+        match newest {
+            Some((version, weights, root)) => self.snapshot(version, &weights, &root),
+            None => Ok(()),
+        }
+    }
+
+    fn snapshot(&self, version: u64, weights: &Weights, root: &Hash) -> Result<()> {
+        let mut bytes = version.to_le_bytes().to_vec();
+        bytes.extend_from_slice(&root.0);
+        bytes.extend_from_slice(&weights.bytes());
+        write_whole(&self.snapshot_path()?, &bytes, false)
+    }
+
+    fn snapshot_path(&self) -> Result<PathBuf> {
+        Ok(self.store.run_dir(&self.run)?.join("weights"))
+    }
+
+    // --- units ---------------------------------------------------------------------------------
+
+    /// Does a unit and gives what is to be committed.
+    /// At most `steps_max` inner steps: the plan's, or what a replay knows to have been done.
+    pub(crate) fn unit(&self, trainer: &mut Trainer, train: &Train, steps_max: u64) -> Result<Commit> {
+        let begun = Instant::now();
+        let weights = self.versions().held.get(&train.base).map(|(weights, _)| weights.clone());
+        let weights = weights.with_context(|| format!("version {} of the weights is gone", train.base))?;
+        let mut private = self.private_state(&train.state).unwrap_or_else(|| Private::zero(&self.layout));
+        let state = if self.private_state(&train.state).is_some() { train.state } else { Hash::default() };
+        self.settle(train, &mut private)?;
+        let mut plan = self.plan(train)?;
+        plan.inner_steps = plan.inner_steps.min(steps_max);
+        let mut window = Vec::new();
+        let mut since = begun;
+        let per_batch = u64::from(self.spec.micro_batch);
+        let next = |i: u64| -> Result<Batch> {
+            window.clear();
+            for row in 0..per_batch {
+                let at = self.order.at(train.position + i * per_batch + row);
+                self.corpus.window(Split::Train, at.index, u64::from(self.spec.seq_len), &mut window)?;
+            }
+            self.throttle(&mut since);
+            Ok(Batch { ids: window.clone() })
+        };
+        let window_end = Duration::from_millis(train.window_ms / 4 * 3);
+        let stop = || begun.elapsed() > window_end;
+        let (unit, made) = self.pool.install(|| -> Result<_> {
+            if train.plain {
+                let rule = self.rule(train.tokens_before, train.steps_before);
+                let (made, unit) = trainer.plain_unit(&weights, &mut private, &plan, &rule, next, stop)?;
+                Ok((unit, Some(made)))
+            } else {
+                Ok((trainer.unit(&weights, &mut private, &plan, next, stop)?, None))
+            }
+        })?;
+        let size = unit.update.bytes.len() as u64;
+        let update = match made {
+            Some(made) => self.keep_made(train.base + 1, made)?,
+            None => {
+                let root = ChunkTree::of(&unit.update.bytes).root();
+                self.keep_update(&root, unit.update.bytes.clone().into());
+                root
+            }
+        };
+        let state_next = self.keep_private(private)?;
+        self.meter.busy_ms.fetch_add(begun.elapsed().as_millis() as u64, Ordering::Relaxed);
+        self.meter.tokens.fetch_add(unit.tokens, Ordering::Relaxed);
+        self.meter.update_bytes.fetch_add(size, Ordering::Relaxed);
+        Ok(Commit {
+            run: self.run,
+            round: train.round,
+            root: train.root,
+            class: self.class,
+            tokens: unit.tokens,
+            steps: unit.steps as u32,
+            update,
+            norm_sq_bits: unit.update.norm_sq.to_bits(),
+            size,
+            state,
+            state_next,
+            trace: unit.trace,
+            loss_micro: (unit.nats / unit.tokens.max(1) as f64 * 1e6) as u64,
+        })
+    }
+
+    /// Sleeps so that the trainer computes only its part of the time: called between micro-batches,
+    /// it pays for the one before with idle time in proportion.
+    fn throttle(&self, since: &mut Instant) {
+        let duty = self.limits.duty_percent.clamp(1, 100);
+        if duty < 100 {
+            std::thread::sleep(since.elapsed() * (100 - duty) / duty);
+        }
+        *since = Instant::now();
+    }
+
+    /// Gives back to the error feedback what was left out or scaled down.
+    fn settle(&self, train: &Train, private: &mut Private) -> Result<()> {
+        for settle in &train.settle {
+            let scale = match settle.set.iter().position(|c| c.update == settle.update) {
+                None => 0,
+                Some(own) => {
+                    let set: Vec<(u64, f64)> =
+                        settle.set.iter().map(|c| (c.tokens, f64::from_bits(c.norm_sq_bits))).collect();
+                    shares(&set)[own].0
+                }
+            };
+            if scale < 1 << 16 {
+                let bytes = self.update(&settle.update)?;
+                restitution(&self.layout, &mut private.e, &bytes, scale)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn plan(&self, train: &Train) -> Result<UnitPlan> {
+        let pending = match &train.pending {
+            None => None,
+            Some((update, tokens, of)) => {
+                let share = (u128::from(*tokens) << 20) / u128::from(*of).max(1);
+                let alpha = self.spec.alpha_milli as f32 / 1000.0;
+                Some((self.update(update)?.to_vec(), share as u32, alpha))
+            }
+        };
+        let gradients = self.spec.mode == Mode::Gradients;
+        // Decay belongs to the outer step where there is one.
+        let inner = AdamW::new(0.0);
+        Ok(UnitPlan {
+            gradients,
+            inner_steps: u64::from(self.spec.inner_steps),
+            micro_batches: u64::from(train.micro_batches),
+            micro_batch: self.spec.micro_batch as usize,
+            seq_len: self.spec.seq_len as usize,
+            lr: self.lr(train.tokens_before),
+            adam: inner,
+            clip: self.clip(),
+            format: self.format(),
+            beta: self.spec.beta_milli as f32 / 1000.0,
+            pending,
+        })
+    }
+
+    fn clip(&self) -> f32 {
+        self.spec.clip_milli as f32 / 1000.0
+    }
+
+    fn lr(&self, tokens_before: u64) -> f32 {
+        let schedule = Schedule::parse(&self.spec.schedule).expect("checked when the run was created");
+        let spec = &self.spec;
+        let round = u64::from(spec.micro_batches) * u64::from(spec.inner_steps) * spec.tokens_per_micro_batch();
+        schedule.lr(spec.lr_nano as f32 * 1e-9, tokens_before, round, spec.tokens, spec.warmup_tokens)
+    }
+
+    /// What a closed set of a round that opened at these counts is applied with.
+    fn rule(&self, tokens_before: u64, steps_before: u64) -> ApplyRule {
+        let lr = self.lr(tokens_before);
+        let decay = self.spec.weight_decay_micro as f32 * 1e-6;
+        match self.spec.mode {
+            Mode::Gradients => {
+                ApplyRule::Gradients { adam: AdamW::new(decay), lr, step: steps_before + 1, clip: self.clip() }
+            }
+            Mode::Local => ApplyRule::Local {
+                alpha: self.spec.alpha_milli as f32 / 1000.0,
+                decay: lr * decay * self.spec.inner_steps as f32,
+            },
+        }
+    }
+
+    /// A new trainer on the run's device.
+    pub(crate) fn trainer(&self) -> Result<Trainer> {
+        let device = model::open(&self.device).map_err(|e| anyhow!("{e}"))?;
+        Ok(self.pool.install(|| Trainer::new(&self.config, &device)))
+    }
+
+    /// Held-out bits per byte of the newest weights over at most `tokens` tokens.
+    pub(crate) fn evaluate(&self, trainer: &mut Trainer, tokens: u64) -> Result<Option<f64>> {
+        let Some((_, weights)) = self.newest() else { return Ok(None) };
+        let manifest = self.corpus.manifest();
+        self.pool.install(|| bits_per_byte(trainer, weights.theta(), &self.corpus, u64::from(self.spec.seq_len), tokens))
+            .map(|bits| bits.filter(|_| manifest.heldout_tokens() > 0))
+    }
+
+    // --- small things on disk ------------------------------------------------------------------
+
+    fn update_path(&self, update: &Hash) -> Result<PathBuf> {
+        Ok(self.store.run_dir(&self.run)?.join("updates").join(update.to_string()))
+    }
+
+    fn keep_update(&self, root: &Hash, bytes: Bytes) {
+        if let Err(error) = self.update_path(root).and_then(|path| write_whole(&path, &bytes, false)) {
+            tracing::warn!(%error, "an update could not be written");
+        }
+        self.contents.add(Some(self.run), bytes);
+    }
+
+    fn update(&self, root: &Hash) -> Result<Bytes> {
+        if let Some(bytes) = self.contents.get(root) {
+            return Ok(bytes);
+        }
+        let bytes = read_verified(&self.update_path(root)?, root).context("an update is gone from this node")?;
+        Ok(bytes.into())
+    }
+
+    /// Whether an update is on this node already.
+    pub(crate) fn holds(&self, root: &Hash) -> bool {
+        match self.update(root) {
+            Ok(bytes) => {
+                self.contents.add(Some(self.run), bytes);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    fn keep_made(&self, version: u64, weights: Weights) -> Result<Hash> {
+        let tree = Arc::new(weights.tree());
+        let root = tree.root();
+        // Nobody else has these weights: they are on disk before they are committed to.
+        self.snapshot(version, &weights, &root)?;
+        self.versions().made = Some((version, Arc::new(weights), tree));
+        Ok(root)
+    }
+
+    fn private_path(&self, state: &Hash) -> Result<PathBuf> {
+        Ok(self.store.run_dir(&self.run)?.join("private").join(state.to_string()))
+    }
+
+    fn private_state(&self, state: &Hash) -> Option<Private> {
+        if *state == Hash::default() {
+            return None;
+        }
+        let mut cache = self.private.lock().expect("nobody panics while holding the private states");
+        if let Some(private) = cache.get(state) {
+            return Some(private.clone());
+        }
+        let bytes = read_verified(&self.private_path(state).ok()?, state)?;
+        let private = Private::from_bytes(&self.layout, &bytes).ok()?;
+        cache.insert(*state, private.clone());
+        Some(private)
+    }
+
+    /// Keeps a private state on disk, and the last ones before it.
+    fn keep_private(&self, private: Private) -> Result<Hash> {
+        let bytes = private.to_bytes();
+        let hash = ChunkTree::of(&bytes).root();
+        write_whole(&self.private_path(&hash)?, &bytes, false)?;
+        let mut cache = self.private.lock().expect("nobody panics while holding the private states");
+        cache.insert(hash, private);
+        let dir = self.store.run_dir(&self.run)?.join("private");
+        prune_oldest(&dir, self.privates_kept, &mut cache);
+        Ok(hash)
+    }
+}
+
+/// Keeps the newest `keep` files of a folder, and no others in the cache.
+fn prune_oldest(dir: &std::path::Path, keep: usize, cache: &mut BTreeMap<Hash, Private>) {
+    let Ok(entries) = std::fs::read_dir(dir) else { return };
+    let mut files: Vec<_> = entries
+        .flatten()
+        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+        .collect();
+    files.sort();
+    let gone = files.len().saturating_sub(keep);
+    for (_, path) in &files[..gone] {
+        let _ = std::fs::remove_file(path);
+        if let Some(hash) = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok()) {
+            cache.remove(&hash);
+        }
+    }
+}
+
+/// The numeric class of this build on a device: equal classes are expected to compute equal bits.
+pub(crate) fn class(device: &str) -> Hash {
+    let build = format!("{} {} {device}", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
+    Hash::of("talkoo 2026 numeric class v1", build.as_bytes())
+}
+
+/// Bits per UTF-8 byte over the first `tokens` held-out tokens; `None` without a held-out split.
+pub fn bits_per_byte(
+    trainer: &mut Trainer,
+    theta: &[f32],
+    corpus: &Corpus,
+    seq_len: u64,
+    tokens: u64,
+) -> Result<Option<f64>> {
+    let manifest = corpus.manifest();
+    let windows = manifest.heldout_tokens().saturating_sub(1).min(tokens) / seq_len;
+    if windows == 0 {
+        return Ok(None);
+    }
+    trainer.set(theta);
+    let (mut nats, mut ids) = (0.0, Vec::new());
+    const ROWS: u64 = 8;
+    for first in (0..windows).step_by(ROWS as usize) {
+        ids.clear();
+        for window in first..(first + ROWS).min(windows) {
+            corpus.window(Split::Heldout, window, seq_len, &mut ids)?;
+        }
+        nats += trainer.nats(&Batch { ids: ids.clone() }, seq_len as usize);
+    }
+    // Bytes of the measured part, by the split's own bytes per token.
+    let per_token = manifest.heldout_text_bytes() as f64 / manifest.heldout_tokens() as f64;
+    Ok(Some(nats / std::f64::consts::LN_2 / (windows as f64 * seq_len as f64 * per_token)))
+}

@@ -1,0 +1,178 @@
+//! The virtual driver: carries out what a peer asks for, in order, and brings back what became of it.
+
+use crate::scenario::{Liar, initial_root};
+use crate::wire::Want;
+use crate::world::{Violation, What, World};
+use base::{Hash, Machine, Millis, Outbox, Round, Wire};
+use swarm::{Candidate, Closed, Commit, Event, Fetch, Input, Output, Train};
+
+impl World {
+    /// One input, and everything that the peer asks for because of it.
+    pub fn step(&mut self, i: usize, input: Input) -> Result<(), Violation> {
+        let now = self.nodes[i].part.clock.local(self.now);
+        let mut out = Outbox::default();
+        self.nodes[i].peer.step(now, input, &mut out);
+        let outputs: Vec<Output> = out.drain().collect();
+        for output in outputs {
+            let counts = !matches!(output, Output::Wake(_) | Output::Event(_));
+            self.carry_out(i, output)?;
+            self.nodes[i].outputs += u64::from(counts);
+            let crash = self.scenario.faults.crash_after.filter(|crash| crash.node == i && counts);
+            if let Some(crash) = crash.filter(|crash| crash.output == self.nodes[i].outputs && self.stormy()) {
+                self.crash(i, crash.down_ms, false, crash.whole_log);
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, i: usize, output: Output) -> Result<(), Violation> {
+        match output {
+            Output::Submit(tx) => self.submit(i, tx),
+            Output::Init(_) => {
+                let ms = self.scenario.costs.apply_ms;
+                self.after(ms, i, What::Weights(Some((0, initial_root()))));
+            }
+            Output::Sync { version, root, sources, .. } => self.fetch(i, Want::Weights(version, root), &sources),
+            Output::Train(train) => return self.train(i, &train),
+            Output::Fetch(fetch) => {
+                let Fetch { candidate, sources, .. } = *fetch;
+                self.fetch(i, Want::Update(Box::new(candidate)), &sources);
+            }
+            Output::Apply { closed, .. } => return self.apply(i, &closed),
+            Output::Remember(..) => self.nodes[i].disk.remembered = Some(output),
+            Output::Forget(_, hashes) => {
+                for hash in &hashes {
+                    self.nodes[i].disk.updates.remove(hash);
+                }
+            }
+            Output::Wake(at) => self.wake(i, at),
+            Output::Event(event) => self.noticed(i, &event),
+            Output::Dispute { version, ours, theirs, .. } if self.nodes[i].honest() => {
+                let what = format!("node {i} disputes version {version}: its {ours:?} against {theirs:?}");
+                return Err(self.fail(what));
+            }
+            Output::Dispute { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn wake(&mut self, i: usize, at: Millis) {
+        let at = self.nodes[i].part.clock.global(at).max(self.now + 1);
+        if self.nodes[i].wake_ms.is_none_or(|before| at < before) {
+            self.nodes[i].wake_ms = Some(at);
+            self.after(at - self.now, i, What::Wake);
+        }
+    }
+
+    fn noticed(&mut self, i: usize, event: &Event) {
+        match event {
+            Event::Opened(_, round) => {
+                self.nodes[i].opened.insert(*round, self.now);
+            }
+            Event::Committed(_, round) if self.nodes[i].lies(Liar::BlindAttest) => self.attest_blindly(i, *round),
+            _ => {}
+        }
+    }
+
+    /// Computes as many inner steps as fit into the window.
+    fn train(&mut self, i: usize, train: &Train) -> Result<(), Violation> {
+        let node = &self.nodes[i];
+        if train.state != Hash::default() && !node.disk.states.contains(&train.state) {
+            return Err(self.fail(format!("node {i} is to go on from a state that its disk does not have")));
+        }
+        if !node.held.contains(&(train.base, train.root)) {
+            return Err(self.fail(format!("node {i} is to train from version {} and does not hold it", train.base)));
+        }
+        let late = node.opened.get(&train.round).map_or(0, |opened| self.now - opened);
+        let budget = (train.window_ms * 3 / 4).saturating_sub(late);
+        let work = u64::from(train.micro_batches) * 1_000_000;
+        let speed = node.part.speed_milli;
+        let steps = (budget * speed / work).min(u64::from(self.scenario.inner_steps));
+        if steps == 0 {
+            self.after(budget.max(1), i, What::Trained(Box::new((train.round, None))));
+            return Ok(());
+        }
+        let took = steps * work / speed;
+        let commit = self.unit(i, train, steps)?;
+        let (from, encode_ms) = (self.now, self.scenario.costs.encode_ms);
+        self.nodes[i].busy.push((from, from + took));
+        self.after(took + encode_ms, i, What::Trained(Box::new((train.round, Some(commit)))));
+        Ok(())
+    }
+
+    fn unit(&mut self, i: usize, train: &Train, steps: u64) -> Result<Commit, Violation> {
+        let all = self.rng.chance(1, 2);
+        let (update, state_next) = if self.nodes[i].honest() {
+            self.mass.train(i, train, all).map_err(|what| self.fail(what))?
+        } else {
+            self.mass.lie(i, train)
+        };
+        Ok(Commit {
+            run: train.run,
+            round: train.round,
+            root: train.root,
+            class: Hash::default(),
+            tokens: steps * u64::from(train.micro_batches) * self.log_run().spec.tokens_per_micro_batch(),
+            steps: steps as u32,
+            update,
+            norm_sq_bits: 1f64.to_bits(),
+            size: if train.plain { 0 } else { self.scenario.costs.update_bytes },
+            state: train.state,
+            state_next,
+            trace: Hash::default(),
+            loss_micro: 1_000_000,
+        })
+    }
+
+    /// A unit is done: the disk has it before the peer knows.
+    pub fn trained(&mut self, i: usize, round: Round, mut commit: Option<Commit>) -> Result<(), Violation> {
+        if let Some(commit) = &mut commit {
+            self.falsify(i, commit);
+            let disk = &mut self.nodes[i].disk;
+            disk.states.insert(commit.state_next);
+            let store = if commit.size == 0 { &mut disk.plain } else { &mut disk.updates };
+            store.insert(commit.update);
+        }
+        self.step(i, Input::Trained { run: self.run, round, result: commit.map(Box::new) })
+    }
+
+    fn apply(&mut self, i: usize, closed: &Closed) -> Result<(), Violation> {
+        let node = &self.nodes[i];
+        let Some((version, root)) = node.held.back().copied().filter(|(held, _)| *held == closed.round.0) else {
+            return Err(self.fail(format!("node {i} is to apply round {} to other weights", closed.round)));
+        };
+        if let Some(missing) = closed.set.iter().find(|c| !node.disk.updates.contains(&c.update)) {
+            return Err(self.fail(format!("node {i} is to apply {:?}, which it does not have", missing.update)));
+        }
+        let made = match closed.plain {
+            Some((_, root)) => Some((version + 1, root)).filter(|_| node.disk.plain.contains(&root)),
+            None => Some((version + 1, applied_root(root, &closed.set))),
+        };
+        self.after(self.scenario.costs.apply_ms, i, What::Weights(made));
+        Ok(())
+    }
+
+    /// Weights were made or fetched: honest nodes hold one root per version.
+    pub fn weights(&mut self, i: usize, made: Option<(u64, Hash)>) -> Result<(), Violation> {
+        match made {
+            Some((version, root)) => {
+                self.nodes[i].hold(version, root);
+                if self.nodes[i].honest() {
+                    self.one_root(i, version, root)?;
+                }
+            }
+            None => self.nodes[i].held.clear(),
+        }
+        self.step(i, Input::Weights { run: self.run, result: made })
+    }
+}
+
+/// The weights that a set makes; an empty one leaves them as they are.
+fn applied_root(root: Hash, set: &[Candidate]) -> Hash {
+    if set.is_empty() {
+        return root;
+    }
+    let updates: Vec<Hash> = set.iter().map(|candidate| candidate.update).collect();
+    Hash::of("sim weights", &(root, updates).to_bytes())
+}

@@ -1,0 +1,96 @@
+//! Dishonest members, each a few lines over an honest machine.
+
+use crate::scenario::Liar;
+use crate::world::World;
+use base::{Hash, Round, Signed};
+use swarm::{Attest, Commit, DOMAIN, Envelope, SignedTx, Status, Tx};
+
+impl World {
+    /// Whether honest members are more than two thirds of the active ones: nothing is promised otherwise.
+    pub fn may_lie(&self) -> bool {
+        let active = self.log_run().members.iter().filter(|(_, member)| member.status == Status::Active);
+        let active: Vec<usize> = active.filter_map(|(id, _)| self.index.get(id).copied()).collect();
+        let honest = active.iter().filter(|i| self.nodes[**i].honest()).count();
+        honest > 2 * (active.len() - honest)
+    }
+
+    /// Changes what a liar commits to.
+    pub fn falsify(&self, i: usize, commit: &mut Commit) {
+        if commit.size == 0 || !self.may_lie() {
+            return;
+        }
+        match self.nodes[i].part.liar {
+            Some(Liar::WrongRoot) => commit.root = Hash::of("sim lie", &commit.root.0),
+            Some(Liar::Copier) => {
+                let open = self.log_run().open.iter().find(|open| open.round == commit.round);
+                if let Some(other) = open.and_then(|open| open.commits.values().next()) {
+                    commit.update = other.update;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Says that everything is held, as soon as there is something to hold.
+    pub fn attest_blindly(&mut self, i: usize, round: Round) {
+        let node = &self.nodes[i];
+        let Some(run) = node.peer.state().runs.get(&self.run) else { return };
+        let Some(open) = run.open.iter().find(|open| open.round == round && open.committee.contains(&node.id)) else {
+            return;
+        };
+        let base = run.spec.base_of(round.0);
+        let root = node.held.iter().find(|(version, _)| *version == base).map(|(_, root)| *root);
+        let held = vec![0xff; open.candidates.len().div_ceil(8)];
+        if let Some(root) = root.filter(|_| self.may_lie()) {
+            self.submit(i, Tx::Attest { attest: Attest { run: self.run, round, root, held } });
+        }
+    }
+
+    /// Sends one of each kind that the log must refuse.
+    pub fn forge(&mut self, i: usize) {
+        if !self.nodes[i].up {
+            return;
+        }
+        let (run, next) = (self.run, self.log_run().next);
+        let root = Hash::of("sim lie", b"root");
+        let far = next.plus(3 + self.rng.below(5));
+        let commit = Commit {
+            run,
+            round: far,
+            root,
+            class: Hash::default(),
+            tokens: 16,
+            steps: 1,
+            update: root,
+            norm_sq_bits: 1f64.to_bits(),
+            size: 1,
+            state: Hash::default(),
+            state_next: root,
+            trace: Hash::default(),
+            loss_micro: 0,
+        };
+        let own = [
+            Tx::Ready { run: root, version: 0, root },
+            Tx::Join { run: root, class: root },
+            Tx::Commit { commit },
+            Tx::Attest { attest: Attest { run, round: far, root, held: vec![0xff] } },
+        ];
+        for tx in own {
+            let tx = self.nodes[i].sign(tx);
+            self.send(i, tx, true);
+        }
+        let victim = self.rng.below(self.nodes.len() as u64) as usize;
+        let victim = self.nodes[victim].id;
+        let mine: SignedTx = Signed::new(DOMAIN, &self.nodes[i].key, Envelope { seq: 1 << 60, tx: Tx::Leave { run } });
+        if victim != mine.by {
+            self.send(i, Signed { by: victim, ..mine }, true);
+        }
+        let block = self.rng.below(self.log.blocks.len() as u64) as usize;
+        if let Some(heard) = self.log.blocks[block].txs.first().cloned() {
+            let mut altered = heard.clone();
+            altered.value.seq += 1 << 50;
+            self.send(i, heard, true);
+            self.send(i, altered, true);
+        }
+    }
+}

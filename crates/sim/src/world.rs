@@ -1,0 +1,422 @@
+//! The event queue, the log node and the order of things.
+
+use crate::check::Watch;
+use crate::mass::Mass;
+use crate::node::{Disk, Node};
+use crate::scenario::Scenario;
+use crate::wire::Ask;
+use base::{Hash, Keypair, Machine, Millis, NodeId, Outbox, RejectCounts, Rng, Round, Wire};
+use std::collections::BTreeMap;
+use std::fmt;
+use swarm::{Block, Commit, Input, Output, Peer, Run, RunId, Sequencer, SignedTx, Status, Tx};
+
+/// What a run of the simulator showed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    /// Folded over every event: equal for equal seeds.
+    pub trace: Hash,
+    /// Rounds that closed.
+    pub rounds: u64,
+    /// Of them without a quorum.
+    pub voids: u64,
+    /// Blocks of the log.
+    pub blocks: u64,
+    /// Submissions, requests and answers.
+    pub messages: u64,
+    /// What the log refused.
+    pub refused: RejectCounts,
+    /// How long it took, in virtual time.
+    pub virtual_ms: u64,
+    /// Part of the time in which trainers computed, mean over honest members, after the warm-up.
+    pub utilisation: f64,
+}
+
+/// An invariant does not hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// Of the scenario.
+    pub seed: u64,
+    /// Virtual time.
+    pub at: Millis,
+    /// Which one, and where everybody stood.
+    pub what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "seed {} at {}: {}", self.seed, self.at, self.what)
+    }
+}
+
+impl std::error::Error for Violation {}
+
+/// Runs a scenario to its end, or to the first invariant that does not hold.
+pub fn run(scenario: &Scenario) -> Result<Report, Violation> {
+    let mut world = World::new(scenario)?;
+    let rounds = scenario.rounds + scenario.turns();
+    let limit = scenario.calm_ms + scenario.recovery_ms() + rounds * scenario.round_ms();
+    while let Some(((at, _), event)) = world.queue.pop_first() {
+        world.now = at;
+        world.dispatch(event)?;
+        if world.done() {
+            return world.finish();
+        }
+        if at > limit {
+            return Err(world.fail("the run does not come to its end".into()));
+        }
+    }
+    Err(world.fail("nothing is left to happen".into()))
+}
+
+/// The place of the log in the network.
+pub(crate) const LOG: usize = usize::MAX;
+/// Transactions are gathered into a block for so long.
+const BLOCK_MS: u64 = 10;
+/// Who leaves stays reachable for so long.
+const FAREWELL_MS: u64 = 5_000;
+/// Forged transactions come at this pace.
+const FORGE_MS: u64 = 700;
+
+/// What happens.
+pub(crate) enum What {
+    Tx { from: usize, tx: Box<SignedTx>, forged: bool },
+    Make,
+    Block { height: u64, stream: u64 },
+    Reconnect { stream: u64 },
+    Wake,
+    Trained(Box<(Round, Option<Commit>)>),
+    Ask(Box<Ask>),
+    Serve(Box<Ask>),
+    Got(Box<Ask>),
+    Missed(Box<Ask>),
+    Weights(Option<(u64, Hash)>),
+    Start,
+    Crash { down_ms: u64, wipe: bool, whole_log: bool },
+    Quit,
+    Gone,
+    Forge,
+    Deadline,
+}
+
+impl What {
+    /// Kind and one number, for the trace.
+    fn label(&self) -> (u64, u64) {
+        match self {
+            Self::Tx { tx, .. } => (0, tx.value.seq),
+            Self::Make => (1, 0),
+            Self::Block { height, .. } => (2, *height),
+            Self::Reconnect { stream } => (3, *stream),
+            Self::Wake => (4, 0),
+            Self::Trained(done) => (5, done.0.0),
+            Self::Ask(ask) => (6, ask.next as u64),
+            Self::Serve(ask) => (7, ask.next as u64),
+            Self::Got(ask) => (8, ask.next as u64),
+            Self::Missed(ask) => (9, ask.next as u64),
+            Self::Weights(made) => (10, made.map_or(u64::MAX, |(version, _)| version)),
+            Self::Start => (11, 0),
+            Self::Crash { down_ms, .. } => (12, *down_ms),
+            Self::Quit => (13, 0),
+            Self::Gone => (14, 0),
+            Self::Forge => (15, 0),
+            Self::Deadline => (16, 0),
+        }
+    }
+}
+
+/// Something that will happen to a node, or to one process of it.
+pub(crate) struct Event {
+    node: usize,
+    epoch: Option<u64>,
+    what: What,
+}
+
+/// The log node: durable, sometimes absent.
+#[derive(Default)]
+pub(crate) struct Log {
+    pub sequencer: Sequencer,
+    pub blocks: Vec<Block>,
+    /// When it next acts.
+    due_ms: Option<u64>,
+}
+
+pub(crate) struct World {
+    pub scenario: Scenario,
+    pub rng: Rng,
+    pub now: u64,
+    queue: BTreeMap<(u64, u64), Event>,
+    order: u64,
+    pub nodes: Vec<Node>,
+    pub index: BTreeMap<NodeId, usize>,
+    pub log: Log,
+    pub run: RunId,
+    pub mass: Mass,
+    pub watch: Watch,
+    trace: Hash,
+    pub messages: u64,
+}
+
+impl World {
+    fn new(scenario: &Scenario) -> Result<Self, Violation> {
+        let key = |i: usize| Keypair::from_secret(Hash::of("sim key", &(scenario.seed, i as u64).to_bytes()).0);
+        let nodes: Vec<Node> =
+            scenario.members.iter().enumerate().map(|(i, part)| Node::new(key(i), part.clone())).collect();
+        let index = nodes.iter().enumerate().map(|(i, node)| (node.id, i)).collect();
+        let mut world = Self {
+            scenario: scenario.clone(),
+            rng: Rng::keyed(scenario.seed, 2),
+            now: 0,
+            queue: BTreeMap::new(),
+            order: 0,
+            nodes,
+            index,
+            log: Log::default(),
+            run: RunId::default(),
+            mass: Mass::default(),
+            watch: Watch::default(),
+            trace: Hash::default(),
+            messages: 0,
+        };
+        let create = world.nodes[0].sign(Tx::Create { spec: scenario.spec() });
+        let taken = world.log.sequencer.submit(create);
+        taken.map_err(|reject| world.fail(format!("the run was refused: {reject}")))?;
+        world.make()?;
+        world.schedule_scenario();
+        Ok(world)
+    }
+
+    fn schedule_scenario(&mut self) {
+        let scenario = self.scenario.clone();
+        for (i, part) in scenario.members.iter().enumerate() {
+            self.at(part.start_ms, i, What::Start);
+            if let Some(quit_ms) = part.quit_ms {
+                self.at(quit_ms, i, What::Quit);
+            }
+            if part.liar == Some(crate::Liar::Forger) {
+                self.at(part.start_ms + FORGE_MS, i, What::Forge);
+            }
+        }
+        for crash in &scenario.faults.crashes {
+            let (down_ms, wipe, whole_log) = (crash.down_ms, crash.wipe, crash.whole_log);
+            self.at(crash.at_ms, crash.node, What::Crash { down_ms, wipe, whole_log });
+        }
+        self.at(scenario.calm_ms + scenario.recovery_ms(), LOG, What::Deadline);
+    }
+
+    /// Something happens at a time, whatever process runs then.
+    pub fn at(&mut self, at: u64, node: usize, what: What) {
+        self.order += 1;
+        self.queue.insert((at.max(self.now), self.order), Event { node, epoch: None, what });
+    }
+
+    /// Something happens to the process that runs now, after a while.
+    pub fn after(&mut self, ms: u64, node: usize, what: What) {
+        self.order += 1;
+        let epoch = Some(self.nodes[node].epoch);
+        self.queue.insert((self.now + ms, self.order), Event { node, epoch, what });
+    }
+
+    /// A violation here and now.
+    pub fn fail(&self, what: String) -> Violation {
+        Violation { seed: self.scenario.seed, at: Millis(self.now), what: format!("{what}\n{}", self.picture()) }
+    }
+
+    /// Whether things may still go wrong.
+    pub fn stormy(&self) -> bool {
+        self.now < self.scenario.calm_ms
+    }
+
+    /// The run as the log has it.
+    pub fn log_run(&self) -> &Run {
+        self.log.sequencer.state().runs.get(&self.run).expect("the first block made it")
+    }
+
+    fn dispatch(&mut self, event: Event) -> Result<(), Violation> {
+        let Event { node: i, epoch, what } = event;
+        if epoch.is_some_and(|epoch| self.nodes[i].epoch != epoch || !self.nodes[i].up) {
+            return Ok(());
+        }
+        let label = what.label();
+        self.trace = Hash::of("sim trace", &((self.trace, self.now), (i as u64, label)).to_bytes());
+        match what {
+            What::Tx { from, tx, forged } => self.arrives(from, *tx, forged),
+            What::Make => self.make_if_due(),
+            What::Block { height, stream } => self.block(i, height, stream),
+            What::Reconnect { stream } => {
+                self.reconnect(i, stream);
+                Ok(())
+            }
+            What::Wake if self.nodes[i].wake_ms != Some(self.now) => Ok(()),
+            What::Wake => {
+                self.nodes[i].wake_ms = None;
+                self.step(i, Input::Wake)
+            }
+            What::Trained(done) => self.trained(i, done.0, done.1),
+            What::Ask(ask) => {
+                self.ask(i, ask);
+                Ok(())
+            }
+            What::Serve(ask) => {
+                self.serve(i, ask);
+                Ok(())
+            }
+            What::Got(ask) => self.got(i, *ask),
+            What::Missed(ask) => self.missed(i, *ask),
+            What::Weights(made) => self.weights(i, made),
+            What::Start => self.start(i),
+            What::Crash { down_ms, wipe, whole_log } => {
+                self.crash(i, down_ms, wipe, whole_log);
+                Ok(())
+            }
+            What::Quit => self.quit(i),
+            What::Gone => {
+                self.nodes[i].stop(self.now);
+                Ok(())
+            }
+            What::Forge => {
+                self.forge(i);
+                self.at(self.now + FORGE_MS, i, What::Forge);
+                Ok(())
+            }
+            What::Deadline => self.deadline(),
+        }
+    }
+
+    /// When the log acts next.
+    pub fn schedule_make(&mut self) {
+        let Some(due) = self.log.sequencer.due() else { return };
+        let at = due.0.max(self.now + BLOCK_MS);
+        if self.log.due_ms.is_none_or(|before| at < before) {
+            self.log.due_ms = Some(at);
+            self.at(at, LOG, What::Make);
+        }
+    }
+
+    fn make_if_due(&mut self) -> Result<(), Violation> {
+        if self.log.due_ms != Some(self.now) {
+            return Ok(());
+        }
+        self.log.due_ms = None;
+        if let Some(until) = self.stalled() {
+            self.log.due_ms = Some(until);
+            self.at(until, LOG, What::Make);
+            return Ok(());
+        }
+        if self.log.sequencer.due().is_some_and(|due| due.0 <= self.now) {
+            return self.make();
+        }
+        self.schedule_make();
+        Ok(())
+    }
+
+    fn make(&mut self) -> Result<(), Violation> {
+        let (block, events) = self.log.sequencer.make(Millis(self.now));
+        if block.txs.is_empty() && events.is_empty() {
+            return Err(self.fail("the log was due and nothing was to be done".into()));
+        }
+        for event in &events {
+            if let swarm::Event::Created(run) = event {
+                self.run = *run;
+            }
+        }
+        self.after_block(&block)?;
+        self.log.blocks.push(block);
+        for i in 0..self.nodes.len() {
+            self.pump(i);
+        }
+        self.schedule_make();
+        Ok(())
+    }
+
+    /// A process begins: it reads the log, then goes on from what its disk has.
+    fn start(&mut self, i: usize) -> Result<(), Violation> {
+        if self.nodes[i].up {
+            return Ok(());
+        }
+        let node = &mut self.nodes[i];
+        let seen = if node.whole_log { self.log.blocks.len() } else { node.height as usize };
+        let (now, mut ignored) = (node.part.clock.local(self.now), Outbox::default());
+        node.peer = Peer::new(node.id);
+        for block in &self.log.blocks[..seen] {
+            node.peer.step(now, Input::Block(block.clone()), &mut ignored);
+        }
+        let last = node.peer.state().seqs.get(&node.id).copied().unwrap_or(0);
+        node.disk.seq = node.disk.seq.max(last);
+        node.up = true;
+        node.streaming = true;
+        node.stream_next = seen as u64 + 1;
+        node.stream_ms = self.now;
+        node.held.extend(node.disk.weights);
+        let memory = match &node.disk.remembered {
+            Some(Output::Remember(_, memory)) => Some(memory.clone()),
+            _ => None,
+        };
+        let weights = node.disk.weights;
+        self.step(i, Input::Follow { run: self.run, class: Hash::default(), memory, weights })?;
+        self.pump(i);
+        Ok(())
+    }
+
+    /// A process ends; another one begins later.
+    pub fn crash(&mut self, i: usize, down_ms: u64, wipe: bool, whole_log: bool) {
+        if !self.nodes[i].up || self.nodes[i].quit {
+            return;
+        }
+        let wipe = wipe && self.may_vanish(i);
+        let node = &mut self.nodes[i];
+        node.stop(self.now);
+        node.whole_log = whole_log || wipe;
+        if wipe {
+            node.disk = Disk::default();
+            node.wiped = true;
+        }
+        let back = (self.now + down_ms).min(self.scenario.calm_ms);
+        self.at(back.max(self.now + 1), i, What::Start);
+    }
+
+    fn quit(&mut self, i: usize) -> Result<(), Violation> {
+        if !self.stormy() {
+            return Ok(());
+        }
+        if !self.nodes[i].up || !self.may_vanish(i) {
+            self.at(self.now + 500, i, What::Quit);
+            return Ok(());
+        }
+        self.nodes[i].quit = true;
+        self.at(self.scenario.calm_ms.max(self.now) + FAREWELL_MS, i, What::Gone);
+        self.step(i, Input::Quit(self.run))
+    }
+
+    /// Whether the run goes on without this node's disk: another active member has the newest weights, and
+    /// this one is not about to make newer ones alone.
+    fn may_vanish(&self, i: usize) -> bool {
+        let (run, id) = (self.log_run(), self.nodes[i].id);
+        let version = run.version();
+        let another = self.nodes.iter().enumerate().any(|(j, node)| {
+            let newest = node.held.back().is_some_and(|(held, _)| *held >= version);
+            let active = run.members.get(&node.id).is_some_and(|member| member.status == Status::Active);
+            j != i && node.up && !node.quit && node.honest() && newest && active
+        });
+        another && !run.open.iter().any(|round| round.plan.len() == 1 && round.slot(&id).is_some())
+    }
+
+    fn finish(self) -> Result<Report, Violation> {
+        for (i, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.honest() && !node.wiped) {
+            self.mass.balance(i).map_err(|what| self.fail(what))?;
+            self.joined_in_time(i, node).map_err(|what| self.fail(what))?;
+        }
+        let (from, to) = (self.watch.warm_ms.unwrap_or(0), self.now);
+        let part = |(start, end): &(u64, u64)| (*end).min(to).saturating_sub((*start).max(from));
+        let honest: Vec<&Node> = self.nodes.iter().filter(|node| node.honest() && !node.quit).collect();
+        let busy: u64 = honest.iter().flat_map(|node| &node.busy).map(part).sum();
+        Ok(Report {
+            trace: self.trace,
+            rounds: self.watch.closed,
+            voids: self.watch.voids,
+            blocks: self.log.blocks.len() as u64,
+            messages: self.messages,
+            refused: self.watch.refused.clone(),
+            virtual_ms: self.now,
+            utilisation: busy as f64 / (honest.len() as u64 * (to - from)).max(1) as f64,
+        })
+    }
+}

@@ -1,0 +1,258 @@
+//! Schedules: many at random, and one kind of fault at a time.
+
+use sim::{Crash, CrashAfter, Figure, Lag, Liar, Partition, Report, Scenario, Stall, Violation, run, utilisation};
+use std::panic::catch_unwind;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use swarm::Mode;
+
+/// Random schedules in one test.
+const SCHEDULES: u64 = 1_000;
+/// Nodes in the large network. Every replica checks every signature, 50 µs each: a thousand nodes take
+/// minutes until a peer can be given blocks that were verified once.
+const NODES: usize = 200;
+/// Outputs of a peer after each of which it crashes: more than eight rounds of three members have.
+const CRASH_POINTS: u64 = 60;
+
+/// Runs all of them on all cores; fails with the first few violations, in order.
+fn all(scenarios: &[Scenario]) -> Vec<Report> {
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let (next, results) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..threads.min(scenarios.len()) {
+            scope.spawn(|| {
+                loop {
+                    let i = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(scenario) = scenarios.get(i) else { break };
+                    let result = caught(scenario);
+                    results.lock().expect("no holder of it panics").push((i, result));
+                }
+            });
+        }
+    });
+    let mut results = results.into_inner().expect("no holder of it panicked");
+    results.sort_by_key(|(i, _)| *i);
+    let bad = |(i, result): &(usize, Result<Report, String>)| result.as_ref().err().map(|e| format!("#{i}: {e}"));
+    let failures: Vec<String> = results.iter().filter_map(bad).collect();
+    let shown = failures.iter().take(3).cloned().collect::<Vec<_>>().join("\n");
+    assert!(failures.is_empty(), "{} of {} fail:\n{shown}", failures.len(), scenarios.len());
+    results.into_iter().filter_map(|(_, result)| result.ok()).collect()
+}
+
+/// A panic of a machine is a failure of its seed.
+fn caught(scenario: &Scenario) -> Result<Report, String> {
+    let owned = scenario.clone();
+    match catch_unwind(move || run(&owned)) {
+        Ok(result) => result.map_err(|violation: Violation| violation.to_string()),
+        Err(_) => Err(format!("seed {}: a panic", scenario.seed)),
+    }
+}
+
+/// Four members that have faults until 25 s.
+fn stormy(seed: u64) -> Scenario {
+    Scenario { calm_ms: 25_000, ..Scenario::calm(seed, 4) }
+}
+
+#[test]
+fn thousand_schedules() {
+    let scenarios: Vec<Scenario> = (0..SCHEDULES).map(Scenario::random).collect();
+    let reports = all(&scenarios);
+    let rounds: u64 = reports.iter().map(|report| report.rounds).sum();
+    let voids: u64 = reports.iter().map(|report| report.voids).sum();
+    println!("{SCHEDULES} schedules, {rounds} rounds, {voids} void");
+    assert!(rounds > 6 * SCHEDULES && 2 * voids < rounds);
+}
+
+#[test]
+fn same_seed_same_trace() {
+    for seed in 0..8 {
+        let scenario = Scenario::random(seed);
+        assert_eq!(run(&scenario), run(&scenario));
+        assert_ne!(run(&scenario).map(|r| r.trace), run(&Scenario::random(seed + 100)).map(|r| r.trace));
+    }
+}
+
+#[test]
+fn nothing_is_void_or_lost_in_a_calm_network() {
+    let mut scenarios = Vec::new();
+    for n in 1..=8 {
+        for (mode, inner_steps, delay) in [(Mode::Gradients, 1, 0), (Mode::Local, 3, 0), (Mode::Local, 3, 1)] {
+            for slots in [32, 2, 1] {
+                let base = Scenario::calm(n as u64, n);
+                scenarios.push(Scenario { mode, inner_steps, delay, slots, rounds: 10, ..base });
+            }
+        }
+    }
+    for report in all(&scenarios) {
+        assert!(report.rounds >= 10 && report.voids == 0, "{report:?}");
+    }
+}
+
+#[test]
+fn a_run_comes_to_its_end_on_every_node() {
+    let scenarios: Vec<Scenario> =
+        (1..=6).map(|n| Scenario { tokens_rounds: 4, rounds: 99, ..Scenario::calm(n as u64, n) }).collect();
+    all(&scenarios);
+}
+
+#[test]
+fn newcomers_are_in_within_two_rounds() {
+    let mut scenario = Scenario::calm(7, 5);
+    for (i, part) in scenario.members.iter_mut().enumerate() {
+        part.start_ms = 7_000 * i as u64;
+    }
+    scenario.calm_ms = 40_000;
+    scenario.rounds = 14;
+    all(&[Scenario { delay: 1, ..scenario.clone() }, scenario]);
+}
+
+#[test]
+fn short_rounds_are_not_slowed_by_retries() {
+    let mut scenario = Scenario { rounds: 20, ..Scenario::calm(3, 4) };
+    for part in &mut scenario.members {
+        part.speed_milli *= 10;
+    }
+    for report in all(&[scenario]) {
+        assert!(report.voids == 0, "{report:?}");
+        assert!(report.virtual_ms < 25_000, "20 rounds of 0.3 s of work took {} ms", report.virtual_ms);
+    }
+}
+
+#[test]
+fn a_crash_at_any_point_loses_nothing() {
+    let mut scenarios = Vec::new();
+    for output in 1..=CRASH_POINTS {
+        for (whole_log, delay) in [(true, 0), (false, 0), (true, 1), (false, 1)] {
+            let mut scenario = Scenario { delay, calm_ms: 45_000, ..Scenario::calm(output, 3) };
+            let node = (output % 3) as usize;
+            scenario.faults.crash_after = Some(CrashAfter { node, output, down_ms: 1_500, whole_log });
+            scenarios.push(scenario);
+        }
+    }
+    all(&scenarios);
+}
+
+#[test]
+fn a_lost_disk_is_declared_and_replaced() {
+    let scenarios = (0..20).map(|seed| {
+        let mut scenario = stormy(seed);
+        let at_ms = 8_000 + 400 * seed;
+        scenario.faults.crashes =
+            vec![Crash { node: seed as usize % 4, at_ms, down_ms: 3_000, wipe: true, whole_log: true }];
+        scenario
+    });
+    all(&scenarios.collect::<Vec<_>>());
+}
+
+#[test]
+fn all_crash_at_once_and_go_on() {
+    let scenarios = (0..10).map(|seed| {
+        let mut scenario = stormy(seed);
+        for node in 0..4 {
+            let (at_ms, down_ms) = (9_000 + 700 * seed, 2_000 + 500 * node as u64);
+            let whole_log = node % 2 == 0;
+            scenario.faults.crashes.push(Crash { node, at_ms, down_ms, wipe: false, whole_log });
+        }
+        scenario
+    });
+    all(&scenarios.collect::<Vec<_>>());
+}
+
+#[test]
+fn a_partition_heals() {
+    let mut scenarios = Vec::new();
+    for side in [vec![0], vec![0, 1], vec![1, 2, 3], vec![0, 1, 2, 3]] {
+        for delay in [0, 1] {
+            for from_ms in [0, 6_000, 9_500] {
+                let mut scenario = Scenario { delay, ..stormy(from_ms) };
+                scenario.faults.partitions = vec![Partition { from_ms, to_ms: from_ms + 13_000, side: side.clone() }];
+                scenarios.push(scenario);
+            }
+        }
+    }
+    all(&scenarios);
+}
+
+#[test]
+fn a_stalled_log_goes_on() {
+    let scenarios = [500, 5_000, 22_000].map(|ms| {
+        let mut scenario = Scenario { calm_ms: 32_000, ..Scenario::calm(ms, 4) };
+        scenario.faults.stalls = vec![Stall { from_ms: 9_000, to_ms: 9_000 + ms }];
+        scenario
+    });
+    all(&scenarios);
+}
+
+#[test]
+fn late_bytes_are_waited_for_or_left_out() {
+    let scenarios = (0..20).map(|seed| {
+        let mut scenario = stormy(seed);
+        scenario.delay = (seed % 2) as u8;
+        scenario.faults.slow_permille = 300;
+        scenario.faults.slow_ms = 500 * (seed % 10);
+        scenario
+    });
+    all(&scenarios.collect::<Vec<_>>());
+}
+
+#[test]
+fn a_network_that_becomes_slow_for_good_is_waited_for() {
+    let scenarios = [200, 400, 800].map(|extra_ms| {
+        let mut scenario = stormy(extra_ms);
+        scenario.faults.lags = vec![Lag { from_ms: 15_000, to_ms: u64::MAX, extra_ms }];
+        scenario
+    });
+    all(&scenarios);
+}
+
+#[test]
+fn lost_and_doubled_messages_do_no_harm() {
+    let scenarios = (0..20).map(|seed| {
+        let mut scenario = stormy(seed);
+        (scenario.faults.loss_permille, scenario.faults.duplicate_permille) = (200, 200);
+        scenario
+    });
+    all(&scenarios.collect::<Vec<_>>());
+}
+
+#[test]
+fn liars_harm_only_themselves() {
+    let mut scenarios = Vec::new();
+    for liar in [Liar::Silent, Liar::WrongBytes, Liar::WrongRoot, Liar::BlindAttest, Liar::Forger] {
+        for (seed, place) in (0..4).enumerate() {
+            for delay in [0, 1] {
+                let mut scenario = Scenario { delay, rounds: 8, ..Scenario::calm(seed as u64, 4) };
+                scenario.members[place].liar = Some(liar);
+                scenarios.push(scenario);
+            }
+        }
+    }
+    all(&scenarios);
+}
+
+#[test]
+fn a_copied_update_counts_once() {
+    let mut scenario = Scenario { rounds: 8, ..Scenario::calm(5, 4) };
+    // Slower than the others in the first rounds: there is something to copy when it commits.
+    scenario.members[2].liar = Some(Liar::Copier);
+    scenario.members[2].speed_milli = scenario.members[2].speed_milli * 4 / 5;
+    all(&[scenario]);
+}
+
+#[test]
+fn many_nodes() {
+    let mut scenario = Scenario { slots: 32, micro_batches: 64, rounds: 4, ..Scenario::calm(1, NODES) };
+    for (i, part) in scenario.members.iter_mut().enumerate() {
+        part.start_ms = i as u64 % 50;
+    }
+    let report = all(&[scenario]).remove(0);
+    println!("{NODES} nodes: {report:?}");
+    assert!(report.rounds >= 4);
+}
+
+#[test]
+fn thirty_two_unlike_machines_are_kept_busy() {
+    let report = utilisation(&Figure::default()).unwrap_or_else(|violation| panic!("{violation}"));
+    println!("utilisation {:.3} over {} rounds", report.utilisation, report.rounds);
+    assert!(report.utilisation > 0.7, "{report:?}");
+}

@@ -235,11 +235,13 @@ impl Driver {
 
     /// Steps the machine and carries out what it asks for.
     fn step(&mut self, input: Input) -> Result<()> {
+        tracing::debug!(input = input.name(), "happened");
         let mut out = Outbox::default();
         let now = self.now();
         self.peer.step(now, input, &mut out);
         let outputs: Vec<Output> = out.drain().collect();
         for output in outputs {
+            tracing::debug!(output = output.name(), "asked for");
             self.carry_out(output)?;
         }
         Ok(())

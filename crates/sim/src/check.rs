@@ -95,7 +95,8 @@ impl World {
         } else {
             self.watch.contributed.extend(members);
         }
-        self.watch.recovered = self.wanted().all(|i| self.watch.contributed.contains(&i));
+        let recovered = self.wanted().all(|i| self.watch.contributed.contains(&i));
+        self.watch.recovered = recovered;
     }
 
     /// Honest nodes whose owner wants to take part.
@@ -201,11 +202,7 @@ impl World {
 
 /// Whether the log took this commit: it is in its round, open or just closed.
 fn taken(run: &Run, commit: &Commit) -> bool {
-    let open = run.open.iter().flat_map(|open| open.commits.values());
-    let lists = |closed: &Closed| {
-        let plain = closed.plain.is_some_and(|(_, root)| root == commit.update);
-        let mut all = closed.set.iter().chain(&closed.left_out).chain(&closed.carried);
-        plain || all.any(|candidate| candidate.update == commit.update)
-    };
-    open.into_iter().any(|other| other == commit) || run.closed.iter().rev().take(2).any(lists)
+    let open = run.open.iter().map(|open| &open.commits);
+    let closed = run.closed.iter().rev().take(2).map(|closed| &closed.commits);
+    open.chain(closed).any(|commits| commits.values().any(|other| other == commit))
 }

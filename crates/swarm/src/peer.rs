@@ -105,6 +105,45 @@ pub enum Output {
     },
 }
 
+impl Input {
+    /// What kind of input it is, for logs.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Block(_) => "block",
+            Self::Follow { .. } => "follow",
+            Self::Quit(_) => "quit",
+            Self::Trained { .. } => "trained",
+            Self::Fetched { .. } => "fetched",
+            Self::Weights { .. } => "weights",
+            Self::Wake => "wake",
+        }
+    }
+}
+
+impl Output {
+    /// What kind of output it is, for logs.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Submit(Tx::Commit { .. }) => "commit",
+            Self::Submit(Tx::Attest { .. }) => "attest",
+            Self::Submit(_) => "submit",
+            Self::Init(_) => "init",
+            Self::Sync { .. } => "sync",
+            Self::Train(_) => "train",
+            Self::Fetch(_) => "fetch",
+            Self::Apply { .. } => "apply",
+            Self::Remember(..) => "remember",
+            Self::Forget(..) => "forget",
+            Self::Wake(_) => "wake",
+            Self::Event(Event::Opened(..)) => "opened",
+            Self::Event(Event::Committed(..)) => "committed",
+            Self::Event(Event::Closed(..)) => "closed",
+            Self::Event(_) => "event",
+            Self::Dispute { .. } => "dispute",
+        }
+    }
+}
+
 /// A unit to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Train {
@@ -247,8 +286,8 @@ struct Part {
     /// Rounds in which training gave nothing.
     failed: BTreeSet<Round>,
     updates: BTreeMap<Hash, (u64, Update)>,
-    /// When something was last said, by what it is.
-    said: BTreeMap<&'static str, Millis>,
+    /// When something was last said or asked for, by what it is and for which round or version.
+    said: BTreeMap<(&'static str, u64), Millis>,
     attest_by: BTreeMap<Round, Millis>,
     dispute: bool,
 }
@@ -383,7 +422,6 @@ impl Peer {
                     part.updates.insert(commit.update, (round.0, Update::Held));
                 }
                 part.memory.said = Some(*commit);
-                part.said.remove("commit");
                 out.push(Output::Remember(*id, part.memory.clone()));
             }
             None => {
@@ -437,7 +475,7 @@ impl Acting<'_> {
     fn all(&mut self) {
         if self.part.quit {
             if self.run.members.contains_key(&self.me) {
-                self.say("leave", Tx::Leave { run: self.run.id });
+                self.say("leave", 0, Tx::Leave { run: self.run.id });
             }
             return;
         }
@@ -447,7 +485,7 @@ impl Acting<'_> {
         self.weights();
         let Some(member) = self.run.members.get(&self.me) else {
             if !self.run.ended {
-                self.say("join", Tx::Join { run: self.run.id, class: self.part.class });
+                self.say("join", 0, Tx::Join { run: self.run.id, class: self.part.class });
             }
             return;
         };
@@ -529,7 +567,7 @@ impl Acting<'_> {
 
     fn sync(&mut self, version: u64, root: Hash) {
         let sources = self.sources(None);
-        if self.recently("sync", FETCH_RETRY_MS) {
+        if self.recently(("sync", version), FETCH_RETRY_MS) {
             return;
         }
         self.part.weights_busy = true;
@@ -539,7 +577,7 @@ impl Acting<'_> {
     fn become_ready(&mut self) {
         let Some((version, root)) = self.part.weights else { return };
         if version + 2 >= self.run.version() {
-            self.say("ready", Tx::Ready { run: self.run.id, version, root });
+            self.say("ready", version, Tx::Ready { run: self.run.id, version, root });
         }
     }
 
@@ -582,7 +620,7 @@ impl Acting<'_> {
         let Some(said) = self.part.memory.said.clone() else { return };
         let owed = self.run.open.iter().any(|r| r.round == said.round && r.is_training() && r.owes(&self.me));
         if owed {
-            self.say("commit", Tx::Commit { commit: said });
+            self.say("commit", said.round.0, Tx::Commit { commit: said });
         }
     }
 
@@ -613,7 +651,7 @@ impl Acting<'_> {
             let have = matches!(self.part.updates.get(&candidate.update), Some((_, Update::Held)));
             held[i / 8] |= u8::from(have) << (i % 8);
         }
-        self.say("attest", Tx::Attest { attest: Attest { run: self.run.id, round: round.round, root, held } });
+        self.say("attest", round.round.0, Tx::Attest { attest: Attest { run: self.run.id, round: round.round, root, held } });
     }
 
     /// Whether all of these updates are held; asks for those that are not.
@@ -661,15 +699,15 @@ impl Acting<'_> {
     }
 
     /// Says something on the log, again after a while when the state does not show it.
-    fn say(&mut self, what: &'static str, tx: Tx) {
-        if !self.recently(what, RETRY_MS) {
+    fn say(&mut self, what: &'static str, of: u64, tx: Tx) {
+        if !self.recently((what, of), RETRY_MS) {
             self.out.push(Output::Submit(tx));
         }
     }
 
     /// Whether `what` was done within `ms`; otherwise notes that it is done now.
-    fn recently(&mut self, what: &'static str, ms: u64) -> bool {
-        let due = self.part.said.get(what).map_or(self.now, |at| at.plus(ms));
+    fn recently(&mut self, what: (&'static str, u64), ms: u64) -> bool {
+        let due = self.part.said.get(&what).map_or(self.now, |at| at.plus(ms));
         if due > self.now {
             self.out.push(Output::Wake(due));
             return true;
@@ -692,6 +730,7 @@ impl Acting<'_> {
         }
         self.part.failed.retain(|round| round.0 >= oldest);
         self.part.attest_by.retain(|round, _| round.0 >= oldest);
+        self.part.said.retain(|(_, of), _| *of == 0 || *of >= oldest);
         if !gone.is_empty() {
             self.out.push(Output::Forget(self.run.id, gone));
         }

@@ -200,7 +200,8 @@ pub(crate) async fn fetch(
     Ok(Fetched { bytes, tree: transfer.tree, moved, rejects })
 }
 
-/// Runs the workers until nothing is left to do or nobody is left to ask.
+/// Runs workers until nothing is left to do or nobody is left to ask. A small transfer stays with
+/// the first sources; each that fails makes room for the next.
 async fn stripe(
     pool: &Arc<Pool>,
     root: Hash,
@@ -209,25 +210,41 @@ async fn stripe(
     total: usize,
     progress: &(dyn Fn(usize, usize) + Sync),
 ) {
-    let lanes = total.div_ceil(CHUNKS_PER_LANE * sources.len().max(1)).clamp(1, LANES_MAX);
-    let mut workers = JoinSet::new();
-    for lane in 0..lanes {
-        for &source in sources {
-            if total > 0 {
+    let mut alive = sources.to_vec();
+    loop {
+        let left = transfer.todo.lock().await.len();
+        if left == 0 || alive.is_empty() {
+            return;
+        }
+        let asked = &alive[..left.div_ceil(CHUNKS_PER_LANE).min(alive.len())];
+        let lanes = left.div_ceil(CHUNKS_PER_LANE * asked.len()).clamp(1, LANES_MAX);
+        let mut workers = JoinSet::new();
+        for lane in 0..lanes {
+            for &source in asked {
                 workers.spawn(work(pool.clone(), source, lane, root, transfer.clone()));
             }
         }
-    }
-    while workers.join_next().await.is_some() {
-        let left = transfer.todo.lock().await.len();
-        progress(total - left, total);
+        while let Some(ended) = workers.join_next().await {
+            // A chunk that a failing source had taken is done in the next pass.
+            if let Ok(Some(failed)) = ended {
+                alive.retain(|source| *source != failed);
+            }
+            let left = transfer.todo.lock().await.len();
+            progress(total - left, total);
+        }
     }
 }
 
-/// Asks one source over one connection for chunk after chunk; ends when it fails once.
-async fn work(pool: Arc<Pool>, source: NodeId, lane: usize, root: Hash, transfer: Arc<Transfer>) {
+/// Asks one source over one connection for chunk after chunk; gives the source back when it failed.
+async fn work(
+    pool: Arc<Pool>,
+    source: NodeId,
+    lane: usize,
+    root: Hash,
+    transfer: Arc<Transfer>,
+) -> Option<NodeId> {
     loop {
-        let Some(index) = transfer.todo.lock().await.pop_front() else { return };
+        let index = transfer.todo.lock().await.pop_front()?;
         match within(STALL, fetch_chunk(&pool, source, lane, root, index, &transfer.tree)).await {
             Ok(bytes) => {
                 let mut buffer = transfer.buffer.lock().await;
@@ -236,7 +253,7 @@ async fn work(pool: Arc<Pool>, source: NodeId, lane: usize, root: Hash, transfer
             Err(reject) => {
                 transfer.todo.lock().await.push_back(index);
                 transfer.rejects.lock().await.push((source, reject));
-                return;
+                return Some(source);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! The endpoint of a node and the tasks that answer its peers.
 
 use crate::bulk::{self, Content, FetchError, Fetched};
+use crate::gossip;
 use crate::log::{self, LogClient, LogService};
 use crate::pool::Pool;
 use crate::ticket::Address;
@@ -8,6 +9,7 @@ use base::{Hash, NodeId, Reject};
 use iroh::address_lookup::memory::MemoryLookup;
 use iroh::endpoint::{NetReportConfig, PortmapperConfig, QuicTransportConfig, VarInt, presets};
 use iroh::{Endpoint, EndpointAddr, EndpointId, RelayMode, SecretKey, TransportAddr};
+use iroh_gossip::Gossip;
 use iroh_mdns_address_lookup::MdnsAddressLookup;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -57,8 +59,18 @@ pub struct Net {
     endpoint: Endpoint,
     book: MemoryLookup,
     pool: Arc<Pool>,
+    gossip: Gossip,
+    secret: [u8; 32],
     stop: CancellationToken,
     sockets: Vec<SocketAddr>,
+}
+
+/// What answers the connections of peers.
+#[derive(Clone)]
+struct Services {
+    content: Arc<dyn Content>,
+    log: Option<Arc<dyn LogService>>,
+    gossip: Gossip,
 }
 
 /// What is known of the way to a peer.
@@ -86,7 +98,7 @@ impl Net {
             .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
             .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
             .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX))
-            .max_concurrent_uni_streams(VarInt::from_u32(0))
+            .max_concurrent_uni_streams(VarInt::from_u32(STREAMS_MAX))
             .keep_alive_interval(Duration::from_secs(2))
             .max_idle_timeout(Some(VarInt::from_u32(10_000).into()))
             .build();
@@ -99,7 +111,7 @@ impl Net {
             .portmapper_config(PortmapperConfig::Disabled)
             .net_report_config(NetReportConfig::minimal())
             .transport_config(transport)
-            .alpns(vec![bulk::ALPN.to_vec(), log::ALPN.to_vec()])
+            .alpns(vec![bulk::ALPN.to_vec(), log::ALPN.to_vec(), gossip::ALPN.to_vec()])
             .clear_ip_transports()
             .bind_addr(bind)
             .map_err(|e| failed(e.to_string()))?
@@ -111,9 +123,11 @@ impl Net {
         }
         let stop = CancellationToken::new();
         let sockets = sockets_of(&endpoint);
-        tokio::spawn(accept(endpoint.clone(), content, log, stop.clone()));
+        let gossip = Gossip::builder().alpn(gossip::ALPN).max_message_size(gossip::MESSAGE_MAX).spawn(endpoint.clone());
+        let services = Services { content, log, gossip: gossip.clone() };
+        tokio::spawn(accept(endpoint.clone(), services, stop.clone()));
         let pool = Arc::new(Pool::new(endpoint.clone()));
-        Ok(Self { endpoint, book, pool, stop, sockets })
+        Ok(Self { endpoint, book, pool, gossip, secret: config.secret, stop, sockets })
     }
 
     /// Who this node is.
@@ -128,12 +142,25 @@ impl Net {
 
     /// Remembers where a peer can be reached.
     pub fn know(&self, address: &Address) {
-        if let Ok(id) = EndpointId::from_bytes(&address.node.0)
-            && address.node != self.id()
-        {
-            let sockets = address.sockets.iter().map(|socket| TransportAddr::Ip(*socket));
-            self.book.add_endpoint_info(EndpointAddr::from_parts(id, sockets));
-        }
+        remember(&self.book, self.id(), address);
+    }
+
+    /// Tells everybody in `topic` where this node is, and learns where they are, beginning with `peers`.
+    pub fn meet(&self, topic: Hash, peers: &[NodeId]) {
+        let known = peers.iter().filter(|peer| **peer != self.id());
+        let bootstrap = known.filter_map(|peer| EndpointId::from_bytes(&peer.0).ok()).collect();
+        let (book, me) = (self.book.clone(), self.id());
+        let learn = move |address: &Address| remember(&book, me, address);
+        let part = gossip::take_part(
+            self.gossip.clone(),
+            topic,
+            bootstrap,
+            self.secret,
+            self.address(),
+            learn,
+            self.stop.clone(),
+        );
+        tokio::spawn(part);
     }
 
     /// Fetches content by root from several peers at once; see [`FetchError`] for going on later.
@@ -177,6 +204,15 @@ impl Drop for Net {
     }
 }
 
+fn remember(book: &MemoryLookup, me: NodeId, address: &Address) {
+    if let Ok(id) = EndpointId::from_bytes(&address.node.0)
+        && address.node != me
+    {
+        let sockets = address.sockets.iter().map(|socket| TransportAddr::Ip(*socket));
+        book.add_endpoint_info(EndpointAddr::from_parts(id, sockets));
+    }
+}
+
 fn add_mdns(endpoint: &Endpoint) {
     match MdnsAddressLookup::builder().service_name(MDNS_NAME).build(endpoint.id()) {
         Ok(mdns) => {
@@ -201,12 +237,7 @@ fn sockets_of(endpoint: &Endpoint) -> Vec<SocketAddr> {
     sockets
 }
 
-async fn accept(
-    endpoint: Endpoint,
-    content: Arc<dyn Content>,
-    log: Option<Arc<dyn LogService>>,
-    stop: CancellationToken,
-) {
+async fn accept(endpoint: Endpoint, services: Services, stop: CancellationToken) {
     let mut connections = JoinSet::new();
     loop {
         let incoming = tokio::select! {
@@ -223,13 +254,16 @@ async fn accept(
             incoming.refuse();
             continue;
         }
-        let (content, log) = (content.clone(), log.clone());
+        let services = services.clone();
         connections.spawn(async move {
             let Ok(connection) = incoming.await else { return };
             let by = NodeId(*connection.remote_id().as_bytes());
-            match (connection.alpn(), log) {
-                (bulk::ALPN, _) => bulk::serve(connection, by, content).await,
+            match (connection.alpn(), services.log) {
+                (bulk::ALPN, _) => bulk::serve(connection, by, services.content).await,
                 (log::ALPN, Some(log)) => log::serve(connection, by, log).await,
+                (gossip::ALPN, _) => {
+                    let _ = services.gossip.handle_connection(connection).await;
+                }
                 _ => connection.close(1u32.into(), b"this node keeps no log"),
             }
         });

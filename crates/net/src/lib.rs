@@ -3,6 +3,7 @@
 //! * `talkoo/bulk/1` moves content by hash in verified chunks, from several peers and over several
 //!   connections to each (on lossy links streams share one congestion window; connections do not).
 //! * `talkoo/log/1` follows a log and submits to it.
+//! * `talkoo/gossip/1` tells the members of a run where each of them is.
 //!
 //! *Goals*: works offline at once (loopback, LAN by mDNS, static tickets); every buffer that a peer
 //! can fill is bounded; wrong bytes are refused by hash and counted. *Non-goals*: what the bytes
@@ -11,6 +12,7 @@
 mod bulk;
 mod endpoint;
 mod frame;
+mod gossip;
 mod log;
 mod pool;
 mod ticket;

@@ -155,6 +155,8 @@ impl Driver {
                 for address in &ticket.peers {
                     self.shared.net.know(address);
                 }
+                let peers: Vec<NodeId> = ticket.peers.iter().map(|address| address.node).collect();
+                self.shared.net.meet(ticket.run, &peers);
                 self.shared.store.follow(&ticket.run, &ticket)?;
                 let run = Run {
                     ticket: ticket.clone(),
@@ -310,6 +312,7 @@ impl Driver {
         tokio::spawn(async move {
             let fetched = net.fetch(fetch.candidate.update, &fetch.sources, Vec::new(), &|_, _| {}).await;
             let result = fetched.map(|fetched| fetched.bytes).map_err(|error| {
+                tracing::debug!(update = ?error.root, missing = error.missing, rejects = ?error.rejects, "not fetched");
                 for (_, reject) in &error.rejects {
                     contents.count(*reject);
                 }

@@ -335,7 +335,8 @@ impl Driver {
                 }
                 Err(error) => {
                     let _ = happenings.send(Happening::Trouble(id, format!("weights: {error}"))).await;
-                    let input = Input::Weights { run: id, result: None };
+                    let held = work.newest_root();
+                    let input = Input::Weights { run: id, result: held };
                     let _ = happenings.send(Happening::Input(Box::new(input))).await;
                 }
             }

@@ -122,11 +122,14 @@ impl Again {
 
     /// The unit as the log planned it; steps are those that were done.
     fn train(&mut self, run: &Run, closed: &Closed, member: &NodeId, commit: &Commit) -> Result<Box<Train>> {
-        let base = run.spec.base_of(closed.round.0);
+        let base = closed.base;
         let slot = closed.plan.iter().find(|slot| slot.member == *member).context("a commit without a slot")?;
         let unsettled = self.unsettled.entry(*member).or_default();
         let settled = run.settle(base, unsettled);
         let fresh = commit.state == Hash::default();
+        if fresh {
+            unsettled.clear();
+        }
         Ok(Box::new(Train {
             run: run.id,
             round: closed.round,
@@ -140,7 +143,7 @@ impl Again {
             plain: closed.plan.len() == 1,
             state: commit.state,
             settle: if fresh { Vec::new() } else { settled },
-            pending: run.pending(member, closed.round),
+            pending: run.pending(member, closed.round, base),
         }))
     }
 }

@@ -137,6 +137,11 @@ impl Work {
         self.versions().held.last_key_value().map(|(version, (weights, _))| (*version, weights.clone()))
     }
 
+    /// Version and root of the newest weights.
+    pub(crate) fn newest_root(&self) -> Option<(u64, Hash)> {
+        self.versions().held.last_key_value().map(|(version, (_, tree))| (*version, tree.root()))
+    }
+
     /// The bytes of the newest weights, as a base for fetching newer ones.
     pub(crate) fn newest_bytes(&self) -> Vec<u8> {
         self.newest().map(|(_, weights)| weights.bytes().into_owned()).unwrap_or_default()

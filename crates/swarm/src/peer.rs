@@ -341,7 +341,7 @@ impl Peer {
         if part.training.is_some() {
             return Waiting::No;
         }
-        if run.owed(&self.id).is_some_and(|round| run.spec.base_of(round.round.0) > version) {
+        if run.owed(&self.id).is_some_and(|round| round.base > version) {
             return Waiting::CatchingUp;
         }
         if member.status != Status::Active {
@@ -374,6 +374,7 @@ impl Machine for Peer {
                 let memory = memory.unwrap_or_default();
                 let part = Part { class, memory, weights, ..Part::default() };
                 self.parts.insert(run, part);
+                self.note_commits();
             }
             Input::Quit(run) => {
                 if let Some(part) = self.parts.get_mut(&run) {
@@ -400,12 +401,21 @@ impl Peer {
             let Some(said) = &part.memory.said else { continue };
             let taken = run.members.get(&self.id).is_some_and(|m| m.private == said.state_next && m.last == Some(said.round));
             if taken {
+                // What the unit began with is settled now that the unit counts, not before.
+                if said.state == Hash::default() {
+                    part.memory.unsettled.clear();
+                } else {
+                    let base = run.base(said.round).unwrap_or_default();
+                    run.settle(base, &mut part.memory.unsettled);
+                }
                 part.memory.state = said.state_next;
                 if said.size > 0 {
                     part.memory.unsettled.push((said.round, said.update));
                 }
                 part.memory.said = None;
-            } else if !run.open.iter().any(|round| round.round == said.round && round.is_training()) {
+            } else if said.round < run.next
+                && !run.open.iter().any(|round| round.round == said.round && round.is_training())
+            {
                 part.memory.said = None;
             }
         }
@@ -482,6 +492,8 @@ impl Acting<'_> {
         if !self.run.spec.admits(&self.me) || self.disputed() {
             return;
         }
+        // Before the weights move on: an owed unit begins from the version held now.
+        self.train();
         self.weights();
         let Some(member) = self.run.members.get(&self.me) else {
             if !self.run.ended {
@@ -535,7 +547,8 @@ impl Acting<'_> {
             return self.first_weights();
         };
         match closed.plain {
-            Some((member, root)) if member != self.me => self.sync(version + 1, root),
+            // Nobody may hold that very version any more; the newest is as good.
+            Some((member, _)) if member != self.me => self.newest(),
             _ if self.hold(&closed.set, &self.sources(None)) => {
                 self.part.weights_busy = true;
                 self.out.push(Output::Apply { run: self.run.id, closed: Box::new(closed.clone()) });
@@ -562,6 +575,10 @@ impl Acting<'_> {
         let ahead = known.filter(|(version, _)| self.part.weights.is_none_or(|(held, _)| *version > held));
         if let Some((version, root)) = ahead {
             self.sync(version, root);
+        } else if self.part.weights.is_none() && self.run.spec.init == Init::Seed && self.run.closed_round(0).is_some() {
+            // No root is agreed yet, but every set is kept: from the beginning.
+            self.part.weights_busy = true;
+            self.out.push(Output::Init(self.run.id));
         }
     }
 
@@ -576,14 +593,14 @@ impl Acting<'_> {
 
     fn become_ready(&mut self) {
         let Some((version, root)) = self.part.weights else { return };
-        if version + 2 >= self.run.version() {
+        if version + 1 >= self.run.version() {
             self.say("ready", version, Tx::Ready { run: self.run.id, version, root });
         }
     }
 
     fn train(&mut self) {
         let Some(round) = self.run.owed(&self.me) else { return };
-        let base = self.run.spec.base_of(round.round.0);
+        let base = round.base;
         let busy = self.part.training.is_some()
             || self.part.failed.contains(&round.round)
             || self.part.memory.said.as_ref().is_some_and(|said| said.round == round.round);
@@ -594,10 +611,10 @@ impl Acting<'_> {
         let private = self.run.members.get(&self.me).map(|m| m.private).unwrap_or_default();
         // What this node has is not what the log expects (another process, a lost disk): declare it lost.
         let state = if private == self.part.memory.state { private } else { Hash::default() };
-        let settled = self.run.settle(base, &mut self.part.memory.unsettled);
+        let settled = self.run.settle(base, &mut self.part.memory.unsettled.clone());
         // Lost is lost: who begins with an empty state gets nothing back, the same for whoever replays it.
         let settle = if state == Hash::default() { Vec::new() } else { settled };
-        let pending = self.run.pending(&self.me, round.round);
+        let pending = self.run.pending(&self.me, round.round, base);
         self.part.training = Some(round.round);
         self.out.push(Output::Train(Box::new(Train {
             run: self.run.id,
@@ -642,7 +659,7 @@ impl Acting<'_> {
             self.out.push(Output::Wake(by));
             return;
         }
-        let base = self.run.spec.base_of(round.round.0);
+        let base = round.base;
         let root = self.part.roots.get(&base).copied();
         let root = root.or(self.part.weights.filter(|(version, _)| *version == base).map(|(_, root)| root));
         let Some(root) = root else { return };

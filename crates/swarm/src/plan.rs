@@ -26,24 +26,29 @@ pub(crate) fn assign(members: &BTreeMap<NodeId, Member>, round: u64, slots: u16,
     let turns = active.len().div_ceil(places) as u64;
     let chosen: Vec<_> =
         active.into_iter().enumerate().filter(|(i, _)| *i as u64 % turns == round % turns).map(|(_, m)| m).collect();
-    let newcomers = chosen.iter().filter(|(_, m)| m.rate == 0).count() as u32;
-    let speed: u128 = chosen.iter().map(|(_, m)| u128::from(m.rate)).sum();
-    let all_new = speed == 0;
-    // Each has one; the rest goes by speed, the remainders to the largest fractions.
-    let rest = u128::from(total - chosen.len() as u32);
-    let mut parts: Vec<(NodeId, u32, u128)> = Vec::with_capacity(chosen.len());
-    for (id, member) in &chosen {
-        let (weight, of) = if all_new { (1, u128::from(newcomers)) } else { (u128::from(member.rate), speed) };
-        let (share, fraction) = (rest * weight / of, rest * weight % of);
-        parts.push((**id, 1 + share as u32, fraction));
+    let all_new = chosen.iter().all(|(_, m)| m.rate == 0);
+    // A newcomer beside measured members gets one; it takes no part in the division.
+    let speed = |m: &Member| if all_new { 1 } else { u128::from(m.rate) };
+    let sum: u128 = chosen.iter().map(|(_, m)| speed(m)).sum();
+    let mut parts: Vec<(NodeId, u128, u32)> = (chosen.iter())
+        .map(|(id, m)| (**id, speed(m), (u128::from(total) * speed(m) / sum).max(1) as u32))
+        .collect();
+    // Rounding left some over, or the ones for newcomers are too many: whoever ends first takes
+    // the next, whoever ends last gives one back.
+    let mut given: u32 = parts.iter().map(|(_, _, n)| n).sum();
+    while given < total {
+        let measured = parts.iter_mut().filter(|(_, speed, _)| *speed > 0);
+        let first = measured.min_by(|a, b| (u128::from(a.2 + 1) * b.1).cmp(&(u128::from(b.2 + 1) * a.1)));
+        first.expect("someone has a speed").2 += 1;
+        given += 1;
     }
-    let given: u32 = parts.iter().map(|(_, n, _)| n).sum();
-    let mut order: Vec<usize> = (0..parts.len()).collect();
-    order.sort_by_key(|&i| (std::cmp::Reverse(parts[i].2), parts[i].0));
-    for &i in order.iter().take((total - given) as usize) {
-        parts[i].1 += 1;
+    while given > total {
+        let able = parts.iter_mut().filter(|(_, speed, n)| *speed > 0 && *n > 1);
+        let Some(last) = able.max_by(|a, b| (u128::from(a.2) * b.1).cmp(&(u128::from(b.2) * a.1))) else { break };
+        last.2 -= 1;
+        given -= 1;
     }
-    parts.into_iter().map(|(id, n, _)| (id, n)).collect()
+    parts.into_iter().map(|(id, _, n)| (id, n)).collect()
 }
 
 #[cfg(test)]
@@ -67,7 +72,7 @@ mod tests {
     #[test]
     fn work_is_proportional_to_speed() {
         check(&[100, 100, 100, 100], 32, 8, &[2, 2, 2, 2]);
-        check(&[1, 4, 16], 32, 24, &[2, 5, 17]);
+        check(&[1, 4, 16], 32, 24, &[1, 5, 18]);
         check(&[0, 0], 32, 5, &[3, 2]);
         check(&[0, 100], 32, 8, &[1, 7]);
         check(&[5], 32, 8, &[8]);

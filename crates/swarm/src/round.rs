@@ -48,6 +48,8 @@ pub struct RoundState {
     pub opened: Millis,
     /// Who does what.
     pub plan: Vec<Slot>,
+    /// The version of the weights from which it trains.
+    pub base: u64,
     /// Tokens applied when it opened: what the learning rate follows.
     pub tokens_before: u64,
     /// Steps applied when it opened: what numbers the optimiser's.
@@ -83,6 +85,8 @@ pub struct Closed {
     pub void: bool,
     /// Who was to do what.
     pub plan: Vec<Slot>,
+    /// The version of the weights from which it trained.
+    pub base: u64,
     /// Every unit that came, so that anybody can do it again.
     pub commits: BTreeMap<NodeId, Commit>,
     /// Tokens applied.
@@ -157,7 +161,9 @@ impl RoundState {
 
     /// Whether nothing more can come: a round of one member moves no bytes.
     fn complete(&self) -> bool {
-        self.plan.len() == 1 || self.candidates.is_empty() || (0..self.candidates.len()).all(|i| self.held(i)) && self.quorum()
+        let all_held = || (0..self.candidates.len()).all(|i| self.held(i)) && self.quorum();
+        let all_said = || self.attests.len() >= self.committee.len();
+        self.plan.len() == 1 || self.candidates.is_empty() || all_said() || all_held()
     }
 
     /// The root that more than two thirds of the committee reported for the round's base weights.
@@ -176,7 +182,9 @@ impl RoundState {
 impl Run {
     /// When the log must act without anybody saying anything.
     pub(crate) fn deadline(&self) -> Option<Millis> {
-        self.open.iter().map(|round| round.until).min()
+        // A later round that exchanges waits for the front one, whatever its own time says.
+        let due = self.open.iter().enumerate().filter(|(i, round)| *i == 0 || round.is_training());
+        due.map(|(_, round)| round.until).min()
     }
 
     /// Does what time alone decides.
@@ -207,13 +215,7 @@ impl Run {
         }
     }
 
-    pub(crate) fn commit(
-        &mut self,
-        now: Millis,
-        by: &NodeId,
-        commit: &Commit,
-        events: &mut Vec<Event>,
-    ) -> Result<(), Reject> {
+    pub(crate) fn commit(&mut self, now: Millis, by: &NodeId, commit: &Commit) -> Result<(), Reject> {
         let at = self.check_commit(by, commit)?;
         let round = &mut self.open[at];
         let micro_batches = round.slot(by).map_or(0, |slot| slot.micro_batches);
@@ -228,20 +230,12 @@ impl Run {
             member.last = Some(commit.round);
             member.loss_micro = commit.loss_micro;
         }
-        self.tick(now, events);
         Ok(())
     }
 
-    pub(crate) fn attest(
-        &mut self,
-        now: Millis,
-        by: &NodeId,
-        attest: &Attest,
-        events: &mut Vec<Event>,
-    ) -> Result<(), Reject> {
+    pub(crate) fn attest(&mut self, by: &NodeId, attest: &Attest) -> Result<(), Reject> {
         let at = self.check_attest(by, attest)?;
         self.open[at].attests.insert(*by, attest.clone());
-        self.tick(now, events);
         Ok(())
     }
 
@@ -255,13 +249,13 @@ impl Run {
             }
             return;
         }
-        let ready = self.open.iter().all(|round| !round.is_training())
-            && self.version() >= self.spec.base_of(self.next.0);
-        if !ready || self.ended {
+        if self.ended || self.open.iter().any(RoundState::is_training) {
             return;
         }
         let parts = assign(&self.members, self.next.0, self.spec.slots, self.spec.micro_batches);
-        if parts.is_empty() {
+        // Alone there is nothing to overlap with: each round begins where the last one ended.
+        let base = if parts.len() == 1 { self.next.0 } else { self.spec.base_of(self.next.0) };
+        if parts.is_empty() || self.version() < base {
             return;
         }
         let mut plan = Vec::with_capacity(parts.len());
@@ -278,11 +272,12 @@ impl Run {
             until: now.plus(self.spec.train_window_ms),
             opened: now,
             plan,
+            base,
             tokens_before: self.tokens,
             steps_before: self.steps,
             commits: BTreeMap::new(),
             candidates: Vec::new(),
-            committee: Vec::new(),
+            committee: self.committee(round),
             attests: BTreeMap::new(),
             carried: Vec::new(),
             excused: Vec::new(),
@@ -305,7 +300,6 @@ impl Run {
             }
         }
         let deadline = now.plus(self.exchange_limit());
-        let committee = self.committee(self.open[i].round);
         let round = &mut self.open[i];
         let fresh = round.plan.iter().filter_map(|slot| round.commits.get(&slot.member).map(|c| (slot.member, c)));
         let fresh = fresh.map(|(member, commit)| Candidate {
@@ -317,7 +311,6 @@ impl Run {
             norm_sq_bits: commit.norm_sq_bits,
         });
         round.candidates = fresh.collect();
-        round.committee = committee;
         round.phase = Phase::Exchange;
         round.since = now;
         round.until = deadline;
@@ -367,7 +360,7 @@ impl Run {
     fn close_round(&mut self, now: Millis, events: &mut Vec<Event>) {
         let round = self.open.pop_front().expect("the caller saw it");
         if let Some(root) = round.agreed_root() {
-            self.agree(self.spec.base_of(round.round.0), root);
+            self.agree(round.base, root);
         }
         let plain = match (round.plan.as_slice(), round.candidates.as_slice()) {
             ([_], [only]) => Some((only.member, only.update)),
@@ -375,7 +368,7 @@ impl Run {
         };
         let nobody = round.candidates.is_empty();
         let void = plain.is_none() && !nobody && !round.quorum();
-        let (set, mut left_out) = self.divide(&round, plain.is_some(), void);
+        let (set, mut left_out) = self.divide(&round, void);
         // The next round can still take them only while its own bytes do not move yet.
         let takes = void && self.open.front().is_none_or(RoundState::is_training);
         let carried = left_out.extract_if(.., |c| takes && c.round == round.round).collect();
@@ -386,7 +379,8 @@ impl Run {
         };
         if let Some((_, root)) = plain {
             self.agree(round.round.0 + 1, root);
-        } else if !void && !nobody {
+        } else if !nobody {
+            // A void one counts with its whole window: the next may be half as long again.
             self.exchanges.push_back(now.since(round.since));
             if self.exchanges.len() > EXCHANGES_KEPT {
                 self.exchanges.pop_front();
@@ -402,6 +396,7 @@ impl Run {
             plain,
             void,
             plan: round.plan,
+            base: round.base,
             commits: round.commits,
             tokens,
             tokens_before: round.tokens_before,
@@ -414,11 +409,11 @@ impl Run {
     }
 
     /// The set, and what stays out of it.
-    fn divide(&self, round: &RoundState, plain: bool, void: bool) -> (Vec<Candidate>, Vec<Candidate>) {
-        if plain {
+    fn divide(&self, round: &RoundState, void: bool) -> (Vec<Candidate>, Vec<Candidate>) {
+        if round.plan.len() == 1 {
             return (Vec::new(), round.carried.clone());
         }
-        let agreed = self.roots.get(&self.spec.base_of(round.round.0));
+        let agreed = self.roots.get(&round.base);
         let honest = |candidate: &Candidate| match round.commits.get(&candidate.member) {
             Some(commit) if candidate.round == round.round => agreed.is_none_or(|root| *root == commit.root),
             _ => true,

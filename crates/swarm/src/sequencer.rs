@@ -35,15 +35,16 @@ impl Sequencer {
 
     /// Takes a transaction for the next block, or refuses it with a reason.
     pub fn submit(&mut self, tx: SignedTx) -> Result<(), Reject> {
-        let waiting = self.per_signer.entry(tx.by).or_default();
-        if *waiting >= WAITING_PER_SIGNER || self.waiting.len() >= BLOCK_TXS_MAX {
+        let waiting = self.per_signer.get(&tx.by).copied().unwrap_or_default();
+        if waiting >= WAITING_PER_SIGNER || self.waiting.len() >= BLOCK_TXS_MAX {
             return Err(Reject::TooMany);
         }
         self.state.check(&tx)?;
         if self.waiting.iter().any(|other| other.by == tx.by && other.value.seq >= tx.value.seq) {
             return Err(Reject::Duplicate);
         }
-        *waiting += 1;
+        // Only signers that check out are counted, so junk keys cannot fill the table.
+        self.per_signer.insert(tx.by, waiting + 1);
         self.waiting.push(tx);
         Ok(())
     }
@@ -59,7 +60,7 @@ impl Sequencer {
         let txs = std::mem::take(&mut self.waiting);
         self.per_signer.clear();
         let block = Block { height: self.state.height + 1, time, txs };
-        let events = self.state.apply(&block).expect("it follows the last one");
+        let events = self.state.apply_checked(&block).expect("it follows the last one");
         (block, events)
     }
 }

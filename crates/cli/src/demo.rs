@@ -24,8 +24,8 @@ pub(crate) struct DemoArgs {
     keep: Option<PathBuf>,
 }
 
-/// Percent of a core's time that each peer may use: unequal machines. The one alone has the most.
-const DUTIES: [u32; 4] = [100, 60, 60, 30];
+/// Relative speeds of the peers, percent of the fastest; the one alone is as fast as the fastest.
+const SPEEDS: [u32; 4] = [100, 75, 75, 50];
 /// Held-out tokens of the final measurement.
 const EVAL_TOKENS: u64 = 40_000;
 
@@ -41,6 +41,13 @@ impl Drop for Stage {
             let _ = std::fs::remove_dir_all(&self.dir);
         }
     }
+}
+
+/// Percent of a core's time that peer `i` may compute. Together with the one alone they stay below
+/// what the machine has, so that each is a machine of its own speed and none takes from another.
+fn duty(i: usize) -> u32 {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from) as u32;
+    SPEEDS[i] * (cores * 20).min(100) / 100
 }
 
 /// A peer of the demo: a process with an identity and a folder of its own. Killed when dropped.
@@ -109,12 +116,14 @@ async fn show(common: &Common, args: &DemoArgs, stage: &Path) -> Result<()> {
         render::grouped(built.manifest.heldout_tokens())
     ));
     let speed = tokio::task::block_in_place(|| calibrate(common, stage))?;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    say(&format!("one thread of this machine trains about {speed:.0} tokens/s; {cores} cores"));
+    say(&format!(
+        "one core of this machine trains about {speed:.0} tokens/s; each peer may use a part of one: {} %",
+        [0, 1, 2, 3].map(|i| duty(i).to_string()).join(", ")
+    ));
 
-    let gradients = act(args, stage, speed, cores, Mode::Gradients).await?;
+    let gradients = act(args, stage, speed, Mode::Gradients).await?;
     if args.local_seconds > 0 {
-        let local = act(args, stage, speed, cores, Mode::Local).await?;
+        let local = act(args, stage, speed, Mode::Local).await?;
         compare(&gradients, &local);
     }
     let text = tokio::task::block_in_place(|| write(stage, &gradients))?;
@@ -141,43 +150,44 @@ impl Mode {
 
 /// The run file of an act. `members` 1 is the one that trains alone, with a batch that suits it.
 fn run_file(mode: Mode, alone: bool, tokens: u64) -> String {
-    let batch = if alone { 1024 } else { 4096 };
+    // Small models learn by the number of steps. Members share a step in single sequences, so that
+    // unequal speeds divide well; the one alone takes the larger micro-batch that suits it.
+    let micro_batch = if alone { 4 } else { 1 };
     let round = match mode {
         Mode::Gradients => "mode = \"gradients\"\nbits = 8\ntarget_seconds = 1",
         Mode::Local => "mode = \"local\"\nbits = 2\ndensity = 1\ndelay = 0\ntarget_seconds = 4",
     };
-    let steps = if mode == Mode::Local { "inner_steps = 8\n" } else { "" };
-    let lr = if alone { "2e-3" } else { "4e-3" };
+    let steps = if mode == Mode::Local { "inner_steps = 10\n" } else { "" };
     format!(
         "[run]\nname = \"bard\"\nseed = 7\n[model]\nsize = \"tiny\"\n[data]\nmanifest = \"corpus\"\nseq_len = 128\n\
-         [train]\ntokens = {tokens}\nbatch_tokens = {batch}\nmicro_batch = 4\nlr = {lr}\nwarmup = 0.05\n{steps}\
+         [train]\ntokens = {tokens}\nbatch_tokens = 1024\nmicro_batch = {micro_batch}\nlr = 3e-3\nwarmup = 0.05\n{steps}\
          [round]\n{round}\n[out]\nevery_rounds = 1000000\n"
     )
 }
 
 /// Trains until the tokens are done; in gradients mode with a kill, a join, and one beside that trains alone.
-async fn act(args: &DemoArgs, stage: &Path, speed: f64, cores: usize, mode: Mode) -> Result<Act> {
+async fn act(args: &DemoArgs, stage: &Path, speed: f64, mode: Mode) -> Result<Act> {
     let main = mode == Mode::Gradients;
     let seconds = if main { args.seconds } else { args.local_seconds };
-    // Four peers and, in the main act, a fifth process share the cores.
-    let busy: f64 = DUTIES.iter().sum::<u32>() as f64 / 100.0;
-    let load = busy + if main { 1.0 } else { 0.0 };
-    let per_core = (cores as f64 / load).min(1.0);
-    let tokens = (speed * busy * per_core * seconds as f64 * 0.8) as u64;
+    let parts: f64 = (0..SPEEDS.len()).map(|i| f64::from(duty(i)) / 100.0).sum();
+    // Sharing costs the group more than half of its speed here: rounds of a third of a second.
+    let tokens = (speed * parts * seconds as f64 * 0.38) as u64;
     say(&format!("\n== {} mode: {} tokens in about {seconds} s", mode.name(), render::grouped(tokens)));
     std::fs::write(stage.join("run.toml"), run_file(mode, false, tokens))?;
     let file = stage.join("run.toml").to_string_lossy().into_owned();
     let name = |i: usize| format!("{}-{i}", mode.name());
-    let mut peers = vec![Peer::start(stage, &name(1), DUTIES[0], &["train", "create", &file])?];
+    let mut peers = vec![Peer::start(stage, &name(1), duty(0), &["train", "create", &file])?];
     let ticket = wait_for(&peers[0], "the ticket", |run| (!run.ticket.is_empty() && !run.name.is_empty()).then(|| run.ticket.clone())).await?;
-    for (i, duty) in DUTIES.iter().enumerate().skip(1) {
-        peers.push(Peer::start(stage, &name(i + 1), *duty, &["train", "join", &ticket])?);
+    for i in 1..SPEEDS.len() {
+        peers.push(Peer::start(stage, &name(i + 1), duty(i), &["train", "join", &ticket])?);
     }
     let mut alone = None;
     if main {
+        // Its schedule ends with the group's, so that it is at its best when they are compared.
+        let tokens = (speed * f64::from(duty(0)) / 100.0 * seconds as f64 * 0.65) as u64;
         std::fs::write(stage.join("alone.toml"), run_file(mode, true, tokens))?;
         let file = stage.join("alone.toml").to_string_lossy().into_owned();
-        alone = Some(Peer::start(stage, "alone", DUTIES[0], &["train", "create", &file])?);
+        alone = Some(Peer::start(stage, "alone", duty(0), &["train", "create", &file])?);
     }
     let begun = Instant::now();
     let mut roots: BTreeMap<u64, BTreeMap<String, usize>> = BTreeMap::new();
@@ -199,7 +209,7 @@ async fn act(args: &DemoArgs, stage: &Path, speed: f64, cores: usize, mode: Mode
         }
         if !joined && part > 0.6 {
             joined = true;
-            peers.push(Peer::start(stage, &name(5), DUTIES[3], &["train", "join", &ticket])?);
+            peers.push(Peer::start(stage, &name(5), duty(3), &["train", "join", &ticket])?);
             say("-- a fifth peer joins: it fetches the weights by hash and takes part");
         }
         if run.ended && run.root.as_ref().is_some_and(|(version, _)| *version == run.version) {

@@ -74,6 +74,7 @@ struct Workers {
     work: Arc<Work>,
     trainer: std::sync::mpsc::Sender<Box<Train>>,
     applier: std::sync::mpsc::Sender<Job>,
+    evaluator: std::sync::mpsc::Sender<u64>,
 }
 
 /// Jobs of the second thread.
@@ -82,7 +83,6 @@ enum Job {
     Adopt(u64, Vec<u8>),
     Apply(Box<swarm::Closed>),
     Verify(Box<Fetch>, Result<Vec<u8>, Reject>),
-    Evaluate(u64),
 }
 
 pub(crate) struct Driver {
@@ -379,9 +379,11 @@ impl Driver {
         let (trainer, trains) = std::sync::mpsc::channel();
         let (applier, jobs) = std::sync::mpsc::channel();
         spawn_trainer(work.clone(), trains, self.happenings.clone());
-        spawn_applier(work.clone(), jobs, self.happenings.clone(), self.shared.eval_tokens);
+        let (evaluator, versions) = std::sync::mpsc::channel();
+        spawn_applier(work.clone(), jobs, self.happenings.clone());
+        spawn_evaluator(work.clone(), versions, self.happenings.clone(), self.shared.eval_tokens);
         if let Some(run) = self.runs.get_mut(&id) {
-            run.work = Some(Workers { work, trainer, applier });
+            run.work = Some(Workers { work, trainer, applier, evaluator });
             run.trouble = None;
             run.preparing = false;
         }
@@ -409,8 +411,9 @@ impl Driver {
             total: state.tokens,
         });
         let every = u64::from(state.spec.checkpoint_rounds);
-        if self.shared.eval_tokens > 0 && (round.0 + 1).is_multiple_of(every) {
-            self.job(&id, Job::Evaluate(round.0 + 1));
+        let due = self.shared.eval_tokens > 0 && (round.0 + 1).is_multiple_of(every);
+        if let Some(workers) = run.work.as_ref().filter(|_| due) {
+            let _ = workers.evaluator.send(round.0 + 1);
         }
     }
 
@@ -507,15 +510,9 @@ fn spawn_trainer(work: Arc<Work>, trains: std::sync::mpsc::Receiver<Box<Train>>,
 }
 
 /// The second thread of a run.
-fn spawn_applier(
-    work: Arc<Work>,
-    jobs: std::sync::mpsc::Receiver<Job>,
-    out: mpsc::Sender<Happening>,
-    eval_tokens: u64,
-) {
+fn spawn_applier(work: Arc<Work>, jobs: std::sync::mpsc::Receiver<Job>, out: mpsc::Sender<Happening>) {
     std::thread::spawn(move || {
         let run = work.run;
-        let mut evaluator = None;
         while let Ok(job) = jobs.recv() {
             let weights = |result: Result<(u64, Hash)>| match result {
                 Ok(found) => Happening::Input(Box::new(Input::Weights { run, result: Some(found) })),
@@ -533,17 +530,31 @@ fn spawn_applier(
                     let update = fetch.candidate.update;
                     Happening::Input(Box::new(Input::Fetched { run, update, result }))
                 }
-                Job::Evaluate(version) => {
-                    if evaluator.is_none() {
-                        evaluator = work.trainer().ok();
-                    }
-                    match evaluator.as_mut().map(|trainer| work.evaluate(trainer, eval_tokens)) {
-                        Some(Ok(Some(bits))) => Happening::Heldout(run, version, bits),
-                        _ => continue,
-                    }
-                }
             };
             if out.blocking_send(happening).is_err() {
+                return;
+            }
+        }
+    });
+}
+
+/// Measures held-out loss beside the run; nothing waits for it.
+fn spawn_evaluator(
+    work: Arc<Work>,
+    versions: std::sync::mpsc::Receiver<u64>,
+    out: mpsc::Sender<Happening>,
+    tokens: u64,
+) {
+    std::thread::spawn(move || {
+        let mut trainer = None;
+        while let Ok(version) = versions.recv() {
+            if trainer.is_none() {
+                trainer = work.trainer().ok();
+            }
+            let measured = trainer.as_mut().map(|trainer| work.evaluate(trainer, tokens));
+            if let Some(Ok(Some(bits))) = measured
+                && out.blocking_send(Happening::Heldout(work.run, version, bits)).is_err()
+            {
                 return;
             }
         }

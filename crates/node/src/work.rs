@@ -288,7 +288,7 @@ impl Work {
         let mut plan = self.plan(train)?;
         plan.inner_steps = plan.inner_steps.min(steps_max);
         let mut window = Vec::new();
-        let mut since = begun;
+        let since = Mutex::new(begun);
         let per_batch = u64::from(self.spec.micro_batch);
         let next = |i: u64| -> Result<Batch> {
             window.clear();
@@ -296,7 +296,7 @@ impl Work {
                 let at = self.order.at(train.position + i * per_batch + row);
                 self.corpus.window(Split::Train, at.index, u64::from(self.spec.seq_len), &mut window)?;
             }
-            self.throttle(&mut since);
+            self.throttle(&since);
             Ok(Batch { ids: window.clone() })
         };
         let window_end = Duration::from_millis(train.window_ms / 4 * 3);
@@ -310,6 +310,7 @@ impl Work {
                 Ok((trainer.unit(&weights, &mut private, &plan, next, stop)?, None))
             }
         })?;
+        self.throttle(&since);
         let size = unit.update.bytes.len() as u64;
         let update = match made {
             Some(made) => self.keep_made(train.base + 1, made)?,
@@ -342,8 +343,9 @@ impl Work {
 
     /// Sleeps so that the trainer computes only its part of the time: called between micro-batches,
     /// it pays for the one before with idle time in proportion.
-    fn throttle(&self, since: &mut Instant) {
+    fn throttle(&self, since: &Mutex<Instant>) {
         let duty = self.limits.duty_percent.clamp(1, 100);
+        let mut since = since.lock().expect("only the trainer waits here");
         if duty < 100 {
             std::thread::sleep(since.elapsed() * (100 - duty) / duty);
         }

@@ -106,6 +106,31 @@ fn newcomers_are_in_within_two_rounds() {
     all(&[Scenario { delay: 1, ..scenario.clone() }, scenario]);
 }
 
+/// One inner step of everybody's work does not fit into the window of a slow member.
+fn slow(n: usize, slots: u16, first: u64, others: u64) -> Scenario {
+    let calm = Scenario::calm(1, n);
+    let mut scenario = Scenario { mode: Mode::Gradients, inner_steps: 1, micro_batches: 3 * n as u32, slots, ..calm };
+    for (i, part) in scenario.members.iter_mut().enumerate() {
+        part.speed_milli = if i == 0 { first } else { others };
+    }
+    scenario
+}
+
+#[test]
+fn two_that_can_do_the_work_only_together_find_each_other() {
+    for start_ms in [0, 3_000, 12_000, 20_000] {
+        let mut scenario = slow(2, 32, 438, 438);
+        scenario.members[1].start_ms = start_ms;
+        scenario.calm_ms = start_ms;
+        all(&[scenario]);
+    }
+}
+
+#[test]
+fn a_slow_member_has_its_turn_with_a_part_that_it_can_do() {
+    all(&[slow(3, 1, 498, 8_000), slow(6, 1, 667, 3_000), slow(5, 2, 300, 600)]);
+}
+
 #[test]
 fn short_rounds_are_not_slowed_by_retries() {
     let mut scenario = Scenario { rounds: 20, ..Scenario::calm(3, 4) };

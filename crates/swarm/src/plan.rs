@@ -16,7 +16,8 @@ pub struct Slot {
 }
 
 /// Divides `total` micro-batches among the active members in proportion to measured speed, so that
-/// all finish together. A newcomer gets one. With more members than places, each takes its turn.
+/// all finish together; nobody gets more than it can do, a round may be smaller for it. A newcomer
+/// gets one. With more members than places, each takes its turn.
 pub(crate) fn assign(members: &BTreeMap<NodeId, Member>, round: u64, slots: u16, total: u32) -> Vec<(NodeId, u32)> {
     let active: Vec<(&NodeId, &Member)> = members.iter().filter(|(_, m)| m.status == Status::Active).collect();
     let places = usize::from(slots).min(total as usize).min(active.len());
@@ -29,26 +30,42 @@ pub(crate) fn assign(members: &BTreeMap<NodeId, Member>, round: u64, slots: u16,
     let all_new = chosen.iter().all(|(_, m)| m.rate == 0);
     // A newcomer beside measured members gets one; it takes no part in the division.
     let speed = |m: &Member| if all_new { 1 } else { u128::from(m.rate) };
-    let sum: u128 = chosen.iter().map(|(_, m)| speed(m)).sum();
-    let mut parts: Vec<(NodeId, u128, u32)> = (chosen.iter())
-        .map(|(id, m)| (**id, speed(m), (u128::from(total) * speed(m) / sum).max(1) as u32))
-        .collect();
+    let most = |m: &Member| if speed(m) == 0 { 1 } else { m.most.unwrap_or(total) };
+    // Who cannot do its part does what it can; the others divide the rest.
+    let mut dividing: Vec<&Member> = chosen.iter().map(|(_, m)| *m).collect();
+    let (mut left, mut sum) = (total, dividing.iter().map(|m| speed(m)).sum::<u128>());
+    loop {
+        let full = dividing.extract_if(.., |m| u128::from(left) * speed(m) > u128::from(most(m)) * sum);
+        let full: Vec<&Member> = full.collect();
+        if full.is_empty() {
+            break;
+        }
+        left -= full.iter().map(|m| most(m)).sum::<u32>();
+        sum -= full.iter().map(|m| speed(m)).sum::<u128>();
+    }
+    let part = |m: &Member| {
+        let share = (u128::from(left) * speed(m)).checked_div(sum).unwrap_or(u128::MAX);
+        share.min(u128::from(most(m))).max(1) as u32
+    };
+    let mut parts: Vec<(NodeId, u128, u32, u32)> =
+        chosen.iter().map(|(id, m)| (**id, speed(m), part(m), most(m))).collect();
     // Rounding left some over, or the ones for newcomers are too many: whoever ends first takes
     // the next, whoever ends last gives one back.
-    let mut given: u32 = parts.iter().map(|(_, _, n)| n).sum();
+    let mut given: u32 = parts.iter().map(|(_, _, n, _)| n).sum();
     while given < total {
-        let measured = parts.iter_mut().filter(|(_, speed, _)| *speed > 0);
-        let first = measured.min_by(|a, b| (u128::from(a.2 + 1) * b.1).cmp(&(u128::from(b.2 + 1) * a.1)));
-        first.expect("someone has a speed").2 += 1;
+        let able = parts.iter_mut().filter(|(_, _, n, most)| n < most);
+        let first = able.min_by(|a, b| (u128::from(a.2 + 1) * b.1).cmp(&(u128::from(b.2 + 1) * a.1)));
+        let Some(first) = first else { break };
+        first.2 += 1;
         given += 1;
     }
     while given > total {
-        let able = parts.iter_mut().filter(|(_, speed, n)| *speed > 0 && *n > 1);
+        let able = parts.iter_mut().filter(|(_, speed, n, _)| *speed > 0 && *n > 1);
         let Some(last) = able.max_by(|a, b| (u128::from(a.2) * b.1).cmp(&(u128::from(b.2) * a.1))) else { break };
         last.2 -= 1;
         given -= 1;
     }
-    parts.into_iter().map(|(id, _, n)| (id, n)).collect()
+    parts.into_iter().map(|(id, _, n, _)| (id, n)).collect()
 }
 
 #[cfg(test)]
@@ -78,6 +95,22 @@ mod tests {
         check(&[5], 32, 8, &[8]);
         check(&[], 32, 8, &[]);
         check(&[1, 1, 1], 32, 2, &[1, 1]);
+    }
+
+    #[test]
+    fn nobody_gets_more_than_it_can_do() {
+        let parts = |rates: &[u64], most: &[Option<u32>], total| {
+            let mut members = members(rates);
+            members.values_mut().zip(most).for_each(|(member, most)| member.most = *most);
+            assign(&members, 0, 32, total).iter().map(|(_, n)| *n).collect::<Vec<_>>()
+        };
+        assert_eq!(parts(&[0], &[Some(1)], 6), [1]);
+        assert_eq!(parts(&[5], &[Some(3)], 6), [3]);
+        assert_eq!(parts(&[0, 0], &[Some(1), None], 6), [1, 5]);
+        assert_eq!(parts(&[0, 0], &[Some(1), Some(1)], 6), [1, 1]);
+        assert_eq!(parts(&[0, 5], &[Some(1), Some(3)], 6), [1, 3]);
+        assert_eq!(parts(&[100, 100, 200], &[Some(1), None, Some(3)], 12), [1, 8, 3]);
+        assert_eq!(parts(&[100, 100, 100], &[Some(2), Some(3), None], 8), [2, 3, 3]);
     }
 
     #[test]

@@ -225,6 +225,9 @@ impl Run {
         if let Some(member) = self.members.get_mut(by) {
             // Smoothed over about four units; the first counts whole.
             member.rate = if member.rate == 0 { rate } else { ((3 * member.rate + rate) / 4).max(1) };
+            // What it did it can do again; more, while an inner step fits into half the window: it may come late.
+            let fits = u128::from(member.rate) * u128::from(self.spec.train_window_ms / 2) / 1_000_000;
+            member.most = Some(u32::try_from(fits).unwrap_or(u32::MAX).max(micro_batches).max(1));
             member.private = commit.state_next;
             member.units += 1;
             member.last = Some(commit.round);
@@ -296,6 +299,9 @@ impl Run {
             if let Some(member) = self.members.get_mut(&id) {
                 member.status = Status::Away;
                 member.missed += 1;
+                // Its part may have been too much for it. Given the same again it would miss again, and two that
+                // can do the work only together would take turns at missing it alone.
+                member.most = Some(1);
                 events.push(Event::Gone(self.id, id));
             }
         }

@@ -28,6 +28,8 @@ pub struct Member {
     pub class: Hash,
     /// Measured speed in micro-batches per 1,000 s, by the log's clock; 0 = not measured yet.
     pub rate: u64,
+    /// Micro-batches that it can do in a window, as far as its last unit showed; not known before.
+    pub most: Option<u32>,
     /// Private state after its last commit; zero before the first.
     pub private: Hash,
     /// Units committed.

@@ -1,0 +1,34 @@
+# `make demo` and `make test` are all that a newcomer needs.
+
+CARGO ?= cargo
+# A loop over the demo's binary: built once, used by demo, claims and tests.
+BIN = $(shell $(CARGO) metadata --format-version 1 --no-deps 2>/dev/null | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug/talkoo
+
+.PHONY: demo test bench claims claims-full lint fuzz build prerequisites
+
+demo: build ## four peers train together on this machine (about four minutes)
+	$(BIN) demo
+
+test: prerequisites ## every test
+	$(CARGO) test --workspace
+
+build: prerequisites
+	$(CARGO) build --workspace
+
+bench: claims ## alias: the figures are the benchmarks
+
+claims: build ## the quick figures (under ten minutes)
+	$(BIN) claims
+
+claims-full: build ## all figures
+	$(BIN) claims --full
+
+lint: prerequisites
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+fuzz: prerequisites ## every decoder of a peer's bytes, each for a bounded time
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-10} $(CARGO) test --workspace --test fuzz -- --nocapture
+
+prerequisites:
+	@./scripts/prerequisites.sh

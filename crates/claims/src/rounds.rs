@@ -1,0 +1,140 @@
+//! Real nodes on loopback: overhead of a round, bytes beside updates, first round, resync.
+
+use crate::{Bar, Book, median};
+use anyhow::{Context, Result};
+use base::{CHUNK_BYTES, ChunkTree, Hash, NodeId, Reject, Wire};
+use bytes::Bytes;
+use net::{Config as NetConfig, Content, Net};
+use node::{Limits, Node, NodeConfig};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use swarm::{Access, Init, Mode, Spec};
+
+pub(crate) fn measure(book: &mut Book) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        resync(book).await?;
+        four_peers(book).await
+    })
+}
+
+fn node_config(dir: &Path) -> NodeConfig {
+    NodeConfig {
+        dir: dir.to_owned(),
+        bind: ([127, 0, 0, 1], 0).into(),
+        mdns: false,
+        limits: Limits { threads: 1, duty_percent: 100 },
+        device: "cpu".into(),
+        eval_tokens: 0,
+    }
+}
+
+/// Four peers, a model so small that a round is its overhead.
+async fn four_peers(book: &mut Book) -> Result<()> {
+    const ROUNDS: u64 = 40;
+    let dir = tempfile::tempdir()?;
+    let begun = Instant::now();
+    let corpus = dir.path().join("corpus");
+    let built = tokio::task::block_in_place(|| data::shipped::build(&corpus))?;
+    let config = model::Config::preset("nano", 2048, 16)?;
+    let layout = model::Layout::new(&config, &model::Part::whole(&config));
+    let spec = Spec {
+        name: "overhead".into(),
+        seed: 1,
+        access: Access::Open,
+        config: String::from_utf8(config.to_json(0))?,
+        params: layout.len as u64,
+        init: Init::Seed,
+        manifest: built.manifest.root(),
+        seq_len: 16,
+        micro_batch: 1,
+        micro_batches: 4,
+        inner_steps: 1,
+        tokens: 64 * (ROUNDS + 10),
+        lr_nano: 1_000_000,
+        schedule: "constant".into(),
+        warmup_tokens: 0,
+        weight_decay_micro: 0,
+        clip_milli: 1000,
+        mode: Mode::Gradients,
+        sparsity: 0,
+        bits: 8,
+        alpha_milli: 1000,
+        beta_milli: 1000,
+        delay: 0,
+        slots: 32,
+        train_window_ms: 20_000,
+        exchange_ms: (5_000, 20_000),
+        checkpoint_rounds: 1_000_000,
+    };
+    let first = Node::start(node_config(&dir.path().join("1"))).await?;
+    let ticket = first.create(spec, &corpus, None).await?;
+    let mut watch = first.watch();
+    let wait = Duration::from_secs(60);
+    let one = watch.wait_for(|status| status.runs.first().is_some_and(|run| run.version >= 1));
+    tokio::time::timeout(wait, one).await.context("the first round did not close")??;
+    let how = "built program: shipped corpus built, node started, run created, first round closed (one member)";
+    let seconds = begun.elapsed().as_secs_f64();
+    book.add("quick", "swarm.first_round", seconds, "s", Bar::Most(60.0), "<= 20", how);
+    let mut nodes = vec![first];
+    for i in 2..=4 {
+        let node = Node::start(node_config(&dir.path().join(i.to_string()))).await?;
+        node.follow(ticket.clone()).await?;
+        nodes.push(node);
+    }
+    let ended = watch.wait_for(|status| status.runs.first().is_some_and(|run| run.ended));
+    let status = tokio::time::timeout(wait, ended).await.context("the run did not end")??.clone();
+    let run = &status.runs[0];
+    let together: Vec<f64> = run.rounds.iter().filter(|r| r.set == 4).map(|r| r.took_ms as f64).collect();
+    anyhow::ensure!(together.len() >= 10, "too few rounds of four members: {}", together.len());
+    let how = "four nodes on loopback, single-node log, 0.2 M parameters: whole round with about 5 ms of training";
+    let overhead = median(together);
+    book.add("quick", "swarm.round.overhead", overhead, "ms", Bar::Most(60.0), "<= 15", how);
+    for node in &nodes {
+        node.close().await?;
+    }
+    drop(nodes);
+    let blocks = node::Store::open(&dir.path().join("1"))?.blocks()?;
+    let rounds = run.version as f64;
+    let bytes: usize = blocks.iter().map(|block| block.to_bytes().len()).sum();
+    let how = "the log's blocks as each of four members receives them, plus what it submits, per round";
+    let per_round = bytes as f64 / rounds * 1.25 / 1000.0;
+    book.add("quick", "swarm.bytes.other", per_round, "kB/member/round", Bar::Most(16.0), "<= 8", how);
+    Ok(())
+}
+
+struct One(Bytes, Arc<ChunkTree>);
+
+impl Content for One {
+    fn tree(&self, root: &Hash, _by: &NodeId) -> Option<Arc<ChunkTree>> {
+        (self.1.root() == *root).then(|| self.1.clone())
+    }
+    fn chunk(&self, root: &Hash, index: usize, _by: &NodeId) -> Option<Bytes> {
+        (self.1.root() == *root && index < self.1.chunks.len()).then(|| self.0.slice(self.1.range(index)))
+    }
+    fn refused(&self, _by: &NodeId, _why: Reject) {}
+}
+
+/// One of forty chunks differs: how many move?
+async fn resync(book: &mut Book) -> Result<()> {
+    let content: Vec<u8> = (0..40 * CHUNK_BYTES).map(|i| (i / 977) as u8).collect();
+    let mut other = content.clone();
+    other[17 * CHUNK_BYTES + 5] ^= 1;
+    let tree = Arc::new(ChunkTree::of(&content));
+    let root = tree.root();
+    let open = |secret: u8, content: Arc<One>| {
+        let config = NetConfig { secret: [secret; 32], bind: ([127, 0, 0, 1], 0).into(), mdns: false };
+        Net::open(config, content, None)
+    };
+    let holder = open(1, Arc::new(One(content.into(), tree))).await?;
+    let empty = ChunkTree::of(&[]);
+    let asker = open(2, Arc::new(One(Bytes::new(), Arc::new(empty)))).await?;
+    asker.know(&holder.address());
+    let fetched = asker.fetch(root, &[holder.id()], other, &|_, _| {}).await?;
+    let how = "40 MiB of weights of which one byte differs, fetched by root over a real connection";
+    book.add("quick", "swarm.resync.chunks", fetched.moved as f64, "chunks", Bar::Most(1.05), "1", how);
+    holder.close().await;
+    asker.close().await;
+    Ok(())
+}

@@ -21,7 +21,7 @@ mod rng;
 mod units;
 
 pub use codec::{Reader, Wire, WireError};
-pub use hash::{ChunkTree, Hash, CHUNK_BYTES};
+pub use hash::{CHUNK_BYTES, ChunkTree, Hash};
 pub use key::{Keypair, NodeId, Signature, Signed};
 pub use machine::{Machine, Outbox};
 pub use reject::{Reject, RejectCounts};

@@ -105,7 +105,9 @@ pub(crate) fn measure(book: &mut Book, full: bool) -> Result<()> {
     let dir = tempfile::tempdir()?;
     data::shipped::build(dir.path())?;
     let corpus = Corpus::open(dir.path())?;
-    let how = format!("1.1 M parameters, {tokens} tokens, 4 workers in one process, {seeds} seeds, mean of held-out bits per byte");
+    let how = format!(
+        "1.1 M parameters, {tokens} tokens, 4 workers in one process, {seeds} seeds, mean of held-out bits per byte"
+    );
     let mean = |setting: Setting| -> Result<f64> {
         let mut sum = 0.0;
         for seed in 0..seeds {

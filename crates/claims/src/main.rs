@@ -46,8 +46,6 @@ pub(crate) enum Bar {
     Most(f64),
     /// At least this.
     Least(f64),
-    /// Published without a bar.
-    Printed,
 }
 
 impl Book {
@@ -56,7 +54,6 @@ impl Book {
         let (text, holds) = match bar {
             Bar::Most(limit) => (format!("<= {limit}"), value <= limit),
             Bar::Least(limit) => (format!(">= {limit}"), value >= limit),
-            Bar::Printed => ("printed".into(), true),
         };
         let claim = Claim {
             name: name.into(),

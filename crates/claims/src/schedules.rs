@@ -39,18 +39,30 @@ pub(crate) fn measure(book: &mut Book) -> Result<()> {
     let begun = Instant::now();
     let large = Scenario { slots: 32, micro_batches: 64, rounds: 2, ..Scenario::calm(1, NODES) };
     let held = run(&large).map_err(|violation| println!("{violation}")).is_ok();
-    let how = format!("one simulated run of {NODES} nodes, 32 slots, two rounds; took {:.0} s", begun.elapsed().as_secs_f64());
+    let how = format!(
+        "one simulated run of {NODES} nodes, 32 slots, two rounds; took {:.0} s",
+        begun.elapsed().as_secs_f64()
+    );
     let nodes = if held { NODES as f64 } else { 0.0 };
     book.add("quick", "swarm.sim.nodes", nodes, "nodes", Bar::Least(1000.0), ">= 10000", &how);
     match utilisation(&Figure::default()) {
         Ok(report) => {
-            let how = "simulated: 32 peers of speeds 1:4:16, 50 Mbit/s, 50 ms, 1 B parameters, 10-minute rounds, delay 1";
+            let how =
+                "simulated: 32 peers of speeds 1:4:16, 50 Mbit/s, 50 ms, 1 B parameters, 10-minute rounds, delay 1";
             let percent = 100.0 * report.utilisation;
             book.add("quick", "swarm.sim.utilisation", percent, "%", Bar::Least(94.0), ">= 98", how);
         }
         Err(violation) => {
             println!("{violation}");
-            book.add("quick", "swarm.sim.utilisation", 0.0, "%", Bar::Least(94.0), ">= 98", "an invariant was violated");
+            book.add(
+                "quick",
+                "swarm.sim.utilisation",
+                0.0,
+                "%",
+                Bar::Least(94.0),
+                ">= 98",
+                "an invariant was violated",
+            );
         }
     }
     Ok(())

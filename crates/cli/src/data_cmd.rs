@@ -80,7 +80,9 @@ pub(crate) fn run(common: &Common, command: DataCommand) -> Result<()> {
         DataCommand::Verify { dir } => {
             let bytes = Corpus::verify(&dir)?;
             let value = json!({ "bytes": bytes, "whole": true });
-            render::print(common, &value, || format!("{} bytes, every file is what the manifest names", render::grouped(bytes)));
+            render::print(common, &value, || {
+                format!("{} bytes, every file is what the manifest names", render::grouped(bytes))
+            });
         }
     }
     Ok(())

@@ -96,7 +96,8 @@ struct Act {
 
 pub(crate) async fn run(common: &Common, args: DemoArgs) -> Result<()> {
     let keep = args.keep.is_some();
-    let dir = args.keep.clone().unwrap_or_else(|| std::env::temp_dir().join(format!("talkoo-demo-{}", std::process::id())));
+    let dir =
+        args.keep.clone().unwrap_or_else(|| std::env::temp_dir().join(format!("talkoo-demo-{}", std::process::id())));
     let stage = Stage { dir: std::path::absolute(dir)?, keep };
     std::fs::create_dir_all(&stage.dir)?;
     tokio::select! {
@@ -127,11 +128,16 @@ async fn show(common: &Common, args: &DemoArgs, stage: &Path) -> Result<()> {
         compare(&gradients, &local);
     }
     let text = tokio::task::block_in_place(|| write(stage, &gradients))?;
-    say("\nThe exported model, loaded again, writes (the shape of a play, not sense: it is tiny and has read for minutes):\n");
+    say(
+        "\nThe exported model, loaded again, writes (the shape of a play, not sense: it is tiny and has read for minutes):\n",
+    );
     println!("{text}\n");
     if args.keep.is_some() {
         say(&format!("files: {} (the model is in {})", stage.display(), stage.join("model").display()));
-        say(&format!("do the run again from its log: talkoo --data {} train replay", stage.join("gradients-1").display()));
+        say(&format!(
+            "do the run again from its log: talkoo --data {} train replay",
+            stage.join("gradients-1").display()
+        ));
     }
     Ok(())
 }
@@ -177,7 +183,10 @@ async fn act(args: &DemoArgs, stage: &Path, speed: f64, mode: Mode) -> Result<Ac
     let file = stage.join("run.toml").to_string_lossy().into_owned();
     let name = |i: usize| format!("{}-{i}", mode.name());
     let mut peers = vec![Peer::start(stage, &name(1), duty(0), &["train", "create", &file])?];
-    let ticket = wait_for(&peers[0], "the ticket", |run| (!run.ticket.is_empty() && !run.name.is_empty()).then(|| run.ticket.clone())).await?;
+    let ticket = wait_for(&peers[0], "the ticket", |run| {
+        (!run.ticket.is_empty() && !run.name.is_empty()).then(|| run.ticket.clone())
+    })
+    .await?;
     for i in 1..SPEEDS.len() {
         peers.push(Peer::start(stage, &name(i + 1), duty(i), &["train", "join", &ticket])?);
     }
@@ -220,7 +229,10 @@ async fn act(args: &DemoArgs, stage: &Path, speed: f64, mode: Mode) -> Result<Ac
     let roots = agreed_roots(&peers, &run, roots).await?;
     let newcomer = run.members.iter().filter(|member| member.units > 0).count();
     say(&format!("done in {took:.0} s, {} rounds; {newcomer} members contributed", run.version));
-    say(&format!("roots compared at {roots} versions of the weights: all equal. final {}", run.root.as_ref().map_or("-", |(_, root)| render::short(root))));
+    say(&format!(
+        "roots compared at {roots} versions of the weights: all equal. final {}",
+        run.root.as_ref().map_or("-", |(_, root)| render::short(root))
+    ));
     let id: Hash = run.run.parse()?;
     let (bits, theta) = measure(&peers[0].dir, &id, &stage.join("corpus"))?;
     say(&format!("held out: {bits:.3} bits per byte (a uniform guess over 2 048 tokens has {:.2})", untrained(stage)?));

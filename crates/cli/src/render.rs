@@ -47,13 +47,8 @@ pub(crate) fn line(run: &RunStatus) -> String {
 
 /// A run in full.
 pub(crate) fn run(run: &RunStatus) -> String {
-    let mut out = format!(
-        "{} ({})  {} mode, {} parameters\n",
-        run.name,
-        short(&run.run),
-        run.mode,
-        grouped(run.params)
-    );
+    let mut out =
+        format!("{} ({})  {} mode, {} parameters\n", run.name, short(&run.run), run.mode, grouped(run.params));
     let (done, all) = run.tokens;
     let percent = 100.0 * done as f64 / all.max(1) as f64;
     out.push_str(&format!(

@@ -32,13 +32,7 @@ pub(crate) struct Prepared {
 }
 
 /// Reads `path` and resolves it; `scratch` holds the shipped corpus once it is built.
-pub(crate) fn prepare(
-    path: &Path,
-    scratch: &Path,
-    threads: usize,
-    device: &str,
-    others: &Others,
-) -> Result<Prepared> {
+pub(crate) fn prepare(path: &Path, scratch: &Path, threads: usize, device: &str, others: &Others) -> Result<Prepared> {
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
     let file = RunFile::parse(&text).with_context(|| path.display().to_string())?;
     let corpus = corpus_dir(&file.data.manifest, path, scratch)?;

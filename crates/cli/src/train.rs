@@ -196,7 +196,10 @@ pub(crate) fn find(status: &Status, id: Option<&str>) -> Result<RunStatus> {
     match found.as_slice() {
         [one] => Ok((*one).clone()),
         [] => bail!("no such run; `talkoo train ls` lists them"),
-        _ => bail!("several runs fit; name one of: {}", found.iter().map(|r| render::short(&r.run)).collect::<Vec<_>>().join(", ")),
+        _ => bail!(
+            "several runs fit; name one of: {}",
+            found.iter().map(|r| render::short(&r.run)).collect::<Vec<_>>().join(", ")
+        ),
     }
 }
 
@@ -229,7 +232,8 @@ fn runs_on_disk(dir: &Path) -> Vec<String> {
 }
 
 fn find_on_disk(dir: &Path, id: Option<&str>) -> Result<Hash> {
-    let found: Vec<String> = runs_on_disk(dir).into_iter().filter(|run| id.is_none_or(|id| run.starts_with(id))).collect();
+    let found: Vec<String> =
+        runs_on_disk(dir).into_iter().filter(|run| id.is_none_or(|id| run.starts_with(id))).collect();
     match found.as_slice() {
         [one] => Ok(one.parse()?),
         [] => bail!("{} holds no such run", dir.display()),
@@ -269,10 +273,18 @@ fn replay(common: &Common, id: Option<&str>) -> Result<()> {
             found.equal,
             found.units,
             found.root,
-            if found.root == saved.root { "= the root of the weights on disk" } else { "differs from the weights on disk" }
+            if found.root == saved.root {
+                "= the root of the weights on disk"
+            } else {
+                "differs from the weights on disk"
+            }
         )
     });
-    if found.root == saved.root && found.roots_equal { Ok(()) } else { bail!("the replay did not end in the run's root") }
+    if found.root == saved.root && found.roots_equal {
+        Ok(())
+    } else {
+        bail!("the replay did not end in the run's root")
+    }
 }
 
 async fn export(common: &Common, out: &Path, id: Option<&str>) -> Result<()> {
@@ -285,7 +297,9 @@ async fn export(common: &Common, out: &Path, id: Option<&str>) -> Result<()> {
     let bits = live.as_ref().and_then(|run| run.heldout.last()).map(|(_, bits)| *bits);
     saved.export(out, tokens, members, bits)?;
     let value = json!({ "model": out, "version": saved.version, "root": saved.root });
-    render::print(common, &value, || format!("{}: weights of round {}, root {}", out.display(), saved.version, saved.root));
+    render::print(common, &value, || {
+        format!("{}: weights of round {}, root {}", out.display(), saved.version, saved.root)
+    });
     Ok(())
 }
 
@@ -322,7 +336,9 @@ fn plan_text(prepared: &Prepared, others: &Others) -> String {
         others.mbit,
         others.rtt_ms
     );
-    out.push_str("mode       H  density  bits  delay  MB up  train s  exchange s  busy   tokens/s  against one alone\n");
+    out.push_str(
+        "mode       H  density  bits  delay  MB up  train s  exchange s  busy   tokens/s  against one alone\n",
+    );
     for outlook in prepared.outlooks.iter().take(8) {
         out.push_str(&format!(
             "{:<9} {:>3} {:>8} {:>5} {:>6} {:>6.2} {:>8.2} {:>11.2} {:>4.0} % {:>9.0}  {:>+5.1} % loss\n",
@@ -341,7 +357,10 @@ fn plan_text(prepared: &Prepared, others: &Others) -> String {
     }
     let best = &prepared.outlooks[0];
     out.push_str(&if best.worthwhile() {
-        format!("\nthe first is chosen where the run file says \"auto\": {:.1} times the tokens of one machine", best.speedup)
+        format!(
+            "\nthe first is chosen where the run file says \"auto\": {:.1} times the tokens of one machine",
+            best.speedup
+        )
     } else {
         "\ntraining alone is expected to be as good: over these links the group does not beat one member".to_owned()
     });

@@ -1,6 +1,6 @@
 //! `talkoo data build`: documents to shards and a manifest.
 
-use crate::{read_documents, Document, Manifest, Shard, SourceError, Tokenizer, TokenizerError};
+use crate::{Document, Manifest, Shard, SourceError, Tokenizer, TokenizerError, read_documents};
 use base::{ChunkTree, Hash};
 use std::io::Write;
 use std::path::{Path, PathBuf};

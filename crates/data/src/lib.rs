@@ -14,9 +14,9 @@ mod tokenizer;
 /// The corpus and the tokenizer that are inside the program, so that it works offline.
 pub mod shipped;
 
-pub use build::{build, BuildError, BuildOptions, Built};
+pub use build::{BuildError, BuildOptions, Built, build};
 pub use manifest::{Manifest, ManifestError, Shard};
 pub use order::{Order, Window};
 pub use shards::{Corpus, CorpusError, Split};
-pub use source::{read_documents, Document, SourceError};
+pub use source::{Document, SourceError, read_documents};
 pub use tokenizer::{Tokenizer, TokenizerError};

@@ -2,7 +2,7 @@
 //! a byte-level BPE of 2,048 tokens trained on them.
 
 use crate::source::read_json_lines;
-use crate::{build::build_from, BuildError, BuildOptions, Built, Document, SourceError, Tokenizer, TokenizerError};
+use crate::{BuildError, BuildOptions, Built, Document, SourceError, Tokenizer, TokenizerError, build::build_from};
 use std::path::Path;
 
 const TEXTS: &[u8] = include_bytes!("../../../corpus/shakespeare.jsonl.zst");
@@ -27,10 +27,7 @@ pub fn documents() -> Result<Vec<Document>, SourceError> {
 
 /// Builds the shipped corpus in `out`.
 pub fn build(out: &Path) -> Result<Built, BuildError> {
-    let options = BuildOptions {
-        name: "shakespeare".into(),
-        licence: "public domain".into(),
-        ..BuildOptions::default()
-    };
+    let options =
+        BuildOptions { name: "shakespeare".into(), licence: "public domain".into(), ..BuildOptions::default() };
     build_from(documents()?.into_iter(), &tokenizer()?, &options, out)
 }

@@ -169,10 +169,8 @@ impl Config {
     /// embedding) + causal attention at length `seq_len`, forward and backward.
     pub fn flops_per_token(&self, seq_len: usize) -> u64 {
         let (c, f) = (self.hidden_size as u64, self.intermediate_size as u64);
-        let (q, kv) = (
-            (self.num_attention_heads * self.head_dim) as u64,
-            (self.num_key_value_heads * self.head_dim) as u64,
-        );
+        let (q, kv) =
+            ((self.num_attention_heads * self.head_dim) as u64, (self.num_key_value_heads * self.head_dim) as u64);
         let block = c * (2 * q + 2 * kv) + 3 * c * f;
         let matmul = self.num_hidden_layers as u64 * block + c * self.vocab_size as u64;
         6 * matmul + 6 * self.num_hidden_layers as u64 * q * seq_len as u64

@@ -48,10 +48,8 @@ mod tests {
         let config = Config::preset("nano", 64, 64).expect("nano");
         let whole_layout = Layout::new(&config, &Part::whole(&config));
         let whole = init(&whole_layout, 2, 7);
-        let parts: Vec<f32> = Part::split(&config, 2)
-            .iter()
-            .flat_map(|part| init(&Layout::new(&config, part), 2, 7))
-            .collect();
+        let parts: Vec<f32> =
+            Part::split(&config, 2).iter().flat_map(|part| init(&Layout::new(&config, part), 2, 7)).collect();
         assert_eq!(whole, parts);
         assert_ne!(whole, init(&whole_layout, 2, 8));
     }

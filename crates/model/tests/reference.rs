@@ -30,8 +30,7 @@ fn reference() -> Reference {
     let flat = |prefix: &str| layout.params.iter().flat_map(|p| floats(&format!("{prefix}{}", p.name))).collect();
     let view = file.tensor("ids").expect("ids");
     let (batch, columns) = (view.shape()[0], view.shape()[1]);
-    let all: Vec<u32> =
-        view.data().chunks_exact(4).map(|b| u32::from_le_bytes(b.try_into().expect("4"))).collect();
+    let all: Vec<u32> = view.data().chunks_exact(4).map(|b| u32::from_le_bytes(b.try_into().expect("4"))).collect();
     let part = |range: std::ops::Range<usize>| all.chunks(columns).flat_map(|r| r[range.clone()].to_vec()).collect();
     Reference {
         weights: flat("w."),

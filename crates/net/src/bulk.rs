@@ -236,13 +236,7 @@ async fn stripe(
 }
 
 /// Asks one source over one connection for chunk after chunk; gives the source back when it failed.
-async fn work(
-    pool: Arc<Pool>,
-    source: NodeId,
-    lane: usize,
-    root: Hash,
-    transfer: Arc<Transfer>,
-) -> Option<NodeId> {
+async fn work(pool: Arc<Pool>, source: NodeId, lane: usize, root: Hash, transfer: Arc<Transfer>) -> Option<NodeId> {
     loop {
         let index = transfer.todo.lock().await.pop_front()?;
         match within(STALL, fetch_chunk(&pool, source, lane, root, index, &transfer.tree)).await {

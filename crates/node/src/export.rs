@@ -34,7 +34,10 @@ pub fn saved(dir: &Path, run: &RunId) -> Result<Saved> {
     let (version, rest) = bytes.split_first_chunk::<8>().with_context(missing)?;
     let (root, rest) = rest.split_first_chunk::<32>().with_context(missing)?;
     let weights = Weights::from_bytes(&layout, spec.mode == Mode::Gradients, rest)?;
-    anyhow::ensure!(weights.tree().root().0 == *root, "the weights on disk are damaged; start the node to fetch them anew");
+    anyhow::ensure!(
+        weights.tree().root().0 == *root,
+        "the weights on disk are damaged; start the node to fetch them anew"
+    );
     let corpus = dir.join("corpora").join(spec.manifest.to_string());
     Ok(Saved { version: u64::from_le_bytes(*version), root: Hash(*root), weights, config, corpus, spec })
 }

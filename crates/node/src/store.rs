@@ -35,7 +35,10 @@ impl Store {
         }
         let path = dir.join("talkoo.redb");
         let database = Database::create(&path).with_context(|| {
-            format!("{} is damaged; move it away to begin anew (runs are fetched again from their peers)", path.display())
+            format!(
+                "{} is damaged; move it away to begin anew (runs are fetched again from their peers)",
+                path.display()
+            )
         })?;
         let store = Self { dir: dir.to_owned(), database, _lock: lock };
         let write = store.database.begin_write()?;

@@ -88,7 +88,12 @@ impl Work {
     ) -> Result<Arc<Self>> {
         let config = Config::from_json(spec.config.as_bytes())?;
         let layout = Layout::new(&config, &Part::whole(&config));
-        anyhow::ensure!(layout.len as u64 == spec.params, "the run states {} parameters, its model has {}", spec.params, layout.len);
+        anyhow::ensure!(
+            layout.len as u64 == spec.params,
+            "the run states {} parameters, its model has {}",
+            spec.params,
+            layout.len
+        );
         let corpus = Arc::new(Corpus::open(&store.corpus_dir(&spec.manifest)?)?);
         anyhow::ensure!(
             corpus.manifest().vocab as usize <= config.vocab_size,
@@ -288,7 +293,7 @@ impl Work {
         let mut plan = self.plan(train)?;
         plan.inner_steps = plan.inner_steps.min(steps_max);
         let mut window = Vec::new();
-        let since = Mutex::new(begun);
+        let since = Mutex::new(None);
         let per_batch = u64::from(self.spec.micro_batch);
         let next = |i: u64| -> Result<Batch> {
             window.clear();
@@ -341,15 +346,17 @@ impl Work {
         })
     }
 
-    /// Sleeps so that the trainer computes only its part of the time: called between micro-batches,
-    /// it pays for the one before with idle time in proportion.
-    fn throttle(&self, since: &Mutex<Instant>) {
+    /// Sleeps so that the trainer computes only its part of the time: called after each micro-batch
+    /// (and before the first, when nothing is owed yet), it pays for it with idle time in proportion.
+    fn throttle(&self, since: &Mutex<Option<Instant>>) {
         let duty = self.limits.duty_percent.clamp(1, 100);
         let mut since = since.lock().expect("only the trainer waits here");
-        if duty < 100 {
+        if let Some(since) = *since
+            && duty < 100
+        {
             std::thread::sleep(since.elapsed() * (100 - duty) / duty);
         }
-        *since = Instant::now();
+        *since = Some(Instant::now());
     }
 
     /// Gives back to the error feedback what was left out or scaled down.
@@ -434,7 +441,8 @@ impl Work {
     pub(crate) fn evaluate(&self, trainer: &mut Trainer, tokens: u64) -> Result<Option<f64>> {
         let Some((_, weights)) = self.newest() else { return Ok(None) };
         let manifest = self.corpus.manifest();
-        self.pool.install(|| bits_per_byte(trainer, weights.theta(), &self.corpus, u64::from(self.spec.seq_len), tokens))
+        self.pool
+            .install(|| bits_per_byte(trainer, weights.theta(), &self.corpus, u64::from(self.spec.seq_len), tokens))
             .map(|bits| bits.filter(|_| manifest.heldout_tokens() > 0))
     }
 
@@ -513,10 +521,8 @@ impl Work {
 /// Keeps the newest `keep` files of a folder, and no others in the cache.
 fn prune_oldest(dir: &std::path::Path, keep: usize, cache: &mut BTreeMap<Hash, Private>) {
     let Ok(entries) = std::fs::read_dir(dir) else { return };
-    let mut files: Vec<_> = entries
-        .flatten()
-        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
-        .collect();
+    let mut files: Vec<_> =
+        entries.flatten().filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path()))).collect();
     files.sort();
     let gone = files.len().saturating_sub(keep);
     for (_, path) in &files[..gone] {

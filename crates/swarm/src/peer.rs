@@ -399,7 +399,8 @@ impl Peer {
         for (id, part) in &mut self.parts {
             let Some(run) = self.state.runs.get(id) else { continue };
             let Some(said) = &part.memory.said else { continue };
-            let taken = run.members.get(&self.id).is_some_and(|m| m.private == said.state_next && m.last == Some(said.round));
+            let taken =
+                run.members.get(&self.id).is_some_and(|m| m.private == said.state_next && m.last == Some(said.round));
             if taken {
                 // What the unit began with is settled now that the unit counts, not before.
                 if said.state == Hash::default() {
@@ -535,7 +536,8 @@ impl Acting<'_> {
         }
         let Some((version, root)) = self.part.weights else { return self.first_weights() };
         // Roots of versions that this node never confirmed may be a restart's: believe the quorum.
-        if self.run.roots.get(&version).is_some_and(|agreed| *agreed != root) && !self.part.roots.contains_key(&version) {
+        if self.run.roots.get(&version).is_some_and(|agreed| *agreed != root) && !self.part.roots.contains_key(&version)
+        {
             self.part.weights = None;
             return self.first_weights();
         }
@@ -575,7 +577,8 @@ impl Acting<'_> {
         let ahead = known.filter(|(version, _)| self.part.weights.is_none_or(|(held, _)| *version > held));
         if let Some((version, root)) = ahead {
             self.sync(version, root);
-        } else if self.part.weights.is_none() && self.run.spec.init == Init::Seed && self.run.closed_round(0).is_some() {
+        } else if self.part.weights.is_none() && self.run.spec.init == Init::Seed && self.run.closed_round(0).is_some()
+        {
             // No root is agreed yet, but every set is kept: from the beginning.
             self.part.weights_busy = true;
             self.out.push(Output::Init(self.run.id));
@@ -652,9 +655,10 @@ impl Acting<'_> {
         }
         let window = round.until.since(round.since);
         let by = *self.part.attest_by.entry(round.round).or_insert(self.now.plus(window - window / 4));
-        let final_word = round.candidates.iter().all(|c| {
-            matches!(self.part.updates.get(&c.update), Some((_, Update::Held | Update::Refused)))
-        });
+        let final_word = round
+            .candidates
+            .iter()
+            .all(|c| matches!(self.part.updates.get(&c.update), Some((_, Update::Held | Update::Refused))));
         if !(complete || final_word || self.now >= by) {
             self.out.push(Output::Wake(by));
             return;
@@ -668,7 +672,11 @@ impl Acting<'_> {
             let have = matches!(self.part.updates.get(&candidate.update), Some((_, Update::Held)));
             held[i / 8] |= u8::from(have) << (i % 8);
         }
-        self.say("attest", round.round.0, Tx::Attest { attest: Attest { run: self.run.id, round: round.round, root, held } });
+        self.say(
+            "attest",
+            round.round.0,
+            Tx::Attest { attest: Attest { run: self.run.id, round: round.round, root, held } },
+        );
     }
 
     /// Whether all of these updates are held; asks for those that are not.
@@ -695,7 +703,11 @@ impl Acting<'_> {
                 let others = sources.iter().filter(|id| **id != candidate.member);
                 let first = std::iter::once(&candidate.member).filter(|id| **id != self.me);
                 let sources = first.chain(others).copied().collect();
-                self.out.push(Output::Fetch(Box::new(Fetch { run: self.run.id, candidate: candidate.clone(), sources })));
+                self.out.push(Output::Fetch(Box::new(Fetch {
+                    run: self.run.id,
+                    candidate: candidate.clone(),
+                    sources,
+                })));
             }
         }
         all

@@ -191,7 +191,7 @@ mod tests {
         let fast = &plan(&input(10_000.0, 1_000_000, 1_000.0))[0];
         assert_eq!((fast.mode, fast.bits), (Mode::Gradients, 8));
         assert!(fast.worthwhile());
-        let slow = &plan(&input(20.0, 100_000_000, 10_000.0))[0];
+        let slow = &plan(&PlanInput { tokens: 2_000_000_000, ..input(5.0, 100_000_000, 10_000.0) })[0];
         assert_eq!(slow.mode, Mode::Local);
         assert!(slow.sparsity > 0 && slow.worthwhile());
     }

@@ -264,7 +264,8 @@ impl Run {
         let mut plan = Vec::with_capacity(parts.len());
         for (member, micro_batches) in parts {
             plan.push(Slot { member, micro_batches, position: self.cursor });
-            self.cursor += u64::from(micro_batches) * u64::from(self.spec.inner_steps) * u64::from(self.spec.micro_batch);
+            self.cursor +=
+                u64::from(micro_batches) * u64::from(self.spec.inner_steps) * u64::from(self.spec.micro_batch);
         }
         let round = self.next;
         self.next = self.next.plus(1);

@@ -264,7 +264,11 @@ impl RunFile {
 
     fn check_words(&self) -> Result<(), SpecError> {
         let one_of = |key, value: &str, known: &[&str]| {
-            if known.contains(&value) { Ok(()) } else { refuse(key, format!("is `{value}`; it can be {}", known.join(", "))) }
+            if known.contains(&value) {
+                Ok(())
+            } else {
+                refuse(key, format!("is `{value}`; it can be {}", known.join(", ")))
+            }
         };
         one_of("data.format", &self.data.format, &["text"])?;
         one_of("train.compute", &self.train.compute, &["f32"])?;
@@ -298,7 +302,13 @@ impl RunFile {
         let inner_steps = match &self.train.inner_steps {
             Value::Int(n) => u32::try_from(*n).unwrap_or(u32::MAX),
             Value::Word(word) if word == "auto" && gradients => 1,
-            Value::Word(word) if word == "auto" => if same { outlook.inner_steps } else { 10 },
+            Value::Word(word) if word == "auto" => {
+                if same {
+                    outlook.inner_steps
+                } else {
+                    10
+                }
+            }
             _ => return refuse("train.inner_steps", "is neither a whole number nor \"auto\"".into()),
         };
         let planned = |value: u8, gradients_value: u8, local: u8| match (gradients, same) {
@@ -428,9 +438,9 @@ mod tests {
         let file = RunFile::parse(text).map_err(|e| e.to_string())?;
         let link = Link { up_mbit: 1e4, down_mbit: 1e4, rtt_ms: 1.0 };
         let machines = vec![Machine { tokens_per_s: 1e3 }; 4];
-        let input = PlanInput { params: 1 << 20, batch_tokens: 8192, machines, link, target_s: 10.0, tokens: 2_000_000 };
-        let resolved =
-            Resolved { config: "{}".into(), params: 1 << 20, manifest: Hash::default(), init: Init::Seed };
+        let input =
+            PlanInput { params: 1 << 20, batch_tokens: 8192, machines, link, target_s: 10.0, tokens: 2_000_000 };
+        let resolved = Resolved { config: "{}".into(), params: 1 << 20, manifest: Hash::default(), init: Init::Seed };
         file.resolve(&resolved, &plan(&input)[0]).map_err(|e| e.to_string())
     }
 

@@ -199,9 +199,33 @@ impl Spec {
 }
 
 wire_struct!(Spec {
-    name, seed, access, config, params, init, manifest, seq_len, micro_batch, micro_batches, inner_steps, tokens,
-    lr_nano, schedule, warmup_tokens, weight_decay_micro, clip_milli, mode, sparsity, bits, alpha_milli, beta_milli,
-    delay, slots, train_window_ms, exchange_ms, checkpoint_rounds,
+    name,
+    seed,
+    access,
+    config,
+    params,
+    init,
+    manifest,
+    seq_len,
+    micro_batch,
+    micro_batches,
+    inner_steps,
+    tokens,
+    lr_nano,
+    schedule,
+    warmup_tokens,
+    weight_decay_micro,
+    clip_milli,
+    mode,
+    sparsity,
+    bits,
+    alpha_milli,
+    beta_milli,
+    delay,
+    slots,
+    train_window_ms,
+    exchange_ms,
+    checkpoint_rounds,
 });
 
 impl Wire for Access {

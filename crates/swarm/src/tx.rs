@@ -142,7 +142,19 @@ wire_enum!(Tx {
     5 => Attest { attest },
 });
 wire_struct!(Commit {
-    run, round, root, class, tokens, steps, update, norm_sq_bits, size, state, state_next, trace, loss_micro,
+    run,
+    round,
+    root,
+    class,
+    tokens,
+    steps,
+    update,
+    norm_sq_bits,
+    size,
+    state,
+    state_next,
+    trace,
+    loss_micro,
 });
 
 impl Wire for Attest {

@@ -1,0 +1,148 @@
+//! Real processes: three peers train, one is killed with SIGKILL and comes back by itself, the run
+//! ends with equal roots, a replay of the log ends in that root, and the model is exported.
+
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Lines};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const RUN: &str = r#"
+[run]
+name = "end-to-end"
+seed = 3
+[model]
+size = "nano"
+[data]
+seq_len = 32
+[train]
+tokens = 20000
+batch_tokens = 128
+micro_batch = 1
+lr = 1e-3
+[round]
+mode = "gradients"
+target_seconds = 1
+[out]
+every_rounds = 1000
+"#;
+
+/// Nothing here takes longer, whatever the machine does.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// A process that ends with its test.
+struct Peer(Child);
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn talkoo(dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_talkoo"));
+    command.args(["--bind", "127.0.0.1:0", "--no-mdns", "--threads", "1", "--json", "--data"]).arg(dir);
+    command.stdin(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+fn start(dir: &Path, arguments: &[&str]) -> (Peer, Lines<BufReader<ChildStdout>>) {
+    let mut child = talkoo(dir).args(arguments).stdout(Stdio::piped()).spawn().expect("talkoo starts");
+    let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    (Peer(child), lines)
+}
+
+/// Follows the run of a node line by line until `done`, at most until the deadline.
+fn watch(dir: &Path, begun: Instant, what: &str, done: impl Fn(&Value) -> bool) -> Value {
+    loop {
+        assert!(begun.elapsed() < DEADLINE, "{what} did not come in time");
+        let (_watch, lines) = start(dir, &["train", "watch"]);
+        for line in lines {
+            let run: Value = serde_json::from_str(&line.expect("a line")).expect("JSON");
+            if done(&run) {
+                return run;
+            }
+            assert!(begun.elapsed() < DEADLINE, "{what} did not come in time: {run}");
+        }
+    }
+}
+
+fn active(run: &Value) -> usize {
+    let members = run["members"].as_array().map(Vec::as_slice).unwrap_or_default();
+    members.iter().filter(|member| member["status"] == "active").count()
+}
+
+fn whole(run: &Value) -> bool {
+    run["ended"] == true && run["root"][0] == run["version"]
+}
+
+fn json(dir: &Path, arguments: &[&str]) -> Value {
+    let output = talkoo(dir).args(arguments).output().expect("talkoo runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{arguments:?}: {text}");
+    serde_json::from_str(&text).expect("JSON")
+}
+
+fn stop(peer: &mut Peer) {
+    let pid = peer.0.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
+    assert!(peer.0.wait().expect("the process ends").success(), "a stopped node ends cleanly");
+}
+
+#[test]
+fn three_peers_a_kill_a_return_and_a_replay() {
+    let begun = Instant::now();
+    let stage = tempfile::tempdir().expect("a folder");
+    let dir = |name: &str| stage.path().join(name);
+    let file = dir("run.toml");
+    std::fs::write(&file, RUN).expect("written");
+    let (mut a, mut lines) = start(&dir("a"), &["train", "create", file.to_str().expect("utf-8")]);
+    let created: Value = serde_json::from_str(&lines.next().expect("a line").expect("read")).expect("JSON");
+    let ticket = created["ticket"].as_str().expect("a ticket").to_owned();
+    let (mut b, _) = start(&dir("b"), &["train", "join", &ticket]);
+    let (mut c, _) = start(&dir("c"), &["train", "join", &ticket]);
+
+    watch(&dir("a"), begun, "a round of three", |run| active(run) == 3);
+    c.0.kill().expect("SIGKILL");
+    c.0.wait().expect("gone");
+    let run = watch(&dir("a"), begun, "a round without the killed one", |run| active(run) == 2);
+    assert_eq!(run["ended"], false, "the run outlives its member");
+    let (again, _) = start(&dir("c"), &["up"]);
+    c = again;
+    watch(&dir("a"), begun, "the return", |run| active(run) == 3 || run["ended"] == true);
+
+    let ends = ["a", "b", "c"].map(|name| watch(&dir(name), begun, "the end", whole));
+    for end in &ends {
+        assert_eq!(end["root"], ends[0]["root"], "every peer ends with the same weights");
+    }
+    for peer in [&mut a, &mut b, &mut c] {
+        stop(peer);
+    }
+    let replayed = json(&dir("a"), &["train", "replay"]);
+    assert_eq!(replayed["root"], ends[0]["root"][1], "a replay ends in the run's root");
+    assert_eq!(replayed["units"], replayed["equal"], "every unit came out the same");
+    let out = dir("model");
+    json(&dir("a"), &["train", "export", out.to_str().expect("utf-8")]);
+    let (config, theta) = model::load(&out).expect("the exported model loads");
+    assert_eq!(config.hidden_size, 64);
+    assert!(theta.iter().all(|x| x.is_finite()));
+}
+
+#[test]
+fn errors_say_what_to_do() {
+    let stage = tempfile::tempdir().expect("a folder");
+    let file = stage.path().join("run.toml");
+    std::fs::write(&file, RUN.replace("seed = 3", "sed = 3")).expect("written");
+    let cases: [(&[&str], &str); 4] = [
+        (&["status"], "talkoo up"),
+        (&["train", "join", "talkoo1ff"], "copy the whole line"),
+        (&["train", "plan", file.to_str().expect("utf-8")], "unknown field `sed`"),
+        (&["train", "export", "x"], "holds no such run"),
+    ];
+    for (arguments, expected) in cases {
+        let output = talkoo(stage.path()).args(arguments).output().expect("talkoo runs");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(!output.status.success() && text.contains(expected), "{arguments:?}: {text}");
+    }
+}

@@ -16,7 +16,7 @@ size = "nano"
 [data]
 seq_len = 32
 [train]
-tokens = 20000
+tokens = 12000
 batch_tokens = 128
 micro_batch = 1
 lr = 1e-3

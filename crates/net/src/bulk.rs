@@ -36,6 +36,9 @@ const CHUNKS_PER_LANE: usize = 4;
 /// A source that brings nothing for so long is given up for this transfer.
 const STALL: Duration = Duration::from_secs(20);
 
+/// A tree is small: a source that does not send it for so long is dialled anew next time.
+const TREE_STALL: Duration = Duration::from_secs(3);
+
 /// What is asked of a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Request {
@@ -170,10 +173,14 @@ pub(crate) async fn fetch(
     let mut rejects = Vec::new();
     let mut found = None;
     for source in sources {
-        match within(STALL, fetch_tree(pool, *source, root)).await {
+        match within(TREE_STALL, fetch_tree(pool, *source, root)).await {
             Ok(tree) => {
                 found = Some(tree);
                 break;
+            }
+            Err(Reject::TooMany) => {
+                pool.forget(*source).await;
+                rejects.push((*source, Reject::NotHeld));
             }
             Err(reject) => rejects.push((*source, reject)),
         }
@@ -293,6 +300,7 @@ async fn fetch_chunk(
     if right { Ok(bytes) } else { Err(Reject::WrongHash) }
 }
 
+/// `TooMany` when it takes too long: too many at once, or nobody there any more.
 async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, Reject>>) -> Result<T, Reject> {
-    tokio::time::timeout(limit, work).await.unwrap_or(Err(Reject::NotHeld))
+    tokio::time::timeout(limit, work).await.unwrap_or(Err(Reject::TooMany))
 }

@@ -100,7 +100,7 @@ impl Net {
             .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX))
             .max_concurrent_uni_streams(VarInt::from_u32(STREAMS_MAX))
             .keep_alive_interval(Duration::from_secs(2))
-            .max_idle_timeout(Some(VarInt::from_u32(10_000).into()))
+            .max_idle_timeout(Some(VarInt::from_u32(6_000).into()))
             .build();
         let book = MemoryLookup::new();
         let endpoint = Endpoint::builder(presets::Minimal)
@@ -149,8 +149,14 @@ impl Net {
     pub fn meet(&self, topic: Hash, peers: &[NodeId]) {
         let known = peers.iter().filter(|peer| **peer != self.id());
         let bootstrap = known.filter_map(|peer| EndpointId::from_bytes(&peer.0).ok()).collect();
-        let (book, me) = (self.book.clone(), self.id());
-        let learn = move |address: &Address| remember(&book, me, address);
+        let (book, me, pool) = (self.book.clone(), self.id(), self.pool.clone());
+        let learn = move |address: &Address| {
+            if remember(&book, me, address) {
+                // It was restarted elsewhere: connections to where it was are dead.
+                let (pool, node) = (pool.clone(), address.node);
+                tokio::spawn(async move { pool.forget(node).await });
+            }
+        };
         let part = gossip::take_part(
             self.gossip.clone(),
             topic,
@@ -204,13 +210,16 @@ impl Drop for Net {
     }
 }
 
-fn remember(book: &MemoryLookup, me: NodeId, address: &Address) {
-    if let Ok(id) = EndpointId::from_bytes(&address.node.0)
-        && address.node != me
-    {
-        let sockets = address.sockets.iter().map(|socket| TransportAddr::Ip(*socket));
-        book.add_endpoint_info(EndpointAddr::from_parts(id, sockets));
+/// Notes where a peer is; whether it was known to be elsewhere.
+fn remember(book: &MemoryLookup, me: NodeId, address: &Address) -> bool {
+    let Ok(id) = EndpointId::from_bytes(&address.node.0) else { return false };
+    if address.node == me {
+        return false;
     }
+    let sockets = address.sockets.iter().map(|socket| TransportAddr::Ip(*socket));
+    let info = iroh::endpoint_info::EndpointInfo::from(EndpointAddr::from_parts(id, sockets));
+    let before = book.set_endpoint_info(info.clone());
+    before.is_some_and(|before| before != info.data)
 }
 
 fn add_mdns(endpoint: &Endpoint) {

@@ -27,6 +27,15 @@ impl Pool {
         Self { endpoint, slots: Mutex::new(BTreeMap::new()) }
     }
 
+    /// Lets go of every connection to `peer` that was made: it is somewhere else now, or does not
+    /// answer. One that is being made goes on.
+    pub(crate) async fn forget(&self, peer: NodeId) {
+        self.slots.lock().await.retain(|(node, alpn, _), slot| {
+            let made = slot.try_lock().is_ok_and(|slot| slot.is_some());
+            *node != peer || *alpn == crate::log::ALPN || !made
+        });
+    }
+
     /// An open connection to `peer` for `alpn`; `lane` tells parallel ones apart.
     pub(crate) async fn get(&self, peer: NodeId, alpn: &'static [u8], lane: usize) -> Result<Connection, Reject> {
         let slot = {
@@ -40,14 +49,20 @@ impl Pool {
             slots.entry((peer, alpn, lane)).or_default().clone()
         };
         // Held while dialling: whoever asks for the same lane waits for the same connection.
-        let mut slot = slot.lock().await;
+        let mut slot = slot.lock_owned().await;
         if let Some(connection) = slot.as_ref().filter(|c| c.close_reason().is_none()) {
             return Ok(connection.clone());
         }
         let id = EndpointId::from_bytes(&peer.0).map_err(|_| Reject::Malformed)?;
-        let dialled = tokio::time::timeout(CONNECT_TIMEOUT, self.endpoint.connect(id, alpn)).await;
-        let connection = dialled.ok().and_then(Result::ok).ok_or(Reject::NotHeld)?;
-        *slot = Some(connection.clone());
-        Ok(connection)
+        let endpoint = self.endpoint.clone();
+        // A task of its own: who gives up waiting leaves the connection to whoever asks next. A peer
+        // that was restarted can take longer to be found than an exchange can wait.
+        let dial = tokio::spawn(async move {
+            let dialled = tokio::time::timeout(CONNECT_TIMEOUT, endpoint.connect(id, alpn)).await;
+            let connection = dialled.ok().and_then(Result::ok).ok_or(Reject::NotHeld)?;
+            *slot = Some(connection.clone());
+            Ok(connection)
+        });
+        dial.await.unwrap_or(Err(Reject::NotHeld))
     }
 }

@@ -71,6 +71,8 @@ struct Services {
     content: Arc<dyn Content>,
     log: Option<Arc<dyn LogService>>,
     gossip: Gossip,
+    book: MemoryLookup,
+    pool: Arc<Pool>,
 }
 
 /// What is known of the way to a peer.
@@ -124,9 +126,15 @@ impl Net {
         let stop = CancellationToken::new();
         let sockets = sockets_of(&endpoint);
         let gossip = Gossip::builder().alpn(gossip::ALPN).max_message_size(gossip::MESSAGE_MAX).spawn(endpoint.clone());
-        let services = Services { content, log, gossip: gossip.clone() };
+        let served = content.clone();
+        let serve = move |by, alpn: &[u8], connection| {
+            if alpn == bulk::ALPN {
+                tokio::spawn(bulk::serve(connection, by, served.clone()));
+            }
+        };
+        let pool = Arc::new(Pool::new(endpoint.clone(), Box::new(serve)));
+        let services = Services { content, log, gossip: gossip.clone(), book: book.clone(), pool: pool.clone() };
         tokio::spawn(accept(endpoint.clone(), services, stop.clone()));
-        let pool = Arc::new(Pool::new(endpoint.clone()));
         Ok(Self { endpoint, book, pool, gossip, secret: config.secret, stop, sockets })
     }
 
@@ -210,6 +218,24 @@ impl Drop for Net {
     }
 }
 
+impl Services {
+    /// A peer that comes from an address that was not known was restarted or has moved: what leads
+    /// to where it was is dead.
+    async fn note_address(&self, by: NodeId, connection: &iroh::endpoint::Connection) {
+        let socket = connection.paths().iter().find_map(|path| match path.remote_addr() {
+            TransportAddr::Ip(socket) => Some(*socket),
+            _ => None,
+        });
+        let (Some(socket), Ok(id)) = (socket, EndpointId::from_bytes(&by.0)) else { return };
+        let known = self.book.get_endpoint_info(id);
+        if known.is_some_and(|info| info.into_endpoint_addr().ip_addrs().any(|known| *known == socket)) {
+            return;
+        }
+        self.book.set_endpoint_info(EndpointAddr::new(id).with_ip_addr(socket));
+        self.pool.forget(by).await;
+    }
+}
+
 /// Notes where a peer is; whether it was known to be elsewhere.
 fn remember(book: &MemoryLookup, me: NodeId, address: &Address) -> bool {
     let Ok(id) = EndpointId::from_bytes(&address.node.0) else { return false };
@@ -267,8 +293,12 @@ async fn accept(endpoint: Endpoint, services: Services, stop: CancellationToken)
         connections.spawn(async move {
             let Ok(connection) = incoming.await else { return };
             let by = NodeId(*connection.remote_id().as_bytes());
+            services.note_address(by, &connection).await;
             match (connection.alpn(), services.log) {
-                (bulk::ALPN, _) => bulk::serve(connection, by, services.content).await,
+                (bulk::ALPN, _) => {
+                    services.pool.offer(by, bulk::ALPN, connection.clone()).await;
+                    bulk::serve(connection, by, services.content).await;
+                }
                 (log::ALPN, Some(log)) => log::serve(connection, by, log).await,
                 (gossip::ALPN, _) => {
                     let _ = services.gossip.handle_connection(connection).await;

@@ -16,15 +16,29 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 type Key = (NodeId, &'static [u8], usize);
 type Slot = Arc<Mutex<Option<Connection>>>;
 
+/// Answers what a peer asks over a connection that this node dialled.
+type Serve = Box<dyn Fn(NodeId, &[u8], Connection) + Send + Sync>;
+
 /// The pool.
 pub(crate) struct Pool {
     endpoint: Endpoint,
     slots: Mutex<BTreeMap<Key, Slot>>,
+    serve: Arc<Serve>,
 }
 
 impl Pool {
-    pub(crate) fn new(endpoint: Endpoint) -> Self {
-        Self { endpoint, slots: Mutex::new(BTreeMap::new()) }
+    pub(crate) fn new(endpoint: Endpoint, serve: Serve) -> Self {
+        Self { endpoint, slots: Mutex::new(BTreeMap::new()), serve: Arc::new(serve) }
+    }
+
+    /// A connection that `peer` made: it carries requests both ways, so it is used instead of
+    /// dialling back, which behind a router, or to a peer that was restarted, can take long or fail.
+    pub(crate) async fn offer(&self, peer: NodeId, alpn: &'static [u8], connection: Connection) {
+        let mut slots = self.slots.lock().await;
+        // The newest one is right: an older one may lead to a process that is gone.
+        if slots.len() < CONNECTIONS_MAX {
+            slots.insert((peer, alpn, 0), Arc::new(Mutex::new(Some(connection))));
+        }
     }
 
     /// Lets go of every connection to `peer` that was made: it is somewhere else now, or does not
@@ -54,12 +68,12 @@ impl Pool {
             return Ok(connection.clone());
         }
         let id = EndpointId::from_bytes(&peer.0).map_err(|_| Reject::Malformed)?;
-        let endpoint = self.endpoint.clone();
-        // A task of its own: who gives up waiting leaves the connection to whoever asks next. A peer
-        // that was restarted can take longer to be found than an exchange can wait.
+        let (endpoint, serve) = (self.endpoint.clone(), self.serve.clone());
+        // A task of its own: who gives up waiting leaves the connection to whoever asks next.
         let dial = tokio::spawn(async move {
             let dialled = tokio::time::timeout(CONNECT_TIMEOUT, endpoint.connect(id, alpn)).await;
             let connection = dialled.ok().and_then(Result::ok).ok_or(Reject::NotHeld)?;
+            serve(peer, alpn, connection.clone());
             *slot = Some(connection.clone());
             Ok(connection)
         });

@@ -21,14 +21,14 @@ pub(crate) fn measure(book: &mut Book) {
         let mut e = vec![0; layout.len];
         fold(&mut e, 1.0, &delta).expect("finite");
         let bits = encode(&layout, &mut e, format).bytes.len() as f64 * 8.0 / layout.len as f64;
-        book.add("quick", name, bits, "bits/parameter", Bar::Most(bar), goal, how);
+        book.add("quick", name, (bits, "bits/parameter"), Bar::Most(bar), goal, how);
     }
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a pool of one thread");
     let worst = [(6, 1), (4, 2), (0, 2), (0, 8)].map(|(s, b)| (s, b, pool.install(|| rate(&layout, &delta, s, b))));
     for (sparsity, bits, rate) in worst {
         let name = format!("swarm.codec.rate_density_{}_bits_{bits}", 1u32 << sparsity);
         let how = "fold, encode and full verification of a 13.9 M-parameter update, one core, median of seven";
-        book.add("quick", &name, rate / 1e6, "M parameters/s", Bar::Least(100.0), ">= 400", how);
+        book.add("quick", &name, (rate / 1e6, "M parameters/s"), Bar::Least(100.0), ">= 400", how);
     }
     let weights = Weights::init(&layout, &config, 1, true);
     let gigabytes = weights.bytes().len() as f64 / 1e9;
@@ -38,7 +38,7 @@ pub(crate) fn measure(book: &mut Book) {
         gigabytes / begun.elapsed().as_secs_f64()
     });
     let how = "BLAKE3 chunk tree over 167 MB of weights and moments, one core, median of seven";
-    book.add("quick", "swarm.root.rate", median(rates.collect()), "GB/s", Bar::Least(1.0), "memory speed", how);
+    book.add("quick", "swarm.root.rate", (median(rates.collect()), "GB/s"), Bar::Least(1.0), "memory speed", how);
     equal_hashes(book);
 }
 
@@ -71,7 +71,7 @@ fn equal_hashes(book: &mut Book) {
     let different = others.iter().filter(|other| **other != reference).count();
     let how = "gradient of one batch: whole on one thread against two stages, two threads, both, and again (x86-64)";
     let equal = f64::from(u8::from(different == 0));
-    book.add("quick", "swarm.hash.equal", equal, "1 = equal", Bar::Least(1.0), "equal on x86 and ARM", how);
+    book.add("quick", "swarm.hash.equal", (equal, "1 = equal"), Bar::Least(1.0), "equal on x86 and ARM", how);
 }
 
 fn gradients(config: &Config, theta: &[f32], ids: &[u32], targets: &[u32], n: usize) -> Vec<u32> {

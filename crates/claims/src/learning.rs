@@ -133,7 +133,7 @@ pub(crate) fn measure(book: &mut Book, full: bool) -> Result<()> {
     ];
     for ((setting, bar), (name, _, goal)) in settings.into_iter().zip(names) {
         let bits = mean(setting)?;
-        book.add("full", name, over(bits), "% over one machine", bar, goal, &how);
+        book.add("full", name, (over(bits), "% over one machine"), bar, goal, &how);
     }
     book.keep("swarm.loss.against_alone", "% better", ">= 1", ">= 6");
     book.keep("swarm.loss.density_64", "% over one machine", "printed", "<= 3");

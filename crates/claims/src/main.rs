@@ -50,7 +50,7 @@ pub(crate) enum Bar {
 
 impl Book {
     /// Publishes a measured figure.
-    pub(crate) fn add(&mut self, tier: &str, name: &str, value: f64, unit: &str, bar: Bar, goal: &str, how: &str) {
+    pub(crate) fn add(&mut self, tier: &str, name: &str, (value, unit): (f64, &str), bar: Bar, goal: &str, how: &str) {
         let (text, holds) = match bar {
             Bar::Most(limit) => (format!("<= {limit}"), value <= limit),
             Bar::Least(limit) => (format!(">= {limit}"), value >= limit),

@@ -76,7 +76,7 @@ async fn four_peers(book: &mut Book) -> Result<()> {
     tokio::time::timeout(wait, one).await.context("the first round did not close")??;
     let how = "built program: shipped corpus built, node started, run created, first round closed (one member)";
     let seconds = begun.elapsed().as_secs_f64();
-    book.add("quick", "swarm.first_round", seconds, "s", Bar::Most(60.0), "<= 20", how);
+    book.add("quick", "swarm.first_round", (seconds, "s"), Bar::Most(60.0), "<= 20", how);
     let mut nodes = vec![first];
     for i in 2..=4 {
         let node = Node::start(node_config(&dir.path().join(i.to_string()))).await?;
@@ -90,7 +90,7 @@ async fn four_peers(book: &mut Book) -> Result<()> {
     anyhow::ensure!(together.len() >= 10, "too few rounds of four members: {}", together.len());
     let how = "four nodes on loopback, single-node log, 0.2 M parameters: whole round with about 5 ms of training";
     let overhead = median(together);
-    book.add("quick", "swarm.round.overhead", overhead, "ms", Bar::Most(60.0), "<= 15", how);
+    book.add("quick", "swarm.round.overhead", (overhead, "ms"), Bar::Most(60.0), "<= 15", how);
     for node in &nodes {
         node.close().await?;
     }
@@ -100,7 +100,7 @@ async fn four_peers(book: &mut Book) -> Result<()> {
     let bytes: usize = blocks.iter().map(|block| block.to_bytes().len()).sum();
     let how = "the log's blocks as each of four members receives them, plus what it submits, per round";
     let per_round = bytes as f64 / rounds * 1.25 / 1000.0;
-    book.add("quick", "swarm.bytes.other", per_round, "kB/member/round", Bar::Most(16.0), "<= 8", how);
+    book.add("quick", "swarm.bytes.other", (per_round, "kB/member/round"), Bar::Most(16.0), "<= 8", how);
     Ok(())
 }
 
@@ -133,7 +133,7 @@ async fn resync(book: &mut Book) -> Result<()> {
     asker.know(&holder.address());
     let fetched = asker.fetch(root, &[holder.id()], other, &|_, _| {}).await?;
     let how = "40 MiB of weights of which one byte differs, fetched by root over a real connection";
-    book.add("quick", "swarm.resync.chunks", fetched.moved as f64, "chunks", Bar::Most(1.05), "1", how);
+    book.add("quick", "swarm.resync.chunks", (fetched.moved as f64, "chunks"), Bar::Most(1.05), "1", how);
     holder.close().await;
     asker.close().await;
     Ok(())

@@ -46,9 +46,9 @@ pub(crate) fn measure(book: &mut Book, full: bool) -> Result<()> {
         println!("pair: torch {torch} own {own}");
     }
     let how = "13.8 M Llama, f32, B 4, T 256, 2 threads, forward, backward, clip, AdamW; median of five pairs in turns";
-    book.add("full", "swarm.step.against_torch", median(speeds), "x", Bar::Least(0.42), ">= 0.9", how);
+    book.add("full", "swarm.step.against_torch", (median(speeds), "x"), Bar::Least(0.42), ">= 0.9", how);
     let how = "peak memory of the same less that of the idle process, ours over PyTorch's";
-    book.add("full", "swarm.step.memory", median(memories), "x", Bar::Most(0.6), "<= 0.5", how);
+    book.add("full", "swarm.step.memory", (median(memories), "x"), Bar::Most(0.6), "<= 0.5", how);
     Ok(())
 }
 

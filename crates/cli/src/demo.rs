@@ -208,7 +208,7 @@ async fn act(args: &DemoArgs, stage: &Path, speed: f64, mode: Mode) -> Result<Ac
         note_roots(&peers, &mut roots).await;
         let Some(run) = peers[0].run().await else { continue };
         let part = run.tokens.0 as f64 / run.tokens.1.max(1) as f64;
-        if begun.elapsed().as_secs() % 10 == 0 {
+        if begun.elapsed().as_secs().is_multiple_of(10) {
             progress(&run, alone.as_ref()).await;
         }
         if !killed && part > 0.4 {

@@ -76,7 +76,7 @@ pub fn shares(set: &[(u64, f64)]) -> Vec<(u32, u32)> {
             } else {
                 ((limit_sq / norm_sq).sqrt() * 65_536.0) as u32
             };
-            let share = (u128::from(tokens) * u128::from(scale) << (SHARE_BITS - 16)) / total;
+            let share = ((u128::from(tokens) * u128::from(scale)) << (SHARE_BITS - 16)) / total;
             (scale, share as u32)
         })
         .collect()

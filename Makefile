@@ -1,13 +1,12 @@
 # `make demo` and `make test` are all that a newcomer needs.
 
 CARGO ?= cargo
-# A loop over the demo's binary: built once, used by demo, claims and tests.
-BIN = $(shell $(CARGO) metadata --format-version 1 --no-deps 2>/dev/null | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug/talkoo
+BIN = $(shell $(CARGO) metadata --format-version 1 --no-deps 2>/dev/null | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug
 
 .PHONY: demo test bench claims claims-full lint fuzz build prerequisites
 
 demo: build ## four peers train together on this machine (about four minutes)
-	$(BIN) demo
+	$(BIN)/talkoo demo
 
 test: prerequisites ## every test
 	$(CARGO) test --workspace
@@ -18,10 +17,10 @@ build: prerequisites
 bench: claims ## alias: the figures are the benchmarks
 
 claims: build ## the quick figures (under ten minutes)
-	$(BIN) claims
+	$(BIN)/claims
 
 claims-full: build ## all figures
-	$(BIN) claims --full
+	$(BIN)/claims --full
 
 lint: prerequisites
 	$(CARGO) fmt --all --check

@@ -1,60 +1,221 @@
-//! Loss at equal tokens: several workers in one process with the real codec and the real apply.
+//! Loss at equal tokens: several workers in one process with the real codec and the real apply,
+//! against one machine with the same global batch and against one member alone.
+//!
+//! Writes `docs/frontier.md` and `docs/frontier.svg`: loss over bits per token, setting by setting.
 
-use crate::{Bar, Book};
-use anyhow::Result;
+mod frontier;
+
+use crate::{Bar, Book, Figure};
+use anyhow::{Context, Result, anyhow};
 use data::{Corpus, Order, Split};
 use model::update::Format;
 use model::{
     AdamW, ApplyRule, Batch, Config, Contribution, Layout, Part, Private, Schedule, Trainer, UnitPlan, Weights, apply,
 };
+use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::sync::Mutex;
+use std::time::Instant;
 
-/// A setting of the frontier.
-#[derive(Clone, Copy)]
+/// How a run is trained.
+#[derive(Debug, Clone, Copy, PartialEq)]
 struct Setting {
     workers: u64,
     gradients: bool,
+    /// H.
     inner_steps: u64,
+    /// Sparsity and bits; `None` = one machine with plain AdamW.
     format: Option<(u8, u8)>,
+    /// Micro-batches of all workers together in one inner step.
+    micro_batches: u64,
     lr: f32,
+    tokens: u64,
 }
 
+/// What came of it.
+#[derive(Debug, Clone, Copy)]
+struct Outcome {
+    /// Held-out bits per byte.
+    bits_per_byte: f64,
+    /// Bits of an update per parameter, mean over rounds.
+    bits_per_parameter: f64,
+    /// Bits that all members send together (each update once) per token of training.
+    bits_per_token: f64,
+}
+
+const SIZE: &str = "tiny";
 const SEQ_LEN: usize = 128;
 const MICRO_BATCH: usize = 4;
-/// Micro-batches of all workers together in one inner step: 4,096 tokens.
-const MICRO_BATCHES: u64 = 8;
+const MICRO_TOKENS: u64 = (SEQ_LEN * MICRO_BATCH) as u64;
+const WORKERS: u64 = 4;
 const BETA_LOCAL: f32 = 0.95;
+const DECAY: f32 = 0.1;
+const EVAL_TOKENS: u64 = 60_000;
 
-/// Trains `tokens` tokens and gives held-out bits per byte.
-fn train(corpus: &Corpus, setting: Setting, tokens: u64, seed: u64) -> Result<f64> {
-    let config = Config::preset("tiny", 2048, SEQ_LEN)?;
+const FIGURES: [Figure<'_>; 7] = [
+    Figure { name: "swarm.loss.gradients_8bit", unit: "% over one machine", bar: Bar::Most(1.0), goal: "<= 0.3" },
+    Figure { name: "swarm.loss.local_2bit", unit: "% over one machine", bar: Bar::Most(6.0), goal: "<= 2.5" },
+    Figure { name: "swarm.loss.local_0.42bit", unit: "% over one machine", bar: Bar::Most(10.0), goal: "<= 4" },
+    Figure { name: "swarm.alone.gradients_8bit", unit: "% better than alone", bar: Bar::Least(1.0), goal: ">= 6" },
+    Figure { name: "swarm.alone.local_2bit", unit: "% better than alone", bar: Bar::Least(1.0), goal: ">= 6" },
+    Figure { name: "swarm.alone.local_0.42bit", unit: "% better than alone", bar: Bar::Least(1.0), goal: ">= 6" },
+    Figure { name: "swarm.loss.density_64", unit: "% over one machine", bar: Bar::Printed, goal: "<= 3" },
+];
+
+pub(crate) fn measure(book: &mut Book, full: bool) -> Result<()> {
+    if !full {
+        book.keep(&FIGURES);
+        return Ok(());
+    }
+    let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse().ok());
+    let tokens = number("CLAIM_TOKENS").unwrap_or(1_500_000u64);
+    let seeds = number("CLAIM_SEEDS").unwrap_or(2u64);
+    let threads = number("CLAIM_THREADS").unwrap_or(2u64) as usize;
+    let dir = tempfile::tempdir()?;
+    data::shipped::build(dir.path())?;
+    let bench = Bench { corpus: Corpus::open(dir.path())?, threads };
+
+    // One machine with the global batch, its learning rate the best of three.
+    let one =
+        Setting { workers: 1, gradients: true, inner_steps: 1, format: None, micro_batches: WORKERS, lr: 0.0, tokens };
+    let rates = [2e-3, 4e-3, 8e-3];
+    let (one, one_bits) = bench.best(rates.map(|lr| Setting { lr, ..one }), seeds)?;
+    // One member alone for the same wall-clock: a quarter of the tokens, its own batch and rate.
+    let alone = [1, 2, 4]
+        .into_iter()
+        .flat_map(|micro_batches| rates.map(|lr| Setting { micro_batches, lr, tokens: tokens / WORKERS, ..one }));
+    let (alone, alone_bits) = bench.best(alone, seeds)?;
+
+    let swarm = |gradients: bool, inner_steps: u64, sparsity: u8, bits: u8| Setting {
+        workers: WORKERS,
+        gradients,
+        inner_steps,
+        format: Some((sparsity, bits)),
+        ..one
+    };
+    let named = [swarm(true, 1, 0, 8), swarm(false, 10, 0, 2), swarm(false, 10, 4, 1)];
+    let more = [
+        swarm(true, 1, 0, 2),
+        swarm(true, 1, 4, 2),
+        swarm(false, 10, 0, 8),
+        swarm(false, 5, 0, 2),
+        swarm(false, 30, 0, 2),
+        swarm(false, 10, 2, 2),
+        swarm(false, 5, 4, 1),
+        swarm(false, 10, 4, 2),
+        swarm(false, 10, 6, 1),
+    ];
+    let named = bench.mean(&named, seeds)?;
+    let more = bench.mean(&more, 1)?;
+    let how = format!(
+        "1.1 M parameters ({SIZE}), {tokens} tokens, {WORKERS} workers in one process, step of {} tokens, H = 10 in \
+         local mode, lr {} for all, {seeds} seeds, mean of held-out bits per byte; one machine {one_bits:.4}, one \
+         member alone {alone_bits:.4} (batch {} tokens, lr {})",
+        WORKERS * MICRO_TOKENS,
+        one.lr,
+        alone.micro_batches * MICRO_TOKENS,
+        alone.lr,
+    );
+    for (i, (_, outcome)) in named.iter().enumerate() {
+        book.full(FIGURES[i], 100.0 * (outcome.bits_per_byte / one_bits - 1.0), &how);
+        book.full(FIGURES[i + 3], 100.0 * (1.0 - outcome.bits_per_byte / alone_bits), &how);
+    }
+    frontier::write(&named, &more, (one, one_bits), (alone, alone_bits), seeds, &book.stamp())?;
+
+    // The thinnest updates need many rounds for the error feedback to send everything often.
+    let long = Setting { tokens: tokens * 4, ..one };
+    let thin = Setting { tokens: tokens * 4, ..swarm(false, 5, 6, 1) };
+    let pair = bench.mean(&[long, thin], 1)?;
+    let over = 100.0 * (pair[1].1.bits_per_byte / pair[0].1.bits_per_byte - 1.0);
+    let how = format!("the same with {} tokens and H = 5, one seed; {:.3} bit per parameter", long.tokens, {
+        pair[1].1.bits_per_parameter
+    });
+    book.full(FIGURES[6], over, &how);
+    Ok(())
+}
+
+struct Bench {
+    corpus: Corpus,
+    threads: usize,
+}
+
+impl Bench {
+    /// The setting with the lowest mean loss.
+    fn best(&self, settings: impl IntoIterator<Item = Setting>, seeds: u64) -> Result<(Setting, f64)> {
+        let settings: Vec<Setting> = settings.into_iter().collect();
+        let all = self.mean(&settings, seeds)?.into_iter().map(|(setting, o)| (setting, o.bits_per_byte));
+        all.min_by(|a, b| a.1.total_cmp(&b.1)).context("no settings")
+    }
+
+    /// Trains each setting with each seed, one run per core, and takes means over seeds.
+    fn mean(&self, settings: &[Setting], seeds: u64) -> Result<Vec<(Setting, Outcome)>> {
+        let jobs = (0..settings.len()).flat_map(|i| (0..seeds).map(move |seed| (i, seed)));
+        let queue: Mutex<VecDeque<(usize, u64)>> = Mutex::new(jobs.collect());
+        let done: Mutex<Vec<(usize, Outcome)>> = Mutex::default();
+        std::thread::scope(|scope| {
+            let workers: Vec<_> =
+                (0..self.threads).map(|_| scope.spawn(|| self.work(settings, &queue, &done))).collect();
+            workers.into_iter().try_for_each(|w| w.join().map_err(|_| anyhow!("a run panicked"))?)
+        })?;
+        let done = done.into_inner().expect("no run panicked");
+        let mean = |i: usize, of: fn(&Outcome) -> f64| {
+            done.iter().filter(|(at, _)| *at == i).map(|(_, outcome)| of(outcome)).sum::<f64>() / seeds as f64
+        };
+        let outcome = |i| Outcome {
+            bits_per_byte: mean(i, |o| o.bits_per_byte),
+            bits_per_parameter: mean(i, |o| o.bits_per_parameter),
+            bits_per_token: mean(i, |o| o.bits_per_token),
+        };
+        Ok(settings.iter().enumerate().map(|(i, &setting)| (setting, outcome(i))).collect())
+    }
+
+    fn work(
+        &self,
+        settings: &[Setting],
+        queue: &Mutex<VecDeque<(usize, u64)>>,
+        done: &Mutex<Vec<(usize, Outcome)>>,
+    ) -> Result<()> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
+        loop {
+            let Some((i, seed)) = queue.lock().expect("no run panicked").pop_front() else { return Ok(()) };
+            let begun = Instant::now();
+            let outcome = pool.install(|| train(&self.corpus, settings[i], seed))?;
+            let (rate, bits) = (settings[i].tokens as f64 / begun.elapsed().as_secs_f64(), outcome.bits_per_byte);
+            eprintln!("  {:?} seed {seed}: {bits:.4} bits per byte, {rate:.0} tokens/s", settings[i]);
+            done.lock().expect("no run panicked").push((i, outcome));
+        }
+    }
+}
+
+fn train(corpus: &Corpus, setting: Setting, seed: u64) -> Result<Outcome> {
+    let config = Config::preset(SIZE, 2048, SEQ_LEN)?;
     let layout = Layout::new(&config, &Part::whole(&config));
     let mut trainer = Trainer::new(&config, &model::open("cpu")?);
     let manifest = corpus.manifest();
-    let order = Order::new(manifest.train_tokens(), SEQ_LEN as u64, &manifest.root(), seed).expect("windows");
+    let order = Order::new(manifest.train_tokens(), SEQ_LEN as u64, &manifest.root(), seed).context("no windows")?;
     let mut weights = Weights::init(&layout, &config, seed, setting.gradients);
     let mut privates: Vec<Private> = (0..setting.workers).map(|_| Private::zero(&layout)).collect();
-    let per_round = MICRO_BATCHES * setting.inner_steps * (MICRO_BATCH * SEQ_LEN) as u64;
-    let (mut done, mut cursor, mut step) = (0, 0u64, 0);
-    while done < tokens {
-        let lr = Schedule::Wsd.lr(setting.lr, done, per_round, tokens, tokens / 20);
+    let per_round = setting.micro_batches * setting.inner_steps * MICRO_TOKENS;
+    let (mut done, mut cursor, mut step, mut sent) = (0, 0u64, 0u64, 0u64);
+    while done < setting.tokens {
+        let lr = Schedule::Wsd.lr(setting.lr, done, per_round, setting.tokens, setting.tokens / 20);
         step += 1;
         let rule = if setting.gradients {
-            ApplyRule::Gradients { adam: AdamW::new(0.1), lr, step, clip: 1.0 }
+            ApplyRule::Gradients { adam: AdamW::new(DECAY), lr, step, clip: 1.0 }
         } else {
-            ApplyRule::Local { alpha: 1.0, decay: lr * 0.1 * setting.inner_steps as f32 }
+            ApplyRule::Local { alpha: 1.0, decay: lr * DECAY * setting.inner_steps as f32 }
         };
         let (sparsity, bits) = setting.format.unwrap_or((0, 8));
         let plan = UnitPlan {
             gradients: setting.gradients,
             inner_steps: setting.inner_steps,
-            micro_batches: MICRO_BATCHES / setting.workers,
+            micro_batches: setting.micro_batches / setting.workers,
             micro_batch: MICRO_BATCH,
             seq_len: SEQ_LEN,
             lr,
             adam: AdamW::new(0.0),
             clip: 1.0,
-            format: Format::new(sparsity, bits).expect("known"),
+            format: Format::new(sparsity, bits).map_err(|reject| anyhow!("format: {reject}"))?,
             beta: if setting.gradients { 1.0 } else { BETA_LOCAL },
             pending: None,
         };
@@ -78,65 +239,14 @@ fn train(corpus: &Corpus, setting: Setting, tokens: u64, seed: u64) -> Result<f6
         let set: Vec<Contribution<'_>> = (units.iter())
             .map(|u| Contribution { bytes: &u.update.bytes, tokens: u.tokens, norm_sq: u.update.norm_sq })
             .collect();
+        sent += set.iter().map(|c| c.bytes.len() as u64 * 8).sum::<u64>();
         apply(&layout, &mut weights, &set, &rule)?;
         done += per_round;
     }
-    let bits = node::bits_per_byte(&mut trainer, weights.theta(), corpus, SEQ_LEN as u64, 40_000)?;
-    Ok(bits.expect("the corpus has a held-out split"))
-}
-
-pub(crate) fn measure(book: &mut Book, full: bool) -> Result<()> {
-    let names = [
-        ("swarm.loss.gradients_8bit", "<= 1", "<= 0.3"),
-        ("swarm.loss.local_2bit", "<= 6", "<= 2.5"),
-        ("swarm.loss.local_0.42bit", "<= 10", "<= 4"),
-    ];
-    if !full {
-        for (name, bar, goal) in names {
-            book.keep(name, "% over one machine", bar, goal);
-        }
-        book.keep("swarm.loss.against_alone", "% better", ">= 1", ">= 6");
-        book.keep("swarm.loss.density_64", "% over one machine", "printed", "<= 3");
-        book.keep("swarm.utilisation.two_peers", "%", ">= 90", ">= 97");
-        return Ok(());
-    }
-    let tokens = std::env::var("CLAIM_TOKENS").ok().and_then(|n| n.parse().ok()).unwrap_or(1_500_000u64);
-    let seeds: u64 = std::env::var("CLAIM_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(2);
-    let dir = tempfile::tempdir()?;
-    data::shipped::build(dir.path())?;
-    let corpus = Corpus::open(dir.path())?;
-    let how = format!(
-        "1.1 M parameters, {tokens} tokens, 4 workers in one process, {seeds} seeds, mean of held-out bits per byte"
-    );
-    let mean = |setting: Setting| -> Result<f64> {
-        let mut sum = 0.0;
-        for seed in 0..seeds {
-            let bits = train(&corpus, setting, tokens, seed)?;
-            eprintln!("  seed {seed}: {bits:.4} bits per byte");
-            sum += bits;
-        }
-        Ok(sum / seeds as f64)
-    };
-    let alone = Setting { workers: 1, gradients: true, inner_steps: 1, format: None, lr: 0.0 };
-    let mut best = (f64::MAX, 0.0);
-    for lr in [2e-3, 4e-3, 6e-3] {
-        let bits = mean(Setting { lr, ..alone })?;
-        println!("one machine, lr {lr}: {bits:.4} bits per byte");
-        best = if bits < best.0 { (bits, lr) } else { best };
-    }
-    let (one, lr) = best;
-    let over = |bits: f64| 100.0 * (bits / one - 1.0);
-    let settings = [
-        (Setting { workers: 4, gradients: true, inner_steps: 1, format: Some((0, 8)), lr }, Bar::Most(1.0)),
-        (Setting { workers: 4, gradients: false, inner_steps: 10, format: Some((0, 2)), lr }, Bar::Most(6.0)),
-        (Setting { workers: 4, gradients: false, inner_steps: 10, format: Some((4, 1)), lr }, Bar::Most(10.0)),
-    ];
-    for ((setting, bar), (name, _, goal)) in settings.into_iter().zip(names) {
-        let bits = mean(setting)?;
-        book.add("full", name, (over(bits), "% over one machine"), bar, goal, &how);
-    }
-    book.keep("swarm.loss.against_alone", "% better", ">= 1", ">= 6");
-    book.keep("swarm.loss.density_64", "% over one machine", "printed", "<= 3");
-    book.keep("swarm.utilisation.two_peers", "%", ">= 90", ">= 97");
-    Ok(())
+    let bits = node::bits_per_byte(&mut trainer, weights.theta(), corpus, SEQ_LEN as u64, EVAL_TOKENS)?;
+    Ok(Outcome {
+        bits_per_byte: bits.context("the corpus has no held-out split")?,
+        bits_per_parameter: sent as f64 / (step * setting.workers * layout.len as u64) as f64,
+        bits_per_token: sent as f64 / done as f64,
+    })
 }

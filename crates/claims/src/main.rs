@@ -10,7 +10,7 @@ mod rounds;
 mod schedules;
 mod step;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -31,10 +31,9 @@ struct Claim {
     date: String,
 }
 
-/// Collects figures.
+/// The published figures. What is not measured this time stands as it was measured last.
 pub(crate) struct Book {
     claims: Vec<Claim>,
-    before: Vec<Claim>,
     commit: String,
     date: String,
 }
@@ -46,48 +45,92 @@ pub(crate) enum Bar {
     Most(f64),
     /// At least this.
     Least(f64),
+    /// Nothing: the figure is printed.
+    Printed,
+}
+
+/// What is measured.
+#[derive(Clone, Copy)]
+pub(crate) struct Figure<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) unit: &'a str,
+    pub(crate) bar: Bar,
+    pub(crate) goal: &'a str,
 }
 
 impl Book {
-    /// Publishes a measured figure.
+    /// Publishes a figure of the quick or the full tier.
     pub(crate) fn add(&mut self, tier: &str, name: &str, (value, unit): (f64, &str), bar: Bar, goal: &str, how: &str) {
-        let (text, holds) = match bar {
-            Bar::Most(limit) => (format!("<= {limit}"), value <= limit),
-            Bar::Least(limit) => (format!(">= {limit}"), value >= limit),
-        };
         let claim = Claim {
             name: name.into(),
             value: Some(value),
             unit: unit.into(),
-            bar: text,
+            bar: bar.text(),
             goal: goal.into(),
-            holds,
+            holds: bar.holds(value),
             tier: tier.into(),
             how: how.into(),
             commit: self.commit.clone(),
             date: self.date.clone(),
         };
         print(&claim);
-        self.claims.push(claim);
+        self.put(claim);
     }
 
-    /// Keeps the last measurement of a figure of the full tier, or publishes that there is none.
-    pub(crate) fn keep(&mut self, name: &str, unit: &str, bar: &str, goal: &str) {
-        let last = self.before.iter().find(|claim| claim.name == name).cloned();
-        let claim = last.unwrap_or_else(|| Claim {
-            name: name.into(),
-            value: None,
-            unit: unit.into(),
-            bar: bar.into(),
-            goal: goal.into(),
-            holds: false,
-            tier: "full".into(),
-            how: "not measured yet".into(),
-            commit: String::new(),
-            date: String::new(),
-        });
-        print(&claim);
-        self.claims.push(claim);
+    /// Commit and date of what is measured now.
+    pub(crate) fn stamp(&self) -> String {
+        format!("commit {}, {}", self.commit, self.date)
+    }
+
+    /// Publishes a figure of the full tier.
+    pub(crate) fn full(&mut self, figure: Figure<'_>, value: f64, how: &str) {
+        self.add("full", figure.name, (value, figure.unit), figure.bar, figure.goal, how);
+    }
+
+    /// Publishes figures of the full tier as they were measured last, or that they never were.
+    pub(crate) fn keep(&mut self, figures: &[Figure<'_>]) {
+        for figure in figures {
+            let last = self.claims.iter().find(|claim| claim.name == figure.name).cloned();
+            let claim = last.unwrap_or_else(|| Claim {
+                name: figure.name.into(),
+                value: None,
+                unit: figure.unit.into(),
+                bar: figure.bar.text(),
+                goal: figure.goal.into(),
+                holds: false,
+                tier: "full".into(),
+                how: "not measured yet".into(),
+                commit: String::new(),
+                date: String::new(),
+            });
+            print(&claim);
+            self.put(claim);
+        }
+    }
+
+    fn put(&mut self, claim: Claim) {
+        match self.claims.iter_mut().find(|old| old.name == claim.name) {
+            Some(old) => *old = claim,
+            None => self.claims.push(claim),
+        }
+    }
+}
+
+impl Bar {
+    fn text(self) -> String {
+        match self {
+            Self::Most(limit) => format!("<= {limit}"),
+            Self::Least(limit) => format!(">= {limit}"),
+            Self::Printed => "printed".into(),
+        }
+    }
+
+    fn holds(self, value: f64) -> bool {
+        match self {
+            Self::Most(limit) => value <= limit,
+            Self::Least(limit) => value >= limit,
+            Self::Printed => true,
+        }
     }
 }
 
@@ -97,24 +140,42 @@ fn print(claim: &Claim) {
     println!("claim {} {value} {} {} {verdict}", claim.name, claim.unit, claim.bar.replace(' ', ""));
 }
 
+/// What can be measured by itself: `claims [--full] [AREA…]`.
+const AREAS: [&str; 5] = ["codec", "schedules", "rounds", "learning", "step"];
+
 fn main() -> Result<()> {
-    let full = std::env::args().any(|argument| argument == "--full");
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.iter().any(|argument| argument == "--step-only") {
+        return step::own();
+    }
+    let full = arguments.iter().any(|argument| argument == "--full");
+    let areas: Vec<&str> = arguments.iter().map(String::as_str).filter(|a| !a.starts_with("--")).collect();
+    if let Some(unknown) = areas.iter().find(|area| !AREAS.contains(area)) {
+        bail!("unknown area `{unknown}`; one of {}", AREAS.join(", "));
+    }
+    let asked = |area: &str| areas.is_empty() || areas.contains(&area);
     let path = Path::new("claims/results.json");
-    let before = match std::fs::read(path) {
+    let claims = match std::fs::read(path) {
         Ok(bytes) => serde_json::from_slice(&bytes).context("claims/results.json")?,
         Err(_) => Vec::new(),
     };
-    let mut book = Book {
-        claims: Vec::new(),
-        before,
-        commit: output("git", &["rev-parse", "--short", "HEAD"]),
-        date: output("date", &["-u", "+%F"]),
-    };
-    codec::measure(&mut book);
-    schedules::measure(&mut book)?;
-    rounds::measure(&mut book)?;
-    learning::measure(&mut book, full)?;
-    step::measure(&mut book, full)?;
+    let commit = output("git", &["rev-parse", "--short", "HEAD"]);
+    let mut book = Book { claims, commit, date: output("date", &["-u", "+%F"]) };
+    if asked("codec") {
+        codec::measure(&mut book);
+    }
+    if asked("schedules") {
+        schedules::measure(&mut book)?;
+    }
+    if asked("rounds") {
+        rounds::measure(&mut book)?;
+    }
+    if asked("learning") {
+        learning::measure(&mut book, full)?;
+    }
+    if asked("step") {
+        step::measure(&mut book, full)?;
+    }
     std::fs::create_dir_all("claims")?;
     let mut json = serde_json::to_string_pretty(&book.claims)?;
     json.push('\n');

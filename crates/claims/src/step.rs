@@ -1,6 +1,6 @@
 //! A whole train step against PyTorch eager, both in processes of their own, in turns.
 
-use crate::{Bar, Book, median};
+use crate::{Bar, Book, Figure, median};
 use anyhow::{Context, Result};
 use model::{AdamW, Batch, Config, Layout, Part, Trainer, clip_norm};
 use serde_json::Value;
@@ -25,15 +25,21 @@ fn config() -> Config {
     }
 }
 
+const SPEED: Figure<'_> = Figure { name: "swarm.step.against_torch", unit: "x", bar: Bar::Least(0.42), goal: ">= 0.9" };
+const MEMORY: Figure<'_> = Figure { name: "swarm.step.memory", unit: "x", bar: Bar::Most(0.6), goal: "<= 0.5" };
+
+/// Prints our own step as JSON: the other half of a pair.
+pub(crate) fn own() -> Result<()> {
+    println!("{}", own_step()?);
+    Ok(())
+}
+
 pub(crate) fn measure(book: &mut Book, full: bool) -> Result<()> {
-    if std::env::args().any(|argument| argument == "--step-only") {
-        println!("{}", own_step()?);
-        std::process::exit(0);
-    }
-    let python = std::env::var("TORCH_PYTHON").ok().filter(|_| full);
-    let Some(python) = python else {
-        book.keep("swarm.step.against_torch", "x", ">= 0.42", ">= 0.9");
-        book.keep("swarm.step.memory", "x", "<= 0.6", "<= 0.5");
+    let Some(python) = std::env::var("TORCH_PYTHON").ok().filter(|_| full) else {
+        if full {
+            eprintln!("step: set TORCH_PYTHON to a Python with torch to measure against PyTorch");
+        }
+        book.keep(&[SPEED, MEMORY]);
         return Ok(());
     };
     let (mut speeds, mut memories) = (Vec::new(), Vec::new());
@@ -46,9 +52,9 @@ pub(crate) fn measure(book: &mut Book, full: bool) -> Result<()> {
         println!("pair: torch {torch} own {own}");
     }
     let how = "13.8 M Llama, f32, B 4, T 256, 2 threads, forward, backward, clip, AdamW; median of five pairs in turns";
-    book.add("full", "swarm.step.against_torch", (median(speeds), "x"), Bar::Least(0.42), ">= 0.9", how);
+    book.full(SPEED, median(speeds), how);
     let how = "peak memory of the same less that of the idle process, ours over PyTorch's";
-    book.add("full", "swarm.step.memory", (median(memories), "x"), Bar::Most(0.6), "<= 0.5", how);
+    book.full(MEMORY, median(memories), how);
     Ok(())
 }
 

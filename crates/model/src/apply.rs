@@ -159,7 +159,7 @@ fn mean_with(layout: &Layout, set: &[Contribution<'_>], shares: &[u32]) -> Resul
 }
 
 /// Σ share · value of one tensor, exact.
-fn sum_tensor(param: &Param, updates: &[(TensorUpdate, u32)], out: &mut [f32]) {
+fn sum_tensor(param: &Param, updates: &[(TensorUpdate<'_>, u32)], out: &mut [f32]) {
     let top = updates.iter().map(|(update, _)| top_exponent(update)).max().unwrap_or(0);
     // Exact: a power of two well inside the range of f64.
     let unit = f64::from(2.0f32).powi(top - HEADROOM_BITS - SHARE_BITS as i32);
@@ -190,7 +190,7 @@ fn aligned(bits: u16, top: i32) -> i64 {
     }
 }
 
-fn top_exponent(update: &TensorUpdate) -> i32 {
+fn top_exponent(update: &TensorUpdate<'_>) -> i32 {
     let top = |values: &[u16]| values.iter().filter(|&&v| v & 0x7fff != 0).map(|&v| split(v).1).max();
     let top = match &update.values {
         Values::Plain(values) => top(values),
@@ -200,29 +200,29 @@ fn top_exponent(update: &TensorUpdate) -> i32 {
     top.unwrap_or(-133)
 }
 
-fn add(update: &TensorUpdate, share: i64, top: i32, sums: &mut [i64]) {
+fn add(update: &TensorUpdate<'_>, share: i64, top: i32, sums: &mut [i64]) {
     match (&update.values, &update.positions) {
         (Values::Linear { scales, codes }, None) => {
             for ((sums, codes), &scale) in sums.chunks_mut(CHUNK).zip(codes.chunks(CHUNK)).zip(scales) {
                 let factor = share * aligned(scale, top);
                 for (sum, &code) in sums.iter_mut().zip(codes) {
-                    *sum += factor * i64::from(code);
+                    *sum += factor * i64::from(code as i8);
                 }
             }
         }
         (Values::Linear { scales, codes }, Some(positions)) => {
             let factors: Vec<i64> = scales.iter().map(|&scale| share * aligned(scale, top)).collect();
-            for (&position, &code) in positions.iter().zip(codes) {
-                sums[position as usize] += factors[position as usize / CHUNK] * i64::from(code);
+            for (&position, &code) in positions.iter().zip(*codes) {
+                sums[position as usize] += factors[position as usize / CHUNK] * i64::from(code as i8);
             }
         }
         (Values::Levels { table, codes }, positions) => {
             let table = table.map(|level| share * aligned(level, top));
             match positions {
-                None => sums.iter_mut().zip(codes).for_each(|(sum, &code)| *sum += table[usize::from(code & 3)]),
+                None => sums.iter_mut().zip(codes.iter()).for_each(|(sum, code)| *sum += table[code]),
                 Some(positions) => {
-                    for (&position, &code) in positions.iter().zip(codes) {
-                        sums[position as usize] += table[usize::from(code & 3)];
+                    for (&position, code) in positions.iter().zip(codes.iter()) {
+                        sums[position as usize] += table[code];
                     }
                 }
             }

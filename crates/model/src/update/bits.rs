@@ -22,15 +22,15 @@ impl BitWriter {
         }
     }
 
-    /// Rice code: the quotient in unary (ones, then a zero), the low `b` bits plain.
+    /// Rice code: the quotient in unary (ones, then a zero), the low `b` ≤ 8 bits plain.
     pub(super) fn rice(&mut self, value: u32, b: u32) {
         let mut quotient = value >> b;
-        while quotient >= 31 {
-            self.put(0x7fff_ffff, 31);
-            quotient -= 31;
+        while quotient > 22 {
+            self.put(0x003f_ffff, 22);
+            quotient -= 22;
         }
-        self.put((1 << quotient) - 1, quotient + 1);
-        self.put(value & ((1 << b) - 1), b);
+        let low = value & ((1 << b) - 1);
+        self.put(((1 << quotient) - 1) | (low << (quotient + 1)), quotient + 1 + b);
     }
 
     /// The bytes, the last one filled with zeros.
@@ -55,6 +55,16 @@ impl<'a> BitReader<'a> {
     }
 
     fn fill(&mut self) {
+        if let Some(word) = self.bytes[self.at..].first_chunk::<8>() {
+            let whole = (64 - self.count) / 8;
+            if whole > 0 {
+                let word = u64::from_le_bytes(*word) & (u64::MAX >> (64 - 8 * whole));
+                self.pending |= word << self.count;
+                self.at += whole as usize;
+                self.count += 8 * whole;
+            }
+            return;
+        }
         while self.count <= 56 && self.at < self.bytes.len() {
             self.pending |= u64::from(self.bytes[self.at]) << self.count;
             self.at += 1;
@@ -76,30 +86,39 @@ impl<'a> BitReader<'a> {
 
     /// A Rice code of at most `max`.
     pub(super) fn rice(&mut self, b: u32, max: u32) -> Result<u32, Reject> {
-        let mut quotient = 0;
-        loop {
-            self.fill();
-            let ones = self.pending.trailing_ones().min(self.count);
-            quotient += ones;
-            if quotient > max >> b {
-                return Err(Reject::Malformed);
-            }
-            let stopped = ones < self.count;
-            self.take_many(ones + u32::from(stopped))?;
-            if stopped {
-                break;
-            }
-            if self.at == self.bytes.len() {
-                return Err(Reject::Malformed);
-            }
+        self.fill();
+        let mut quotient = self.pending.trailing_ones();
+        if quotient + 1 + b <= self.count {
+            self.pending >>= quotient + 1;
+            self.count -= quotient + 1;
+        } else {
+            quotient = self.long_quotient(max >> b)?;
+        }
+        if quotient > max >> b {
+            return Err(Reject::Malformed);
         }
         let value = (quotient << b) | self.take(b)?;
         if value > max { Err(Reject::Malformed) } else { Ok(value) }
     }
 
-    fn take_many(&mut self, n: u32) -> Result<(), Reject> {
-        self.take(n.min(32))?;
-        self.take(n - n.min(32)).map(|_| ())
+    /// A run of ones, longer than what is pending, and the zero behind it.
+    fn long_quotient(&mut self, max: u32) -> Result<u32, Reject> {
+        let mut quotient = 0;
+        loop {
+            self.fill();
+            let ones = self.pending.trailing_ones().min(self.count);
+            quotient += ones;
+            if self.count == 0 || quotient > max {
+                return Err(Reject::Malformed);
+            }
+            let stopped = ones < self.count;
+            let used = ones + u32::from(stopped);
+            self.pending = self.pending.checked_shr(used).unwrap_or(0);
+            self.count -= used;
+            if stopped {
+                return Ok(quotient);
+            }
+        }
     }
 
     /// Asserts that only the filling of the last byte is left, and that it is zero.

@@ -2,8 +2,8 @@
 //! against the layout, and nothing is allocated that the layout does not call for.
 
 use super::bits::BitReader;
-use super::encode::{Norm, VERSION};
-use super::{CHUNK, Format, widen};
+use super::encode::{Norm, VERSION, squares};
+use super::{CHUNK, Format, wide, widen};
 use crate::{Layout, Param};
 use base::{Reader, Reject, Wire};
 
@@ -15,31 +15,51 @@ pub struct Decoder<'a> {
 }
 
 /// What an update says of one tensor.
-pub struct TensorUpdate {
+pub struct TensorUpdate<'a> {
     /// Positions in the tensor, ascending; `None` = all.
     pub positions: Option<Vec<u32>>,
     /// One value per position.
-    pub values: Values,
+    pub values: Values<'a>,
 }
 
 /// Sent values: integers with bf16 scales.
-pub enum Values {
+pub enum Values<'a> {
     /// Each value by itself in bf16.
     Plain(Vec<u16>),
     /// `code × scale` of the chunk in which its position lies.
     Linear {
         /// One scale per chunk.
         scales: Vec<u16>,
-        /// −127..=127.
-        codes: Vec<i8>,
+        /// Signed bytes, −127..=127.
+        codes: &'a [u8],
     },
     /// A table of signed values (index = code).
     Levels {
         /// Low, −low, high, −high, in bf16.
         table: [u16; 4],
-        /// 0..4.
-        codes: Vec<u8>,
+        /// Indices into the table.
+        codes: Packed<'a>,
     },
+}
+
+/// Codes of 1 or 2 bits, the first one in the lowest bits of the first byte.
+#[derive(Clone, Copy)]
+pub struct Packed<'a> {
+    bytes: &'a [u8],
+    bits: u8,
+    len: usize,
+}
+
+impl Packed<'_> {
+    /// All codes, in order.
+    #[inline(always)]
+    pub fn iter(&self) -> impl Iterator<Item = usize> {
+        let (shift, mask) = if self.bits == 1 { (3, 7) } else { (2, 3) };
+        (0..self.len).map(move |i| {
+            let byte = self.bytes[i >> shift] >> ((i & mask) as u8 * self.bits);
+            usize::from(byte & ((1 << self.bits) - 1))
+        })
+    }
 }
 
 impl<'a> Decoder<'a> {
@@ -64,7 +84,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// The next tensor, which is `param`.
-    pub fn tensor(&mut self, param: &Param) -> Result<TensorUpdate, Reject> {
+    pub fn tensor(&mut self, param: &Param) -> Result<TensorUpdate<'a>, Reject> {
         let n = param.len();
         if !param.is_matrix() {
             let values = self.words(n)?;
@@ -82,29 +102,29 @@ impl<'a> Decoder<'a> {
         Ok(self.norm.value())
     }
 
-    fn linear(&mut self, n: usize) -> Result<TensorUpdate, Reject> {
+    fn linear(&mut self, n: usize) -> Result<TensorUpdate<'a>, Reject> {
         let scales = self.words(n.div_ceil(CHUNK))?;
         if scales.iter().any(|scale| scale >> 15 != 0) {
             return Err(Reject::Malformed);
         }
         let positions = self.positions(n)?;
         let count = positions.as_ref().map_or(n, Vec::len);
-        let codes: Vec<i8> = self.take(count)?.iter().map(|&code| code as i8).collect();
-        if codes.contains(&i8::MIN) {
+        let codes = self.take(count)?;
+        if wide(#[inline(always)] || codes.iter().fold(false, |any, &code| any | (code == 0x80))) {
             return Err(Reject::Malformed);
         }
-        let mut rest = codes.as_slice();
+        let mut rest = codes;
         for (i, &scale) in scales.iter().enumerate() {
             let len = CHUNK.min(n - i * CHUNK);
             let kept = if positions.is_some() { self.format.kept(len) } else { len };
             let (head, tail) = rest.split_at(kept);
-            self.norm.add(head.iter().map(|&code| i32::from(code).pow(2) as u64).sum(), scale);
+            self.norm.add(wide(#[inline(always)] || squares(head)), scale);
             rest = tail;
         }
         Ok(TensorUpdate { positions, values: Values::Linear { scales, codes } })
     }
 
-    fn levels(&mut self, n: usize) -> Result<TensorUpdate, Reject> {
+    fn levels(&mut self, n: usize) -> Result<TensorUpdate<'a>, Reject> {
         let words = self.words(usize::from(self.format.bits))?;
         if words.iter().any(|level| level >> 15 != 0) {
             return Err(Reject::Malformed);
@@ -112,17 +132,14 @@ impl<'a> Decoder<'a> {
         let (low, high) = (words[0], words.get(1).copied().unwrap_or(0));
         let positions = self.positions(n)?;
         let count = positions.as_ref().map_or(n, Vec::len);
-        let bits = u32::from(self.format.bits);
-        let bytes = self.take((count * bits as usize).div_ceil(8))?;
-        let mut reader = BitReader::new(bytes);
-        let mut codes = Vec::with_capacity(count);
-        let mut highs = 0;
-        for _ in 0..count {
-            let code = reader.take(bits)? as u8;
-            highs += u64::from(code >> 1);
-            codes.push(code);
+        let bits = self.format.bits;
+        let bytes = self.take((count * usize::from(bits)).div_ceil(8))?;
+        let used = count * usize::from(bits) % 8;
+        if used > 0 && bytes.last().is_some_and(|last| last >> used != 0) {
+            return Err(Reject::Malformed);
         }
-        reader.end()?;
+        let highs = if bits == 2 { bytes.iter().map(|byte| u64::from((byte & 0xaa).count_ones())).sum() } else { 0 };
+        let codes = Packed { bytes, bits, len: count };
         self.norm.add(count as u64 - highs, low);
         self.norm.add(highs, high);
         let table = [low, low | 0x8000, high, high | 0x8000];
@@ -170,7 +187,7 @@ impl<'a> Decoder<'a> {
     }
 }
 
-impl TensorUpdate {
+impl TensorUpdate<'_> {
     /// Calls `each(position, value)` for every sent value, in order.
     pub fn each(&self, mut each: impl FnMut(usize, f32)) {
         let position = |i: usize| self.positions.as_ref().map_or(i, |p| p[i] as usize);
@@ -181,11 +198,11 @@ impl TensorUpdate {
             Values::Linear { scales, codes } => {
                 for (i, &code) in codes.iter().enumerate() {
                     let at = position(i);
-                    each(at, f32::from(code) * widen(scales[at / CHUNK]));
+                    each(at, f32::from(code as i8) * widen(scales[at / CHUNK]));
                 }
             }
             Values::Levels { table, codes } => {
-                codes.iter().enumerate().for_each(|(i, &c)| each(position(i), widen(table[usize::from(c)])));
+                codes.iter().enumerate().for_each(|(i, code)| each(position(i), widen(table[code])));
             }
         }
     }

@@ -10,7 +10,7 @@ mod decode;
 mod encode;
 mod select;
 
-pub use decode::{Decoder, TensorUpdate, Values};
+pub use decode::{Decoder, Packed, TensorUpdate, Values};
 pub use encode::{Encoded, Norm, encode, fold};
 
 use base::Reject;
@@ -57,6 +57,7 @@ impl Format {
 }
 
 /// bf16 to f32, exact.
+#[inline(always)]
 pub(crate) fn widen(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }
@@ -66,6 +67,20 @@ pub(crate) fn narrow(x: f32) -> u16 {
     let bits = x.to_bits();
     let rounded = ((bits.wrapping_add(0x7fff + ((bits >> 16) & 1))) >> 16) as u16;
     if x.is_nan() { ((bits >> 16) | 0x40) as u16 } else { rounded }
+}
+
+/// The same for what is known to be finite and in range: without a branch, so that loops vectorise.
+#[inline(always)]
+pub(crate) fn narrow_finite(x: f32) -> u16 {
+    let bits = x.to_bits();
+    ((bits.wrapping_add(0x7fff + ((bits >> 16) & 1))) >> 16) as u16
+}
+
+/// Runs `f` compiled for the widest vectors that this machine has. The bits of the result are the
+/// same everywhere: the compiler neither reorders nor fuses floating-point operations.
+#[inline(always)]
+pub(crate) fn wide<R>(f: impl FnOnce() -> R) -> R {
+    pulp::Arch::new().dispatch(f)
 }
 
 #[cfg(test)]

@@ -4,60 +4,52 @@ use super::CHUNK;
 
 /// Appends to `out` the positions (plus `base`) of the `k` values of largest magnitude in `chunk`,
 /// ascending; among equal magnitudes the lower position wins.
+#[inline(always)]
 pub(super) fn select(chunk: &[u16], k: usize, base: u32, out: &mut Vec<u32>) {
-    debug_assert!(chunk.len() <= CHUNK && k <= chunk.len());
-    let (threshold, mut ties) = threshold(chunk, k);
-    for (i, &bits) in chunk.iter().enumerate() {
-        let magnitude = bits & 0x7fff;
-        if magnitude >= threshold {
-            if magnitude == threshold {
+    debug_assert!(chunk.len() <= CHUNK && k <= chunk.len() && k > 0);
+    let threshold = threshold(chunk, k);
+    let mut ties = k - at_least(chunk, threshold + 1);
+    let mut hits = [0u8; CHUNK];
+    for (hit, &bits) in hits.iter_mut().zip(chunk) {
+        *hit = u8::from(bits & 0x7fff >= threshold);
+    }
+    // Eight at a time: most groups have no hit.
+    let (groups, _) = hits.as_chunks::<8>();
+    for (i, group) in groups.iter().enumerate() {
+        let mut mask = u64::from_le_bytes(*group);
+        while mask != 0 {
+            let at = 8 * i + mask.trailing_zeros() as usize / 8;
+            mask &= mask - 1;
+            if chunk[at] & 0x7fff == threshold {
                 if ties == 0 {
                     continue;
                 }
                 ties -= 1;
             }
-            out.push(base + i as u32);
+            out.push(base + at as u32);
         }
     }
 }
 
-/// The k-th largest magnitude, and how many values equal to it belong to the k.
-fn threshold(chunk: &[u16], k: usize) -> (u16, usize) {
-    // Magnitudes of bf16 order as integers. Exponents first, in four tables so that equal
-    // neighbours do not wait for each other, then the mantissas of the one exponent that decides.
-    let mut tables = [[0u16; 256]; 4];
-    let quads = chunk.chunks_exact(4);
-    for &bits in quads.remainder() {
-        tables[0][usize::from((bits & 0x7fff) >> 7)] += 1;
-    }
-    for quad in quads {
-        for (table, &bits) in tables.iter_mut().zip(quad) {
-            table[usize::from((bits & 0x7fff) >> 7)] += 1;
+/// The k-th largest magnitude. Magnitudes of bf16 order as integers, so the answer is found bit by
+/// bit: fifteen passes over a chunk in the first-level cache, each a vectorised count.
+#[inline(always)]
+fn threshold(chunk: &[u16], k: usize) -> u16 {
+    let mut threshold = 0u16;
+    for bit in (0..15).rev() {
+        let higher = threshold | (1 << bit);
+        if at_least(chunk, higher) >= k {
+            threshold = higher;
         }
     }
-    let exponents = |e: usize| tables.iter().map(|table| usize::from(table[e])).sum::<usize>();
-    let (exponent, left) = descend(255, k, exponents);
-    let mut mantissas = [0u16; 128];
-    for &bits in chunk {
-        if usize::from((bits & 0x7fff) >> 7) == exponent {
-            mantissas[usize::from(bits & 0x7f)] += 1;
-        }
-    }
-    let (mantissa, ties) = descend(127, left, |m| usize::from(mantissas[m]));
-    (((exponent << 7) | mantissa) as u16, ties)
+    threshold
 }
 
-/// Walks down from `top` until `k` values are passed: the bin of the k-th, and how many of it are needed.
-fn descend(top: usize, k: usize, count: impl Fn(usize) -> usize) -> (usize, usize) {
-    let mut left = k;
-    for bin in (0..=top).rev() {
-        let n = count(bin);
-        if n >= left {
-            return (bin, left);
-        }
-        left -= n;
-    }
-    unreachable!("k is at most the number of values")
+/// How many magnitudes are `limit` or more.
+#[inline(always)]
+fn at_least(chunk: &[u16], limit: u16) -> usize {
+    // A chunk has fewer than 2^16 values; a checked sum would not vectorise.
+    usize::from(chunk.iter().fold(0u16, |n, &bits| n.wrapping_add(u16::from(bits & 0x7fff >= limit))))
 }
 
 #[cfg(test)]

@@ -110,3 +110,21 @@ proptest! {
         let _ = verify_update(&layout, &encoded.bytes, format, encoded.norm_sq);
     }
 }
+
+/// Embedding rows that a round did not touch leave long runs of zeros: gaps as long as a chunk.
+#[test]
+fn updates_that_are_mostly_zero_decode() {
+    let layout = layout();
+    for format in formats() {
+        for (seed, touched) in [(1, 1), (2, 7), (3, 300), (4, 2000)] {
+            let mut e = vec![0u16; layout.len];
+            let mut rng = Rng::new(seed);
+            for _ in 0..touched {
+                e[rng.below(layout.len as u64) as usize] = narrow(rng.normal() * 1e-3);
+            }
+            let encoded = encode(&layout, &mut e, format);
+            verify_update(&layout, &encoded.bytes, format, encoded.norm_sq)
+                .unwrap_or_else(|reject| panic!("{format:?}, {touched} values: {reject}"));
+        }
+    }
+}

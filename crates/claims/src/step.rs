@@ -47,8 +47,9 @@ pub(crate) fn measure(book: &mut Book, full: bool) -> Result<()> {
         let torch = json(Command::new(&python).args(["bench/torch_step.py", "--threads", "2", "--steps", "8"]))?;
         let own = json(Command::new(std::env::current_exe()?).args(["--step-only"]))?;
         let number = |value: &Value, key: &str| value[key].as_f64().with_context(|| format!("{key} in {value}"));
-        speeds.push(number(&torch, "median_step_ms")? / number(&own, "median_step_ms")?);
-        memories.push(number(&own, "peak_minus_idle_mb")? / number(&torch, "peak_minus_idle_mb")?);
+        speeds.push(number(&torch, "step_ms_median")? / number(&own, "median_step_ms")?);
+        let torch_mb = number(&torch, "rss_peak_minus_idle_bytes")? / f64::from(1 << 20);
+        memories.push(number(&own, "peak_minus_idle_mb")? / torch_mb);
         println!("pair: torch {torch} own {own}");
     }
     let how = "13.8 M Llama, f32, B 4, T 256, 2 threads, forward, backward, clip, AdamW; median of five pairs in turns";
@@ -83,6 +84,7 @@ fn own_step() -> Result<Value> {
             let Ok((mut grad, _)) = trainer.gradient(1, 256, || Ok::<_, Infallible>(batch.clone()));
             clip_norm(&mut grad, 1.0);
             AdamW::new(0.1).step(&layout, &mut theta, (&mut m, &mut v), &grad, 1e-3, step);
+            trainer.give_back(grad);
             times.push(begun.elapsed().as_secs_f64() * 1e3);
         }
         Ok(times.split_off(2))

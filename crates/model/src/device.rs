@@ -1,7 +1,15 @@
-//! Which device the tensors live on, chosen at run time among those that were built in.
+//! Which device computes, chosen at run time among those that were built in.
 
-use burn::tensor::Device;
 use thiserror::Error;
+
+/// Where stages compute.
+#[derive(Debug, Clone)]
+pub enum Device {
+    /// The processor, by our own passes.
+    Host,
+    /// What burn runs on.
+    Burn(burn::tensor::Device),
+}
 
 /// Why no device was opened.
 #[derive(Debug, Error)]
@@ -12,7 +20,7 @@ pub struct DeviceError {
 
 /// Names of the devices that this program was built with.
 pub fn available() -> Vec<&'static str> {
-    let mut names = vec!["cpu"];
+    let mut names = vec!["cpu", "cpu-burn"];
     if cfg!(feature = "vulkan") {
         names.push("vulkan");
     }
@@ -25,16 +33,18 @@ pub fn available() -> Vec<&'static str> {
     names
 }
 
-/// Opens a device by name.
+/// Opens a device by name. `cpu-burn` computes on the processor as burn does it on other devices.
 pub fn open(name: &str) -> Result<Device, DeviceError> {
-    match name {
-        "cpu" => Ok(Device::flex()),
+    use burn::tensor::Device as Burn;
+    Ok(Device::Burn(match name {
+        "cpu" => return Ok(Device::Host),
+        "cpu-burn" => Burn::flex(),
         #[cfg(feature = "vulkan")]
-        "vulkan" => Ok(Device::vulkan(burn::tensor::DeviceKind::DefaultDevice)),
+        "vulkan" => Burn::vulkan(burn::tensor::DeviceKind::DefaultDevice),
         #[cfg(feature = "metal")]
-        "metal" => Ok(Device::metal(burn::tensor::DeviceKind::DefaultDevice)),
+        "metal" => Burn::metal(burn::tensor::DeviceKind::DefaultDevice),
         #[cfg(feature = "cuda")]
-        "cuda" => Ok(Device::cuda(0)),
-        _ => Err(DeviceError { name: name.to_owned() }),
-    }
+        "cuda" => Burn::cuda(0),
+        _ => return Err(DeviceError { name: name.to_owned() }),
+    }))
 }

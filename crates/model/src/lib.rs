@@ -17,6 +17,7 @@ mod init;
 mod layout;
 mod optim;
 mod sample;
+mod simd;
 mod stage;
 mod train;
 pub mod update;
@@ -25,7 +26,7 @@ pub use apply::{ApplyError, ApplyRule, Contribution, apply, restitution, shares}
 pub use check::{Checked, verify_update};
 pub use checkpoint::{CheckpointError, ModelCard, export, load};
 pub use config::{Config, ConfigError, SIZES};
-pub use device::{DeviceError, available, open};
+pub use device::{Device, DeviceError, available, open};
 pub use init::init;
 pub use layout::{Layout, Param, Part};
 pub use optim::{AdamW, Schedule, clip_norm};

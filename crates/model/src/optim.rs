@@ -2,6 +2,8 @@
 //! as IEEE 754 says and never fused: the same bits on every machine.
 
 use crate::Layout;
+use crate::simd::wide;
+use rayon::prelude::*;
 
 /// AdamW (Loshchilov and Hutter, 2019) with decoupled decay on matrices.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -37,17 +39,27 @@ impl AdamW {
         for param in &layout.params {
             let keep = if param.is_matrix() { 1.0 - lr * self.weight_decay } else { 1.0 };
             let range = param.range();
-            let values = weights[range.clone()].iter_mut().zip(&grad[range.clone()]);
-            let moments = m[range.clone()].iter_mut().zip(&mut v[range]);
-            for ((w, &g), (m, v)) in values.zip(moments) {
-                *m = self.beta1 * *m + (1.0 - self.beta1) * g;
-                *v = self.beta2 * *v + (1.0 - self.beta2) * (g * g);
-                let direction = (*m / correct1) / ((*v / correct2).sqrt() + self.eps);
-                *w = *w * keep - lr * direction;
-            }
+            let parts = weights[range.clone()].par_chunks_mut(BLOCK).zip(grad[range.clone()].par_chunks(BLOCK));
+            let moments = m[range.clone()].par_chunks_mut(BLOCK).zip(v[range].par_chunks_mut(BLOCK));
+            parts.zip(moments).for_each(|((w, g), (m, v))| {
+                wide(
+                    #[inline(always)]
+                    || {
+                        for (((w, &g), m), v) in w.iter_mut().zip(g).zip(m).zip(v) {
+                            *m = self.beta1 * *m + (1.0 - self.beta1) * g;
+                            *v = self.beta2 * *v + (1.0 - self.beta2) * (g * g);
+                            let direction = (*m / correct1) / ((*v / correct2).sqrt() + self.eps);
+                            *w = *w * keep - lr * direction;
+                        }
+                    },
+                );
+            });
         }
     }
 }
+
+/// Elements that one task takes.
+const BLOCK: usize = 1 << 15;
 
 /// x to the power n by repeated multiplication (exact order of operations, so equal everywhere).
 fn powi(x: f32, n: u64) -> f32 {
@@ -64,21 +76,27 @@ fn powi(x: f32, n: u64) -> f32 {
 
 /// Scales `grad` to the Euclidean norm `max` when it is longer; gives the norm before.
 pub fn clip_norm(grad: &mut [f32], max: f32) -> f64 {
-    // Eight running sums in a fixed pattern: fast, and independent of threads and vector width.
-    let mut sums = [0.0f64; 8];
-    let chunks = grad.chunks_exact(8);
-    for (sum, &x) in sums.iter_mut().zip(chunks.remainder()) {
-        *sum += f64::from(x) * f64::from(x);
-    }
-    for chunk in chunks {
-        for (sum, &x) in sums.iter_mut().zip(chunk) {
-            *sum += f64::from(x) * f64::from(x);
-        }
-    }
-    let norm = sums.iter().sum::<f64>().sqrt();
+    // Eight running sums per block and blocks in order: a fixed pattern, fast, and independent of
+    // threads and vector width.
+    let square = |block: &[f32]| {
+        wide(
+            #[inline(always)]
+            || {
+                let mut sums = [0.0f64; 8];
+                let (rows, rest) = block.as_chunks::<8>();
+                for row in rows {
+                    sums.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x) * f64::from(x));
+                }
+                sums.iter_mut().zip(rest).for_each(|(sum, &x)| *sum += f64::from(x) * f64::from(x));
+                sums.iter().sum::<f64>()
+            },
+        )
+    };
+    let blocks: Vec<f64> = grad.par_chunks(BLOCK).map(square).collect();
+    let norm = blocks.iter().sum::<f64>().sqrt();
     if norm > f64::from(max) {
         let scale = (f64::from(max) / norm) as f32;
-        grad.iter_mut().for_each(|x| *x *= scale);
+        grad.par_iter_mut().with_min_len(BLOCK).for_each(|x| *x *= scale);
     }
     norm
 }

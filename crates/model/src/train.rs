@@ -2,9 +2,8 @@
 
 use crate::apply::{ApplyError, ApplyRule, partial_mean};
 use crate::update::{Encoded, Format, encode, fold, narrow, widen};
-use crate::{AdamW, Config, Input, Layout, Part, Stage, clip_norm, init};
+use crate::{AdamW, Config, Device, Input, Layout, Part, Stage, clip_norm, init};
 use base::{ChunkTree, Hash, Reject, Wire};
-use burn::tensor::Device;
 use std::borrow::Cow;
 use thiserror::Error;
 
@@ -295,6 +294,11 @@ impl Trainer {
         Ok((self.stage.take_grads(), nats))
     }
 
+    /// Gives a gradient back, so that the next one needs no fresh memory.
+    pub fn give_back(&mut self, gradient: Vec<f32>) {
+        self.stage.give_back(gradient);
+    }
+
     /// Sets θ for [`gradient`](Self::gradient) and [`nats`](Self::nats).
     pub fn set(&mut self, theta: &[f32]) {
         self.stage.set_weights(theta);
@@ -304,7 +308,7 @@ impl Trainer {
     pub fn nats(&mut self, batch: &Batch, seq_len: usize) -> f64 {
         let (ids, targets, batch) = columns(batch, seq_len);
         let saved = self.stage.forward(Input::Tokens { ids: &ids, batch });
-        Stage::loss(&saved, &targets)
+        self.stage.loss(&saved, &targets)
     }
 
     /// Log-its of the last position for `ids` under the weights that are set.
@@ -358,6 +362,7 @@ impl Trainer {
             return Err(UnitError::Stopped);
         }
         fold(&mut private.e, plan.beta, &delta).map_err(|_| UnitError::NotFinite)?;
+        self.give_back(delta);
         private.moments = moments;
         let update = encode(&self.layout, &mut private.e, plan.format);
         let tokens = steps * plan.micro_batches * (plan.micro_batch * plan.seq_len) as u64;
@@ -392,6 +397,7 @@ impl Trainer {
                 clip_norm(&mut grad, clip);
                 let (theta, m, v) = result.split_mut();
                 adam.step(&self.layout, theta, (m, v), &grad, lr, step);
+                self.give_back(grad);
                 nats
             }
             ApplyRule::Local { decay, .. } => {
@@ -453,6 +459,7 @@ impl Trainer {
             leaf(step, sum, &grad, trace);
             count += 1;
             plan.adam.step(&self.layout, &mut theta, (&mut m, &mut v), &grad, plan.lr, count);
+            self.give_back(grad);
         }
         if !m.iter().chain(&v).all(|x| x.is_finite()) {
             return Err(UnitError::NotFinite);

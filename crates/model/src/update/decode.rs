@@ -3,7 +3,8 @@
 
 use super::bits::BitReader;
 use super::encode::{Norm, VERSION, squares};
-use super::{CHUNK, Format, wide, widen};
+use super::{CHUNK, Format, widen};
+use crate::simd::wide;
 use crate::{Layout, Param};
 use base::{Reader, Reject, Wire};
 
@@ -110,7 +111,10 @@ impl<'a> Decoder<'a> {
         let positions = self.positions(n)?;
         let count = positions.as_ref().map_or(n, Vec::len);
         let codes = self.take(count)?;
-        if wide(#[inline(always)] || codes.iter().fold(false, |any, &code| any | (code == 0x80))) {
+        if wide(
+            #[inline(always)]
+            || codes.iter().fold(false, |any, &code| any | (code == 0x80)),
+        ) {
             return Err(Reject::Malformed);
         }
         let mut rest = codes;
@@ -118,7 +122,13 @@ impl<'a> Decoder<'a> {
             let len = CHUNK.min(n - i * CHUNK);
             let kept = if positions.is_some() { self.format.kept(len) } else { len };
             let (head, tail) = rest.split_at(kept);
-            self.norm.add(wide(#[inline(always)] || squares(head)), scale);
+            self.norm.add(
+                wide(
+                    #[inline(always)]
+                    || squares(head),
+                ),
+                scale,
+            );
             rest = tail;
         }
         Ok(TensorUpdate { positions, values: Values::Linear { scales, codes } })

@@ -2,8 +2,9 @@
 
 use super::bits::BitWriter;
 use super::select::select;
-use super::{CHUNK, Format, narrow, narrow_finite, wide, widen};
+use super::{CHUNK, Format, narrow, narrow_finite, widen};
 use crate::Layout;
+use crate::simd::wide;
 use base::{Reject, Wire};
 
 /// First byte of an encoded update.
@@ -24,15 +25,18 @@ pub fn fold(e: &mut [u16], beta: f32, delta: &[f32]) -> Result<(), Reject> {
     // Half of bf16's range, so that adding the old error cannot overflow.
     const LIMIT: f32 = f32::MAX / 4.0;
     let finite = |part: &[f32]| part.iter().fold(true, |all, x| all & (x.abs() < LIMIT));
-    wide(#[inline(always)] || {
-        if !delta.chunks(CHUNK).all(finite) {
-            return Err(Reject::NotFinite);
-        }
-        for (e, &delta) in e.iter_mut().zip(delta) {
-            *e = narrow_finite(beta * widen(*e) + delta);
-        }
-        Ok(())
-    })
+    wide(
+        #[inline(always)]
+        || {
+            if !delta.chunks(CHUNK).all(finite) {
+                return Err(Reject::NotFinite);
+            }
+            for (e, &delta) in e.iter_mut().zip(delta) {
+                *e = narrow_finite(beta * widen(*e) + delta);
+            }
+            Ok(())
+        },
+    )
 }
 
 /// Encodes what is to be sent of `e` and takes it out: e ← bf16(e − decode(sent)).
@@ -46,11 +50,20 @@ pub fn encode(layout: &Layout, e: &mut [u16], format: Format) -> Encoded {
         if !param.is_matrix() {
             encode_vector(e, &mut bytes, &mut norm);
         } else if format.bits == 8 {
-            wide(#[inline(always)] || encode_linear(e, format, &mut bytes, &mut norm));
+            wide(
+                #[inline(always)]
+                || encode_linear(e, format, &mut bytes, &mut norm),
+            );
         } else if format.sparsity == 0 {
-            wide(#[inline(always)] || encode_dense_levels(e, format, &mut bytes, &mut norm));
+            wide(
+                #[inline(always)]
+                || encode_dense_levels(e, format, &mut bytes, &mut norm),
+            );
         } else {
-            wide(#[inline(always)] || encode_sparse_levels(e, format, &mut bytes, &mut norm));
+            wide(
+                #[inline(always)]
+                || encode_sparse_levels(e, format, &mut bytes, &mut norm),
+            );
         }
     }
     Encoded { bytes, norm_sq: norm.value() }

@@ -76,12 +76,5 @@ pub(crate) fn narrow_finite(x: f32) -> u16 {
     ((bits.wrapping_add(0x7fff + ((bits >> 16) & 1))) >> 16) as u16
 }
 
-/// Runs `f` compiled for the widest vectors that this machine has. The bits of the result are the
-/// same everywhere: the compiler neither reorders nor fuses floating-point operations.
-#[inline(always)]
-pub(crate) fn wide<R>(f: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(f)
-}
-
 #[cfg(test)]
 mod tests;

@@ -1,43 +1,18 @@
-//! A stage: `[embedding?] blocks a..b [head?]` of a Llama, forward and backward.
+//! The same stages on any device that burn runs on, with its autodiff.
 
+use super::{Boundary, Input};
 use crate::layout::PER_BLOCK;
 use crate::{Config, Layout, Part};
 use burn::tensor::{Device, Int, Tensor, TensorData, activation, module};
 
-/// What crosses from one stage to the next: activations forward, gradients backward.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Boundary {
-    /// `[B, T, C]`, row-major.
-    pub data: Vec<f32>,
-    /// B.
-    pub batch: usize,
-    /// T.
-    pub seq_len: usize,
-}
-
-/// Input of a stage.
-#[derive(Debug, Clone, Copy)]
-pub enum Input<'a> {
-    /// Token ids `[B, T]`, for a stage with the embedding.
-    Tokens {
-        /// The ids, row-major.
-        ids: &'a [u32],
-        /// B.
-        batch: usize,
-    },
-    /// The output of the stage before.
-    Boundary(&'a Boundary),
-}
-
 /// The graph of one forward pass, kept for its backward pass.
-pub struct Saved {
+pub(super) struct Saved {
     output: Tensor<3>,
     input: Option<Tensor<3>>,
 }
 
 impl Saved {
-    /// The output `[B, T, C]`, or `[B, T, V]` logits of a stage with the head, as a host copy.
-    pub fn output(&self) -> Boundary {
+    pub(super) fn output(&self) -> Boundary {
         let [batch, seq_len, _] = self.output.dims();
         Boundary { data: host(self.output.clone().inner()), batch, seq_len }
     }
@@ -49,7 +24,7 @@ enum Weight {
 }
 
 /// Weights of one part on a device, with accumulated gradients.
-pub struct Stage {
+pub(super) struct Stage {
     config: Config,
     part: Part,
     layout: Layout,
@@ -60,12 +35,7 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// A stage with the given flat weights (length [`Layout::len`]).
-    pub fn new(config: &Config, part: &Part, device: &Device, weights: &[f32]) -> Self {
-        assert!(
-            !config.tie_word_embeddings || part.embedding == part.head,
-            "tied embeddings need embedding and head in one stage"
-        );
+    pub(super) fn new(config: &Config, part: &Part, device: &Device, weights: &[f32]) -> Self {
         let layout = Layout::new(config, part);
         let grads = layout.params.iter().map(|_| None).collect();
         let device = device.clone().autodiff();
@@ -75,14 +45,7 @@ impl Stage {
         stage
     }
 
-    /// Where each tensor lies in the flat vectors.
-    pub fn layout(&self) -> &Layout {
-        &self.layout
-    }
-
-    /// Replaces all weights by a flat vector.
-    pub fn set_weights(&mut self, flat: &[f32]) {
-        assert_eq!(flat.len(), self.layout.len, "one value per parameter");
+    pub(super) fn set_weights(&mut self, flat: &[f32]) {
         self.weights = (self.layout.params.iter())
             .map(|param| {
                 let values = flat[param.range()].to_vec();
@@ -96,8 +59,7 @@ impl Stage {
             .collect();
     }
 
-    /// Runs the part and keeps its graph.
-    pub fn forward(&mut self, input: Input<'_>) -> Saved {
+    pub(super) fn forward(&mut self, input: Input<'_>) -> Saved {
         let (mut x, leaf) = match input {
             Input::Tokens { ids, batch } => {
                 assert!(self.part.embedding, "only a stage with the embedding takes tokens");
@@ -127,38 +89,13 @@ impl Stage {
         Saved { output: x, input: leaf }
     }
 
-    /// Backward from the gradient of the output; parameter gradients accumulate in the stage, the
-    /// gradient of the input comes back where the input was a boundary.
-    pub fn backward(&mut self, saved: Saved, grad_output: &Boundary) -> Option<Boundary> {
-        let shape = saved.output.dims();
-        let grad = TensorData::new(grad_output.data.clone(), shape);
+    pub(super) fn backward(&mut self, saved: Saved, grad_output: Vec<f32>) -> Option<Boundary> {
+        let grad = TensorData::new(grad_output, saved.output.dims());
         let grad = Tensor::<3>::from_data(grad, &self.device);
         self.backward_from(saved, |output| (output * grad).sum())
     }
 
-    /// Backward of `scale` × the summed cross-entropy of the logits against `targets` `[B, T]`.
-    /// Gives the unscaled sum in nats and the gradient of the input.
-    pub fn backward_loss(&mut self, saved: Saved, targets: &[u32], scale: f32) -> (f64, Option<Boundary>) {
-        let [batch, seq_len, vocab] = saved.output.dims();
-        let rows = batch * seq_len;
-        let logits = saved.output.clone().inner().reshape([rows, vocab]);
-        // The gradient of the loss is written down instead of derived: softmax − one-hot. One pass
-        // over the logits instead of three, and no second copy of them in the graph.
-        let mut grad = host(logits);
-        let nats = softmax_minus_one_hot(&mut grad, targets, vocab, scale);
-        let grad = Boundary { data: grad, batch, seq_len };
-        (nats, self.backward(saved, &grad))
-    }
-
-    /// Summed cross-entropy in nats of the logits against `targets`, without any gradient.
-    pub fn loss(saved: &Saved, targets: &[u32]) -> f64 {
-        let [_, _, vocab] = saved.output.dims();
-        let mut logits = host(saved.output.clone().inner());
-        softmax_minus_one_hot(&mut logits, targets, vocab, 0.0)
-    }
-
-    /// Takes the accumulated gradients as a flat vector and clears them.
-    pub fn take_grads(&mut self) -> Vec<f32> {
+    pub(super) fn take_grads(&mut self) -> Vec<f32> {
         let mut out = Vec::with_capacity(self.layout.len);
         for (param, grad) in self.layout.params.iter().zip(&mut self.grads) {
             match grad.take() {
@@ -296,31 +233,6 @@ impl Stage {
         let Weight::Matrix(matrix) = &self.weights[weight] else { unreachable!("projections are matrices") };
         matrix.clone()
     }
-}
-
-/// Replaces each row of logits by `scale` × (softmax − one-hot(target)) and sums the negative log-likelihoods.
-fn softmax_minus_one_hot(logits: &mut [f32], targets: &[u32], vocab: usize, scale: f32) -> f64 {
-    use rayon::prelude::*;
-    assert_eq!(logits.len(), targets.len() * vocab, "one target per row");
-    let nats: Vec<f32> = logits
-        .par_chunks_exact_mut(vocab)
-        .zip(targets)
-        .map(|(row, &target)| {
-            let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let at_target = row[target as usize] - max;
-            let mut sum = 0.0;
-            for x in row.iter_mut() {
-                *x = (*x - max).exp();
-                sum += *x;
-            }
-            let factor = scale / sum;
-            row.iter_mut().for_each(|x| *x *= factor);
-            row[target as usize] -= scale;
-            sum.ln() - at_target
-        })
-        .collect();
-    // Summed in order, so the number of threads does not show.
-    nats.iter().map(|&x| f64::from(x)).sum()
 }
 
 fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {

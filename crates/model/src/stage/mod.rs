@@ -1,0 +1,151 @@
+//! A stage: `[embedding?] blocks a..b [head?]` of a Llama, forward and backward.
+//!
+//! Two engines do the same: `host` writes the passes down for processors, `burn` derives them on
+//! any device that burn runs on. Both are held against the same reference.
+
+mod burn;
+mod host;
+mod kernels;
+
+use crate::{Config, Device, Layout, Part};
+
+/// What crosses from one stage to the next: activations forward, gradients backward.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Boundary {
+    /// `[B, T, C]`, row-major.
+    pub data: Vec<f32>,
+    /// B.
+    pub batch: usize,
+    /// T.
+    pub seq_len: usize,
+}
+
+/// Input of a stage.
+#[derive(Debug, Clone, Copy)]
+pub enum Input<'a> {
+    /// Token ids `[B, T]`, for a stage with the embedding.
+    Tokens {
+        /// The ids, row-major.
+        ids: &'a [u32],
+        /// B.
+        batch: usize,
+    },
+    /// The output of the stage before.
+    Boundary(&'a Boundary),
+}
+
+/// What one forward pass keeps for its backward pass.
+pub struct Saved(Kept);
+
+enum Kept {
+    Host(host::Saved),
+    Burn(burn::Saved),
+}
+
+impl Saved {
+    /// The output `[B, T, C]`, or `[B, T, V]` logits of a stage with the head, as a copy.
+    pub fn output(&self) -> Boundary {
+        match &self.0 {
+            Kept::Host(saved) => saved.output(),
+            Kept::Burn(saved) => saved.output(),
+        }
+    }
+}
+
+/// Weights of one part on a device, with accumulated gradients.
+pub struct Stage {
+    layout: Layout,
+    vocab: usize,
+    engine: Engine,
+}
+
+enum Engine {
+    Host(host::Stage),
+    Burn(burn::Stage),
+}
+
+impl Stage {
+    /// A stage with the given flat weights (length [`Layout::len`]).
+    pub fn new(config: &Config, part: &Part, device: &Device, weights: &[f32]) -> Self {
+        assert!(
+            !config.tie_word_embeddings || part.embedding == part.head,
+            "tied embeddings need embedding and head in one stage"
+        );
+        let layout = Layout::new(config, part);
+        assert_eq!(weights.len(), layout.len, "one value per parameter");
+        let engine = match device {
+            Device::Host => Engine::Host(host::Stage::new(config, part, weights)),
+            Device::Burn(device) => Engine::Burn(burn::Stage::new(config, part, device, weights)),
+        };
+        Self { layout, vocab: config.vocab_size, engine }
+    }
+
+    /// Where each tensor lies in the flat vectors.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Replaces all weights by a flat vector.
+    pub fn set_weights(&mut self, flat: &[f32]) {
+        assert_eq!(flat.len(), self.layout.len, "one value per parameter");
+        match &mut self.engine {
+            Engine::Host(stage) => stage.set_weights(flat),
+            Engine::Burn(stage) => stage.set_weights(flat),
+        }
+    }
+
+    /// Runs the part and keeps what its backward pass needs.
+    pub fn forward(&mut self, input: Input<'_>) -> Saved {
+        Saved(match &mut self.engine {
+            Engine::Host(stage) => Kept::Host(stage.forward(input)),
+            Engine::Burn(stage) => Kept::Burn(stage.forward(input)),
+        })
+    }
+
+    /// Backward from the gradient of the output; parameter gradients accumulate in the stage, the
+    /// gradient of the input comes back where the input was a boundary.
+    pub fn backward(&mut self, saved: Saved, grad_output: &Boundary) -> Option<Boundary> {
+        self.backward_from(saved, grad_output.data.clone())
+    }
+
+    /// Backward of `scale` × the summed cross-entropy of the logits against `targets` `[B, T]`.
+    /// Gives the unscaled sum in nats and the gradient of the input.
+    pub fn backward_loss(&mut self, mut saved: Saved, targets: &[u32], scale: f32) -> (f64, Option<Boundary>) {
+        // The gradient of the loss is written down instead of derived: softmax − one-hot. One pass
+        // over the logits instead of three, and no second copy of them in a graph.
+        let mut grad = match &mut saved.0 {
+            Kept::Host(saved) => saved.take_output(),
+            Kept::Burn(saved) => saved.output().data,
+        };
+        let nats = kernels::softmax_minus_one_hot(&mut grad, targets, self.vocab, scale);
+        (nats, self.backward_from(saved, grad))
+    }
+
+    /// Summed cross-entropy in nats of the logits against `targets`, without any gradient.
+    pub fn loss(&self, saved: &Saved, targets: &[u32]) -> f64 {
+        kernels::softmax_minus_one_hot(&mut saved.output().data, targets, self.vocab, 0.0)
+    }
+
+    /// Takes the accumulated gradients as a flat vector and clears them.
+    pub fn take_grads(&mut self) -> Vec<f32> {
+        match &mut self.engine {
+            Engine::Host(stage) => stage.take_grads(),
+            Engine::Burn(stage) => stage.take_grads(),
+        }
+    }
+
+    /// Gives a vector of gradients back, to be filled again: fresh pages cost more than clearing it.
+    pub fn give_back(&mut self, grads: Vec<f32>) {
+        if let Engine::Host(stage) = &mut self.engine {
+            stage.give_back(grads);
+        }
+    }
+
+    fn backward_from(&mut self, saved: Saved, grad: Vec<f32>) -> Option<Boundary> {
+        match (&mut self.engine, saved.0) {
+            (Engine::Host(stage), Kept::Host(saved)) => stage.backward(saved, grad),
+            (Engine::Burn(stage), Kept::Burn(saved)) => stage.backward(saved, grad),
+            _ => unreachable!("a pass ends in the stage that began it"),
+        }
+    }
+}

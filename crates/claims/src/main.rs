@@ -77,6 +77,11 @@ impl Book {
         self.put(claim);
     }
 
+    /// The last value of a figure.
+    pub(crate) fn value(&self, name: &str) -> Option<f64> {
+        self.claims.iter().find(|claim| claim.name == name)?.value
+    }
+
     /// Commit and date of what is measured now.
     pub(crate) fn stamp(&self) -> String {
         format!("commit {}, {}", self.commit, self.date)

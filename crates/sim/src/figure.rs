@@ -25,7 +25,8 @@ pub struct Figure {
     pub latency_ms: u64,
     /// Length of a unit.
     pub round_s: u64,
-    /// Micro-batches of all machines together in one inner step: shares are whole, so few of them cost waiting.
+    /// Micro-batches of all machines together in one inner step: shares are whole, so few of them cost waiting
+    /// (1,024 instead of 4,096 cost seven percent of the trainers' time).
     pub micro_batches: u32,
     /// H.
     pub inner_steps: u32,
@@ -54,8 +55,8 @@ impl Default for Figure {
             mbit_per_s: 50,
             latency_ms: 50,
             round_s: 600,
-            micro_batches: 1024,
-            inner_steps: 50,
+            micro_batches: 4096,
+            inner_steps: 12,
             delay: 1,
             encode_decode_rate: 2e8,
             root_rate: 2e9,

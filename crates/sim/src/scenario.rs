@@ -40,6 +40,9 @@ pub struct Scenario {
     pub calm_ms: u64,
     /// Utilisation is measured after so many closed rounds.
     pub warm_rounds: u64,
+    /// Whether nodes share one copy of the replicated state instead of applying each block themselves: for
+    /// many nodes and no crashes.
+    pub shared_state: bool,
 }
 
 /// One machine.
@@ -249,6 +252,7 @@ impl Scenario {
             faults: Faults::default(),
             calm_ms: 0,
             warm_rounds: 0,
+            shared_state: false,
         }
     }
 

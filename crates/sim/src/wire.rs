@@ -135,6 +135,9 @@ impl World {
             self.cut(i);
             return Ok(());
         }
+        if let Some((state, events)) = self.log.applied.get(&height).cloned() {
+            return self.step(i, Input::Applied { state, events });
+        }
         let block = self.log.blocks[height as usize - 1].clone();
         self.step(i, Input::Block(block))?;
         self.same_state(i)

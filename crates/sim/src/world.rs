@@ -8,7 +8,8 @@ use crate::wire::Ask;
 use base::{Hash, Keypair, Machine, Millis, NodeId, Outbox, RejectCounts, Rng, Round, Wire};
 use std::collections::BTreeMap;
 use std::fmt;
-use swarm::{Block, Commit, Input, Output, Peer, Run, RunId, Sequencer, SignedTx, Status, Tx};
+use std::sync::Arc;
+use swarm::{Block, Commit, Input, Output, Peer, Run, RunId, Sequencer, SignedTx, State, Status, Tx};
 
 /// What a run of the simulator showed.
 #[derive(Debug, Clone, PartialEq)]
@@ -135,9 +136,14 @@ pub(crate) struct Event {
 pub(crate) struct Log {
     pub sequencer: Sequencer,
     pub blocks: Vec<Block>,
+    /// What each of the last blocks made of the state, where nodes share it.
+    pub applied: BTreeMap<u64, Applied>,
     /// When it next acts.
     due_ms: Option<u64>,
 }
+
+/// A state and what happened in the block that made it.
+pub(crate) type Applied = (Arc<State>, Arc<Vec<swarm::Event>>);
 
 pub(crate) struct World {
     pub scenario: Scenario,
@@ -320,6 +326,12 @@ impl World {
         }
         self.after_block(&block)?;
         self.log.blocks.push(block);
+        if self.scenario.shared_state {
+            let state = Arc::new(self.log.sequencer.state().clone());
+            let oldest = self.nodes.iter().filter(|node| node.up).map(|node| node.peer.state().height).min();
+            self.log.applied = self.log.applied.split_off(&oldest.unwrap_or(state.height - 1));
+            self.log.applied.insert(state.height, (state, Arc::new(events)));
+        }
         for i in 0..self.nodes.len() {
             self.pump(i);
         }
@@ -336,7 +348,11 @@ impl World {
         let seen = if node.whole_log { self.log.blocks.len() } else { node.height as usize };
         let (now, mut ignored) = (node.part.clock.local(self.now), Outbox::default());
         node.peer = Peer::new(node.id);
-        for block in &self.log.blocks[..seen] {
+        let shared = self.log.applied.get(&(seen as u64)).cloned();
+        if let Some((state, events)) = shared.clone() {
+            node.peer.step(now, Input::Applied { state, events }, &mut ignored);
+        }
+        for block in self.log.blocks[..seen].iter().filter(|_| shared.is_none()) {
             node.peer.step(now, Input::Block(block.clone()), &mut ignored);
         }
         let last = node.peer.state().seqs.get(&node.id).copied().unwrap_or(0);

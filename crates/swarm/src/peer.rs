@@ -7,12 +7,21 @@ use crate::state::{Event, Run, State, Status};
 use crate::{Attest, Block, Commit, Init, RunId, Tx};
 use base::{Hash, Machine, Millis, NodeId, Outbox, Reject, Round, wire_struct};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::Arc;
 
 /// What can happen to a node.
 #[derive(Debug, Clone)]
 pub enum Input {
     /// The next block of the log.
     Block(Block),
+    /// Blocks that another part of this process applied already: what they made of the state.
+    Applied {
+        /// The state after them.
+        state: Arc<State>,
+        /// What happened in the last one.
+        events: Arc<Vec<Event>>,
+    },
     /// The owner wants to take part in a run, with what an earlier process remembered of it.
     Follow {
         /// Which run.
@@ -110,6 +119,7 @@ impl Input {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Block(_) => "block",
+            Self::Applied { .. } => "applied",
             Self::Follow { .. } => "follow",
             Self::Quit(_) => "quit",
             Self::Trained { .. } => "trained",
@@ -263,13 +273,15 @@ const RETRY_MS: u64 = 3_000;
 const FETCH_RETRY_MS: u64 = 500;
 /// Updates fetched at a time.
 const FETCHES_MAX: usize = 16;
+/// Sources named for a fetch.
+const SOURCES_MAX: usize = 32;
 /// Updates of closed rounds are kept for others this many rounds.
 const UPDATES_KEPT: u64 = 24;
 
 /// A node's side of all its runs, with its copy of the replicated state.
 pub struct Peer {
     id: NodeId,
-    state: State,
+    state: Arc<State>,
     parts: BTreeMap<RunId, Part>,
 }
 
@@ -305,7 +317,7 @@ enum Update {
 impl Peer {
     /// A node that takes part in nothing yet.
     pub fn new(id: NodeId) -> Self {
-        Self { id, state: State::default(), parts: BTreeMap::new() }
+        Self { id, state: Arc::default(), parts: BTreeMap::new() }
     }
 
     /// The replicated state.
@@ -361,15 +373,21 @@ impl Machine for Peer {
 
     fn step(&mut self, now: Millis, input: Input, out: &mut Outbox<Output>) {
         match input {
-            Input::Block(block) => match self.state.apply(&block) {
+            Input::Block(block) => match Arc::make_mut(&mut self.state).apply(&block) {
                 Ok(events) => {
-                    for event in events {
-                        out.push(Output::Event(event));
-                    }
+                    events.into_iter().for_each(|event| out.push(Output::Event(event)));
                     self.note_commits();
                 }
                 Err(_) => return,
             },
+            Input::Applied { state, events } => {
+                if state.height <= self.state.height {
+                    return;
+                }
+                self.state = state;
+                events.iter().for_each(|event| out.push(Output::Event(event.clone())));
+                self.note_commits();
+            }
             Input::Follow { run, class, memory, weights } => {
                 let memory = memory.unwrap_or_default();
                 let part = Part { class, memory, weights, ..Part::default() };
@@ -551,7 +569,7 @@ impl Acting<'_> {
         match closed.plain {
             // Nobody may hold that very version any more; the newest is as good.
             Some((member, _)) if member != self.me => self.newest(),
-            _ if self.hold(&closed.set, &self.sources(None)) => {
+            _ if self.hold(&closed.set, None) => {
                 self.part.weights_busy = true;
                 self.out.push(Output::Apply { run: self.run.id, closed: Box::new(closed.clone()) });
             }
@@ -649,7 +667,7 @@ impl Acting<'_> {
         if round.is_training() || round.plan.len() == 1 {
             return;
         }
-        let complete = self.hold(&round.candidates, &self.sources(Some(round)));
+        let complete = self.hold(&round.candidates, Some(round));
         if !round.committee.contains(&self.me) || round.attests.contains_key(&self.me) {
             return;
         }
@@ -680,8 +698,11 @@ impl Acting<'_> {
     }
 
     /// Whether all of these updates are held; asks for those that are not.
-    fn hold(&mut self, candidates: &[Candidate], sources: &[NodeId]) -> bool {
+    fn hold(&mut self, candidates: &[Candidate], round: Option<&RoundState>) -> bool {
         let mut all = true;
+        let mut sources = None;
+        let fetching = |part: &Part| part.updates.values().filter(|(_, state)| *state == Update::Fetching).count();
+        let mut room = None;
         for candidate in candidates {
             let state = self.part.updates.get(&candidate.update).map(|(_, state)| *state);
             if state == Some(Update::Held) {
@@ -697,9 +718,14 @@ impl Acting<'_> {
                 }
                 _ => false,
             };
-            let fetching = self.part.updates.values().filter(|(_, s)| *s == Update::Fetching).count();
-            if retry && fetching < FETCHES_MAX {
+            if !retry {
+                continue;
+            }
+            let room = room.get_or_insert_with(|| FETCHES_MAX.saturating_sub(fetching(self.part)));
+            if *room > 0 {
+                *room -= 1;
                 self.part.updates.insert(candidate.update, (candidate.round.0, Update::Fetching));
+                let sources = sources.get_or_insert_with(|| self.sources(round));
                 let others = sources.iter().filter(|id| **id != candidate.member);
                 let first = std::iter::once(&candidate.member).filter(|id| **id != self.me);
                 let sources = first.chain(others).copied().collect();
@@ -717,12 +743,21 @@ impl Acting<'_> {
         matches!(self.part.updates.get(update), Some((_, Update::Missing(_) | Update::Refused)))
     }
 
-    /// Members that may have what this node lacks; those that attested first.
+    /// Members that may have what this node lacks: those that attested first, then those that follow
+    /// it in the ring of identities, so that load spreads.
     fn sources(&self, round: Option<&RoundState>) -> Vec<NodeId> {
-        let others = self.run.members.iter().filter(|(id, m)| **id != self.me && m.status == Status::Active);
-        let mut out: Vec<NodeId> = others.map(|(id, _)| *id).collect();
-        if let Some(round) = round {
-            out.sort_by_key(|id| !round.attests.contains_key(id));
+        let attested = round.into_iter().flat_map(|round| round.attests.keys());
+        let mut out: Vec<NodeId> = attested.filter(|id| **id != self.me).copied().collect();
+        let members = &self.run.members;
+        let ring = members.range((Bound::Excluded(self.me), Bound::Unbounded)).chain(members.range(..self.me));
+        let active = ring.filter(|(_, member)| member.status == Status::Active).map(|(id, _)| *id);
+        for id in active.take(SOURCES_MAX) {
+            if out.len() >= SOURCES_MAX {
+                break;
+            }
+            if !out.contains(&id) {
+                out.push(id);
+            }
         }
         out
     }

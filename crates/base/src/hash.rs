@@ -40,7 +40,7 @@ impl Hash {
 
 impl fmt::Display for Hash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        crate::write_hex(f, &self.0)
     }
 }
 
@@ -53,14 +53,8 @@ impl fmt::Debug for Hash {
 impl FromStr for Hash {
     type Err = WireError;
     fn from_str(text: &str) -> Result<Self, WireError> {
-        let mut out = [0; 32];
-        if text.len() != 64 || !text.is_ascii() {
-            return Err(WireError::Invalid("hash: 64 hex digits are needed"));
-        }
-        for (i, byte) in out.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(&text[2 * i..2 * i + 2], 16).map_err(|_| WireError::Invalid("hex digit"))?;
-        }
-        Ok(Self(out))
+        let bytes = crate::from_hex(text)?;
+        Ok(Self(bytes.try_into().map_err(|_| WireError::Invalid("hash: 64 hex digits are needed"))?))
     }
 }
 

@@ -14,6 +14,7 @@
 
 mod codec;
 mod hash;
+mod hex;
 mod key;
 mod machine;
 mod reject;
@@ -22,6 +23,7 @@ mod units;
 
 pub use codec::{Reader, Wire, WireError};
 pub use hash::{CHUNK_BYTES, ChunkTree, Hash};
+pub use hex::{from_hex, to_hex, write_hex};
 pub use key::{Keypair, NodeId, Signature, Signed};
 pub use machine::{Machine, Outbox};
 pub use reject::{Reject, RejectCounts};

@@ -133,7 +133,7 @@ async fn create(common: &Common, file: &Path, others: &Others) -> Result<()> {
             others.members, best.gain_pct
         );
     }
-    let spec: String = prepared.spec.to_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    let spec = base::to_hex(&prepared.spec.to_bytes());
     let corpus = std::path::absolute(&prepared.corpus)?;
     let request = Request::Create { spec, corpus: corpus.clone(), model: prepared.model.clone() };
     if let Some(answer) = node::call(&common.dir(), &request).await? {

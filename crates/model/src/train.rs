@@ -5,6 +5,7 @@ use crate::update::{Encoded, Format, encode, fold, narrow, widen};
 use crate::{AdamW, Config, Device, Input, Layout, Part, Stage, clip_norm, init};
 use base::{ChunkTree, Hash, Reject, Wire};
 use std::borrow::Cow;
+use std::time::{Duration, Instant};
 use thiserror::Error;
 
 /// The agreed weights of a run: θ and, in gradients mode, the moments of the common AdamW behind it.
@@ -231,6 +232,8 @@ pub struct Unit {
     pub nats: f64,
     /// Root of the step trace: one leaf per inner step.
     pub trace: Hash,
+    /// How long folding and encoding took.
+    pub codec_time: Duration,
 }
 
 /// Why a unit gave nothing. Private state is as it was.
@@ -361,13 +364,15 @@ impl Trainer {
         if steps == 0 {
             return Err(UnitError::Stopped);
         }
+        let begun = Instant::now();
         fold(&mut private.e, plan.beta, &delta).map_err(|_| UnitError::NotFinite)?;
         self.give_back(delta);
         private.moments = moments;
         let update = encode(&self.layout, &mut private.e, plan.format);
+        let codec_time = begun.elapsed();
         let tokens = steps * plan.micro_batches * (plan.micro_batch * plan.seq_len) as u64;
         let trace = Hash::of("talkoo 2026 step trace v1", &trace.to_bytes());
-        Ok(Unit { update, steps, tokens, nats, trace })
+        Ok(Unit { update, steps, tokens, nats, trace, codec_time })
     }
 
     /// Does a unit alone: nothing is compressed or sent, the result is the next version of the weights.
@@ -424,7 +429,7 @@ impl Trainer {
         let tokens = steps * plan.micro_batches * (plan.micro_batch * plan.seq_len) as u64;
         let trace = Hash::of("talkoo 2026 step trace v1", &trace.to_bytes());
         let update = Encoded { bytes: Vec::new(), norm_sq: 0.0 };
-        Ok((result, Unit { update, steps, tokens, nats, trace }))
+        Ok((result, Unit { update, steps, tokens, nats, trace, codec_time: Duration::ZERO }))
     }
 
     /// H AdamW steps from `start`; gives θ − θ_i, summed nats and the new moments.

@@ -64,7 +64,7 @@ impl fmt::Display for Ticket {
         let check = Hash::of("talkoo 2026 ticket v1", &bytes);
         bytes.extend_from_slice(&check.0[..4]);
         f.write_str(PREFIX)?;
-        bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        base::write_hex(f, &bytes)
     }
 }
 
@@ -72,11 +72,10 @@ impl FromStr for Ticket {
     type Err = TicketError;
     fn from_str(text: &str) -> Result<Self, TicketError> {
         let hex = text.trim().strip_prefix(PREFIX).ok_or(TicketError("wrong beginning"))?;
-        if !hex.is_ascii() || !hex.len().is_multiple_of(2) || hex.len() > 1 << 16 {
-            return Err(TicketError("cut off"));
+        if hex.len() > 1 << 16 {
+            return Err(TicketError("too long"));
         }
-        let byte = |i: usize| u8::from_str_radix(&hex[i..i + 2], 16).map_err(|_| TicketError("a foreign character"));
-        let bytes = (0..hex.len()).step_by(2).map(byte).collect::<Result<Vec<u8>, _>>()?;
+        let bytes = base::from_hex(hex).map_err(|_| TicketError("cut off, or a foreign character in it"))?;
         let (body, check) = bytes.split_at_checked(bytes.len().wrapping_sub(4)).ok_or(TicketError("cut off"))?;
         if Hash::of("talkoo 2026 ticket v1", body).0[..4] != *check {
             return Err(TicketError("cut off or mistyped"));

@@ -102,17 +102,11 @@ pub(crate) async fn serve(node: Arc<Node>, stop: CancellationToken) -> Result<()
     Ok(())
 }
 
-fn from_hex(text: &str) -> Result<Vec<u8>> {
-    anyhow::ensure!(text.is_ascii() && text.len().is_multiple_of(2), "not hex");
-    let byte = |i: usize| u8::from_str_radix(&text[i..i + 2], 16);
-    Ok((0..text.len()).step_by(2).map(byte).collect::<std::result::Result<_, _>>()?)
-}
-
 async fn answer(node: &Arc<Node>, line: &str) -> Result<Value> {
     match serde_json::from_str(line).context("not a request")? {
         Request::Status => Ok(serde_json::to_value(node.status())?),
         Request::Create { spec, corpus, model } => {
-            let spec = Spec::from_bytes(&from_hex(&spec)?)?;
+            let spec = Spec::from_bytes(&base::from_hex(&spec)?)?;
             let theta = model.map(|dir| model::load(&dir)).transpose()?.map(|(_, theta)| theta);
             let ticket = node.create(spec, &corpus, theta).await?;
             Ok(json!({ "run": ticket.run.to_string(), "ticket": ticket.to_string() }))

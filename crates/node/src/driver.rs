@@ -6,13 +6,13 @@ use crate::corpus;
 use crate::log::NodeLog;
 use crate::status::{MemberStatus, RoundLine, RunStatus};
 use crate::store::Store;
-use crate::work::{Limits, Work};
+use crate::work::{Limits, Meter, Work};
 use anyhow::Result;
 use base::{Hash, Keypair, Machine, Millis, NodeId, Outbox, Reject, Signed, Wire};
 use net::{LogEvent, LogService, Net, Ticket};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use swarm::{Block, DOMAIN, Envelope, Event, Fetch, Input, Mode, Output, Peer, RunId, Status as Standing, Train, Tx};
 use tokio::sync::{mpsc, watch};
@@ -63,7 +63,10 @@ struct Run {
     work: Option<Workers>,
     preparing: bool,
     trouble: Option<String>,
-    rounds: Vec<RoundLine>,
+    /// Shared with displays; copied when a round closes while somebody looks.
+    rounds: Arc<Vec<RoundLine>>,
+    /// The trainer's counters when the last round closed.
+    counted: (u64, u64),
     heldout: Vec<(u64, f64)>,
     begun: Instant,
     /// Whether the last weights of the ended run are on disk.
@@ -163,7 +166,8 @@ impl Driver {
                     work: None,
                     preparing: false,
                     trouble: None,
-                    rounds: Vec::new(),
+                    rounds: Arc::default(),
+                    counted: (0, 0),
                     heldout: Vec::new(),
                     begun: Instant::now(),
                     saved: false,
@@ -397,10 +401,11 @@ impl Driver {
         let (Some(state), Some(run)) = (self.peer.state().runs.get(&id), self.runs.get_mut(&id)) else { return };
         let Some(closed) = state.closed_round(round.0) else { return };
         run.trouble = None;
-        if run.rounds.len() >= ROUNDS_SHOWN {
-            run.rounds.remove(0);
-        }
-        run.rounds.push(RoundLine {
+        let meter = run.work.as_ref().map(|workers| &workers.work.meter);
+        let read = |of: fn(&Meter) -> &AtomicU64| meter.map_or(0, |meter| of(meter).load(Ordering::Relaxed));
+        let counted = (read(|m| &m.busy_ms), read(|m| &m.update_bytes));
+        let busy = counted.0 - run.counted.0;
+        let line = RoundLine {
             round: round.0,
             loss: closed.loss_micro as f64 / 1e6,
             tokens: closed.tokens,
@@ -409,7 +414,16 @@ impl Driver {
             void: closed.void,
             took_ms: closed.took_ms,
             total: state.tokens,
-        });
+            utilisation: 100.0 * busy as f64 / closed.took_ms.max(1) as f64,
+            update_bytes: counted.1 - run.counted.1,
+        };
+        run.counted = counted;
+        self.shared.store.write_metrics(&id, &line);
+        let rounds = Arc::make_mut(&mut run.rounds);
+        if rounds.len() >= ROUNDS_SHOWN {
+            rounds.remove(0);
+        }
+        rounds.push(line);
         let every = u64::from(state.spec.checkpoint_rounds);
         let due = self.shared.eval_tokens > 0 && (round.0 + 1).is_multiple_of(every);
         if let Some(workers) = run.work.as_ref().filter(|_| due) {
@@ -449,6 +463,7 @@ impl Driver {
         if let Some(workers) = &run.work {
             let meter = &workers.work.meter;
             let busy = meter.busy_ms.load(Ordering::Relaxed) as f64;
+            status.busy_ms = busy as u64;
             status.utilisation = 100.0 * busy / run.begun.elapsed().as_millis().max(1) as f64;
             let units = state.members.get(&self.shared.net.id()).map_or(0, |member| member.units);
             let bytes = meter.update_bytes.load(Ordering::Relaxed);

@@ -1,6 +1,7 @@
 //! What a node shows of itself: plain data, for JSON and for people.
 
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// A node.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -51,11 +52,13 @@ pub struct RunStatus {
     /// Transactions that the log refused, by reason.
     pub refused: Vec<(String, u64)>,
     /// Closed rounds, oldest first, at most the last 4,096.
-    pub rounds: Vec<RoundLine>,
+    pub rounds: Arc<Vec<RoundLine>>,
     /// Bits per parameter of the last own update.
     pub bits_per_parameter: f64,
     /// Part of the time in which this node's trainer computed, percent.
     pub utilisation: f64,
+    /// Milliseconds that this node's trainer computed since it was started, codec and waiting not counted.
+    pub busy_ms: u64,
     /// Held-out bits per byte by round, where this node measured them.
     pub heldout: Vec<(u64, f64)>,
 }
@@ -100,4 +103,8 @@ pub struct RoundLine {
     pub took_ms: u64,
     /// Tokens applied so far.
     pub total: u64,
+    /// Which part of the time since it opened this node's trainer computed, percent; 0 where it had no unit.
+    pub utilisation: f64,
+    /// Bytes of this node's update.
+    pub update_bytes: u64,
 }

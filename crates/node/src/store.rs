@@ -11,6 +11,8 @@ use swarm::{Block, Memory, RunId};
 const BLOCKS: TableDefinition<u64, &[u8]> = TableDefinition::new("blocks");
 const RUNS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("runs");
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+/// Metrics of a run are turned over at this size; one older file stays.
+const METRICS_MAX: u64 = 32 << 20;
 
 /// An open data folder. One process at a time.
 pub struct Store {
@@ -82,6 +84,23 @@ impl Store {
         };
         write.commit()?;
         Ok(first)
+    }
+
+    /// Appends a line to the run's metrics; nothing depends on them, so trouble is only logged.
+    pub(crate) fn write_metrics(&self, run: &RunId, line: &impl serde::Serialize) {
+        let write = || -> Result<()> {
+            let path = self.run_dir(run)?.join("metrics.jsonl");
+            if std::fs::metadata(&path).is_ok_and(|file| file.len() > METRICS_MAX) {
+                std::fs::rename(&path, path.with_extension("jsonl.old"))?;
+            }
+            let mut file = File::options().create(true).append(true).open(&path)?;
+            let mut text = serde_json::to_vec(line)?;
+            text.push(b'\n');
+            Ok(file.write_all(&text)?)
+        };
+        if let Err(error) = write() {
+            tracing::warn!(%error, "the metrics could not be written");
+        }
     }
 
     /// Appends a block of the log that this node keeps; on disk when this returns.

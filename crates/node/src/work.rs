@@ -65,7 +65,7 @@ struct Versions {
 /// Counters for displays.
 #[derive(Debug, Default)]
 pub struct Meter {
-    /// Milliseconds that the trainer computed.
+    /// Milliseconds that the trainer computed, codec, hashing and disk not counted.
     pub busy_ms: AtomicU64,
     /// Tokens trained.
     pub tokens: AtomicU64,
@@ -287,9 +287,13 @@ impl Work {
         let begun = Instant::now();
         let weights = self.versions().held.get(&train.base).map(|(weights, _)| weights.clone());
         let weights = weights.with_context(|| format!("version {} of the weights is gone", train.base))?;
-        let mut private = self.private_state(&train.state).unwrap_or_else(|| Private::zero(&self.layout));
-        let state = if self.private_state(&train.state).is_some() { train.state } else { Hash::default() };
-        self.settle(train, &mut private)?;
+        let held = self.private_state(&train.state);
+        let state = if held.is_some() { train.state } else { Hash::default() };
+        let mut private = held.unwrap_or_else(|| Private::zero(&self.layout));
+        // Lost is lost: who finds its state gone gets nothing back, the same for whoever replays it.
+        if state != Hash::default() {
+            self.settle(train, &mut private)?;
+        }
         let mut plan = self.plan(train)?;
         plan.inner_steps = plan.inner_steps.min(steps_max);
         let mut window = Vec::new();
@@ -306,6 +310,7 @@ impl Work {
         };
         let window_end = Duration::from_millis(train.window_ms / 4 * 3);
         let stop = || begun.elapsed() > window_end;
+        let computing = Instant::now();
         let (unit, made) = self.pool.install(|| -> Result<_> {
             if train.plain {
                 let rule = self.rule(train.tokens_before, train.steps_before);
@@ -316,6 +321,7 @@ impl Work {
             }
         })?;
         self.throttle(&since);
+        let busy = computing.elapsed().saturating_sub(unit.codec_time);
         let size = unit.update.bytes.len() as u64;
         let update = match made {
             Some(made) => self.keep_made(train.base + 1, made)?,
@@ -326,7 +332,7 @@ impl Work {
             }
         };
         let state_next = self.keep_private(private)?;
-        self.meter.busy_ms.fetch_add(begun.elapsed().as_millis() as u64, Ordering::Relaxed);
+        self.meter.busy_ms.fetch_add(busy.as_millis() as u64, Ordering::Relaxed);
         self.meter.tokens.fetch_add(unit.tokens, Ordering::Relaxed);
         self.meter.update_bytes.fetch_add(size, Ordering::Relaxed);
         Ok(Commit {

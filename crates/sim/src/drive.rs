@@ -66,12 +66,10 @@ impl World {
     }
 
     fn noticed(&mut self, i: usize, event: &Event) {
-        match event {
-            Event::Opened(_, round) => {
-                self.nodes[i].opened.insert(*round, self.now);
-            }
-            Event::Committed(_, round) if self.nodes[i].lies(Liar::BlindAttest) => self.attest_blindly(i, *round),
-            _ => {}
+        if let Event::Committed(_, round) = event
+            && self.nodes[i].lies(Liar::BlindAttest)
+        {
+            self.attest_blindly(i, *round);
         }
     }
 
@@ -84,8 +82,7 @@ impl World {
         if !node.held.contains(&(train.base, train.root)) {
             return Err(self.fail(format!("node {i} is to train from version {} and does not hold it", train.base)));
         }
-        let late = node.opened.get(&train.round).map_or(0, |opened| self.now - opened);
-        let budget = (train.window_ms * 3 / 4).saturating_sub(late);
+        let budget = train.window_ms * 3 / 4;
         let work = u64::from(train.micro_batches) * 1_000_000;
         let speed = node.part.speed_milli;
         let steps = (budget * speed / work).min(u64::from(self.scenario.inner_steps));

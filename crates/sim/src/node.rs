@@ -1,8 +1,8 @@
 //! One virtual machine: a peer in memory, a disk that outlives it, a clock of its own.
 
 use crate::scenario::{Liar, Part};
-use base::{Hash, Keypair, NodeId, Round};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use base::{Hash, Keypair, NodeId};
+use std::collections::{BTreeSet, VecDeque};
 use swarm::{DOMAIN, Envelope, Output, Peer, SignedTx, Tx};
 
 /// Versions of the weights kept in memory for others: a quorum knows a root one round late, with delay two.
@@ -51,8 +51,6 @@ pub(crate) struct Node {
     pub quit: bool,
     /// Whether a disk was ever lost: only then error feedback may be.
     pub wiped: bool,
-    /// When it saw rounds open.
-    pub opened: BTreeMap<Round, u64>,
     /// When its trainer was busy.
     pub busy: Vec<(u64, u64)>,
     /// Until when its link and its processor have work.
@@ -83,7 +81,6 @@ impl Node {
             outputs: 0,
             quit: false,
             wiped: false,
-            opened: BTreeMap::new(),
             busy: Vec::new(),
             up_ms: 0,
             down_ms: 0,
@@ -132,7 +129,6 @@ impl Node {
         self.streaming = false;
         self.wake_ms = None;
         self.held.clear();
-        self.opened.clear();
         if let Some((_, end)) = self.busy.last_mut() {
             *end = now.min(*end);
         }

@@ -1,0 +1,236 @@
+//! One node's part in its runs: a pure machine that reads the replicated state and asks its driver
+//! to compute, fetch and say. It acts on what the state *is*, not on what changed, so it goes on
+//! after a restart or a lost message as if nothing had happened.
+
+mod acting;
+mod words;
+
+pub use words::{Fetch, Input, Memory, Output, Settle, Train, Waiting};
+
+use crate::state::{State, Status};
+use crate::{Commit, RunId};
+use acting::Acting;
+use base::{Hash, Machine, Millis, NodeId, Outbox, Reject, Round};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// An update that could not be fetched is tried again after so long.
+const FETCH_RETRY_MS: u64 = 500;
+
+/// A node's side of all its runs, with its copy of the replicated state.
+pub struct Peer {
+    id: NodeId,
+    state: Arc<State>,
+    parts: BTreeMap<RunId, Part>,
+}
+
+#[derive(Debug, Default)]
+struct Part {
+    class: Hash,
+    quit: bool,
+    memory: Memory,
+    /// Version and root of the weights held; roots of the last versions, to compare with the quorum's.
+    weights: Option<(u64, Hash)>,
+    roots: BTreeMap<u64, Hash>,
+    weights_busy: bool,
+    training: Option<Round>,
+    /// Rounds in which training gave nothing.
+    failed: BTreeSet<Round>,
+    updates: BTreeMap<Hash, (u64, Update)>,
+    /// When something was last said or asked for, by what it is and for which round or version.
+    said: BTreeMap<(&'static str, u64), Millis>,
+    /// When an open round was first seen.
+    seen: BTreeMap<Round, Millis>,
+    attest_by: BTreeMap<Round, Millis>,
+    dispute: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Update {
+    Held,
+    Fetching,
+    /// Not to be had before this time.
+    Missing(Millis),
+    /// The bytes are no valid update.
+    Refused,
+}
+
+impl Peer {
+    /// A node that takes part in nothing yet.
+    pub fn new(id: NodeId) -> Self {
+        Self { id, state: Arc::default(), parts: BTreeMap::new() }
+    }
+
+    /// The replicated state.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Runs that the owner follows.
+    pub fn following(&self) -> impl Iterator<Item = RunId> + '_ {
+        self.parts.iter().filter(|(_, part)| !part.quit).map(|(id, _)| *id)
+    }
+
+    /// Version and root of the weights held for a run.
+    pub fn weights(&self, run: &RunId) -> Option<(u64, Hash)> {
+        self.parts.get(run)?.weights
+    }
+
+    /// Why this node does not train in `run`.
+    pub fn waiting(&self, run: &RunId) -> Waiting {
+        let Some(part) = self.parts.get(run) else { return Waiting::UnknownRun };
+        let Some(run) = self.state.runs.get(run) else { return Waiting::UnknownRun };
+        if part.dispute {
+            return Waiting::Dispute;
+        }
+        if run.ended {
+            return Waiting::Ended;
+        }
+        if !run.spec.admits(&self.id) {
+            return Waiting::NotInvited;
+        }
+        let Some(member) = run.members.get(&self.id) else { return Waiting::Joining };
+        let Some((version, _)) = part.weights else { return Waiting::Weights };
+        if part.training.is_some() {
+            return Waiting::No;
+        }
+        if run.owed(&self.id).is_some_and(|round| round.base > version) {
+            return Waiting::CatchingUp;
+        }
+        if member.status != Status::Active {
+            return Waiting::Place;
+        }
+        match run.open.back() {
+            Some(round) if round.is_training() && round.slot(&self.id).is_none() => {
+                let crowded = run.active() > usize::from(run.spec.slots).min(run.spec.micro_batches as usize);
+                if crowded { Waiting::Turn } else { Waiting::Place }
+            }
+            Some(round) if round.is_training() => Waiting::OthersTrain,
+            _ => Waiting::Exchange,
+        }
+    }
+}
+
+impl Machine for Peer {
+    type Input = Input;
+    type Output = Output;
+
+    fn step(&mut self, now: Millis, input: Input, out: &mut Outbox<Output>) {
+        match input {
+            Input::Block(block) => match Arc::make_mut(&mut self.state).apply(&block) {
+                Ok(events) => {
+                    events.into_iter().for_each(|event| out.push(Output::Event(event)));
+                    self.note_commits();
+                }
+                Err(_) => return,
+            },
+            Input::Applied { state, events } => {
+                if state.height <= self.state.height {
+                    return;
+                }
+                self.state = state;
+                events.iter().for_each(|event| out.push(Output::Event(event.clone())));
+                self.note_commits();
+            }
+            Input::Follow { run, class, memory, weights } => {
+                let memory = memory.unwrap_or_default();
+                let part = Part { class, memory, weights, ..Part::default() };
+                self.parts.insert(run, part);
+                self.note_commits();
+            }
+            Input::Quit(run) => {
+                if let Some(part) = self.parts.get_mut(&run) {
+                    part.quit = true;
+                }
+            }
+            Input::Trained { run, round, result } => self.trained(&run, round, result, out),
+            Input::Fetched { run, update, result } => self.fetched(now, &run, update, result),
+            Input::Weights { run, result } => self.weights_done(&run, result),
+            Input::Wake => {}
+        }
+        let runs: Vec<RunId> = self.parts.keys().copied().collect();
+        for run in runs {
+            self.act(now, &run, out);
+        }
+    }
+}
+
+impl Peer {
+    /// The log took (or passed over) what was said: settle which private state counts.
+    fn note_commits(&mut self) {
+        for (id, part) in &mut self.parts {
+            let Some(run) = self.state.runs.get(id) else { continue };
+            let Some(said) = &part.memory.said else { continue };
+            let taken =
+                run.members.get(&self.id).is_some_and(|m| m.private == said.state_next && m.last == Some(said.round));
+            if taken {
+                // What the unit began with is settled now that the unit counts, not before.
+                if said.state == Hash::default() {
+                    part.memory.unsettled.clear();
+                } else {
+                    let base = run.base(said.round).unwrap_or_default();
+                    run.settle(base, &mut part.memory.unsettled);
+                }
+                part.memory.state = said.state_next;
+                if said.size > 0 {
+                    part.memory.unsettled.push((said.round, said.update));
+                }
+                part.memory.said = None;
+            } else if said.round < run.next
+                && !run.open.iter().any(|round| round.round == said.round && round.is_training())
+            {
+                part.memory.said = None;
+            }
+        }
+    }
+
+    fn trained(&mut self, id: &RunId, round: Round, result: Option<Box<Commit>>, out: &mut Outbox<Output>) {
+        let Some(part) = self.parts.get_mut(id) else { return };
+        if part.training == Some(round) {
+            part.training = None;
+        }
+        match result {
+            Some(commit) => {
+                if commit.size > 0 {
+                    part.updates.insert(commit.update, (round.0, Update::Held));
+                }
+                part.memory.said = Some(*commit);
+                out.push(Output::Remember(*id, part.memory.clone()));
+            }
+            None => {
+                part.failed.insert(round);
+            }
+        }
+    }
+
+    fn fetched(&mut self, now: Millis, id: &RunId, update: Hash, result: Result<(), Reject>) {
+        let Some(part) = self.parts.get_mut(id) else { return };
+        let Some((_, state)) = part.updates.get_mut(&update) else { return };
+        *state = match result {
+            Ok(()) => Update::Held,
+            Err(Reject::NotHeld | Reject::WrongHash | Reject::TooMany) => Update::Missing(now.plus(FETCH_RETRY_MS)),
+            Err(_) => Update::Refused,
+        };
+    }
+
+    fn weights_done(&mut self, id: &RunId, result: Option<(u64, Hash)>) {
+        let Some(part) = self.parts.get_mut(id) else { return };
+        part.weights_busy = false;
+        match result {
+            Some((version, root)) => {
+                part.weights = Some((version, root));
+                part.roots.insert(version, root);
+                while part.roots.len() > 8 {
+                    part.roots.pop_first();
+                }
+            }
+            None => part.weights = None,
+        }
+    }
+
+    fn act(&mut self, now: Millis, id: &RunId, out: &mut Outbox<Output>) {
+        let (Some(run), Some(part)) = (self.state.runs.get(id), self.parts.get_mut(id)) else { return };
+        let mut acting = Acting { me: self.id, now, run, part, out };
+        acting.all();
+    }
+}

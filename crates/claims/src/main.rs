@@ -6,6 +6,7 @@
 
 mod codec;
 mod learning;
+mod link;
 mod rounds;
 mod schedules;
 mod step;
@@ -146,7 +147,7 @@ fn print(claim: &Claim) {
 }
 
 /// What can be measured by itself: `claims [--full] [AREA…]`.
-const AREAS: [&str; 5] = ["codec", "schedules", "rounds", "learning", "step"];
+const AREAS: [&str; 6] = ["codec", "schedules", "rounds", "link", "learning", "step"];
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -174,6 +175,9 @@ fn main() -> Result<()> {
     }
     if asked("rounds") {
         rounds::measure(&mut book)?;
+    }
+    if asked("link") {
+        link::measure(&mut book, full)?;
     }
     if asked("learning") {
         learning::measure(&mut book, full)?;

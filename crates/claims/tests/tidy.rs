@@ -10,14 +10,6 @@ const PURE: [(&str, &[&str]); 2] =
 const IMPURE: [&str; 8] =
     ["std::net", "std::fs", "std::thread", "Instant::now", "SystemTime", "tokio", "getrandom", "HashMap"];
 
-/// Files above 500 lines, with their length rounded up. The list may only shrink.
-const LONG: [(&str, usize); 4] = [
-    ("crates/node/src/driver.rs", 750),
-    ("crates/node/src/work.rs", 660),
-    ("crates/swarm/src/peer.rs", 800),
-    ("crates/swarm/src/state.rs", 520),
-];
-
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
@@ -73,8 +65,7 @@ fn files_stay_short_and_finished() {
         let text = std::fs::read_to_string(&file).expect("a source");
         let name = file.strip_prefix(root()).expect("inside").to_string_lossy().replace('\\', "/");
         let lines = text.lines().count();
-        let limit = LONG.iter().find(|(long, _)| *long == name).map_or(500, |(_, lines)| *lines);
-        assert!(lines <= limit, "{name} has {lines} lines, {limit} are allowed");
+        assert!(lines <= 500, "{name} has {lines} lines");
         for stub in stubs {
             assert!(!text.contains(stub), "{name} contains {stub}");
         }

@@ -3,9 +3,8 @@
 //! Sent values are integers times powers of two and shares are integers, so the sum is fixed-point
 //! `i64` and exact; what follows is IEEE 754 arithmetic in a fixed order, never fused.
 
-use crate::train::Weights;
 use crate::update::{CHUNK, Decoder, TensorUpdate, Values};
-use crate::{AdamW, Layout, Param, clip_norm};
+use crate::{AdamW, Layout, Param, Weights, clip_norm};
 use base::Reject;
 use rayon::prelude::*;
 use thiserror::Error;

@@ -3,18 +3,20 @@
 
 use crate::content::Contents;
 use crate::corpus;
+use crate::follow::follow_log;
 use crate::log::NodeLog;
 use crate::status::{MemberStatus, RoundLine, RunStatus};
 use crate::store::Store;
 use crate::work::{Limits, Meter, Work};
+use crate::workers::{Job, Workers};
 use anyhow::Result;
-use base::{Hash, Keypair, Machine, Millis, NodeId, Outbox, Reject, Signed, Wire};
-use net::{LogEvent, LogService, Net, Ticket};
+use base::{Hash, Keypair, Machine, Millis, NodeId, Outbox, Signed, Wire};
+use net::{Net, Ticket};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use swarm::{Block, DOMAIN, Envelope, Event, Fetch, Input, Mode, Output, Peer, RunId, Status as Standing, Train, Tx};
+use swarm::{Block, DOMAIN, Envelope, Event, Fetch, Input, Mode, Output, Peer, RunId, Status as Standing, Tx};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -38,7 +40,7 @@ pub(crate) enum Order {
 }
 
 /// What happens to a driver.
-enum Happening {
+pub(crate) enum Happening {
     Input(Box<Input>),
     Block(Block),
     Refused(String),
@@ -49,8 +51,8 @@ enum Happening {
 
 /// Inputs that wait for the driver. Compute results and blocks only, so it does not fill.
 const QUEUE: usize = 1024;
-/// Pause before the log is tried again.
-const RECONNECT: Duration = Duration::from_millis(500);
+/// Pause before what failed is tried again.
+pub(crate) const RECONNECT: Duration = Duration::from_millis(500);
 /// Running numbers reserved on disk at a time.
 const SEQ_BATCH: u64 = 10_000;
 /// Private states kept on disk: that of the last commit, and those around it for a restart.
@@ -71,21 +73,6 @@ struct Run {
     begun: Instant,
     /// Whether the last weights of the ended run are on disk.
     saved: bool,
-}
-
-struct Workers {
-    work: Arc<Work>,
-    trainer: std::sync::mpsc::Sender<Box<Train>>,
-    applier: std::sync::mpsc::Sender<Job>,
-    evaluator: std::sync::mpsc::Sender<u64>,
-}
-
-/// Jobs of the second thread.
-enum Job {
-    Init,
-    Adopt(u64, Vec<u8>),
-    Apply(Box<swarm::Closed>),
-    Verify(Box<Fetch>, Result<Vec<u8>, Reject>),
 }
 
 pub(crate) struct Driver {
@@ -380,14 +367,9 @@ impl Driver {
     fn prepared(&mut self, id: RunId, work: Arc<Work>) -> Result<()> {
         let weights = tokio::task::block_in_place(|| work.load_snapshot());
         let memory = self.shared.store.memory(&id)?;
-        let (trainer, trains) = std::sync::mpsc::channel();
-        let (applier, jobs) = std::sync::mpsc::channel();
-        spawn_trainer(work.clone(), trains, self.happenings.clone());
-        let (evaluator, versions) = std::sync::mpsc::channel();
-        spawn_applier(work.clone(), jobs, self.happenings.clone());
-        spawn_evaluator(work.clone(), versions, self.happenings.clone(), self.shared.eval_tokens);
+        let workers = Workers::start(work, &self.happenings, self.shared.eval_tokens);
         if let Some(run) = self.runs.get_mut(&id) {
-            run.work = Some(Workers { work, trainer, applier, evaluator });
+            run.work = Some(workers);
             run.trouble = None;
             run.preparing = false;
         }
@@ -494,172 +476,5 @@ impl Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         self.stop.cancel();
-    }
-}
-
-/// The trainer thread of a run; ends when its sender is dropped.
-fn spawn_trainer(work: Arc<Work>, trains: std::sync::mpsc::Receiver<Box<Train>>, out: mpsc::Sender<Happening>) {
-    std::thread::spawn(move || {
-        let mut trainer = match work.trainer() {
-            Ok(trainer) => trainer,
-            Err(error) => {
-                let _ = out.blocking_send(Happening::Trouble(work.run, format!("{error:#}")));
-                return;
-            }
-        };
-        while let Ok(train) = trains.recv() {
-            let result = match work.unit(&mut trainer, &train, u64::MAX) {
-                Ok(commit) => Some(Box::new(commit)),
-                Err(error) => {
-                    let text = format!("round {}: {error:#}", train.round);
-                    let _ = out.blocking_send(Happening::Trouble(work.run, text));
-                    None
-                }
-            };
-            let input = Input::Trained { run: work.run, round: train.round, result };
-            if out.blocking_send(Happening::Input(Box::new(input))).is_err() {
-                return;
-            }
-        }
-    });
-}
-
-/// The second thread of a run.
-fn spawn_applier(work: Arc<Work>, jobs: std::sync::mpsc::Receiver<Job>, out: mpsc::Sender<Happening>) {
-    std::thread::spawn(move || {
-        let run = work.run;
-        while let Ok(job) = jobs.recv() {
-            let weights = |result: Result<(u64, Hash)>| match result {
-                Ok(found) => Happening::Input(Box::new(Input::Weights { run, result: Some(found) })),
-                Err(error) => {
-                    let _ = out.blocking_send(Happening::Trouble(run, format!("{error:#}")));
-                    Happening::Input(Box::new(Input::Weights { run, result: None }))
-                }
-            };
-            let happening = match job {
-                Job::Init => weights(work.init()),
-                Job::Adopt(version, bytes) => weights(work.adopt_bytes(version, &bytes)),
-                Job::Apply(closed) => weights(work.apply(&closed)),
-                Job::Verify(fetch, bytes) => {
-                    let result = bytes.and_then(|bytes| work.verify(&fetch.candidate, bytes));
-                    let update = fetch.candidate.update;
-                    Happening::Input(Box::new(Input::Fetched { run, update, result }))
-                }
-            };
-            if out.blocking_send(happening).is_err() {
-                return;
-            }
-        }
-    });
-}
-
-/// Measures held-out loss beside the run; nothing waits for it.
-fn spawn_evaluator(
-    work: Arc<Work>,
-    versions: std::sync::mpsc::Receiver<u64>,
-    out: mpsc::Sender<Happening>,
-    tokens: u64,
-) {
-    std::thread::spawn(move || {
-        let mut trainer = None;
-        while let Ok(version) = versions.recv() {
-            if trainer.is_none() {
-                trainer = work.trainer().ok();
-            }
-            let measured = trainer.as_mut().map(|trainer| work.evaluate(trainer, tokens));
-            if let Some(Ok(Some(bits))) = measured
-                && out.blocking_send(Happening::Heldout(work.run, version, bits)).is_err()
-            {
-                return;
-            }
-        }
-    });
-}
-
-/// Follows a log for as long as the node lives: blocks in, transactions out.
-async fn follow_log(
-    shared: Arc<Shared>,
-    keeper: NodeId,
-    out: mpsc::Sender<Happening>,
-    mut txs: mpsc::Receiver<Vec<u8>>,
-    stop: CancellationToken,
-) {
-    let mut height = 0;
-    while !stop.is_cancelled() {
-        let ended = if keeper == shared.net.id() {
-            follow_own(&shared.log, keeper, &out, &mut txs, &mut height, &stop).await
-        } else {
-            follow_remote(&shared, keeper, &out, &mut txs, &mut height, &stop).await
-        };
-        if ended.is_none() {
-            return;
-        }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(RECONNECT) => {}
-        }
-    }
-}
-
-/// `None` when the driver is gone.
-async fn follow_own(
-    log: &NodeLog,
-    me: NodeId,
-    out: &mpsc::Sender<Happening>,
-    txs: &mut mpsc::Receiver<Vec<u8>>,
-    height: &mut u64,
-    stop: &CancellationToken,
-) -> Option<()> {
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return None,
-            tx = txs.recv() => {
-                if let Err(reject) = log.submit(me, tx?) {
-                    out.send(Happening::Refused(reject.name().into())).await.ok()?;
-                }
-            }
-            block = log.block(*height + 1) => {
-                let Some(block) = block.and_then(|bytes| Block::from_bytes(&bytes).ok()) else { return Some(()) };
-                *height = block.height;
-                out.send(Happening::Block(block)).await.ok()?;
-            }
-        }
-    }
-}
-
-/// `None` when the driver is gone, otherwise the connection ended.
-async fn follow_remote(
-    shared: &Shared,
-    keeper: NodeId,
-    out: &mpsc::Sender<Happening>,
-    txs: &mut mpsc::Receiver<Vec<u8>>,
-    height: &mut u64,
-    stop: &CancellationToken,
-) -> Option<()> {
-    let client = tokio::select! {
-        () = stop.cancelled() => return None,
-        client = shared.net.follow(keeper, *height + 1) => client,
-    };
-    let Ok(mut client) = client else { return Some(()) };
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return None,
-            tx = txs.recv() => {
-                // Full: the log does not keep up, and the machine says it again.
-                let _ = client.submit.try_send(tx?);
-            }
-            event = client.events.recv() => match event {
-                Some(LogEvent::Block(bytes)) => {
-                    let Ok(block) = Block::from_bytes(&bytes) else {
-                        shared.contents.count(Reject::Malformed);
-                        return Some(());
-                    };
-                    *height = block.height;
-                    out.send(Happening::Block(block)).await.ok()?;
-                }
-                Some(LogEvent::Refused(reason)) => out.send(Happening::Refused(reason)).await.ok()?,
-                None => return Some(()),
-            }
-        }
     }
 }

@@ -7,20 +7,25 @@ mod content;
 mod control;
 mod corpus;
 mod driver;
+mod eval;
 mod export;
+mod follow;
 mod log;
 mod platform;
 mod replay;
+mod rules;
 mod status;
 mod store;
 mod work;
+mod workers;
 
 pub use control::{Request, call};
+pub use eval::bits_per_byte;
 pub use export::{Saved, saved};
 pub use replay::{Replayed, replay};
 pub use status::{MemberStatus, RoundLine, RunStatus, Status};
 pub use store::Store;
-pub use work::{Limits, bits_per_byte};
+pub use work::Limits;
 
 use anyhow::{Context, Result, bail};
 use base::NodeId;

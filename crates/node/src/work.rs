@@ -9,8 +9,7 @@ use bytes::Bytes;
 use data::{Corpus, Order, Split};
 use model::update::Format;
 use model::{
-    AdamW, ApplyRule, Batch, Config, Contribution, Layout, Part, Private, Schedule, Trainer, UnitPlan, Weights, apply,
-    restitution, shares, verify_update,
+    Batch, Config, Contribution, Layout, Part, Private, Trainer, Weights, apply, restitution, shares, verify_update,
 };
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -44,9 +43,9 @@ pub(crate) struct Work {
     class: Hash,
     store: Arc<Store>,
     contents: Arc<Contents>,
-    corpus: Arc<Corpus>,
+    pub(crate) corpus: Arc<Corpus>,
     order: Order,
-    pool: rayon::ThreadPool,
+    pub(crate) pool: rayon::ThreadPool,
     versions: Mutex<Versions>,
     private: Mutex<BTreeMap<Hash, Private>>,
     /// Private states kept on disk: the last few of one member, or those of all in a replay.
@@ -129,7 +128,7 @@ impl Work {
         self.spec.mode == Mode::Gradients
     }
 
-    fn format(&self) -> Format {
+    pub(crate) fn format(&self) -> Format {
         Format::new(self.spec.sparsity, self.spec.bits).expect("checked when the run was created")
     }
 
@@ -384,72 +383,10 @@ impl Work {
         Ok(())
     }
 
-    fn plan(&self, train: &Train) -> Result<UnitPlan> {
-        let pending = match &train.pending {
-            None => None,
-            Some((update, tokens, of)) => {
-                let share = (u128::from(*tokens) << 20) / u128::from(*of).max(1);
-                let alpha = self.spec.alpha_milli as f32 / 1000.0;
-                Some((self.update(update)?.to_vec(), share as u32, alpha))
-            }
-        };
-        let gradients = self.spec.mode == Mode::Gradients;
-        // Decay belongs to the outer step where there is one.
-        let inner = AdamW::new(0.0);
-        Ok(UnitPlan {
-            gradients,
-            inner_steps: u64::from(self.spec.inner_steps),
-            micro_batches: u64::from(train.micro_batches),
-            micro_batch: self.spec.micro_batch as usize,
-            seq_len: self.spec.seq_len as usize,
-            lr: self.lr(train.tokens_before),
-            adam: inner,
-            clip: self.clip(),
-            format: self.format(),
-            beta: self.spec.beta_milli as f32 / 1000.0,
-            pending,
-        })
-    }
-
-    fn clip(&self) -> f32 {
-        self.spec.clip_milli as f32 / 1000.0
-    }
-
-    fn lr(&self, tokens_before: u64) -> f32 {
-        let schedule = Schedule::parse(&self.spec.schedule).expect("checked when the run was created");
-        let spec = &self.spec;
-        let round = u64::from(spec.micro_batches) * u64::from(spec.inner_steps) * spec.tokens_per_micro_batch();
-        schedule.lr(spec.lr_nano as f32 * 1e-9, tokens_before, round, spec.tokens, spec.warmup_tokens)
-    }
-
-    /// What a closed set of a round that opened at these counts is applied with.
-    fn rule(&self, tokens_before: u64, steps_before: u64) -> ApplyRule {
-        let lr = self.lr(tokens_before);
-        let decay = self.spec.weight_decay_micro as f32 * 1e-6;
-        match self.spec.mode {
-            Mode::Gradients => {
-                ApplyRule::Gradients { adam: AdamW::new(decay), lr, step: steps_before + 1, clip: self.clip() }
-            }
-            Mode::Local => ApplyRule::Local {
-                alpha: self.spec.alpha_milli as f32 / 1000.0,
-                decay: lr * decay * self.spec.inner_steps as f32,
-            },
-        }
-    }
-
     /// A new trainer on the run's device.
     pub(crate) fn trainer(&self) -> Result<Trainer> {
         let device = model::open(&self.device).map_err(|e| anyhow!("{e}"))?;
         Ok(self.pool.install(|| Trainer::new(&self.config, &device)))
-    }
-
-    /// Held-out bits per byte of the newest weights over at most `tokens` tokens.
-    pub(crate) fn evaluate(&self, trainer: &mut Trainer, tokens: u64) -> Result<Option<f64>> {
-        let Some((_, weights)) = self.newest() else { return Ok(None) };
-        let manifest = self.corpus.manifest();
-        self.pool
-            .install(|| bits_per_byte(trainer, weights.theta(), &self.corpus, u64::from(self.spec.seq_len), tokens))
-            .map(|bits| bits.filter(|_| manifest.heldout_tokens() > 0))
     }
 
     // --- small things on disk ------------------------------------------------------------------
@@ -465,7 +402,7 @@ impl Work {
         self.contents.add(Some(self.run), bytes);
     }
 
-    fn update(&self, root: &Hash) -> Result<Bytes> {
+    pub(crate) fn update(&self, root: &Hash) -> Result<Bytes> {
         if let Some(bytes) = self.contents.get(root) {
             return Ok(bytes);
         }
@@ -543,32 +480,4 @@ fn prune_oldest(dir: &std::path::Path, keep: usize, cache: &mut BTreeMap<Hash, P
 pub(crate) fn class(device: &str) -> Hash {
     let build = format!("{} {} {device}", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
     Hash::of("talkoo 2026 numeric class v1", build.as_bytes())
-}
-
-/// Bits per UTF-8 byte over the first `tokens` held-out tokens; `None` without a held-out split.
-pub fn bits_per_byte(
-    trainer: &mut Trainer,
-    theta: &[f32],
-    corpus: &Corpus,
-    seq_len: u64,
-    tokens: u64,
-) -> Result<Option<f64>> {
-    let manifest = corpus.manifest();
-    let windows = manifest.heldout_tokens().saturating_sub(1).min(tokens) / seq_len;
-    if windows == 0 {
-        return Ok(None);
-    }
-    trainer.set(theta);
-    let (mut nats, mut ids) = (0.0, Vec::new());
-    const ROWS: u64 = 8;
-    for first in (0..windows).step_by(ROWS as usize) {
-        ids.clear();
-        for window in first..(first + ROWS).min(windows) {
-            corpus.window(Split::Heldout, window, seq_len, &mut ids)?;
-        }
-        nats += trainer.nats(&Batch { ids: ids.clone() }, seq_len as usize);
-    }
-    // Bytes of the measured part, by the split's own bytes per token.
-    let per_token = manifest.heldout_text_bytes() as f64 / manifest.heldout_tokens() as f64;
-    Ok(Some(nats / std::f64::consts::LN_2 / (windows as f64 * seq_len as f64 * per_token)))
 }

@@ -1,0 +1,117 @@
+//! The threads of a run: one trains, one follows the log, one measures.
+
+use crate::driver::Happening;
+use crate::work::Work;
+use anyhow::Result;
+use base::{Hash, Reject};
+use std::sync::Arc;
+use swarm::{Fetch, Input, Train};
+use tokio::sync::mpsc;
+
+/// The threads of a run, by what they take.
+pub(crate) struct Workers {
+    pub(crate) work: Arc<Work>,
+    pub(crate) trainer: std::sync::mpsc::Sender<Box<Train>>,
+    pub(crate) applier: std::sync::mpsc::Sender<Job>,
+    pub(crate) evaluator: std::sync::mpsc::Sender<u64>,
+}
+
+/// Jobs of the second thread.
+pub(crate) enum Job {
+    Init,
+    Adopt(u64, Vec<u8>),
+    Apply(Box<swarm::Closed>),
+    Verify(Box<Fetch>, Result<Vec<u8>, Reject>),
+}
+
+impl Workers {
+    /// Begins the threads; they end when this is dropped.
+    pub(crate) fn start(work: Arc<Work>, out: &mpsc::Sender<Happening>, eval_tokens: u64) -> Self {
+        let (trainer, trains) = std::sync::mpsc::channel();
+        let (applier, jobs) = std::sync::mpsc::channel();
+        let (evaluator, versions) = std::sync::mpsc::channel();
+        spawn_trainer(work.clone(), trains, out.clone());
+        spawn_applier(work.clone(), jobs, out.clone());
+        spawn_evaluator(work.clone(), versions, out.clone(), eval_tokens);
+        Self { work, trainer, applier, evaluator }
+    }
+}
+
+/// The trainer thread of a run; ends when its sender is dropped.
+fn spawn_trainer(work: Arc<Work>, trains: std::sync::mpsc::Receiver<Box<Train>>, out: mpsc::Sender<Happening>) {
+    std::thread::spawn(move || {
+        let mut trainer = match work.trainer() {
+            Ok(trainer) => trainer,
+            Err(error) => {
+                let _ = out.blocking_send(Happening::Trouble(work.run, format!("{error:#}")));
+                return;
+            }
+        };
+        while let Ok(train) = trains.recv() {
+            let result = match work.unit(&mut trainer, &train, u64::MAX) {
+                Ok(commit) => Some(Box::new(commit)),
+                Err(error) => {
+                    let text = format!("round {}: {error:#}", train.round);
+                    let _ = out.blocking_send(Happening::Trouble(work.run, text));
+                    None
+                }
+            };
+            let input = Input::Trained { run: work.run, round: train.round, result };
+            if out.blocking_send(Happening::Input(Box::new(input))).is_err() {
+                return;
+            }
+        }
+    });
+}
+
+/// The second thread of a run.
+fn spawn_applier(work: Arc<Work>, jobs: std::sync::mpsc::Receiver<Job>, out: mpsc::Sender<Happening>) {
+    std::thread::spawn(move || {
+        let run = work.run;
+        while let Ok(job) = jobs.recv() {
+            let weights = |result: Result<(u64, Hash)>| match result {
+                Ok(found) => Happening::Input(Box::new(Input::Weights { run, result: Some(found) })),
+                Err(error) => {
+                    let _ = out.blocking_send(Happening::Trouble(run, format!("{error:#}")));
+                    Happening::Input(Box::new(Input::Weights { run, result: None }))
+                }
+            };
+            let happening = match job {
+                Job::Init => weights(work.init()),
+                Job::Adopt(version, bytes) => weights(work.adopt_bytes(version, &bytes)),
+                Job::Apply(closed) => weights(work.apply(&closed)),
+                Job::Verify(fetch, bytes) => {
+                    let result = bytes.and_then(|bytes| work.verify(&fetch.candidate, bytes));
+                    let update = fetch.candidate.update;
+                    Happening::Input(Box::new(Input::Fetched { run, update, result }))
+                }
+            };
+            if out.blocking_send(happening).is_err() {
+                return;
+            }
+        }
+    });
+}
+
+/// Measures held-out loss beside the run; nothing waits for it.
+fn spawn_evaluator(
+    work: Arc<Work>,
+    versions: std::sync::mpsc::Receiver<u64>,
+    out: mpsc::Sender<Happening>,
+    tokens: u64,
+) {
+    std::thread::spawn(move || {
+        let mut trainer = None;
+        while let Ok(version) = versions.recv() {
+            if trainer.is_none() {
+                trainer = work.trainer().ok();
+            }
+            let measured = trainer.as_mut().map(|trainer| work.evaluate(trainer, tokens));
+            if let Some(Ok(Some(bits))) = measured
+                && out.blocking_send(Happening::Heldout(work.run, version, bits)).is_err()
+            {
+                return;
+            }
+        }
+    });
+}

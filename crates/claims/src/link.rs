@@ -6,6 +6,7 @@
 
 use crate::{Bar, Book, Figure, median};
 use anyhow::{Context, Result, bail, ensure};
+use model::{Config, Layout, ModelCard, Part};
 use net::Ticket;
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
@@ -24,8 +25,9 @@ const BITS_PER_S: f64 = 50e6;
 const ONE_WAY: Duration = Duration::from_millis(25);
 /// What a router would queue: the link's bandwidth times the round trip.
 const QUEUE_S: f64 = 0.05;
-/// Rounds from random weights run without delay; then some to settle in; then those that count.
-const WARM_ROUNDS: u64 = 24;
+/// The run starts from published weights, so that it runs with delay at once; a few rounds settle
+/// the shares before those that count.
+const WARM_ROUNDS: u64 = 5;
 const ROUNDS: u64 = 10;
 const DEADLINE: Duration = Duration::from_secs(1200);
 
@@ -34,7 +36,7 @@ const RUN: &str = r#"
 name = "link"
 seed = 11
 [model]
-size = "tiny"
+init = "model"
 [data]
 seq_len = 128
 [train]
@@ -142,6 +144,9 @@ async fn two_peers(worlds: &Worlds) -> Result<(f64, f64)> {
     let dirs: [PathBuf; 2] = ["a", "b"].map(|name| stage.path().join(name));
     let file = stage.path().join("run.toml");
     std::fs::write(&file, RUN)?;
+    let config = Config::preset("tiny", 2048, 128)?;
+    let theta = model::init(&Layout::new(&config, &Part::whole(&config)), config.num_hidden_layers, 11);
+    model::export(&stage.path().join("model"), &config, &theta, b"{}", (0, "<|endoftext|>"), &ModelCard::default())?;
     let create =
         ["train", "create", file.to_str().context("utf-8")?, "--members", "2", "--mbit", "50", "--rtt-ms", "50"];
     let mut a = worlds.talkoo(0, &dirs[0], &format!("{}:{PORT}", THERE[0]), &create)?;

@@ -67,6 +67,8 @@ async fn four_peers(book: &mut Book) -> Result<()> {
         train_window_ms: 20_000,
         exchange_ms: (5_000, 20_000),
         checkpoint_rounds: 1_000_000,
+        checkpoints_kept: 0,
+        eval_tokens: 0,
     };
     let first = Node::start(node_config(&dir.path().join("1"))).await?;
     let ticket = first.create(spec, &corpus, None).await?;

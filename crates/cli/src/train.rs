@@ -61,6 +61,9 @@ pub(crate) enum TrainCommand {
         out: PathBuf,
         /// Its id, or the beginning of it; the only one by default.
         run: Option<String>,
+        /// Also write check.safetensors: logits for another implementation to compare with.
+        #[arg(long)]
+        check: bool,
     },
 }
 
@@ -96,7 +99,7 @@ pub(crate) async fn run(common: &Common, command: TrainCommand) -> Result<()> {
         }
         TrainCommand::Watch { run } => watch(common, run.as_deref()).await,
         TrainCommand::Replay { run } => replay(common, run.as_deref()),
-        TrainCommand::Export { out, run } => export(common, &out, run.as_deref()).await,
+        TrainCommand::Export { out, run, check } => export(common, &out, run.as_deref(), check).await,
     }
 }
 
@@ -287,7 +290,7 @@ fn replay(common: &Common, id: Option<&str>) -> Result<()> {
     }
 }
 
-async fn export(common: &Common, out: &Path, id: Option<&str>) -> Result<()> {
+async fn export(common: &Common, out: &Path, id: Option<&str>, check: bool) -> Result<()> {
     let dir = common.dir();
     let run = find_on_disk(&dir, id)?;
     let live = node::call(&dir, &Request::Status).await?.map(serde_json::from_value::<Status>).transpose()?;
@@ -296,6 +299,9 @@ async fn export(common: &Common, out: &Path, id: Option<&str>) -> Result<()> {
     let (tokens, members) = live.as_ref().map_or((0, 0), |run| (run.tokens.0, run.members.len() as u64));
     let bits = live.as_ref().and_then(|run| run.heldout.last()).map(|(_, bits)| *bits);
     saved.export(out, tokens, members, bits)?;
+    if check {
+        saved.export_check(out)?;
+    }
     let value = json!({ "model": out, "version": saved.version, "root": saved.root });
     render::print(common, &value, || {
         format!("{}: weights of round {}, root {}", out.display(), saved.version, saved.root)

@@ -24,7 +24,8 @@ lr = 1e-3
 mode = "gradients"
 target_seconds = 1
 [out]
-every_rounds = 1000
+every_rounds = 20
+keep = 2
 "#;
 
 /// Nothing here takes longer, whatever the machine does.
@@ -124,6 +125,12 @@ fn three_peers_a_kill_a_return_and_a_replay() {
     assert_eq!(replayed["units"], replayed["equal"], "every unit came out the same");
     let out = dir("model");
     json(&dir("a"), &["train", "export", out.to_str().expect("utf-8")]);
+    let runs = std::fs::read_dir(dir("b").join("runs")).expect("runs");
+    let run = runs.flatten().next().expect("one run").path();
+    let checkpoints: Vec<_> = std::fs::read_dir(run.join("checkpoints")).expect("written").flatten().collect();
+    assert_eq!(checkpoints.len(), 2, "the newest two checkpoints stay");
+    checkpoints.iter().for_each(|dir| drop(model::load(&dir.path()).expect("a checkpoint is a model")));
+    assert!(std::fs::read_to_string(run.join("metrics.jsonl")).expect("metrics").lines().count() > 10);
     let (config, theta) = model::load(&out).expect("the exported model loads");
     assert_eq!(config.hidden_size, 64);
     assert!(theta.iter().all(|x| x.is_finite()));

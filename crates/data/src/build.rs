@@ -131,6 +131,10 @@ impl<'a> Splits<'a> {
     }
 
     fn add(&mut self, document: &Document) -> Result<(), BuildError> {
+        // Nothing to learn from, not even the end of something.
+        if document.text.is_empty() {
+            return Ok(());
+        }
         let ids = self.tokenizer.encode(&document.text)?;
         // The split depends on the text alone, so a document is on the same side in every build.
         let draw = Hash::of("talkoo 2026 held-out split v1", document.text.as_bytes()).seed() % 1000;

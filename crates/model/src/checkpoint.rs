@@ -1,6 +1,6 @@
 //! Models as folders that every tool loads: `safetensors`, `config.json`, tokenizer, model card.
 
-use crate::{Config, ConfigError, Layout, Part};
+use crate::{Config, ConfigError, Device, Layout, Part, Trainer};
 use safetensors::tensor::{SafeTensorError, TensorView};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::json;
@@ -101,6 +101,23 @@ pub fn export(
     write("tokenizer_config.json", tokenizer_config.to_string().as_bytes())?;
     write("README.md", card_text(card).as_bytes())?;
     write("model.safetensors", &file)
+}
+
+/// Writes `check.safetensors` beside an exported model: two rows of token ids and our logits for
+/// them, for `fixtures/check_export.py` to compare with those of another implementation.
+pub fn export_check(dir: &Path, config: &Config, theta: &[f32]) -> Result<(), CheckpointError> {
+    let (rows, columns) = (2, config.max_position_embeddings.min(32));
+    let ids: Vec<u32> = (0..rows * columns).map(|i| (i * 7919 % config.vocab_size) as u32).collect();
+    let mut trainer = Trainer::new(config, &Device::Host);
+    trainer.set(theta);
+    let logits: Vec<u8> = trainer.logits(&ids, rows).iter().flat_map(|x| x.to_le_bytes()).collect();
+    let ids: Vec<u8> = ids.iter().flat_map(|id| (*id as i32).to_le_bytes()).collect();
+    let views = [
+        ("ids", TensorView::new(Dtype::I32, vec![rows, columns], &ids)?),
+        ("logits", TensorView::new(Dtype::F32, vec![rows, columns, config.vocab_size], &logits)?),
+    ];
+    let path = dir.join("check.safetensors");
+    std::fs::write(&path, safetensors::serialize(views, None)?).map_err(io(&path))
 }
 
 /// Reads a Hugging Face Llama folder, in one file or sharded: its configuration and flat weights.

@@ -26,7 +26,7 @@ mod weights;
 
 pub use apply::{ApplyError, ApplyRule, Contribution, apply, restitution, shares};
 pub use check::{Checked, verify_update};
-pub use checkpoint::{CheckpointError, ModelCard, export, load};
+pub use checkpoint::{CheckpointError, ModelCard, export, export_check, load};
 pub use config::{Config, ConfigError, SIZES};
 pub use device::{Device, DeviceError, available, open};
 pub use init::init;

@@ -8,7 +8,7 @@ use crate::log::NodeLog;
 use crate::status::{MemberStatus, RoundLine, RunStatus};
 use crate::store::Store;
 use crate::work::{Limits, Meter, Work};
-use crate::workers::{Job, Workers};
+use crate::workers::{Checkpoint, Job, Workers};
 use anyhow::Result;
 use base::{Hash, Keypair, Machine, Millis, NodeId, Outbox, Signed, Wire};
 use net::{Net, Ticket};
@@ -367,7 +367,7 @@ impl Driver {
     fn prepared(&mut self, id: RunId, work: Arc<Work>) -> Result<()> {
         let weights = tokio::task::block_in_place(|| work.load_snapshot());
         let memory = self.shared.store.memory(&id)?;
-        let workers = Workers::start(work, &self.happenings, self.shared.eval_tokens);
+        let workers = Workers::start(work, &self.happenings);
         if let Some(run) = self.runs.get_mut(&id) {
             run.work = Some(workers);
             run.trouble = None;
@@ -407,9 +407,14 @@ impl Driver {
         }
         rounds.push(line);
         let every = u64::from(state.spec.checkpoint_rounds);
-        let due = self.shared.eval_tokens > 0 && (round.0 + 1).is_multiple_of(every);
-        if let Some(workers) = run.work.as_ref().filter(|_| due) {
-            let _ = workers.evaluator.send(round.0 + 1);
+        let checkpoint = Checkpoint {
+            tokens: state.tokens,
+            members: state.members.len() as u64,
+            eval_tokens: self.shared.eval_tokens.min(state.spec.eval_tokens),
+        };
+        let wanted = checkpoint.eval_tokens > 0 || state.spec.checkpoints_kept > 0;
+        if let Some(workers) = run.work.as_ref().filter(|_| wanted && (round.0 + 1).is_multiple_of(every)) {
+            let _ = workers.evaluator.send(checkpoint);
         }
     }
 

@@ -1,19 +1,51 @@
-//! Held-out loss.
+//! Checkpoints: held-out loss, and the model as a folder.
 
+use crate::export::Saved;
 use crate::work::Work;
+use crate::workers::Checkpoint;
 use anyhow::Result;
 use data::{Corpus, Split};
-use model::{Batch, Trainer};
+use model::{Batch, Trainer, Weights};
+use std::path::Path;
 
 impl Work {
-    /// Held-out bits per byte of the newest weights over at most `tokens` tokens.
-    pub(crate) fn evaluate(&self, trainer: &mut Trainer, tokens: u64) -> Result<Option<f64>> {
-        let Some((_, weights)) = self.newest() else { return Ok(None) };
-        let manifest = self.corpus.manifest();
-        self.pool
-            .install(|| bits_per_byte(trainer, weights.theta(), &self.corpus, u64::from(self.spec.seq_len), tokens))
-            .map(|bits| bits.filter(|_| manifest.heldout_tokens() > 0))
+    /// Measures the newest weights and writes them as a folder; gives their version and held-out
+    /// bits per byte, where they were measured.
+    pub(crate) fn checkpoint(&self, trainer: &mut Trainer, checkpoint: &Checkpoint) -> Result<Option<(u64, f64)>> {
+        let Some((version, weights)) = self.newest() else { return Ok(None) };
+        let (theta, seq_len) = (weights.theta(), u64::from(self.spec.seq_len));
+        let measure = || bits_per_byte(trainer, theta, &self.corpus, seq_len, checkpoint.eval_tokens);
+        let bits = if checkpoint.eval_tokens > 0 { self.pool.install(measure)? } else { None };
+        if self.spec.checkpoints_kept > 0 {
+            let root = weights.tree().root();
+            let saved = Saved {
+                spec: self.spec.clone(),
+                version,
+                root,
+                weights: Weights::clone(&weights),
+                config: self.config.clone(),
+                corpus: self.store.corpus_dir(&self.spec.manifest)?,
+            };
+            let dir = self.store.run_dir(&self.run)?.join("checkpoints");
+            let (unfinished, finished) = (dir.join("unfinished"), dir.join(format!("{version:08}")));
+            let _ = std::fs::remove_dir_all(&unfinished);
+            saved.export(&unfinished, checkpoint.tokens, checkpoint.members, bits)?;
+            let _ = std::fs::remove_dir_all(&finished);
+            std::fs::rename(&unfinished, &finished)?;
+            prune(&dir, self.spec.checkpoints_kept as usize)?;
+        }
+        Ok(bits.map(|bits| (version, bits)))
     }
+}
+
+/// Keeps the newest `keep` checkpoints.
+fn prune(dir: &Path, keep: usize) -> Result<()> {
+    let mut found: Vec<_> = std::fs::read_dir(dir)?.flatten().map(|entry| entry.path()).collect();
+    found.sort();
+    for old in &found[..found.len().saturating_sub(keep)] {
+        std::fs::remove_dir_all(old)?;
+    }
+    Ok(())
 }
 
 /// Bits per UTF-8 byte over the first `tokens` held-out tokens; `None` without a held-out split.

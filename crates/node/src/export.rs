@@ -43,6 +43,11 @@ pub fn saved(dir: &Path, run: &RunId) -> Result<Saved> {
 }
 
 impl Saved {
+    /// Writes logits of the exported model beside it, for another implementation to compare.
+    pub fn export_check(&self, out: &Path) -> Result<()> {
+        Ok(model::export_check(out, &self.config, self.weights.theta())?)
+    }
+
     /// Writes a Hugging Face folder.
     pub fn export(&self, out: &Path, tokens: u64, members: u64, bits_per_byte: Option<f64>) -> Result<()> {
         let json = std::fs::read(self.corpus.join("tokenizer.json"))?;

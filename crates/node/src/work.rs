@@ -41,7 +41,7 @@ pub(crate) struct Work {
     limits: Limits,
     device: String,
     class: Hash,
-    store: Arc<Store>,
+    pub(crate) store: Arc<Store>,
     contents: Arc<Contents>,
     pub(crate) corpus: Arc<Corpus>,
     order: Order,

@@ -13,7 +13,17 @@ pub(crate) struct Workers {
     pub(crate) work: Arc<Work>,
     pub(crate) trainer: std::sync::mpsc::Sender<Box<Train>>,
     pub(crate) applier: std::sync::mpsc::Sender<Job>,
-    pub(crate) evaluator: std::sync::mpsc::Sender<u64>,
+    pub(crate) evaluator: std::sync::mpsc::Sender<Checkpoint>,
+}
+
+/// What belongs to a checkpoint beside the weights.
+pub(crate) struct Checkpoint {
+    /// Tokens applied.
+    pub(crate) tokens: u64,
+    /// Members of the run.
+    pub(crate) members: u64,
+    /// Held-out tokens to measure; 0 = none.
+    pub(crate) eval_tokens: u64,
 }
 
 /// Jobs of the second thread.
@@ -26,13 +36,13 @@ pub(crate) enum Job {
 
 impl Workers {
     /// Begins the threads; they end when this is dropped.
-    pub(crate) fn start(work: Arc<Work>, out: &mpsc::Sender<Happening>, eval_tokens: u64) -> Self {
+    pub(crate) fn start(work: Arc<Work>, out: &mpsc::Sender<Happening>) -> Self {
         let (trainer, trains) = std::sync::mpsc::channel();
         let (applier, jobs) = std::sync::mpsc::channel();
-        let (evaluator, versions) = std::sync::mpsc::channel();
+        let (evaluator, checkpoints) = std::sync::mpsc::channel();
         spawn_trainer(work.clone(), trains, out.clone());
         spawn_applier(work.clone(), jobs, out.clone());
-        spawn_evaluator(work.clone(), versions, out.clone(), eval_tokens);
+        spawn_evaluator(work.clone(), checkpoints, out.clone());
         Self { work, trainer, applier, evaluator }
     }
 }
@@ -93,23 +103,21 @@ fn spawn_applier(work: Arc<Work>, jobs: std::sync::mpsc::Receiver<Job>, out: mps
     });
 }
 
-/// Measures held-out loss beside the run; nothing waits for it.
-fn spawn_evaluator(
-    work: Arc<Work>,
-    versions: std::sync::mpsc::Receiver<u64>,
-    out: mpsc::Sender<Happening>,
-    tokens: u64,
-) {
+/// Measures held-out loss and writes checkpoints beside the run; nothing waits for it.
+fn spawn_evaluator(work: Arc<Work>, due: std::sync::mpsc::Receiver<Checkpoint>, out: mpsc::Sender<Happening>) {
     std::thread::spawn(move || {
         let mut trainer = None;
-        while let Ok(version) = versions.recv() {
+        while let Ok(checkpoint) = due.recv() {
             if trainer.is_none() {
                 trainer = work.trainer().ok();
             }
-            let measured = trainer.as_mut().map(|trainer| work.evaluate(trainer, tokens));
-            if let Some(Ok(Some(bits))) = measured
-                && out.blocking_send(Happening::Heldout(work.run, version, bits)).is_err()
-            {
+            let Some(trainer) = &mut trainer else { continue };
+            let happening = match work.checkpoint(trainer, &checkpoint) {
+                Ok(Some((version, bits))) => Happening::Heldout(work.run, version, bits),
+                Ok(None) => continue,
+                Err(error) => Happening::Trouble(work.run, format!("checkpoint: {error:#}")),
+            };
+            if out.blocking_send(happening).is_err() {
                 return;
             }
         }

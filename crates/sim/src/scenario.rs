@@ -411,6 +411,8 @@ impl Scenario {
             train_window_ms: self.train_window_ms,
             exchange_ms: self.exchange_ms,
             checkpoint_rounds: 20,
+            checkpoints_kept: 0,
+            eval_tokens: 0,
         }
     }
 }

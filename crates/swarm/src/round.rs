@@ -220,11 +220,13 @@ impl Run {
         let round = &mut self.open[at];
         let micro_batches = round.slot(by).map_or(0, |slot| slot.micro_batches);
         let work = u64::from(micro_batches) * u64::from(commit.steps);
-        let rate = (work * 1_000_000 / now.since(round.opened).max(1)).max(1);
+        let ms = now.since(round.opened).max(1);
         round.commits.insert(*by, commit.clone());
         if let Some(member) = self.members.get_mut(by) {
-            // Smoothed over about four units; the first counts whole.
-            member.rate = if member.rate == 0 { rate } else { ((3 * member.rate + rate) / 4).max(1) };
+            // By work: a newcomer's single micro-batch, which is mostly waiting, hardly counts beside what follows.
+            member.recent = (member.recent.0 / 2 + work.saturating_mul(128), member.recent.1 / 2 + ms);
+            let rate = u128::from(member.recent.0) * 1_000_000 / 128 / u128::from(member.recent.1);
+            member.rate = u64::try_from(rate).unwrap_or(u64::MAX).max(1);
             // What it did it can do again; more, while an inner step fits into half the window: it may come late.
             let fits = u128::from(member.rate) * u128::from(self.spec.train_window_ms / 2) / 1_000_000;
             member.most = Some(u32::try_from(fits).unwrap_or(u32::MAX).max(micro_batches).max(1));

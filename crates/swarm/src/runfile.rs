@@ -353,6 +353,8 @@ impl RunFile {
             train_window_ms: (4 * target_ms).max(5_000),
             exchange_ms: (1_000.max(target_ms / 10), 10_000.max(2 * target_ms)),
             checkpoint_rounds: self.out.every_rounds,
+            checkpoints_kept: self.out.keep,
+            eval_tokens: self.out.eval_tokens,
         };
         spec.check()?;
         Ok(spec)

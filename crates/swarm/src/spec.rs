@@ -87,6 +87,10 @@ pub struct Spec {
     pub exchange_ms: (u64, u64),
     /// A checkpoint is written every so many rounds.
     pub checkpoint_rounds: u32,
+    /// So many of them stay on each member's disk.
+    pub checkpoints_kept: u32,
+    /// Held-out tokens that are measured with each.
+    pub eval_tokens: u64,
 }
 
 /// The most rounds that may lag.
@@ -226,6 +230,8 @@ wire_struct!(Spec {
     train_window_ms,
     exchange_ms,
     checkpoint_rounds,
+    checkpoints_kept,
+    eval_tokens,
 });
 
 impl Wire for Access {

@@ -28,6 +28,9 @@ pub struct Member {
     pub class: Hash,
     /// Measured speed in micro-batches per 1,000 s, by the log's clock; 0 = not measured yet.
     pub rate: u64,
+    /// What the speed is measured by: micro-batches × 128 done and milliseconds taken, the last unit
+    /// whole, each one before it half as much.
+    pub recent: (u64, u64),
     /// Micro-batches that it can do in a window, as far as its last unit showed; not known before.
     pub most: Option<u32>,
     /// Private state after its last commit; zero before the first.
@@ -343,7 +346,7 @@ impl Run {
         if let Some(member) = self.members.get_mut(by) {
             member.status = Status::Active;
             // Its speed is measured anew: it may be another machine's share of another day.
-            member.rate = 0;
+            (member.rate, member.recent) = (0, (0, 0));
         }
     }
 

@@ -16,6 +16,7 @@ mod replay;
 mod rules;
 mod status;
 mod store;
+mod throttle;
 mod work;
 mod workers;
 

@@ -3,6 +3,7 @@
 
 use crate::content::Contents;
 use crate::store::{Store, read_verified, write_whole};
+use crate::throttle::Throttle;
 use anyhow::{Context, Result, anyhow};
 use base::{ChunkTree, Hash, Reject};
 use bytes::Bytes;
@@ -296,7 +297,7 @@ impl Work {
         let mut plan = self.plan(train)?;
         plan.inner_steps = plan.inner_steps.min(steps_max);
         let mut window = Vec::new();
-        let since = Mutex::new(None);
+        let throttle = Throttle::new(self.limits.duty_percent);
         let per_batch = u64::from(self.spec.micro_batch);
         let next = |i: u64| -> Result<Batch> {
             window.clear();
@@ -304,22 +305,23 @@ impl Work {
                 let at = self.order.at(train.position + i * per_batch + row);
                 self.corpus.window(Split::Train, at.index, u64::from(self.spec.seq_len), &mut window)?;
             }
-            self.throttle(&since);
+            throttle.rest();
             Ok(Batch { ids: window.clone() })
         };
         let window_end = Duration::from_millis(train.window_ms / 4 * 3);
         let stop = || begun.elapsed() > window_end;
         let computing = Instant::now();
         let (unit, made) = self.pool.install(|| -> Result<_> {
-            if train.plain {
+            let done = if train.plain {
                 let rule = self.rule(train.tokens_before, train.steps_before);
                 let (made, unit) = trainer.plain_unit(&weights, &mut private, &plan, &rule, next, stop)?;
-                Ok((unit, Some(made)))
+                (unit, Some(made))
             } else {
-                Ok((trainer.unit(&weights, &mut private, &plan, next, stop)?, None))
-            }
+                (trainer.unit(&weights, &mut private, &plan, next, stop)?, None)
+            };
+            throttle.rest();
+            Ok(done)
         })?;
-        self.throttle(&since);
         let busy = computing.elapsed().saturating_sub(unit.codec_time);
         let size = unit.update.bytes.len() as u64;
         let update = match made {
@@ -349,19 +351,6 @@ impl Work {
             trace: unit.trace,
             loss_micro: (unit.nats / unit.tokens.max(1) as f64 * 1e6) as u64,
         })
-    }
-
-    /// Sleeps so that the trainer computes only its part of the time: called after each micro-batch
-    /// (and before the first, when nothing is owed yet), it pays for it with idle time in proportion.
-    fn throttle(&self, since: &Mutex<Option<Instant>>) {
-        let duty = self.limits.duty_percent.clamp(1, 100);
-        let mut since = since.lock().expect("only the trainer waits here");
-        if let Some(since) = *since
-            && duty < 100
-        {
-            std::thread::sleep(since.elapsed() * (100 - duty) / duty);
-        }
-        *since = Some(Instant::now());
     }
 
     /// Gives back to the error feedback what was left out or scaled down.

@@ -6,6 +6,7 @@ use base::{CHUNK_BYTES, ChunkTree, Hash, NodeId, Reject, Wire};
 use bytes::Bytes;
 use net::{Config as NetConfig, Content, Net};
 use node::{Limits, Node, NodeConfig};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -98,12 +99,37 @@ async fn four_peers(book: &mut Book) -> Result<()> {
     }
     drop(nodes);
     let blocks = node::Store::open(&dir.path().join("1"))?.blocks()?;
+    let how = "real nodes: from the round that was open when a newcomer had the weights to that of its first unit, the longest";
+    book.add("quick", "swarm.join.rounds", (join_rounds(&blocks) as f64, "rounds"), Bar::Most(2.0), "same", how);
     let rounds = run.version as f64;
     let bytes: usize = blocks.iter().map(|block| block.to_bytes().len()).sum();
     let how = "the log's blocks as each of four members receives them, plus what it submits, per round";
     let per_round = bytes as f64 / rounds * 1.25 / 1000.0;
     book.add("quick", "swarm.bytes.other", (per_round, "kB/member/round"), Bar::Most(16.0), "<= 8", how);
     Ok(())
+}
+
+/// The most rounds between a member's `Ready` and the round of its first unit, from the log.
+fn join_rounds(blocks: &[swarm::Block]) -> u64 {
+    let mut state = swarm::State::default();
+    let (mut ready, mut longest) = (BTreeMap::new(), 0);
+    for block in blocks {
+        if state.apply(block).is_err() {
+            break;
+        }
+        for run in state.runs.values() {
+            for (id, member) in &run.members {
+                let open = run.next.0.saturating_sub(1);
+                if member.status == swarm::Status::Active {
+                    ready.entry(*id).or_insert(open);
+                }
+                if let (1, Some(first), Some(ready)) = (member.units, member.last, ready.get(id)) {
+                    longest = longest.max(first.0.saturating_sub(*ready));
+                }
+            }
+        }
+    }
+    longest
 }
 
 struct One(Bytes, Arc<ChunkTree>);

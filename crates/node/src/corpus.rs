@@ -75,7 +75,9 @@ async fn get(
                 fetched.bytes
             }
             Err(error) => {
-                let _ = write_whole(&partial, &error.partial, false);
+                if !error.partial.is_empty() {
+                    let _ = write_whole(&partial, &error.partial, false);
+                }
                 return Err(error).with_context(|| format!("data: {}", path.display()));
             }
         }

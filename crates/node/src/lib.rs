@@ -171,7 +171,7 @@ impl Node {
 
     /// What the node shows of itself.
     pub fn status(&self) -> Status {
-        self.status.borrow().clone()
+        Status { trouble: self.shared.log.trouble(), ..self.status.borrow().clone() }
     }
 
     /// The same, as it changes.
@@ -239,6 +239,7 @@ impl Node {
             runs: self.parts.borrow().values().flatten().cloned().collect(),
             refused: rejects.iter().map(|(reject, n)| (reject.name().to_owned(), n)).collect(),
             sent_bytes,
+            trouble: None,
         };
         self.status.send_replace(status);
     }

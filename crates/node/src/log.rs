@@ -2,7 +2,7 @@
 //! book-keeping; an order that distrusting peers agree on takes its place behind the same trait.
 
 use crate::store::Store;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use base::{Millis, NodeId, Reject, Wire};
 use bytes::Bytes;
 use std::future::Future;
@@ -18,7 +18,11 @@ pub(crate) struct NodeLog {
     sequencer: Mutex<Sequencer>,
     arrived: Notify,
     height: watch::Sender<u64>,
+    trouble: watch::Sender<Option<String>>,
 }
+
+/// Pause before a block that could not be written is tried again.
+const RETRY: Duration = Duration::from_secs(1);
 
 impl NodeLog {
     /// Goes on with the log on disk.
@@ -26,7 +30,8 @@ impl NodeLog {
         let sequencer = Sequencer::replay(store.blocks()?.into_iter());
         let sequencer = sequencer.map_err(|e| anyhow::anyhow!("the log on disk does not add up: {e}"))?;
         let height = watch::Sender::new(sequencer.state().height);
-        Ok(Arc::new(Self { store, sequencer: Mutex::new(sequencer), arrived: Notify::new(), height }))
+        let (arrived, trouble) = (Notify::new(), watch::Sender::default());
+        Ok(Arc::new(Self { store, sequencer: Mutex::new(sequencer), arrived, height, trouble }))
     }
 
     /// Makes blocks until the task is dropped: at once when transactions wait, else at deadlines.
@@ -37,7 +42,7 @@ impl NodeLog {
             let wait = due.map(|due| Duration::from_millis(due.since(now)));
             let arrived = self.arrived.notified();
             match wait {
-                Some(Duration::ZERO) => self.make().await?,
+                Some(Duration::ZERO) => self.make().await,
                 Some(wait) => {
                     let _ = tokio::time::timeout(wait, arrived).await;
                 }
@@ -46,12 +51,23 @@ impl NodeLog {
         }
     }
 
-    async fn make(&self) -> Result<()> {
+    async fn make(&self) {
         let block = self.lock().make(clock()).0;
-        // On disk before anybody sees it.
-        tokio::task::block_in_place(|| self.store.append(&block)).context("the log cannot be written")?;
+        // On disk before anybody sees it. A full disk stops the log, not the node: the same block is
+        // tried again until there is room.
+        while let Err(error) = tokio::task::block_in_place(|| self.store.append(&block)) {
+            let text = format!("the log cannot be written (is the disk full?): {error:#}");
+            tracing::error!(text, "trouble");
+            self.trouble.send_replace(Some(text));
+            tokio::time::sleep(RETRY).await;
+        }
+        self.trouble.send_replace(None);
         self.height.send_replace(block.height);
-        Ok(())
+    }
+
+    /// Why the log stands still, if it does.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.trouble.borrow().clone()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Sequencer> {

@@ -14,6 +14,9 @@ pub struct Status {
     pub runs: Vec<RunStatus>,
     /// Refused requests and answers of peers, by reason.
     pub refused: Vec<(String, u64)>,
+    /// What keeps the log on this node from going on, for the owner.
+    #[serde(default)]
+    pub trouble: Option<String>,
     /// Bytes of content sent to peers.
     pub sent_bytes: u64,
 }

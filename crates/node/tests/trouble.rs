@@ -1,0 +1,188 @@
+//! What goes wrong on one machine or with one peer, with real nodes on loopback: damaged files, files
+//! that cannot be written, somebody who was not invited. Nothing is lost, everything is said.
+
+use base::NodeId;
+use node::{Limits, Node, NodeConfig, RunStatus, Status};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use swarm::{Access, Init, Mode, Spec};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+fn config(dir: &Path) -> NodeConfig {
+    NodeConfig {
+        dir: dir.to_owned(),
+        bind: ([127, 0, 0, 1], 0).into(),
+        mdns: false,
+        limits: Limits { threads: 1, duty_percent: 100 },
+        device: "cpu".into(),
+        eval_tokens: 0,
+    }
+}
+
+async fn start(dir: &Path) -> Arc<Node> {
+    Node::start(config(dir)).await.expect("a node starts")
+}
+
+/// The shipped corpus, built in `dir`, and a run on it without an end.
+fn spec(dir: &Path, access: Access) -> (Spec, PathBuf) {
+    let corpus = dir.join("corpus");
+    let built = data::shipped::build(&corpus).expect("built");
+    let config = model::Config::preset("nano", 2048, 16).expect("a preset");
+    let layout = model::Layout::new(&config, &model::Part::whole(&config));
+    let spec = Spec {
+        name: "trouble".into(),
+        seed: 1,
+        access,
+        config: String::from_utf8(config.to_json(0)).expect("utf-8"),
+        params: layout.len as u64,
+        init: Init::Seed,
+        manifest: built.manifest.root(),
+        seq_len: 16,
+        micro_batch: 1,
+        micro_batches: 4,
+        inner_steps: 1,
+        tokens: 1 << 40,
+        lr_nano: 1_000_000,
+        schedule: "constant".into(),
+        warmup_tokens: 0,
+        weight_decay_micro: 0,
+        clip_milli: 1000,
+        mode: Mode::Gradients,
+        sparsity: 0,
+        bits: 8,
+        alpha_milli: 1000,
+        beta_milli: 1000,
+        delay: 0,
+        slots: 32,
+        train_window_ms: 5_000,
+        exchange_ms: (2_000, 10_000),
+        checkpoint_rounds: 1_000_000,
+        checkpoints_kept: 0,
+        eval_tokens: 0,
+    };
+    (spec, corpus)
+}
+
+/// Waits until the node shows `what`, at most until the deadline.
+async fn until(node: &Node, what: &str, done: impl Fn(&RunStatus) -> bool) -> RunStatus {
+    let mut watch = node.watch();
+    let shown = watch.wait_for(|status: &Status| status.runs.first().is_some_and(&done));
+    let status = tokio::time::timeout(DEADLINE, shown).await;
+    let status = status.unwrap_or_else(|_| panic!("{what} did not come: {:?}", node.status()));
+    status.expect("the node runs").runs[0].clone()
+}
+
+fn two(run: &RunStatus) -> bool {
+    run.rounds.last().is_some_and(|round| round.set == 2)
+}
+
+fn run_dir(dir: &Path) -> PathBuf {
+    std::fs::read_dir(dir.join("runs")).expect("runs").flatten().next().expect("one run").path()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_files_are_noticed_and_fetched_or_declared_lost() {
+    let stage = tempfile::tempdir().expect("a folder");
+    let (spec, corpus) = spec(stage.path(), Access::Open);
+    let (a, b_dir) = (start(&stage.path().join("a")).await, stage.path().join("b"));
+    let ticket = a.create(spec, &corpus, None).await.expect("created");
+    let b = start(&b_dir).await;
+    b.follow(ticket).await.expect("followed");
+    until(&b, "a round of two", two).await;
+    b.close().await.expect("closed");
+    drop(b);
+
+    let run = run_dir(&b_dir);
+    let flip = |path: &Path| {
+        let mut bytes = std::fs::read(path).expect("read");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 0x40;
+        std::fs::write(path, bytes).expect("written");
+    };
+    flip(&run.join("weights"));
+    for file in std::fs::read_dir(run.join("private")).expect("states").flatten() {
+        flip(&file.path());
+    }
+    let shard = std::fs::read_dir(b_dir.join("corpora")).expect("corpora").flatten().next().expect("one").path();
+    let shard = std::fs::read_dir(shard).expect("files").flatten().map(|f| f.path());
+    shard.filter(|path| path.extension().is_some_and(|e| e == "bin")).for_each(|path| flip(&path));
+
+    let before = a.status().runs[0].version;
+    let b = start(&b_dir).await;
+    let run = until(&b, "a round of two again", |run| run.version > before + 2 && two(run)).await;
+    assert_eq!(run.trouble, None);
+    let (version, root) = run.root.expect("weights");
+    let same = |run: &RunStatus| run.rounds.iter().any(|round| round.round >= version);
+    until(&a, "the same version", same).await;
+    assert!(!root.is_empty());
+    for node in [a, b] {
+        node.close().await.expect("closed");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_database_is_an_error_that_names_it() {
+    let stage = tempfile::tempdir().expect("a folder");
+    let dir = stage.path().join("a");
+    start(&dir).await.close().await.expect("closed");
+    let files = std::fs::read_dir(&dir).expect("files").flatten().map(|entry| entry.path());
+    let database = files.into_iter().find(|path| path.extension().is_some_and(|e| e == "redb")).expect("a database");
+    std::fs::write(&database, b"not a database").expect("written");
+    let error = Node::start(config(&dir)).await.err().expect("refused");
+    let text = format!("{error:#}");
+    assert!(text.contains(&database.file_name().expect("named").to_string_lossy().into_owned()), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_takes_nothing_costs_rounds_and_nothing_else() {
+    let stage = tempfile::tempdir().expect("a folder");
+    let (spec, corpus) = spec(stage.path(), Access::Open);
+    let (a, b_dir) = (start(&stage.path().join("a")).await, stage.path().join("b"));
+    let ticket = a.create(spec, &corpus, None).await.expect("created");
+    let b = start(&b_dir).await;
+    b.follow(ticket).await.expect("followed");
+    until(&b, "a round of two", two).await;
+    // A file where a folder should be: every write of a private state fails from now on.
+    let private = run_dir(&b_dir).join("private");
+    let aside = private.with_extension("aside");
+    std::fs::rename(&private, &aside).expect("moved");
+    std::fs::write(&private, b"in the way").expect("written");
+    let run = until(&b, "the trouble", |run| run.trouble.is_some()).await;
+    assert!(run.trouble.as_deref().is_some_and(|text| text.contains("round")), "{:?}", run.trouble);
+    let before = a.status().runs[0].version;
+    until(&a, "rounds without it", |run| run.version > before + 3).await;
+    std::fs::remove_file(&private).expect("removed");
+    std::fs::rename(&aside, &private).expect("moved back");
+    let before = a.status().runs[0].version;
+    until(&b, "its return", |run| run.version > before && two(run) && run.trouble.is_none()).await;
+    for node in [a, b] {
+        node.close().await.expect("closed");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_private_run_gives_strangers_nothing() {
+    let stage = tempfile::tempdir().expect("a folder");
+    let dir = |name: &str| stage.path().join(name);
+    let (a, b, c) = (start(&dir("a")).await, start(&dir("b")).await, start(&dir("c")).await);
+    let invited: Vec<NodeId> = vec![a.id(), b.id()];
+    let (spec, corpus) = spec(stage.path(), Access::Invited(invited));
+    let manifest = spec.manifest;
+    let ticket = a.create(spec, &corpus, None).await.expect("created");
+    b.follow(ticket.clone()).await.expect("followed");
+    c.follow(ticket).await.expect("followed");
+    until(&a, "a round of two", two).await;
+    let run = until(&c, "the refusal", |run| run.trouble.is_some()).await;
+    assert!(run.members.iter().all(|member| member.node != c.id().to_string()), "it is no member");
+    let got = dir("c").join("corpora").join(manifest.to_string());
+    let held = |file: std::fs::DirEntry| (file.file_name(), file.metadata().expect("a file").len());
+    let files: Vec<_> = std::fs::read_dir(&got).map_or_else(|_| Vec::new(), |files| files.flatten().map(held).collect());
+    assert!(files.iter().all(|(_, len)| *len == 0), "not one byte of the data: {files:?}");
+    let refused = |node: &Node| node.status().refused.iter().map(|(_, n)| n).sum::<u64>();
+    assert!(refused(&a) + refused(&b) > 0, "refusals are counted: {:?}", a.status().refused);
+    for node in [a, b, c] {
+        node.close().await.expect("closed");
+    }
+}

@@ -25,6 +25,9 @@ pub(crate) fn import(store: &Store, from: &Path) -> Result<Manifest> {
     Ok(manifest)
 }
 
+/// Told the chunks that are there and those in all.
+pub(crate) type Progress = dyn Fn(usize, usize) + Sync;
+
 /// Makes sure that the run's data is on this node, and serves it.
 pub(crate) async fn obtain(
     net: &Net,
@@ -33,6 +36,7 @@ pub(crate) async fn obtain(
     run: &RunId,
     spec: &Spec,
     sources: &[NodeId],
+    progress: &Progress,
 ) -> Result<()> {
     let dir = store.corpus_dir(&spec.manifest)?;
     let private = match &spec.access {
@@ -42,12 +46,12 @@ pub(crate) async fn obtain(
             Some(*run)
         }
     };
-    let manifest = get(net, contents, &dir.join("manifest.json"), spec.manifest, private, sources).await?;
+    let manifest = get(net, contents, &dir.join("manifest.json"), spec.manifest, private, sources, progress).await?;
     let manifest = Manifest::from_json(&manifest)?;
     ensure!(manifest.root() == spec.manifest, "the manifest is not written canonically");
-    get(net, contents, &dir.join("tokenizer.json"), manifest.tokenizer, private, sources).await?;
+    get(net, contents, &dir.join("tokenizer.json"), manifest.tokenizer, private, sources, progress).await?;
     for shard in manifest.train.iter().chain(&manifest.heldout) {
-        get(net, contents, &dir.join(format!("{}.bin", shard.root)), shard.root, private, sources).await?;
+        get(net, contents, &dir.join(format!("{}.bin", shard.root)), shard.root, private, sources, progress).await?;
     }
     Ok(())
 }
@@ -60,6 +64,7 @@ async fn get(
     root: Hash,
     private: Option<Hash>,
     sources: &[NodeId],
+    progress: &Progress,
 ) -> Result<Vec<u8>> {
     let have = std::fs::read(path).unwrap_or_default();
     let tree = ChunkTree::of(&have);
@@ -68,7 +73,7 @@ async fn get(
     } else {
         let partial = path.with_extension("part");
         let have = if have.is_empty() { std::fs::read(&partial).unwrap_or_default() } else { have };
-        match net.fetch(root, sources, have, &|_, _| {}).await {
+        match net.fetch(root, sources, have, progress).await {
             Ok(fetched) => {
                 write_whole(path, &fetched.bytes, true)?;
                 let _ = std::fs::remove_file(partial);

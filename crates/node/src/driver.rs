@@ -45,6 +45,7 @@ pub(crate) enum Happening {
     Block(Block),
     Refused(String),
     Prepared(RunId, Result<Arc<Work>>),
+    Fetching(RunId, &'static str, usize, usize),
     Trouble(RunId, String),
     Heldout(RunId, u64, f64),
 }
@@ -64,6 +65,8 @@ struct Run {
     ticket: Ticket,
     work: Option<Workers>,
     preparing: bool,
+    /// What is being fetched, and how far it is.
+    fetching: Option<String>,
     trouble: Option<String>,
     /// Shared with displays; copied when a round closes while somebody looks.
     rounds: Arc<Vec<RoundLine>>,
@@ -152,6 +155,7 @@ impl Driver {
                     ticket: ticket.clone(),
                     work: None,
                     preparing: false,
+                    fetching: None,
                     trouble: None,
                     rounds: Arc::default(),
                     counted: (0, 0),
@@ -187,6 +191,11 @@ impl Driver {
                 }
             }
             Happening::Refused(reason) => tracing::debug!(reason, "the log refused a transaction"),
+            Happening::Fetching(id, what, done, of) => {
+                if let Some(run) = self.runs.get_mut(&id) {
+                    run.fetching = (done < of).then(|| format!("fetching {what}: {done} of {of} MiB"));
+                }
+            }
             Happening::Prepared(id, Ok(work)) => self.prepared(id, work)?,
             Happening::Prepared(id, Err(error)) => {
                 if let Some(run) = self.runs.get_mut(&id) {
@@ -319,7 +328,8 @@ impl Driver {
         let happenings = self.happenings.clone();
         tokio::spawn(async move {
             let have = work.newest_bytes();
-            match net.fetch(root, &sources, have, &|_, _| {}).await {
+            let progress = fetching(&happenings, id, "the weights");
+            match net.fetch(root, &sources, have, &progress).await {
                 Ok(fetched) => {
                     tracing::info!(version, chunks = fetched.moved, "weights fetched");
                     let _ = applier.send(Job::Adopt(version, fetched.bytes));
@@ -353,7 +363,9 @@ impl Driver {
         sources.retain(|id| *id != self.shared.net.id());
         let (shared, happenings) = (self.shared.clone(), self.happenings.clone());
         tokio::spawn(async move {
-            let work = corpus::obtain(&shared.net, &shared.store, &shared.contents, &id, &spec, &sources).await;
+            let progress = fetching(&happenings, id, "the data");
+            let work = corpus::obtain(&shared.net, &shared.store, &shared.contents, &id, &spec, &sources, &progress);
+            let work = work.await;
             let work = work.and_then(|()| {
                 tokio::task::block_in_place(|| {
                     let (store, contents) = (shared.store.clone(), shared.contents.clone());
@@ -431,7 +443,11 @@ impl Driver {
             trouble: run.trouble.clone(),
             rounds: run.rounds.clone(),
             heldout: run.heldout.clone(),
-            waiting: if run.preparing { "fetching the data".into() } else { self.peer.waiting(id).text().into() },
+            waiting: match &run.fetching {
+                Some(text) => text.clone(),
+                None if run.preparing => "fetching the data".into(),
+                None => self.peer.waiting(id).text().into(),
+            },
             ..RunStatus::default()
         };
         let rejects = self.peer.state().rejects.iter();
@@ -476,6 +492,12 @@ impl Driver {
             .collect();
         status
     }
+}
+
+/// Tells displays how far a fetch is; when the queue is full they miss one.
+fn fetching(out: &mpsc::Sender<Happening>, run: RunId, what: &'static str) -> impl Fn(usize, usize) + Sync + use<> {
+    let out = out.clone();
+    move |done, of| drop(out.try_send(Happening::Fetching(run, what, done, of)))
 }
 
 impl Drop for Driver {

@@ -178,7 +178,8 @@ async fn a_private_run_gives_strangers_nothing() {
     assert!(run.members.iter().all(|member| member.node != c.id().to_string()), "it is no member");
     let got = dir("c").join("corpora").join(manifest.to_string());
     let held = |file: std::fs::DirEntry| (file.file_name(), file.metadata().expect("a file").len());
-    let files: Vec<_> = std::fs::read_dir(&got).map_or_else(|_| Vec::new(), |files| files.flatten().map(held).collect());
+    let files: Vec<_> =
+        std::fs::read_dir(&got).map_or_else(|_| Vec::new(), |files| files.flatten().map(held).collect());
     assert!(files.iter().all(|(_, len)| *len == 0), "not one byte of the data: {files:?}");
     let refused = |node: &Node| node.status().refused.iter().map(|(_, n)| n).sum::<u64>();
     assert!(refused(&a) + refused(&b) > 0, "refusals are counted: {:?}", a.status().refused);

@@ -159,6 +159,50 @@ fn two_peers_train_while_updates_travel() {
     assert_eq!(replayed["units"], replayed["equal"], "every unit came out the same");
 }
 
+/// One bit of the weights, of the private states and of the data is wrong when a killed peer comes
+/// back: it fetches what others have, declares lost what nobody has, and goes on.
+#[test]
+fn damaged_files_are_noticed_and_fetched_or_declared_lost() {
+    let begun = Instant::now();
+    let stage = tempfile::tempdir().expect("a folder");
+    let dir = |name: &str| stage.path().join(name);
+    let file = dir("run.toml");
+    std::fs::write(&file, RUN.replace("tokens = 12000", "tokens = \"1B\"")).expect("written");
+    let (_a, mut lines) = start(&dir("a"), &["train", "create", file.to_str().expect("utf-8")]);
+    let created: Value = serde_json::from_str(&lines.next().expect("a line").expect("read")).expect("JSON");
+    let (mut b, _) = start(&dir("b"), &["train", "join", created["ticket"].as_str().expect("a ticket")]);
+    let two = |run: &Value| run["rounds"].as_array().and_then(|r| r.last()).is_some_and(|round| round["set"] == 2);
+    watch(&dir("b"), begun, "a round of two", two);
+    b.0.kill().expect("SIGKILL");
+    b.0.wait().expect("gone");
+    let mut damaged = 0;
+    for folder in ["runs", "corpora"] {
+        for path in files(&dir("b").join(folder)) {
+            let name = path.to_string_lossy().into_owned();
+            if name.ends_with("/weights") || name.contains("/private/") || name.ends_with(".bin") {
+                let mut bytes = std::fs::read(&path).expect("read");
+                let middle = bytes.len() / 2;
+                bytes[middle] ^= 0x40;
+                std::fs::write(&path, bytes).expect("written");
+                damaged += 1;
+            }
+        }
+    }
+    assert!(damaged >= 3, "weights, private state and data: {damaged}");
+    let before = watch(&dir("a"), begun, "a version", |run| run["version"].as_u64() > Some(0));
+    let before = before["version"].as_u64().expect("a number");
+    let (_b, _) = start(&dir("b"), &["up"]);
+    let run =
+        watch(&dir("b"), begun, "a round of two again", |run| run["version"].as_u64() > Some(before + 2) && two(run));
+    assert_eq!(run["trouble"], Value::Null);
+}
+
+/// All files below a folder.
+fn files(dir: &Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
 #[test]
 fn errors_say_what_to_do() {
     let stage = tempfile::tempdir().expect("a folder");

@@ -5,7 +5,7 @@ use crate::content::Contents;
 use crate::corpus;
 use crate::follow::follow_log;
 use crate::log::NodeLog;
-use crate::status::{MemberStatus, RoundLine, RunStatus};
+use crate::status::{RoundLine, RunStatus};
 use crate::store::Store;
 use crate::work::{Limits, Meter, Work};
 use crate::workers::{Checkpoint, Job, Workers};
@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use swarm::{Block, DOMAIN, Envelope, Event, Fetch, Input, Mode, Output, Peer, RunId, Status as Standing, Tx};
+use swarm::{Block, DOMAIN, Envelope, Event, Fetch, Input, Output, Peer, RunId, Tx};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -61,34 +61,34 @@ const PRIVATES_KEPT: usize = 3;
 /// Closed rounds that a status shows.
 const ROUNDS_SHOWN: usize = 4096;
 
-struct Run {
-    ticket: Ticket,
-    work: Option<Workers>,
-    preparing: bool,
+pub(crate) struct Run {
+    pub(crate) ticket: Ticket,
+    pub(crate) work: Option<Workers>,
+    pub(crate) preparing: bool,
     /// What is being fetched, and how far it is.
-    fetching: Option<String>,
-    trouble: Option<String>,
+    pub(crate) fetching: Option<String>,
+    pub(crate) trouble: Option<String>,
     /// Shared with displays; copied when a round closes while somebody looks.
-    rounds: Arc<Vec<RoundLine>>,
+    pub(crate) rounds: Arc<Vec<RoundLine>>,
     /// The trainer's counters when the last round closed.
     counted: (u64, u64),
-    heldout: Vec<(u64, f64)>,
-    begun: Instant,
+    pub(crate) heldout: Vec<(u64, f64)>,
+    pub(crate) begun: Instant,
     /// Whether the last weights of the ended run are on disk.
     saved: bool,
 }
 
 pub(crate) struct Driver {
-    shared: Arc<Shared>,
-    keeper: NodeId,
-    peer: Peer,
-    runs: BTreeMap<RunId, Run>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) keeper: NodeId,
+    pub(crate) peer: Peer,
+    pub(crate) runs: BTreeMap<RunId, Run>,
     happenings: mpsc::Sender<Happening>,
     to_log: mpsc::Sender<Vec<u8>>,
     seqs: std::ops::Range<u64>,
     wake: Option<Millis>,
     started: Instant,
-    status: watch::Sender<Vec<RunStatus>>,
+    pub(crate) status: watch::Sender<Vec<RunStatus>>,
     stop: CancellationToken,
 }
 
@@ -428,69 +428,6 @@ impl Driver {
         if let Some(workers) = run.work.as_ref().filter(|_| wanted && (round.0 + 1).is_multiple_of(every)) {
             let _ = workers.evaluator.send(checkpoint);
         }
-    }
-
-    fn show(&self) {
-        let shown = self.runs.iter().map(|(id, run)| self.run_status(id, run)).collect();
-        self.status.send_replace(shown);
-    }
-
-    fn run_status(&self, id: &RunId, run: &Run) -> RunStatus {
-        let mut status = RunStatus {
-            run: id.to_string(),
-            ticket: run.ticket.to_string(),
-            keeper: self.keeper.to_string(),
-            trouble: run.trouble.clone(),
-            rounds: run.rounds.clone(),
-            heldout: run.heldout.clone(),
-            waiting: match &run.fetching {
-                Some(text) => text.clone(),
-                None if run.preparing => "fetching the data".into(),
-                None => self.peer.waiting(id).text().into(),
-            },
-            ..RunStatus::default()
-        };
-        let rejects = self.peer.state().rejects.iter();
-        status.refused = rejects.map(|(reject, n)| (reject.name().to_owned(), n)).collect();
-        let Some(state) = self.peer.state().runs.get(id) else { return status };
-        status.name = state.spec.name.clone();
-        status.mode = if state.spec.mode == Mode::Gradients { "gradients".into() } else { "local".into() };
-        status.params = state.spec.params;
-        status.version = state.version();
-        status.root = self.peer.weights(id).map(|(version, root)| (version, root.to_string()));
-        status.tokens = (state.tokens, state.spec.tokens);
-        status.ended = state.ended;
-        let recent = &run.rounds[run.rounds.len().saturating_sub(20)..];
-        let (tokens, ms) = recent.iter().fold((0, 0), |(t, ms), line| (t + line.tokens, ms + line.took_ms));
-        status.tokens_per_s = tokens as f64 * 1000.0 / ms.max(1) as f64;
-        if let Some(workers) = &run.work {
-            let meter = &workers.work.meter;
-            let busy = meter.busy_ms.load(Ordering::Relaxed) as f64;
-            status.busy_ms = busy as u64;
-            status.utilisation = 100.0 * busy / run.begun.elapsed().as_millis().max(1) as f64;
-            let units = state.members.get(&self.shared.net.id()).map_or(0, |member| member.units);
-            let bytes = meter.update_bytes.load(Ordering::Relaxed);
-            status.bits_per_parameter = bytes as f64 * 8.0 / (state.spec.params * units.max(1)) as f64;
-        }
-        let newest = state.open.back();
-        status.members = (state.members.iter())
-            .map(|(member, m)| MemberStatus {
-                node: member.to_string(),
-                status: match m.status {
-                    Standing::Active => "active",
-                    Standing::Syncing => "syncing",
-                    Standing::Away => "away",
-                }
-                .into(),
-                speed: m.rate as f64 / 1000.0,
-                planned: newest.and_then(|round| round.slot(member)).map_or(0, |slot| slot.micro_batches),
-                units: m.units,
-                tokens: m.tokens,
-                missed: m.missed,
-                loss: m.loss_micro as f64 / 1e6,
-            })
-            .collect();
-        status
     }
 }
 

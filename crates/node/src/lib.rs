@@ -14,6 +14,7 @@ mod log;
 mod platform;
 mod replay;
 mod rules;
+mod show;
 mod status;
 mod store;
 mod throttle;

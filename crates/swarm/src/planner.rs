@@ -80,7 +80,8 @@ impl Outlook {
     }
 }
 
-/// Loss falls by about so much per doubling of tokens at the sizes measured.
+/// Loss falls by about so much per doubling of tokens. Measured: 7 at a million parameters and a
+/// million tokens; less where more was learned already, so that nobody is promised too much.
 const PCT_PER_DOUBLING: f64 = 4.2;
 /// Commit, attest and close take a log round trip each, and some computing.
 const LOG_TRIPS: f64 = 3.0;
@@ -89,14 +90,16 @@ const OVERHEAD_S: f64 = 0.03;
 /// Cost of letting communication lag one round.
 const DELAY_PCT: f64 = 2.5;
 
-/// Penalty at equal tokens of local rounds by sparsity, percent.
-fn local_penalty(sparsity: u8) -> f64 {
-    match sparsity {
-        0 => 3.9,
-        2 => 4.6,
-        4 => 6.5,
+/// Penalty at equal tokens of local rounds, percent: measured at ten inner steps by sparsity
+/// (`docs/frontier.md`); more steps cost more, as far as was measured (5 to 30).
+fn local_penalty(sparsity: u8, inner_steps: u32) -> f64 {
+    let at_ten = match sparsity {
+        0 => 5.3,
+        2 => 5.6,
+        4 => 7.0,
         _ => 12.0,
-    }
+    };
+    at_ten * (f64::from(inner_steps) / 10.0).powf(0.4).clamp(0.7, 2.0)
 }
 
 /// All settings, best first. Empty only without machines.
@@ -139,7 +142,7 @@ fn judge(input: &PlanInput, mode: Mode, sparsity: u8, bits: u8, delay: u8) -> Ou
     let penalty_pct = match mode {
         Mode::Gradients => 0.2,
         Mode::Local if n == 1.0 => 0.0,
-        Mode::Local => local_penalty(sparsity) * (1.0 - 0.5 * warm) + f64::from(delay) * DELAY_PCT,
+        Mode::Local => local_penalty(sparsity, inner_steps) * (1.0 - 0.5 * warm) + f64::from(delay) * DELAY_PCT,
     };
     let speedup = tokens_per_s / best;
     Outlook {

@@ -1,0 +1,71 @@
+//! What a driver shows of its runs.
+
+use crate::driver::{Driver, Run};
+use crate::status::{MemberStatus, RunStatus};
+use std::sync::atomic::Ordering;
+use swarm::{Mode, RunId, Status as Standing};
+
+impl Driver {
+    pub(crate) fn show(&self) {
+        let shown = self.runs.iter().map(|(id, run)| self.run_status(id, run)).collect();
+        self.status.send_replace(shown);
+    }
+
+    fn run_status(&self, id: &RunId, run: &Run) -> RunStatus {
+        let mut status = RunStatus {
+            run: id.to_string(),
+            ticket: run.ticket.to_string(),
+            keeper: self.keeper.to_string(),
+            trouble: run.trouble.clone(),
+            rounds: run.rounds.clone(),
+            heldout: run.heldout.clone(),
+            waiting: match &run.fetching {
+                Some(text) => text.clone(),
+                None if run.preparing => "fetching the data".into(),
+                None => self.peer.waiting(id).text().into(),
+            },
+            ..RunStatus::default()
+        };
+        let rejects = self.peer.state().rejects.iter();
+        status.refused = rejects.map(|(reject, n)| (reject.name().to_owned(), n)).collect();
+        let Some(state) = self.peer.state().runs.get(id) else { return status };
+        status.name = state.spec.name.clone();
+        status.mode = if state.spec.mode == Mode::Gradients { "gradients".into() } else { "local".into() };
+        status.params = state.spec.params;
+        status.version = state.version();
+        status.root = self.peer.weights(id).map(|(version, root)| (version, root.to_string()));
+        status.tokens = (state.tokens, state.spec.tokens);
+        status.ended = state.ended;
+        let recent = &run.rounds[run.rounds.len().saturating_sub(20)..];
+        let (tokens, ms) = recent.iter().fold((0, 0), |(t, ms), line| (t + line.tokens, ms + line.took_ms));
+        status.tokens_per_s = tokens as f64 * 1000.0 / ms.max(1) as f64;
+        if let Some(workers) = &run.work {
+            let meter = &workers.work.meter;
+            let busy = meter.busy_ms.load(Ordering::Relaxed) as f64;
+            status.busy_ms = busy as u64;
+            status.utilisation = 100.0 * busy / run.begun.elapsed().as_millis().max(1) as f64;
+            let units = state.members.get(&self.shared.net.id()).map_or(0, |member| member.units);
+            let bytes = meter.update_bytes.load(Ordering::Relaxed);
+            status.bits_per_parameter = bytes as f64 * 8.0 / (state.spec.params * units.max(1)) as f64;
+        }
+        let newest = state.open.back();
+        status.members = (state.members.iter())
+            .map(|(member, m)| MemberStatus {
+                node: member.to_string(),
+                status: match m.status {
+                    Standing::Active => "active",
+                    Standing::Syncing => "syncing",
+                    Standing::Away => "away",
+                }
+                .into(),
+                speed: m.rate as f64 / 1000.0,
+                planned: newest.and_then(|round| round.slot(member)).map_or(0, |slot| slot.micro_batches),
+                units: m.units,
+                tokens: m.tokens,
+                missed: m.missed,
+                loss: m.loss_micro as f64 / 1e6,
+            })
+            .collect();
+        status
+    }
+}

@@ -179,6 +179,9 @@ impl Driver {
     fn happen(&mut self, happening: Happening) -> Result<()> {
         match happening {
             Happening::Input(input) => {
+                if let Input::Weights { run, result: Some((version, _)) } = &*input {
+                    self.checkpoint(run, *version);
+                }
                 self.step(*input)?;
                 self.save_ended();
             }
@@ -418,14 +421,19 @@ impl Driver {
             rounds.remove(0);
         }
         rounds.push(line);
-        let every = u64::from(state.spec.checkpoint_rounds);
+    }
+
+    /// Weights of a version that is to be kept are there: measure and write them beside the run.
+    fn checkpoint(&self, id: &RunId, version: u64) {
+        let (Some(state), Some(run)) = (self.peer.state().runs.get(id), self.runs.get(id)) else { return };
         let checkpoint = Checkpoint {
             tokens: state.tokens,
             members: state.members.len() as u64,
             eval_tokens: self.shared.eval_tokens.min(state.spec.eval_tokens),
         };
+        let due = version > 0 && version.is_multiple_of(u64::from(state.spec.checkpoint_rounds));
         let wanted = checkpoint.eval_tokens > 0 || state.spec.checkpoints_kept > 0;
-        if let Some(workers) = run.work.as_ref().filter(|_| wanted && (round.0 + 1).is_multiple_of(every)) {
+        if let Some(workers) = run.work.as_ref().filter(|_| due && wanted) {
             let _ = workers.evaluator.send(checkpoint);
         }
     }

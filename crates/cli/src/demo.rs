@@ -176,8 +176,8 @@ async fn act(args: &DemoArgs, stage: &Path, speed: f64, mode: Mode) -> Result<Ac
     let main = mode == Mode::Gradients;
     let seconds = if main { args.seconds } else { args.local_seconds };
     let parts: f64 = (0..SPEEDS.len()).map(|i| f64::from(duty(i)) / 100.0).sum();
-    // Sharing costs the group more than half of its speed here: rounds of a quarter of a second.
-    let tokens = (speed * parts * seconds as f64 * 0.28) as u64;
+    // Sharing costs the group more than half of its speed here: rounds of a third of a second.
+    let tokens = (speed * parts * seconds as f64 * 0.38) as u64;
     say(&format!("\n== {} mode: {} tokens in about {seconds} s", mode.name(), render::grouped(tokens)));
     std::fs::write(stage.join("run.toml"), run_file(mode, false, tokens))?;
     let file = stage.join("run.toml").to_string_lossy().into_owned();
@@ -192,8 +192,8 @@ async fn act(args: &DemoArgs, stage: &Path, speed: f64, mode: Mode) -> Result<Ac
     }
     let mut alone = None;
     if main {
-        // Its schedule ends when the group's does, so that it is at its best when they are compared.
-        let tokens = (speed * f64::from(duty(0)) / 100.0 * seconds as f64 * 0.9) as u64;
+        // Its schedule ends with the group's, so that it is at its best when they are compared.
+        let tokens = (speed * f64::from(duty(0)) / 100.0 * seconds as f64 * 0.65) as u64;
         std::fs::write(stage.join("alone.toml"), run_file(mode, true, tokens))?;
         let file = stage.join("alone.toml").to_string_lossy().into_owned();
         alone = Some(Peer::start(stage, "alone", duty(0), &["train", "create", &file])?);
@@ -237,19 +237,11 @@ async fn act(args: &DemoArgs, stage: &Path, speed: f64, mode: Mode) -> Result<Ac
     let (bits, theta) = measure(&peers[0].dir, &id, &stage.join("corpus"))?;
     say(&format!("held out: {bits:.3} bits per byte (a uniform guess over 2 048 tokens has {:.2})", untrained(stage)?));
     if let Some(peer) = &mut alone {
-        // A little more time than the group had, so that it can end its schedule.
-        let run = loop {
-            let run = wait_for(peer, "the one alone", |run| Some(run.clone())).await?;
-            if run.ended || begun.elapsed().as_secs_f64() > 1.3 * took {
-                break run;
-            }
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        };
-        let alone_took = run.rounds.iter().map(|round| round.took_ms).sum::<u64>() as f64 / 1e3;
+        let run = wait_for(peer, "the one alone", |run| Some(run.clone())).await?;
         peer.stop().await;
         let (alone_bits, _) = measure(&peer.dir, &run.run.parse()?, &stage.join("corpus"))?;
         say(&format!(
-            "one of these members alone, beside it ({} tokens in {alone_took:.0} s): {alone_bits:.3} bits per byte",
+            "one of these members alone, beside it for the same time ({} tokens): {alone_bits:.3} bits per byte",
             render::grouped(run.tokens.0)
         ));
         ensure!(bits < alone_bits, "the group did not beat one of its members: {bits:.3} against {alone_bits:.3}");

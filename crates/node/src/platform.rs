@@ -21,9 +21,3 @@ pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
     file.sync_all()?;
     Ok(())
 }
-
-/// Time that the calling thread computed, where the system tells it.
-pub(crate) fn thread_cpu_time() -> Option<std::time::Duration> {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
-    text.split_whitespace().next()?.parse().ok().map(std::time::Duration::from_nanos)
-}

@@ -1,13 +1,12 @@
 //! A trainer that computes only a part of the time.
 
-use crate::platform::thread_cpu_time;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Pays for computing with rest, in proportion.
 pub(crate) struct Throttle {
     duty_percent: u32,
-    since: Mutex<Option<(Instant, Option<Duration>)>>,
+    since: Mutex<Option<Instant>>,
 }
 
 impl Throttle {
@@ -22,13 +21,9 @@ impl Throttle {
             return;
         }
         let mut since = self.since.lock().expect("only the trainer waits here");
-        if let Some((at, cpu)) = *since {
-            let elapsed = at.elapsed();
-            // Waiting for a processor that others use is rest already.
-            let used = thread_cpu_time().zip(cpu).map_or(elapsed, |(now, then)| now.saturating_sub(then));
-            let whole = used * 100 / self.duty_percent;
-            std::thread::sleep(whole.saturating_sub(elapsed));
+        if let Some(at) = *since {
+            std::thread::sleep(at.elapsed() * (100 - self.duty_percent) / self.duty_percent);
         }
-        *since = Some((Instant::now(), thread_cpu_time()));
+        *since = Some(Instant::now());
     }
 }

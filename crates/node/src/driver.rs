@@ -339,7 +339,7 @@ impl Driver {
                 }
                 Err(error) => {
                     let _ = happenings.send(Happening::Trouble(id, format!("weights: {error}"))).await;
-                    let held = work.newest_root();
+                    let held = work.newest().map(|(version, _, root)| (version, root));
                     let input = Input::Weights { run: id, result: held };
                     let _ = happenings.send(Happening::Input(Box::new(input))).await;
                 }

@@ -12,12 +12,11 @@ impl Work {
     /// Measures the newest weights and writes them as a folder; gives their version and held-out
     /// bits per byte, where they were measured.
     pub(crate) fn checkpoint(&self, trainer: &mut Trainer, checkpoint: &Checkpoint) -> Result<Option<(u64, f64)>> {
-        let Some((version, weights)) = self.newest() else { return Ok(None) };
+        let Some((version, weights, root)) = self.newest() else { return Ok(None) };
         let (theta, seq_len) = (weights.theta(), u64::from(self.spec.seq_len));
         let measure = || bits_per_byte(trainer, theta, &self.corpus, seq_len, checkpoint.eval_tokens);
         let bits = if checkpoint.eval_tokens > 0 { self.pool.install(measure)? } else { None };
         if self.spec.checkpoints_kept > 0 {
-            let root = weights.tree().root();
             let saved = Saved {
                 spec: self.spec.clone(),
                 version,

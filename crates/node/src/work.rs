@@ -137,19 +137,16 @@ impl Work {
         self.versions.lock().expect("nobody panics while holding the versions")
     }
 
-    /// The newest weights and their version.
-    pub(crate) fn newest(&self) -> Option<(u64, Arc<Weights>)> {
-        self.versions().held.last_key_value().map(|(version, (weights, _))| (*version, weights.clone()))
-    }
-
-    /// Version and root of the newest weights.
-    pub(crate) fn newest_root(&self) -> Option<(u64, Hash)> {
-        self.versions().held.last_key_value().map(|(version, (_, tree))| (*version, tree.root()))
+    /// The newest weights: version, values, root.
+    pub(crate) fn newest(&self) -> Option<(u64, Arc<Weights>, Hash)> {
+        let versions = self.versions();
+        let (version, (weights, tree)) = versions.held.last_key_value()?;
+        Some((*version, weights.clone(), tree.root()))
     }
 
     /// The bytes of the newest weights, as a base for fetching newer ones.
     pub(crate) fn newest_bytes(&self) -> Vec<u8> {
-        self.newest().map(|(_, weights)| weights.bytes().into_owned()).unwrap_or_default()
+        self.newest().map(|(_, weights, _)| weights.bytes().into_owned()).unwrap_or_default()
     }
 
     // --- what follows from the log -------------------------------------------------------------
@@ -261,8 +258,7 @@ impl Work {
 
     /// Writes the newest weights to disk now.
     pub(crate) fn save(&self) -> Result<()> {
-        let newest = self.versions().held.last_key_value().map(|(v, (w, t))| (*v, w.clone(), t.root()));
-        match newest {
+        match self.newest() {
             Some((version, weights, root)) => self.snapshot(version, &weights, &root),
             None => Ok(()),
         }

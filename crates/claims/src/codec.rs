@@ -3,7 +3,7 @@
 use crate::{Bar, Book, median};
 use base::Rng;
 use model::update::{Format, encode, fold};
-use model::{Config, Input, Layout, Part, Stage, Weights, verify_update};
+use model::{AdamW, ApplyRule, Config, Contribution, Input, Layout, Part, Stage, Weights, apply, verify_update};
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -30,6 +30,9 @@ pub(crate) fn measure(book: &mut Book) {
         let how = "fold, encode and full verification of a 13.9 M-parameter update, one core, median of seven";
         book.add("quick", &name, (rate / 1e6, "M parameters/s"), Bar::Least(100.0), ">= 400", how);
     }
+    let rate = pool.install(|| apply_rate(&layout, &config, &delta));
+    let how = "a set of four dense 8-bit updates of 13.9 M parameters: copy of the weights, sum, AdamW; one core, median of seven";
+    book.add("quick", "swarm.apply.rate", (rate / 1e6, "M parameters/s"), Bar::Printed, "-", how);
     let weights = Weights::init(&layout, &config, 1, true);
     let gigabytes = weights.bytes().len() as f64 / 1e9;
     let rates = (0..7).map(|_| {
@@ -50,6 +53,29 @@ fn rate(layout: &Layout, delta: &[f32], sparsity: u8, bits: u8) -> f64 {
         fold(&mut e, 1.0, delta).expect("finite");
         let encoded = encode(layout, &mut e, format);
         verify_update(layout, &encoded.bytes, format, encoded.norm_sq).expect("own updates are valid");
+        layout.len as f64 / begun.elapsed().as_secs_f64()
+    });
+    median(times.collect())
+}
+
+/// Parameters per second of an agreed step, from a closed set to the next version of the weights.
+fn apply_rate(layout: &Layout, config: &Config, delta: &[f32]) -> f64 {
+    let format = Format::new(0, 8).expect("known");
+    let update = || {
+        let mut e = vec![0; layout.len];
+        fold(&mut e, 1.0, delta).expect("finite");
+        encode(layout, &mut e, format)
+    };
+    let updates = [update(), update(), update(), update()];
+    let set = updates.each_ref().map(|u| Contribution { bytes: &u.bytes, tokens: 1, norm_sq: u.norm_sq });
+    let weights = Weights::init(layout, config, 1, true);
+    let (mut next, mut mean) = (weights.clone(), Vec::new());
+    let times = (0..7).map(|step| {
+        let rule = ApplyRule::Gradients { adam: AdamW::new(0.1), lr: 1e-3, step: step + 1, clip: 1.0 };
+        let begun = Instant::now();
+        next.copy_from(&weights);
+        apply(layout, &mut next, &set, &rule, &mut mean).expect("own updates are valid");
+        black_box(&next);
         layout.len as f64 / begun.elapsed().as_secs_f64()
     });
     median(times.collect())

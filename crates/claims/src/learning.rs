@@ -197,6 +197,7 @@ fn train(corpus: &Corpus, setting: Setting, seed: u64) -> Result<Outcome> {
     let mut weights = Weights::init(&layout, &config, seed, setting.gradients);
     let mut privates: Vec<Private> = (0..setting.workers).map(|_| Private::zero(&layout)).collect();
     let per_round = setting.micro_batches * setting.inner_steps * MICRO_TOKENS;
+    let mut mean = Vec::new();
     let (mut done, mut cursor, mut step, mut sent) = (0, 0u64, 0u64, 0u64);
     while done < setting.tokens {
         let lr = Schedule::Wsd.lr(setting.lr, done, per_round, setting.tokens, setting.tokens / 20);
@@ -241,7 +242,7 @@ fn train(corpus: &Corpus, setting: Setting, seed: u64) -> Result<Outcome> {
             .map(|u| Contribution { bytes: &u.update.bytes, tokens: u.tokens, norm_sq: u.update.norm_sq })
             .collect();
         sent += set.iter().map(|c| c.bytes.len() as u64 * 8).sum::<u64>();
-        apply(&layout, &mut weights, &set, &rule)?;
+        apply(&layout, &mut weights, &set, &rule, &mut mean)?;
         done += per_round;
     }
     let bits = node::bits_per_byte(&mut trainer, weights.theta(), corpus, SEQ_LEN as u64, EVAL_TOKENS)?;

@@ -3,8 +3,9 @@
 //! Sent values are integers times powers of two and shares are integers, so the sum is fixed-point
 //! `i64` and exact; what follows is IEEE 754 arithmetic in a fixed order, never fused.
 
+use crate::simd::wide;
 use crate::update::{CHUNK, Decoder, TensorUpdate, Values};
-use crate::{AdamW, Layout, Param, Weights, clip_norm};
+use crate::{AdamW, Layout, Weights, clip_norm};
 use base::Reject;
 use rayon::prelude::*;
 use thiserror::Error;
@@ -81,17 +82,20 @@ pub fn shares(set: &[(u64, f64)]) -> Vec<(u32, u32)> {
         .collect()
 }
 
-/// Applies a closed set to the weights. The order of the contributions does not matter.
+/// Applies a closed set to the weights. The order of the contributions does not matter. `mean` is
+/// where G is computed; whoever keeps it between rounds needs no fresh memory for it.
 pub fn apply(
     layout: &Layout,
     weights: &mut Weights,
     set: &[Contribution<'_>],
     rule: &ApplyRule,
+    mean: &mut Vec<f32>,
 ) -> Result<(), ApplyError> {
     if set.is_empty() {
         return Ok(());
     }
-    let mut mean = weighted_mean(layout, set)?;
+    let shares: Vec<(u32, u32)> = shares(&set.iter().map(|c| (c.tokens, c.norm_sq)).collect::<Vec<_>>());
+    mean_with(layout, set, &shares.into_iter().map(|(_, share)| share).collect::<Vec<_>>(), mean)?;
     match *rule {
         ApplyRule::Local { alpha, decay } => {
             let theta = weights.theta_mut();
@@ -104,9 +108,9 @@ pub fn apply(
             }
         }
         ApplyRule::Gradients { adam, lr, step, clip } => {
-            clip_norm(&mut mean, clip);
+            clip_norm(mean, clip);
             let (theta, m, v) = weights.split_mut();
-            adam.step(layout, theta, (m, v), &mean, lr, step);
+            adam.step(layout, theta, (m, v), mean, lr, step);
         }
     }
     Ok(())
@@ -115,7 +119,9 @@ pub fn apply(
 /// G of a set of one contribution with a given share: what a member subtracts for its own pending update.
 pub(crate) fn partial_mean(layout: &Layout, bytes: &[u8], share: u32) -> Result<Vec<f32>, ApplyError> {
     let contribution = Contribution { bytes, tokens: 1, norm_sq: 0.0 };
-    mean_with(layout, &[contribution], &[share])
+    let mut mean = Vec::new();
+    mean_with(layout, &[contribution], &[share], &mut mean)?;
+    Ok(mean)
 }
 
 /// e ← e + (1 − c)·decode(sent): what was left out (c = 0) or scaled down goes back into the error
@@ -131,42 +137,44 @@ pub fn restitution(layout: &Layout, e: &mut [u16], bytes: &[u8], scale: u32) -> 
     decoder.finish().map(|_| ())
 }
 
-fn weighted_mean(layout: &Layout, set: &[Contribution<'_>]) -> Result<Vec<f32>, ApplyError> {
-    let shares = shares(&set.iter().map(|c| (c.tokens, c.norm_sq)).collect::<Vec<_>>());
-    let shares: Vec<u32> = shares.into_iter().map(|(_, share)| share).collect();
-    mean_with(layout, set, &shares)
-}
-
-fn mean_with(layout: &Layout, set: &[Contribution<'_>], shares: &[u32]) -> Result<Vec<f32>, ApplyError> {
+/// Σ share · decode(update) of all parameters, into `mean`.
+fn mean_with(layout: &Layout, set: &[Contribution<'_>], shares: &[u32], mean: &mut Vec<f32>) -> Result<(), ApplyError> {
     let refused = |i| move |reject| ApplyError::Contribution(i, reject);
     let mut decoders = Vec::with_capacity(set.len());
     for (i, contribution) in set.iter().enumerate() {
         decoders.push(Decoder::new(layout, contribution.bytes).map_err(refused(i))?);
     }
-    let mut mean = vec![0.0f32; layout.len];
+    mean.resize(layout.len, 0.0);
     for param in &layout.params {
         let mut updates = Vec::with_capacity(set.len());
         for (i, decoder) in decoders.iter_mut().enumerate() {
             updates.push((decoder.tensor(param).map_err(refused(i))?, shares[i]));
         }
-        sum_tensor(param, &updates, &mut mean[param.range()]);
+        sum_tensor(&updates, &mut mean[param.range()]);
     }
     for (i, decoder) in decoders.into_iter().enumerate() {
         decoder.finish().map_err(refused(i))?;
     }
-    Ok(mean)
+    Ok(())
 }
 
-/// Σ share · value of one tensor, exact.
-fn sum_tensor(param: &Param, updates: &[(TensorUpdate<'_>, u32)], out: &mut [f32]) {
+/// Σ share · value of one tensor, exact; chunk by chunk, so that the integers stay in the cache.
+fn sum_tensor(updates: &[(TensorUpdate<'_>, u32)], out: &mut [f32]) {
     let top = updates.iter().map(|(update, _)| top_exponent(update)).max().unwrap_or(0);
     // Exact: a power of two well inside the range of f64.
     let unit = f64::from(2.0f32).powi(top - HEADROOM_BITS - SHARE_BITS as i32);
-    let mut sums = vec![0i64; param.len()];
-    for (update, share) in updates {
-        add(update, i64::from(*share), top, &mut sums);
-    }
-    out.par_iter_mut().with_min_len(CHUNK).zip(&sums).for_each(|(g, &sum)| *g = (sum as f64 * unit) as f32);
+    out.par_chunks_mut(CHUNK).with_min_len(8).enumerate().for_each(|(i, out)| {
+        wide(
+            #[inline(always)]
+            || {
+                let sums = &mut [0i64; CHUNK][..out.len()];
+                for (update, share) in updates {
+                    add(update, i, i64::from(*share), top, sums);
+                }
+                out.iter_mut().zip(sums).for_each(|(g, sum)| *g = (*sum as f64 * unit) as f32);
+            },
+        );
+    });
 }
 
 /// A bf16 magnitude as integer × 2^exponent.
@@ -199,35 +207,31 @@ fn top_exponent(update: &TensorUpdate<'_>) -> i32 {
     top.unwrap_or(-133)
 }
 
-fn add(update: &TensorUpdate<'_>, share: i64, top: i32, sums: &mut [i64]) {
-    match (&update.values, &update.positions) {
-        (Values::Linear { scales, codes }, None) => {
-            for ((sums, codes), &scale) in sums.chunks_mut(CHUNK).zip(codes.chunks(CHUNK)).zip(scales) {
-                let factor = share * aligned(scale, top);
-                for (sum, &code) in sums.iter_mut().zip(codes) {
-                    *sum += factor * i64::from(code as i8);
-                }
-            }
-        }
-        (Values::Linear { scales, codes }, Some(positions)) => {
-            let factors: Vec<i64> = scales.iter().map(|&scale| share * aligned(scale, top)).collect();
-            for (&position, &code) in positions.iter().zip(*codes) {
-                sums[position as usize] += factors[position as usize / CHUNK] * i64::from(code as i8);
-            }
-        }
-        (Values::Levels { table, codes }, positions) => {
-            let table = table.map(|level| share * aligned(level, top));
+/// Adds what `update` says of chunk `i`. No sum overflows: see [`HEADROOM_BITS`].
+#[inline(always)]
+fn add(update: &TensorUpdate<'_>, i: usize, share: i64, top: i32, sums: &mut [i64]) {
+    let part = update.part(i);
+    let positions = update.positions.as_ref().map(|positions| &positions[part.clone()]);
+    let at = |position: u32| position as usize % CHUNK;
+    match &update.values {
+        Values::Linear { scales, codes } => {
+            let factor = share * aligned(scales[i], top);
+            let values = codes[part].iter().map(|&code| factor.wrapping_mul(i64::from(code as i8)));
             match positions {
-                None => sums.iter_mut().zip(codes.iter()).for_each(|(sum, code)| *sum += table[code]),
-                Some(positions) => {
-                    for (&position, code) in positions.iter().zip(codes.iter()) {
-                        sums[position as usize] += table[code];
-                    }
-                }
+                None => sums.iter_mut().zip(values).for_each(|(sum, value)| *sum = sum.wrapping_add(value)),
+                Some(positions) => positions.iter().zip(values).for_each(|(&p, value)| sums[at(p)] += value),
             }
         }
-        (Values::Plain(values), _) => {
-            sums.iter_mut().zip(values).for_each(|(sum, &value)| *sum += share * aligned(value, top));
+        Values::Levels { table, codes } => {
+            let table = table.map(|level| share * aligned(level, top));
+            let values = codes.range(part).map(|code| table[code]);
+            match positions {
+                None => sums.iter_mut().zip(values).for_each(|(sum, value)| *sum = sum.wrapping_add(value)),
+                Some(positions) => positions.iter().zip(values).for_each(|(&p, value)| sums[at(p)] += value),
+            }
+        }
+        Values::Plain(values) => {
+            sums.iter_mut().zip(&values[part]).for_each(|(sum, &value)| *sum += share * aligned(value, top));
         }
     }
 }

@@ -5,7 +5,7 @@ use base::{ChunkTree, Reject};
 use std::borrow::Cow;
 
 /// The agreed weights of a run: θ and, in gradients mode, the moments of the common AdamW behind it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Weights {
     flat: Vec<f32>,
     len: usize,
@@ -41,6 +41,12 @@ impl Weights {
         } else {
             Cow::Owned(self.flat.iter().flat_map(|x| x.to_le_bytes()).collect())
         }
+    }
+
+    /// Becomes a copy of `other`, in the memory that is there.
+    pub fn copy_from(&mut self, other: &Self) {
+        self.flat.clone_from(&other.flat);
+        self.len = other.len;
     }
 
     /// The chunk tree whose root names these weights.

@@ -37,7 +37,7 @@ fn applied(order: &[usize], format: Format, rule: &ApplyRule) -> Hash {
         .map(|&i| Contribution { bytes: &updates[i].0, tokens: 100 * (i as u64 + 1), norm_sq: updates[i].1 })
         .collect();
     let mut weights = Weights::init(&layout, &config, 7, matches!(rule, ApplyRule::Gradients { .. }));
-    apply(&layout, &mut weights, &set, rule).expect("applied");
+    apply(&layout, &mut weights, &set, rule, &mut Vec::new()).expect("applied");
     weights.tree().root()
 }
 

@@ -60,6 +60,10 @@ struct Versions {
     /// What a plain round made, until its round closes.
     made: Option<(u64, Arc<Weights>, Arc<ChunkTree>)>,
     saved: Option<Instant>,
+    /// Memory of a version that is no longer held, for the next one: fresh memory costs more than the step.
+    spare: Option<Weights>,
+    /// Where the mean of a set is computed.
+    mean: Vec<f32>,
 }
 
 /// Counters for displays.
@@ -198,9 +202,14 @@ impl Work {
         let set: Vec<Contribution<'_>> = (closed.set.iter().zip(&updates))
             .map(|(c, bytes)| Contribution { bytes, tokens: c.tokens, norm_sq: f64::from_bits(c.norm_sq_bits) })
             .collect();
-        let mut weights = Weights::clone(&before);
+        let (mut weights, mut mean) = {
+            let mut versions = self.versions();
+            (versions.spare.take().unwrap_or_default(), std::mem::take(&mut versions.mean))
+        };
+        weights.copy_from(&before);
         let rule = self.rule(closed.tokens_before, closed.steps_before);
-        self.pool.install(|| apply(&self.layout, &mut weights, &set, &rule))?;
+        self.pool.install(|| apply(&self.layout, &mut weights, &set, &rule, &mut mean))?;
+        self.versions().mean = mean;
         let out = self.adopt(version + 1, weights);
         self.meter.apply_ms.fetch_add(begun.elapsed().as_millis() as u64, Ordering::Relaxed);
         Ok(out)
@@ -238,11 +247,11 @@ impl Work {
             let mut versions = self.versions();
             versions.held.insert(version, (weights.clone(), tree));
             while versions.held.len() > VERSIONS_KEPT {
-                if let Some((_, (_, old))) = versions.held.pop_first()
-                    && !versions.held.values().any(|(_, tree)| tree.root() == old.root())
-                {
+                let Some((_, (weights, old))) = versions.held.pop_first() else { break };
+                if !versions.held.values().any(|(_, tree)| tree.root() == old.root()) {
                     self.contents.remove(&old.root());
                 }
+                versions.spare = Arc::into_inner(weights).or(versions.spare.take());
             }
             let due = versions.saved.is_none_or(|at| at.elapsed() >= SNAPSHOT_EVERY);
             if due {

@@ -7,6 +7,7 @@ use super::{CHUNK, Format, widen};
 use crate::simd::wide;
 use crate::{Layout, Param};
 use base::{Reader, Reject, Wire};
+use std::ops::Range;
 
 /// Reads an update tensor by tensor, in the order of the layout.
 pub struct Decoder<'a> {
@@ -21,6 +22,8 @@ pub struct TensorUpdate<'a> {
     pub positions: Option<Vec<u32>>,
     /// One value per position.
     pub values: Values<'a>,
+    /// Sent values in a whole chunk.
+    kept: usize,
 }
 
 /// Sent values: integers with bf16 scales.
@@ -55,8 +58,14 @@ impl Packed<'_> {
     /// All codes, in order.
     #[inline(always)]
     pub fn iter(&self) -> impl Iterator<Item = usize> {
+        self.range(0..self.len)
+    }
+
+    /// The codes at `range`, in order.
+    #[inline(always)]
+    pub fn range(&self, range: Range<usize>) -> impl Iterator<Item = usize> {
         let (shift, mask) = if self.bits == 1 { (3, 7) } else { (2, 3) };
-        (0..self.len).map(move |i| {
+        range.map(move |i| {
             let byte = self.bytes[i >> shift] >> ((i & mask) as u8 * self.bits);
             usize::from(byte & ((1 << self.bits) - 1))
         })
@@ -92,7 +101,7 @@ impl<'a> Decoder<'a> {
             for &value in &values {
                 self.norm.add(1, value);
             }
-            return Ok(TensorUpdate { positions: None, values: Values::Plain(values) });
+            return Ok(TensorUpdate { positions: None, values: Values::Plain(values), kept: CHUNK });
         }
         if self.format.bits == 8 { self.linear(n) } else { self.levels(n) }
     }
@@ -131,7 +140,7 @@ impl<'a> Decoder<'a> {
             );
             rest = tail;
         }
-        Ok(TensorUpdate { positions, values: Values::Linear { scales, codes } })
+        Ok(TensorUpdate { positions, values: Values::Linear { scales, codes }, kept: self.format.kept(CHUNK) })
     }
 
     fn levels(&mut self, n: usize) -> Result<TensorUpdate<'a>, Reject> {
@@ -153,7 +162,7 @@ impl<'a> Decoder<'a> {
         self.norm.add(count as u64 - highs, low);
         self.norm.add(highs, high);
         let table = [low, low | 0x8000, high, high | 0x8000];
-        Ok(TensorUpdate { positions, values: Values::Levels { table, codes } })
+        Ok(TensorUpdate { positions, values: Values::Levels { table, codes }, kept: self.format.kept(CHUNK) })
     }
 
     /// The positions of a sparse tensor: exactly the kept number in each chunk, ascending.
@@ -198,6 +207,16 @@ impl<'a> Decoder<'a> {
 }
 
 impl TensorUpdate<'_> {
+    /// Which of the sent values lie in chunk `i`.
+    pub fn part(&self, i: usize) -> Range<usize> {
+        let len = match &self.values {
+            Values::Plain(values) => values.len(),
+            Values::Linear { codes, .. } => codes.len(),
+            Values::Levels { codes, .. } => codes.len,
+        };
+        (i * self.kept).min(len)..((i + 1) * self.kept).min(len)
+    }
+
     /// Calls `each(position, value)` for every sent value, in order.
     pub fn each(&self, mut each: impl FnMut(usize, f32)) {
         let position = |i: usize| self.positions.as_ref().map_or(i, |p| p[i] as usize);

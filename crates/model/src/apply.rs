@@ -62,15 +62,20 @@ const HEADROOM_BITS: i32 = 25;
 const NORM_LIMIT: f64 = 1.5;
 
 /// Scale factor c ≤ 1 of each update in parts of 2^16, and its share of the sum in parts of 2^20.
-/// With three or more updates, c shortens what is longer than 1.5 × the lower median norm.
+/// With three or more updates, c shortens what is longer than 1.5 × the lower median norm. An update
+/// over fewer tokens than the lower median is noisier by the root of their ratio, and may be longer by it.
 pub fn shares(set: &[(u64, f64)]) -> Vec<(u32, u32)> {
-    let mut norms: Vec<f64> = set.iter().map(|&(_, norm_sq)| norm_sq).collect();
+    let median = set.len().saturating_sub(1) / 2;
+    let (mut tokens, mut norms): (Vec<u64>, Vec<f64>) = set.iter().copied().unzip();
     norms.sort_by(f64::total_cmp);
-    let median_sq = norms.get(norms.len().saturating_sub(1) / 2).copied().unwrap_or(0.0);
+    tokens.sort_unstable();
+    let median_sq = norms.get(median).copied().unwrap_or(0.0);
+    let median_tokens = tokens.get(median).copied().unwrap_or(0);
     let total: u128 = set.iter().map(|&(tokens, _)| u128::from(tokens)).sum::<u128>().max(1);
     set.iter()
         .map(|&(tokens, norm_sq)| {
-            let limit_sq = NORM_LIMIT * NORM_LIMIT * median_sq;
+            let noise = (median_tokens as f64 / tokens.max(1) as f64).max(1.0);
+            let limit_sq = NORM_LIMIT * NORM_LIMIT * median_sq * noise;
             let scale = if set.len() < 3 || norm_sq <= limit_sq {
                 1 << 16
             } else {

@@ -75,6 +75,10 @@ fn long_updates_are_scaled_to_the_median_and_the_rest_is_given_back() {
     assert_eq!(scaled[2].0, (0.15 * 65_536.0) as u32);
     assert!(shares(&set[1..]).iter().all(|&(scale, _)| scale == 1 << 16), "two updates have no median to trust");
 
+    let unequal = shares(&[(400, 1.0), (400, 1.0), (100, 9.0), (100, 36.0)]);
+    assert_eq!(unequal[2].0, 1 << 16, "a quarter of the tokens may be noisier");
+    assert_eq!(unequal[3].0, 1 << 15, "but not without end");
+
     let (_, layout) = setup();
     let (bytes, _) = &updates(&layout, Format::new(0, 8).expect("known"))[0];
     let mut e = vec![0; layout.len];

@@ -33,6 +33,8 @@ const TREE_MAX: usize = 64 << 20;
 const LANES_MAX: usize = 4;
 /// Chunks that make a further connection worth its handshake.
 const CHUNKS_PER_LANE: usize = 4;
+/// Chunks asked for at once over one connection: while one travels, the request for the next does.
+const ASKED_AHEAD: usize = 2;
 /// A source that brings nothing for so long is given up for this transfer.
 const STALL: Duration = Duration::from_secs(20);
 
@@ -226,7 +228,7 @@ async fn stripe(
         let asked = &alive[..left.div_ceil(CHUNKS_PER_LANE).min(alive.len())];
         let lanes = left.div_ceil(CHUNKS_PER_LANE * asked.len()).clamp(1, LANES_MAX);
         let mut workers = JoinSet::new();
-        for lane in 0..lanes {
+        for lane in (0..lanes).flat_map(|lane| [lane; ASKED_AHEAD]) {
             for &source in asked {
                 workers.spawn(work(pool.clone(), source, lane, root, transfer.clone()));
             }

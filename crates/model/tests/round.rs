@@ -75,9 +75,9 @@ fn long_updates_are_scaled_to_the_median_and_the_rest_is_given_back() {
     assert_eq!(scaled[2].0, (0.15 * 65_536.0) as u32);
     assert!(shares(&set[1..]).iter().all(|&(scale, _)| scale == 1 << 16), "two updates have no median to trust");
 
-    let unequal = shares(&[(400, 1.0), (400, 1.0), (100, 9.0), (100, 36.0)]);
-    assert_eq!(unequal[2].0, 1 << 16, "a quarter of the tokens may be noisier");
-    assert_eq!(unequal[3].0, 1 << 15, "but not without end");
+    let noisy = |norm_sq| shares(&[(400, 1.0), (400, 1.0), (400, 1.0), (100, norm_sq)])[3].0;
+    assert_eq!(noisy(9.0), 1 << 16, "with a quarter of the tokens it may be twice as noisy");
+    assert_eq!(noisy(36.0), 1 << 15, "but not more");
 
     let (_, layout) = setup();
     let (bytes, _) = &updates(&layout, Format::new(0, 8).expect("known"))[0];

@@ -134,6 +134,21 @@ fn three_peers_a_kill_a_return_and_a_replay() {
     let (config, theta) = model::load(&out).expect("the exported model loads");
     assert_eq!(config.hidden_size, 64);
     assert!(theta.iter().all(|x| x.is_finite()));
+    go_on_from(&out, &dir("d"), begun);
+}
+
+/// A run that starts from a published model ends with other weights than it began with, and is replayed.
+fn go_on_from(model: &Path, dir: &Path, begun: Instant) {
+    std::fs::create_dir_all(dir).expect("created");
+    let file = dir.join("run.toml");
+    let init = format!("init = {:?}", model.to_str().expect("utf-8"));
+    std::fs::write(&file, RUN.replace("size = \"nano\"", &init).replace("tokens = 12000", "tokens = 3000"))
+        .expect("written");
+    let (mut peer, _lines) = start(dir, &["train", "create", file.to_str().expect("utf-8")]);
+    let end = watch(dir, begun, "the end of the second run", whole);
+    stop(&mut peer);
+    let replayed = json(dir, &["train", "replay"]);
+    assert_eq!(replayed["root"], end["root"][1], "a replay from published weights ends in the run's root");
 }
 
 /// Local rounds whose communication lags one round behind (the first twenty from random weights do

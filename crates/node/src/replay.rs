@@ -3,13 +3,13 @@
 use crate::content::Contents;
 use crate::corpus;
 use crate::store::Store;
-use crate::work::{Limits, Work};
+use crate::work::{INITIAL, Limits, Work};
 use anyhow::{Context, Result, bail, ensure};
 use base::{Hash, NodeId, Round};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use swarm::{Block, Closed, Commit, Event, Run, RunId, State, Train};
+use swarm::{Block, Closed, Commit, Event, Init, Run, RunId, State, Train};
 
 /// What a replay found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,12 +28,13 @@ pub struct Replayed {
     pub roots_equal: bool,
 }
 
-/// Replays run `id` from `blocks`; the data is at `corpus`. `scratch` is an empty folder; what it
-/// holds afterwards may be deleted. `progress` is told the version reached and the last one.
+/// Replays run `id` from `blocks`; the data is at `corpus`, and `folder` is the run's folder of a node
+/// that was there when it began. `scratch` is an empty folder; what it holds afterwards may be deleted. `progress` is told the version reached and the last one.
 pub fn replay(
     blocks: &[Block],
     id: &RunId,
     corpus: &Path,
+    folder: &Path,
     scratch: &Path,
     threads: usize,
     mut progress: impl FnMut(u64, u64),
@@ -47,7 +48,9 @@ pub fn replay(
         let events = state.apply(block).map_err(|e| anyhow::anyhow!("block {}: {e}", block.height))?;
         for event in events {
             match event {
-                Event::Created(run) if run == *id => again = Some(Again::new(&state.runs[id], &store, threads)?),
+                Event::Created(run) if run == *id => {
+                    again = Some(Again::new(&state.runs[id], folder, &store, threads)?)
+                }
                 Event::Closed(run, round) if run == *id => {
                     let again = again.as_mut().context("a round before its run")?;
                     again.round(&state.runs[id], round)?;
@@ -83,13 +86,23 @@ struct Again {
 }
 
 impl Again {
-    fn new(run: &Run, store: &Arc<Store>, threads: usize) -> Result<Self> {
+    fn new(run: &Run, folder: &Path, store: &Arc<Store>, threads: usize) -> Result<Self> {
         let limits = Limits { threads, duty_percent: 100 };
         let contents = Arc::new(Contents::default());
         let work = Work::new(run.id, &run.spec, limits, "cpu", store.clone(), contents, PRIVATES_KEPT)?;
-        ensure!(run.spec.init == swarm::Init::Seed, "only runs that start from their seed are replayed");
         let trainer = work.trainer()?;
-        let (version, root) = work.init()?;
+        let (version, root) = match run.spec.init {
+            Init::Seed => work.init()?,
+            Init::Root(expected) => {
+                let path = folder.join(INITIAL);
+                let bytes = std::fs::read(&path).with_context(|| {
+                    format!("{} is missing: replay on a node that was there when the run began", path.display())
+                })?;
+                let found = work.adopt_bytes(0, &bytes)?;
+                ensure!(found.1 == expected, "{} is damaged", path.display());
+                found
+            }
+        };
         let found = Replayed { rounds: 0, units: 0, equal: 0, root, agreed: None, roots_equal: true };
         Ok(Self { work, trainer, roots: BTreeMap::from([(version, root)]), unsettled: BTreeMap::new(), found })
     }

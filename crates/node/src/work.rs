@@ -17,10 +17,12 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use swarm::{Candidate, Closed, Commit, Mode, RunId, Spec, Train};
+use swarm::{Candidate, Closed, Commit, Init, Mode, RunId, Spec, Train};
 
 /// Versions of the weights that are kept for training and for others to fetch.
 const VERSIONS_KEPT: usize = 4;
+/// File of a run that began with published weights: those weights.
+pub(crate) const INITIAL: &str = "initial";
 /// Weights are written to disk at most this often.
 const SNAPSHOT_EVERY: Duration = Duration::from_secs(5);
 
@@ -162,9 +164,13 @@ impl Work {
         Ok(self.adopt(0, weights))
     }
 
-    /// Weights that were fetched.
+    /// Weights that were fetched, or published ones with which the run begins; those stay for replays.
     pub(crate) fn adopt_bytes(&self, version: u64, bytes: &[u8]) -> Result<(u64, Hash)> {
         let weights = Weights::from_bytes(&self.layout, self.common_moments(), bytes)?;
+        let initial = self.store.run_dir(&self.run)?.join(INITIAL);
+        if version == 0 && self.spec.init != Init::Seed && !initial.exists() {
+            write_whole(&initial, bytes, false)?;
+        }
         Ok(self.adopt(version, weights))
     }
 

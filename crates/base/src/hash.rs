@@ -20,6 +20,11 @@ impl Hash {
         Self(*hasher.finalize().as_bytes())
     }
 
+    /// Keyed BLAKE3; for trees, where a domain's key is better not derived for each node.
+    pub fn keyed(key: &[u8; 32], bytes: &[u8]) -> Self {
+        Self(*blake3::keyed_hash(key, bytes).as_bytes())
+    }
+
     /// Plain BLAKE3 of a chunk of content.
     pub fn of_chunk(bytes: &[u8]) -> Self {
         Self(*blake3::hash(bytes).as_bytes())

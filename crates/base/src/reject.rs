@@ -63,6 +63,14 @@ rejects! {
     NotCommittee = "not_committee",
     /// The run has ended.
     Ended = "ended",
+    /// The account has less than that free.
+    Insufficient = "insufficient",
+    /// Signed for another chain.
+    WrongChain = "wrong_chain",
+    /// An amount that is zero, or too large to add.
+    BadAmount = "bad_amount",
+    /// There is no such allotment.
+    NoAllotment = "no_allotment",
     /// The peer does not have what was asked for.
     NotHeld = "not_held",
     /// The peer asked for more than it may have in flight.

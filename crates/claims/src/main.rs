@@ -6,6 +6,7 @@
 
 mod codec;
 mod learning;
+mod ledger;
 mod link;
 mod rounds;
 mod schedules;
@@ -147,7 +148,7 @@ fn print(claim: &Claim) {
 }
 
 /// What can be measured by itself: `claims [--full] [AREA…]`.
-const AREAS: [&str; 6] = ["codec", "schedules", "rounds", "link", "learning", "step"];
+const AREAS: [&str; 7] = ["codec", "ledger", "schedules", "rounds", "link", "learning", "step"];
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -169,6 +170,9 @@ fn main() -> Result<()> {
     let mut book = Book { claims, commit, date: output("date", &["-u", "+%F"]) };
     if asked("codec") {
         codec::measure(&mut book);
+    }
+    if asked("ledger") {
+        ledger::measure(&mut book);
     }
     if asked("schedules") {
         schedules::measure(&mut book)?;

@@ -1,0 +1,38 @@
+//! Money, pure: accounts, transfers, bonds, deposits with vouchers, issuance, earnings that stay
+//! locked, slashes; and one root over all of it.
+//!
+//! *Goals*: integers only; double entry, so that what all places hold together is what was issued
+//! less what was burned; a refused transaction changes nothing; any entry is provable against the root.
+//! *Non-goals*: who has earned what (a verdict becomes an entry elsewhere), the order of
+//! transactions, networks, files.
+//!
+//! ```
+//! use base::{Keypair, Millis, Signed};
+//! use ledger::{Credits, DOMAIN, Envelope, Ledger, Params, Tx};
+//! let (ann, bob) = (Keypair::from_secret([1; 32]), Keypair::from_secret([2; 32]));
+//! let params = Params::default();
+//! let mut ledger = Ledger::new(params.clone(), &[(ann.id(), Credits::whole(10))]);
+//! let tx = Tx::Transfer { to: bob.id(), amount: Credits::whole(3) };
+//! let tx = Signed::new(DOMAIN, &ann, Envelope { chain: params.chain, nonce: 0, tx });
+//! ledger.take(&tx)?;
+//! assert_eq!(ledger.take(&tx), Err(base::Reject::Stale), "said twice, done once");
+//! let root = ledger.root();
+//! let proof = ledger.prove(&bob.id());
+//! assert_eq!(proof.check(&root, &bob.id())?.map(|account| account.balance), Some(Credits::whole(3)));
+//! # Ok::<(), base::Reject>(())
+//! ```
+
+mod account;
+mod credits;
+mod issuance;
+mod rules;
+mod state;
+mod tree;
+mod tx;
+
+pub use account::{ALLOTMENTS_MAX, Account, Allotment, UNBONDINGS_MAX, Unbonding};
+pub use credits::Credits;
+pub use issuance::Issuance;
+pub use state::{Ledger, Params, Proof, Purse};
+pub use tree::{Path, Tree};
+pub use tx::{ALLOT_MAX, Allotments, DOMAIN, Envelope, SignedTx, Tx, VOUCHER_DOMAIN, Voucher};

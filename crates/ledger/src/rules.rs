@@ -1,0 +1,215 @@
+//! What a wallet transaction does. Each rule looks first and changes then: what is refused changes nothing.
+
+use crate::account::{ALLOTMENTS_MAX, Account, Allotment, UNBONDINGS_MAX, Unbonding};
+use crate::tx::{DOMAIN, SignedTx, Tx, VOUCHER_DOMAIN, Voucher};
+use crate::{Credits, Ledger};
+use base::{Hash, NodeId, Reject, Signed};
+
+/// Asserts that `nonce` is the `next` one.
+pub(crate) fn follows(nonce: u64, next: u64) -> Result<(), Reject> {
+    match nonce.cmp(&next) {
+        std::cmp::Ordering::Less => Err(Reject::Stale),
+        std::cmp::Ordering::Equal => Ok(()),
+        std::cmp::Ordering::Greater => Err(Reject::Early),
+    }
+}
+
+impl Ledger {
+    /// Carries out a transaction.
+    pub fn take(&mut self, tx: &SignedTx) -> Result<(), Reject> {
+        if !tx.verify(DOMAIN) {
+            return Err(Reject::BadSignature);
+        }
+        self.take_checked(tx)
+    }
+
+    /// The same for a transaction whose own signature was checked before.
+    pub fn take_checked(&mut self, tx: &SignedTx) -> Result<(), Reject> {
+        if tx.value.chain != self.params.chain {
+            return Err(Reject::WrongChain);
+        }
+        follows(tx.value.nonce, self.account(&tx.by).map_or(0, |account| account.wallet_nonce))?;
+        self.carry_out(&tx.by, &tx.value.tx)?;
+        self.account_mut(&tx.by).wallet_nonce += 1;
+        Ok(())
+    }
+
+    fn carry_out(&mut self, by: &NodeId, tx: &Tx) -> Result<(), Reject> {
+        match tx {
+            Tx::Transfer { to, amount } => {
+                let balance = self.after(by, *amount)?;
+                self.spend(by, balance);
+                let to = self.account_mut(to);
+                to.balance = added(to.balance, *amount);
+            }
+            Tx::Bond { amount } => {
+                let balance = self.after(by, *amount)?;
+                let account = self.spend(by, balance);
+                account.bond = added(account.bond, *amount);
+            }
+            Tx::Unbond { amount } => self.unbond(by, *amount)?,
+            Tx::Fund { pot, amount } => {
+                let balance = self.after(by, *amount)?;
+                self.spend(by, balance);
+                self.set_pot(*pot, added(self.pot(pot), *amount));
+            }
+            Tx::Deposit { amount } => {
+                let balance = self.after(by, *amount)?;
+                let account = self.spend(by, balance);
+                account.deposit = added(account.deposit, *amount);
+            }
+            Tx::Withdraw { amount } => {
+                let gain = self.without_fee(*amount)?;
+                let deposit = self.of(by).deposit.less(*amount)?;
+                let account = self.account_mut(by);
+                account.deposit = deposit;
+                account.balance = added(account.balance, gain);
+                self.burn(self.params.fee);
+            }
+            Tx::Allot { parts } => self.allot(by, &parts.0)?,
+            Tx::Redeem { voucher } => self.redeem(voucher)?,
+            Tx::Close { payee } => self.close(by, payee)?,
+            Tx::Release { client } => {
+                let balance = self.of(by).balance.less(self.params.fee)?;
+                let allotment = *self.of(client).allotments.get(by).ok_or(Reject::NoAllotment)?;
+                self.spend(by, balance);
+                let client = self.account_mut(client);
+                client.allotments.remove(by);
+                client.deposit = added(client.deposit, allotment.left);
+            }
+        }
+        Ok(())
+    }
+
+    fn unbond(&mut self, by: &NodeId, amount: Credits) -> Result<(), Reject> {
+        let amount_free = self.without_fee(amount)?;
+        let account = self.of(by);
+        let bond = account.bond.less(amount)?;
+        if account.unbonding.len() >= UNBONDINGS_MAX {
+            return Err(Reject::Full);
+        }
+        let at = self.supply.now.plus(self.params.unbonding_ms);
+        let account = self.account_mut(by);
+        account.bond = bond;
+        account.unbonding.push(Unbonding { amount: amount_free, at });
+        self.due.insert((at, *by));
+        self.burn(self.params.fee);
+        Ok(())
+    }
+
+    fn allot(&mut self, by: &NodeId, parts: &[(NodeId, Credits)]) -> Result<(), Reject> {
+        let account = self.of(by);
+        let balance = account.balance.less(self.params.fee)?;
+        let mut deposit = account.deposit;
+        let mut new = 0;
+        for (i, (payee, amount)) in parts.iter().enumerate() {
+            if *amount == Credits::ZERO || payee == by {
+                return Err(Reject::BadAmount);
+            }
+            if parts[..i].iter().any(|(other, _)| other == payee) {
+                return Err(Reject::Duplicate);
+            }
+            deposit = deposit.less(*amount)?;
+            match account.allotments.get(payee) {
+                // What is on its way back is not added to; the next one has a serial of its own.
+                Some(allotment) if allotment.closing.is_some() => return Err(Reject::Ended),
+                Some(_) => {}
+                None => new += 1,
+            }
+        }
+        if account.allotments.len() + new > ALLOTMENTS_MAX {
+            return Err(Reject::Full);
+        }
+        let account = self.spend(by, balance);
+        account.deposit = deposit;
+        for (payee, amount) in parts {
+            let serial = account.serial;
+            let fresh = Allotment { serial, paid: Credits::ZERO, left: Credits::ZERO, closing: None };
+            let allotment = account.allotments.entry(*payee).or_insert(fresh);
+            allotment.left = added(allotment.left, *amount);
+            account.serial += u64::from(allotment.serial == serial);
+        }
+        Ok(())
+    }
+
+    fn redeem(&mut self, voucher: &Signed<Voucher>) -> Result<(), Reject> {
+        let (client, Voucher { chain, payee, serial, total }) = (&voucher.by, &voucher.value);
+        if *chain != self.params.chain {
+            return Err(Reject::WrongChain);
+        }
+        let allotment = *self.of(client).allotments.get(payee).ok_or(Reject::NoAllotment)?;
+        if allotment.serial != *serial {
+            return Err(Reject::NoAllotment);
+        }
+        // Cumulative: said again it is worth nothing more, and an older one nothing at all.
+        let due = total.less(allotment.paid).map_err(|_| Reject::Stale)?.min(allotment.left);
+        if due == Credits::ZERO {
+            return Err(Reject::Stale);
+        }
+        let gain = self.without_fee(due)?;
+        if !voucher.verify(VOUCHER_DOMAIN) {
+            return Err(Reject::BadSignature);
+        }
+        let left = allotment.left.less(due)?;
+        let paid = added(allotment.paid, due);
+        self.account_mut(client).allotments.insert(*payee, Allotment { left, paid, ..allotment });
+        let account = self.account_mut(payee);
+        account.balance = added(account.balance, gain);
+        self.burn(self.params.fee);
+        Ok(())
+    }
+
+    fn close(&mut self, by: &NodeId, payee: &NodeId) -> Result<(), Reject> {
+        let account = self.of(by);
+        let balance = account.balance.less(self.params.fee)?;
+        let allotment = *account.allotments.get(payee).ok_or(Reject::NoAllotment)?;
+        if allotment.closing.is_some() {
+            return Err(Reject::Duplicate);
+        }
+        let at = self.supply.now.plus(self.params.close_ms);
+        let account = self.spend(by, balance);
+        account.allotments.insert(*payee, Allotment { closing: Some(at), ..allotment });
+        self.due.insert((at, *by));
+        Ok(())
+    }
+
+    /// What is known of `id`; nothing is an account of zeros.
+    fn of(&self, id: &NodeId) -> &Account {
+        static NOTHING: std::sync::LazyLock<Account> = std::sync::LazyLock::new(Account::default);
+        self.account(id).unwrap_or(&NOTHING)
+    }
+
+    /// The balance of `by` after `amount` and the fee.
+    fn after(&self, by: &NodeId, amount: Credits) -> Result<Credits, Reject> {
+        if amount == Credits::ZERO {
+            return Err(Reject::BadAmount);
+        }
+        self.of(by).balance.less(amount.plus(self.params.fee)?)
+    }
+
+    /// `amount` less the fee; something must be left.
+    fn without_fee(&self, amount: Credits) -> Result<Credits, Reject> {
+        if amount <= self.params.fee { Err(Reject::BadAmount) } else { amount.less(self.params.fee) }
+    }
+
+    /// Burns the fee and sets the balance of `by` to what is left.
+    fn spend(&mut self, by: &NodeId, balance: Credits) -> &mut Account {
+        self.burn(self.params.fee);
+        let account = self.account_mut(by);
+        account.balance = balance;
+        account
+    }
+
+    /// What one budget holds, for a chain that closes it: all of it goes back to `to`.
+    pub fn refund(&mut self, pot: &Hash, to: &NodeId) {
+        let left = self.pot(pot);
+        self.set_pot(*pot, Credits::ZERO);
+        let account = self.account_mut(to);
+        account.balance = added(account.balance, left);
+    }
+}
+
+/// The sum of two parts of the supply, which is an amount.
+fn added(a: Credits, b: Credits) -> Credits {
+    a.plus(b).expect("parts of the supply add up to less than all")
+}

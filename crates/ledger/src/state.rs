@@ -1,0 +1,311 @@
+//! The books: who holds what, what was issued and burned, and one root over all of it.
+
+use crate::account::{Account, LOCKED_MAX};
+use crate::tree::{Path, Tree};
+use crate::{Credits, Issuance};
+use base::{Hash, Millis, NodeId, Reject, Wire, wire_struct};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a network fixes when it begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Params {
+    /// Names the chain; signatures for another one are worth nothing here.
+    pub chain: Hash,
+    /// Burned by each wallet transaction.
+    pub fee: Credits,
+    /// Units whose earnings stay locked, W.
+    pub locked_units: u16,
+    /// From the request to unbond until the amount is free.
+    pub unbonding_ms: u64,
+    /// From a client's request to close an allotment until it is back.
+    pub close_ms: u64,
+    /// New money.
+    pub issuance: Issuance,
+}
+
+wire_struct!(Params { chain, fee, locked_units, unbonding_ms, close_ms, issuance });
+
+impl Default for Params {
+    fn default() -> Self {
+        Self {
+            chain: Hash::default(),
+            fee: Credits(1_000),
+            locked_units: 60,
+            unbonding_ms: 7 * 24 * 3_600_000,
+            close_ms: 24 * 3_600_000,
+            issuance: Issuance { per_hour: Credits::whole(1_000), era_hours: 24 * 365 },
+        }
+    }
+}
+
+/// Where pay comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purse {
+    /// New money, as far as the schedule allows.
+    Issuance,
+    /// The budget of a run.
+    Pot(Hash),
+}
+
+/// The state of all money.
+#[derive(Debug, Clone)]
+pub struct Ledger {
+    pub(crate) params: Params,
+    pub(crate) accounts: BTreeMap<NodeId, Account>,
+    pub(crate) pots: BTreeMap<Hash, Credits>,
+    pub(crate) supply: Supply,
+    /// Whose unbonding or closing is due when.
+    pub(crate) due: BTreeSet<(Millis, NodeId)>,
+    /// Changed since the last root.
+    touched: Vec<Key>,
+    tree: Tree,
+}
+
+/// What was ever issued and burned, by when.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Supply {
+    pub(crate) begun: Millis,
+    pub(crate) now: Millis,
+    pub(crate) genesis: Credits,
+    pub(crate) issued: Credits,
+    pub(crate) burned: Credits,
+}
+
+wire_struct!(Supply { begun, now, genesis, issued, burned });
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Key {
+    Supply,
+    Account(NodeId),
+    Pot(Hash),
+}
+
+impl Key {
+    fn hash(&self) -> Hash {
+        match self {
+            Self::Supply => Hash::keyed(b"talkoo 2026 ledger supply key v1", &[]),
+            Self::Account(id) => Hash::keyed(b"talkoo 2026 ledger accountkey v1", &id.0),
+            Self::Pot(pot) => Hash::keyed(b"talkoo 2026 ledger budgetkey v1.", &pot.0),
+        }
+    }
+}
+
+fn record(bytes: &[u8]) -> Hash {
+    Hash::keyed(b"talkoo 2026 ledger entry hash v1", bytes)
+}
+
+impl Ledger {
+    /// Books with opening balances, which count as issued.
+    ///
+    /// # Panics
+    /// When the balances do not add up to an amount: a genesis is checked when it is made.
+    pub fn new(params: Params, opening: &[(NodeId, Credits)]) -> Self {
+        let mut ledger = Self {
+            params,
+            accounts: BTreeMap::new(),
+            pots: BTreeMap::new(),
+            supply: Supply::default(),
+            due: BTreeSet::new(),
+            touched: vec![Key::Supply],
+            tree: Tree::default(),
+        };
+        for (id, amount) in opening {
+            ledger.supply.genesis = ledger.supply.genesis.plus(*amount).expect("opening balances add up");
+            let account = ledger.account_mut(id);
+            account.balance = account.balance.plus(*amount).expect("less than all");
+        }
+        ledger
+    }
+
+    /// What the network fixed.
+    pub fn params(&self) -> &Params {
+        &self.params
+    }
+
+    /// What `id` owns, if it ever had anything.
+    pub fn account(&self, id: &NodeId) -> Option<&Account> {
+        self.accounts.get(id)
+    }
+
+    /// The budget of a run.
+    pub fn pot(&self, pot: &Hash) -> Credits {
+        self.pots.get(pot).copied().unwrap_or_default()
+    }
+
+    /// Everything that exists: issued and not burned.
+    pub fn supply(&self) -> Credits {
+        let all = self.supply.genesis.plus(self.supply.issued).expect("pay never issues more than an amount");
+        all.less(self.supply.burned).expect("nothing is burned that was not issued")
+    }
+
+    /// Everything that somebody holds, counted anew. Equal to [`supply`](Self::supply), always.
+    pub fn held(&self) -> u128 {
+        let accounts: u128 = self.accounts.values().map(Account::total).sum();
+        let pots: u128 = self.pots.values().copied().sum();
+        accounts + pots
+    }
+
+    /// Block time moves on: what is due by `now` becomes free. The first time ever begins the schedule.
+    pub fn advance(&mut self, now: Millis) {
+        if self.supply.now == Millis(0) {
+            self.supply.begun = now;
+        }
+        self.supply.now = self.supply.now.max(now);
+        self.touched.push(Key::Supply);
+        let now = self.supply.now;
+        while let Some((at, id)) = self.due.first().copied().filter(|(at, _)| *at <= now) {
+            self.due.remove(&(at, id));
+            let account = self.account_mut(&id);
+            let (free, waiting) = account.unbonding.iter().partition::<Vec<_>, _>(|part| part.at <= now);
+            account.unbonding = waiting;
+            for part in free {
+                account.balance = account.balance.plus(part.amount).expect("less than all");
+            }
+            for (_, gone) in account.allotments.extract_if(.., |_, a| a.closing.is_some_and(|at| at <= now)) {
+                account.deposit = account.deposit.plus(gone.left).expect("less than all");
+            }
+        }
+    }
+
+    /// Pays a unit: the amount joins the locked earnings of `to`, and what the oldest of more than W
+    /// units earned becomes free.
+    pub fn pay(&mut self, from: Purse, to: &NodeId, amount: Credits) -> Result<(), Reject> {
+        match from {
+            Purse::Issuance => {
+                let issued = self.supply.issued.plus(amount)?;
+                let ms = self.supply.now.since(self.supply.begun);
+                if issued > self.params.issuance.until(ms) || self.supply.genesis.plus(issued).is_err() {
+                    return Err(Reject::Insufficient);
+                }
+                self.supply.issued = issued;
+                self.touched.push(Key::Supply);
+            }
+            Purse::Pot(pot) => {
+                let left = self.pot(&pot).less(amount)?;
+                self.set_pot(pot, left);
+            }
+        }
+        let units = usize::from(self.params.locked_units).min(LOCKED_MAX);
+        let account = self.account_mut(to);
+        account.locked.push_back(amount);
+        while account.locked.len() > units {
+            let free = account.locked.pop_front().unwrap_or_default();
+            account.balance = account.balance.plus(free).expect("less than all");
+        }
+        Ok(())
+    }
+
+    /// Nothing of `id` can fail an audit any more: all its locked earnings become free.
+    pub fn unlock(&mut self, id: &NodeId) {
+        let account = self.account_mut(id);
+        for free in std::mem::take(&mut account.locked) {
+            account.balance = account.balance.plus(free).expect("less than all");
+        }
+    }
+
+    /// A unit of `id` failed: the earnings of its last `units` are burned. Gives how much that was.
+    pub fn forfeit(&mut self, id: &NodeId, units: usize) -> Credits {
+        let locked = &mut self.account_mut(id).locked;
+        let gone = locked.split_off(locked.len().saturating_sub(units));
+        let gone = gone.into_iter().fold(Credits::ZERO, |sum, part| sum.plus(part).expect("less than all"));
+        self.burn(gone);
+        gone
+    }
+
+    /// Takes up to `amount` of a bond, and of what is leaving it: a quarter goes to the victim, a
+    /// quarter to who proved it, the rest is burned. Gives how much there was.
+    pub fn slash(&mut self, id: &NodeId, amount: Credits, victim: Option<&NodeId>, prover: Option<&NodeId>) -> Credits {
+        let account = self.account_mut(id);
+        let mut left = amount;
+        let parts = account.unbonding.iter_mut().map(|part| &mut part.amount);
+        for part in std::iter::once(&mut account.bond).chain(parts) {
+            let taken = left.min(*part);
+            (left, *part) = (Credits(left.0 - taken.0), Credits(part.0 - taken.0));
+        }
+        account.unbonding.retain(|part| part.amount > Credits::ZERO);
+        let taken = Credits(amount.0 - left.0);
+        let mut burned = taken;
+        for other in [victim, prover].into_iter().flatten().filter(|other| *other != id) {
+            let share = Credits(taken.0 / 4);
+            burned = Credits(burned.0 - share.0);
+            let account = self.account_mut(other);
+            account.balance = account.balance.plus(share).expect("less than all");
+        }
+        self.burn(burned);
+        taken
+    }
+
+    /// Uses the next running number of the worker's lane, for what costs no fee.
+    pub fn worker(&mut self, id: &NodeId, nonce: u64) -> Result<(), Reject> {
+        let next = self.account(id).map_or(0, |account| account.worker_nonce);
+        crate::rules::follows(nonce, next)?;
+        self.account_mut(id).worker_nonce += 1;
+        Ok(())
+    }
+
+    /// The root over every account, every budget and the supply.
+    pub fn root(&mut self) -> Hash {
+        self.touched.sort_unstable();
+        self.touched.dedup();
+        let touched = std::mem::take(&mut self.touched);
+        let mut bytes = Vec::new();
+        let mut changes: Vec<(Hash, Option<Hash>)> = (touched.iter())
+            .map(|key| {
+                bytes.clear();
+                let held = match key {
+                    Key::Supply => Some(self.supply.encode(&mut bytes)),
+                    Key::Account(id) => self.accounts.get(id).map(|account| account.encode(&mut bytes)),
+                    Key::Pot(pot) => self.pots.get(pot).map(|amount| amount.encode(&mut bytes)),
+                };
+                (key.hash(), held.map(|()| record(&bytes)))
+            })
+            .collect();
+        changes.sort_unstable_by_key(|(key, _)| *key);
+        self.tree.update(&changes);
+        self.touched = touched;
+        self.touched.clear();
+        self.tree.root()
+    }
+
+    /// Proves an account, or that there is none, against the last [`root`](Self::root).
+    pub fn prove(&self, id: &NodeId) -> Proof {
+        Proof { account: self.accounts.get(id).cloned(), path: self.tree.path(&Key::Account(*id).hash()) }
+    }
+
+    pub(crate) fn account_mut(&mut self, id: &NodeId) -> &mut Account {
+        self.touched.push(Key::Account(*id));
+        self.accounts.entry(*id).or_default()
+    }
+
+    pub(crate) fn set_pot(&mut self, pot: Hash, amount: Credits) {
+        self.touched.push(Key::Pot(pot));
+        if amount == Credits::ZERO {
+            self.pots.remove(&pot);
+        } else {
+            self.pots.insert(pot, amount);
+        }
+    }
+
+    pub(crate) fn burn(&mut self, amount: Credits) {
+        self.supply.burned = self.supply.burned.plus(amount).expect("not more than was issued");
+        self.touched.push(Key::Supply);
+    }
+}
+
+/// What the books say of one account, verifiable by anyone who knows the root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proof {
+    account: Option<Account>,
+    path: Path,
+}
+
+wire_struct!(Proof { account, path });
+
+impl Proof {
+    /// The account of `id` under `root`, `None` when it never had anything.
+    pub fn check(&self, root: &Hash, id: &NodeId) -> Result<Option<&Account>, Reject> {
+        let found = self.path.check(root, &Key::Account(*id).hash())?;
+        let claimed = self.account.as_ref().map(|account| record(&account.to_bytes()));
+        if found == claimed { Ok(self.account.as_ref()) } else { Err(Reject::WrongRoot) }
+    }
+}

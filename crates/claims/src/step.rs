@@ -81,7 +81,7 @@ fn own_step() -> Result<Value> {
         for step in 1..=10 {
             let begun = Instant::now();
             trainer.set(&theta);
-            let Ok((mut grad, _)) = trainer.gradient(1, 256, || Ok::<_, Infallible>(batch.clone()));
+            let Ok((mut grad, _)) = trainer.gradient(0..1, 256, |_| Ok::<_, Infallible>(batch.clone()));
             clip_norm(&mut grad, 1.0);
             AdamW::new(0.1).step(&layout, &mut theta, (&mut m, &mut v), &grad, 1e-3, step);
             trainer.give_back(grad);

@@ -248,16 +248,14 @@ impl Ledger {
         self.touched.sort_unstable();
         self.touched.dedup();
         let touched = std::mem::take(&mut self.touched);
-        let mut bytes = Vec::new();
         let mut changes: Vec<(Hash, Option<Hash>)> = (touched.iter())
             .map(|key| {
-                bytes.clear();
-                let held = match key {
-                    Key::Supply => Some(self.supply.encode(&mut bytes)),
-                    Key::Account(id) => self.accounts.get(id).map(|account| account.encode(&mut bytes)),
-                    Key::Pot(pot) => self.pots.get(pot).map(|amount| amount.encode(&mut bytes)),
+                let bytes = match key {
+                    Key::Supply => Some(self.supply.to_bytes()),
+                    Key::Account(id) => self.accounts.get(id).map(Wire::to_bytes),
+                    Key::Pot(pot) => self.pots.get(pot).map(Wire::to_bytes),
                 };
-                (key.hash(), held.map(|()| record(&bytes)))
+                (key.hash(), bytes.map(|bytes| record(&bytes)))
             })
             .collect();
         changes.sort_unstable_by_key(|(key, _)| *key);

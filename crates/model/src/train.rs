@@ -6,6 +6,7 @@ use crate::update::{Encoded, Format, encode, fold};
 use crate::{AdamW, Config, Device, Input, Layout, Part, Stage, Weights, clip_norm};
 use base::{Hash, Wire};
 use std::borrow::Cow;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 use thiserror::Error;
 
@@ -104,17 +105,19 @@ impl Trainer {
         &self.config
     }
 
-    /// Mean gradient of the weights that are set over `micro_batches` batches; gives summed nats too.
+    /// Mean gradient of the weights that are set over the micro-batches with these numbers, which
+    /// `next` gives; summed nats too.
     pub fn gradient<E>(
         &mut self,
-        micro_batches: u64,
+        numbers: Range<u64>,
         seq_len: usize,
-        mut next: impl FnMut() -> Result<Batch, E>,
+        mut next: impl FnMut(u64) -> Result<Batch, E>,
     ) -> Result<(Vec<f32>, f64), E> {
         let mut nats = 0.0;
-        for _ in 0..micro_batches {
-            let (ids, targets, batch) = columns(&next()?, seq_len);
-            let scale = 1.0 / (targets.len() as f64 * micro_batches as f64) as f32;
+        let count = (numbers.end - numbers.start) as f64;
+        for i in numbers {
+            let (ids, targets, batch) = columns(&next(i)?, seq_len);
+            let scale = 1.0 / (targets.len() as f64 * count) as f32;
             let saved = self.stage.forward(Input::Tokens { ids: &ids, batch });
             nats += self.stage.backward_loss(saved, &targets, scale).0;
         }
@@ -170,12 +173,8 @@ impl Trainer {
         let mut nats = 0.0;
         let (delta, moments) = if plan.gradients {
             self.set(&start);
-            let mut i = 0;
-            let batches = || {
-                i += 1;
-                next(i - 1)
-            };
-            let (grad, sum) = self.gradient(plan.micro_batches, plan.seq_len, batches).map_err(UnitError::Data)?;
+            let all = 0..plan.micro_batches;
+            let (grad, sum) = self.gradient(all, plan.seq_len, &mut next).map_err(UnitError::Data)?;
             nats += sum;
             leaf(0, sum, &grad, &mut trace);
             (grad, None)
@@ -184,8 +183,7 @@ impl Trainer {
             nats += result.1;
             (result.0, Some(result.2))
         };
-        let steps = trace.len() as u64;
-        if steps == 0 {
+        if trace.is_empty() {
             return Err(UnitError::Stopped);
         }
         let begun = Instant::now();
@@ -193,10 +191,7 @@ impl Trainer {
         self.give_back(delta);
         private.moments = moments;
         let update = encode(&self.layout, &mut private.e, plan.format);
-        let codec_time = begun.elapsed();
-        let tokens = steps * plan.micro_batches * (plan.micro_batch * plan.seq_len) as u64;
-        let trace = Hash::of("talkoo 2026 step trace v1", &trace.to_bytes());
-        Ok(Unit { update, steps, tokens, nats, trace, codec_time })
+        Ok(done(plan, &trace, nats, update, begun.elapsed()))
     }
 
     /// Does a unit alone: nothing is compressed or sent, the result is the next version of the weights.
@@ -215,13 +210,8 @@ impl Trainer {
         let nats = match *rule {
             ApplyRule::Gradients { adam, lr, step, clip } => {
                 self.set(weights.theta());
-                let mut i = 0;
-                let batches = || {
-                    i += 1;
-                    next(i - 1)
-                };
-                let (mut grad, nats) =
-                    self.gradient(plan.micro_batches, plan.seq_len, batches).map_err(UnitError::Data)?;
+                let all = 0..plan.micro_batches;
+                let (mut grad, nats) = self.gradient(all, plan.seq_len, &mut next).map_err(UnitError::Data)?;
                 leaf(0, nats, &grad, &mut trace);
                 clip_norm(&mut grad, clip);
                 let (theta, m, v) = result.split_mut();
@@ -243,17 +233,14 @@ impl Trainer {
                 nats
             }
         };
-        let steps = trace.len() as u64;
-        if steps == 0 {
+        if trace.is_empty() {
             return Err(UnitError::Stopped);
         }
         if !result.theta().iter().all(|x| x.is_finite()) {
             return Err(UnitError::NotFinite);
         }
-        let tokens = steps * plan.micro_batches * (plan.micro_batch * plan.seq_len) as u64;
-        let trace = Hash::of("talkoo 2026 step trace v1", &trace.to_bytes());
-        let update = Encoded { bytes: Vec::new(), norm_sq: 0.0 };
-        Ok((result, Unit { update, steps, tokens, nats, trace, codec_time: Duration::ZERO }))
+        let nothing = Encoded { bytes: Vec::new(), norm_sq: 0.0 };
+        Ok((result, done(plan, &trace, nats, nothing, Duration::ZERO)))
     }
 
     /// H AdamW steps from `start`; gives θ − θ_i, summed nats and the new moments.
@@ -277,12 +264,8 @@ impl Trainer {
                 break;
             }
             self.set(&theta);
-            let mut i = step * plan.micro_batches;
-            let batches = || {
-                i += 1;
-                next(i - 1)
-            };
-            let (mut grad, sum) = self.gradient(plan.micro_batches, plan.seq_len, batches).map_err(UnitError::Data)?;
+            let part = step * plan.micro_batches..(step + 1) * plan.micro_batches;
+            let (mut grad, sum) = self.gradient(part, plan.seq_len, &mut *next).map_err(UnitError::Data)?;
             nats += sum;
             clip_norm(&mut grad, plan.clip);
             leaf(step, sum, &grad, trace);
@@ -296,6 +279,14 @@ impl Trainer {
         let delta = start.iter().zip(&theta).map(|(&a, &b)| a - b).collect();
         Ok((delta, nats, Moments { steps: count, m: Blocks::signed(&m), v: Blocks::rooted(&v) }))
     }
+}
+
+/// The unit whose steps left this trace.
+fn done(plan: &UnitPlan, trace: &Vec<Hash>, nats: f64, update: Encoded, codec_time: Duration) -> Unit {
+    let steps = trace.len() as u64;
+    let tokens = steps * plan.micro_batches * (plan.micro_batch * plan.seq_len) as u64;
+    let trace = Hash::of("talkoo 2026 step trace v1", &trace.to_bytes());
+    Unit { update, steps, tokens, nats, trace, codec_time }
 }
 
 /// One leaf of the step trace: the step, its loss and a hash of its gradient.

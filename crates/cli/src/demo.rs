@@ -133,7 +133,7 @@ async fn show(common: &Common, args: &DemoArgs, stage: &Path) -> Result<()> {
     say(
         "\nThe exported model, loaded again, writes (the shape of a play, not sense: it is tiny and has read for minutes):\n",
     );
-    println!("{text}\n");
+    outln!("{text}\n");
     if args.keep.is_some() {
         say(&format!("files: {} (the model is in {})", stage.display(), stage.join("model").display()));
         say(&format!(
@@ -407,5 +407,5 @@ fn write(stage: &Path, act: &Act) -> Result<String> {
 }
 
 fn say(text: &str) {
-    println!("{text}");
+    outln!("{text}");
 }

@@ -1,5 +1,10 @@
 //! `talkoo`: one program. See `talkoo help`.
 
+/// `println!` for output that may be cut off: a closed pipe or a full disk ends the program, not in a panic.
+macro_rules! outln {
+    ($($part:tt)*) => { $crate::render::write_line(format_args!($($part)*)) };
+}
+
 mod data_cmd;
 mod demo;
 mod render;
@@ -25,7 +30,7 @@ struct Cli {
 /// Options of every command.
 #[derive(Args, Clone)]
 pub(crate) struct Common {
-    /// The data folder of this node.
+    /// The data folder of this node (default: .talkoo in the home folder).
     #[arg(long, global = true, env = "TALKOO_DATA", value_name = "DIR")]
     data: Option<PathBuf>,
     /// Print JSON.
@@ -38,10 +43,10 @@ pub(crate) struct Common {
     #[arg(long, global = true)]
     no_mdns: bool,
     /// Threads that training may use (default: all).
-    #[arg(long, global = true, value_name = "N")]
-    threads: Option<usize>,
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
     /// Percent of the time in which training may compute.
-    #[arg(long, global = true, default_value_t = 100, value_name = "PERCENT")]
+    #[arg(long, global = true, default_value_t = 100, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(1..=100))]
     duty: u32,
     /// Device of the trainer: cpu, or one that this program was built with.
     #[arg(long, global = true, default_value = "cpu", value_name = "NAME")]
@@ -87,7 +92,7 @@ impl Common {
 
     /// Threads that training may use.
     pub(crate) fn threads(&self) -> usize {
-        self.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1)
+        self.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from)
     }
 
     fn node(&self, eval_tokens: u64) -> NodeConfig {
@@ -112,7 +117,7 @@ async fn main() -> std::process::ExitCode {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
             if json {
-                println!("{}", serde_json::json!({ "error": format!("{error:#}") }));
+                outln!("{}", serde_json::json!({ "error": format!("{error:#}") }));
             }
             eprintln!("talkoo: {error:#}");
             std::process::ExitCode::FAILURE

@@ -7,9 +7,19 @@ use serde_json::{Value, json};
 /// Prints JSON where asked for, else the text.
 pub(crate) fn print(common: &Common, value: &Value, text: impl FnOnce() -> String) {
     if common.json {
-        println!("{value}");
+        outln!("{value}");
     } else {
-        println!("{}", text());
+        outln!("{}", text());
+    }
+}
+
+/// Writes a line to standard output; when nobody takes it, the program ends.
+pub(crate) fn write_line(line: std::fmt::Arguments<'_>) {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    if let Err(error) = writeln!(out, "{line}") {
+        eprintln!("talkoo: standard output: {error}");
+        std::process::exit(1);
     }
 }
 

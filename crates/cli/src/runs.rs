@@ -12,14 +12,19 @@ use swarm::{Init, Link, Machine, Mode, Outlook, PlanInput, Resolved, RunFile, Sp
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Others {
     /// Members that are expected, this machine included.
-    #[arg(long, default_value_t = 4)]
-    pub(crate) members: usize,
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub(crate) members: u16,
     /// Their slowest upload and download, Mbit/s.
-    #[arg(long, default_value_t = 100.0)]
+    #[arg(long, default_value_t = 100.0, value_parser = positive)]
     pub(crate) mbit: f64,
     /// Their longest round trip, ms.
-    #[arg(long, default_value_t = 30.0)]
+    #[arg(long, default_value_t = 30.0, value_parser = positive)]
     pub(crate) rtt_ms: f64,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    let value = text.parse::<f64>().ok().filter(|value| *value > 0.0 && *value <= 1e6);
+    value.ok_or_else(|| "it can be above 0, up to 1000000".into())
 }
 
 /// A run file, looked up and planned.
@@ -45,12 +50,17 @@ pub(crate) fn prepare(path: &Path, scratch: &Path, threads: usize, device: &str,
     let input = PlanInput {
         params: layout.len as u64,
         batch_tokens: file.train.batch_tokens,
-        machines: vec![Machine { tokens_per_s: speed }; others.members.max(1)],
+        machines: vec![Machine { tokens_per_s: speed }; usize::from(others.members)],
         link,
         target_s: file.round.target_seconds,
         tokens: file.tokens()?,
     };
-    let outlooks = plan(&input);
+    let mut outlooks = plan(&input);
+    match file.round.mode.as_str() {
+        "gradients" => outlooks.retain(|outlook| outlook.mode == Mode::Gradients),
+        "local" => outlooks.retain(|outlook| outlook.mode == Mode::Local),
+        _ => {}
+    }
     let chosen = outlooks.first().context("a plan for at least one member")?;
     let mut resolved = Resolved {
         config: String::from_utf8(config.to_json(manifest.end_token))?,

@@ -132,8 +132,8 @@ async fn create(common: &Common, file: &Path, others: &Others) -> Result<()> {
     let prepared = prepare(common, file, others)?;
     if let Some(best) = prepared.outlooks.first().filter(|best| !best.worthwhile() && others.members > 1) {
         eprintln!(
-            "note: {} such machines are expected to end {:.1} % from one of them alone; see `talkoo train plan`",
-            others.members, best.gain_pct
+            "note: {} such machines are expected to end with {:+.1} % loss against one of them alone; see `talkoo train plan`",
+            others.members, -best.gain_pct
         );
     }
     let spec = base::to_hex(&prepared.spec.to_bytes());
@@ -216,10 +216,10 @@ async fn watch(common: &Common, id: Option<&str>) -> Result<()> {
         }
         let run = find(&status(common).await?, id)?;
         if common.json {
-            println!("{}", serde_json::to_string(&run)?);
+            outln!("{}", serde_json::to_string(&run)?);
         } else {
             let clear = if terminal { "\x1b[2J\x1b[H" } else { "" };
-            println!("{clear}{}", render::run(&run));
+            outln!("{clear}{}", render::run(&run));
         }
         std::io::stdout().flush()?;
         if run.ended {
@@ -239,7 +239,7 @@ fn find_on_disk(dir: &Path, id: Option<&str>) -> Result<Hash> {
         runs_on_disk(dir).into_iter().filter(|run| id.is_none_or(|id| run.starts_with(id))).collect();
     match found.as_slice() {
         [one] => Ok(one.parse()?),
-        [] => bail!("{} holds no such run", dir.display()),
+        [] => bail!("{} holds no such run; `talkoo train ls` lists those of a running node", dir.display()),
         _ => bail!("several runs fit; name one of: {}", found.join(", ")),
     }
 }

@@ -223,7 +223,20 @@ fn errors_say_what_to_do() {
     let stage = tempfile::tempdir().expect("a folder");
     let file = stage.path().join("run.toml");
     std::fs::write(&file, RUN.replace("seed = 3", "sed = 3")).expect("written");
-    let cases: [(&[&str], &str); 4] = [
+    let plan = |name: &str, from: &str, to: &str| {
+        let file = stage.path().join(name);
+        std::fs::write(&file, RUN.replace(from, to)).expect("written");
+        file.to_str().expect("utf-8").to_owned()
+    };
+    let empty = plan("empty.toml", "seq_len = 32", "seq_len = 0");
+    let huge = plan("huge.toml", "seq_len = 32", "seq_len = 1000000000");
+    let rate = plan("rate.toml", "lr = 1e-3", "lr = -1");
+    let late = plan("late.toml", "target_seconds = 1", "target_seconds = -1");
+    let cases: [(&[&str], &str); 8] = [
+        (&["train", "plan", &empty], "it can be 1 to 1048576"),
+        (&["train", "plan", &huge], "it can be 1 to 1048576"),
+        (&["train", "plan", &rate], "above 0, up to 1"),
+        (&["train", "plan", &late], "up to 86400"),
         (&["status"], "talkoo up"),
         (&["train", "join", "talkoo1ff"], "copy the whole line"),
         (&["train", "plan", file.to_str().expect("utf-8")], "unknown field `sed`"),

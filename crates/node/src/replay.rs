@@ -60,17 +60,20 @@ pub fn replay(
             }
         }
     }
-    let mut again = again.context("the log does not have this run")?;
+    let mut again = again.context(NO_RUN)?;
     again.found.agreed = state.runs[id].roots.last_key_value().map(|(version, root)| (*version, *root));
     Ok(again.found)
 }
+
+const NO_RUN: &str =
+    "the log on this node does not have this run: replay on the node that created it, which keeps its log";
 
 fn last_version(blocks: &[Block], id: &RunId) -> Result<u64> {
     let mut state = State::default();
     for block in blocks {
         state.apply(block).map_err(|e| anyhow::anyhow!("block {}: {e}", block.height))?;
     }
-    Ok(state.runs.get(id).context("the log does not have this run")?.version())
+    Ok(state.runs.get(id).context(NO_RUN)?.version())
 }
 
 /// Private states of all members together that are kept at a time.

@@ -1,5 +1,6 @@
 //! The run file: what a person writes. Everything left out is derived.
 
+use crate::spec::MICRO_BATCH_TOKENS_MAX;
 use crate::{Access, Init, Mode, Outlook, Spec, SpecError};
 use base::{Hash, NodeId};
 use serde::Deserialize;
@@ -247,7 +248,7 @@ pub struct Resolved {
 #[non_exhaustive]
 pub enum RunFileError {
     /// Not TOML, or an unknown key.
-    #[error("{0}")]
+    #[error(transparent)]
     Toml(#[from] toml::de::Error),
     /// A value that no run can have.
     #[error(transparent)]
@@ -274,6 +275,21 @@ impl RunFile {
         one_of("train.compute", &self.train.compute, &["f32"])?;
         one_of("train.trainable", &self.train.trainable, &["all"])?;
         one_of("round.mode", &self.round.mode, &["auto", "gradients", "local"])?;
+        // Looked at before anything is measured with them.
+        let at_once = u64::from(self.data.seq_len) * u64::from(self.train.micro_batch);
+        if !(1..=MICRO_BATCH_TOKENS_MAX).contains(&at_once) {
+            return refuse(
+                "data.seq_len",
+                format!("times `train.micro_batch` is {at_once} tokens; it can be 1 to 1048576"),
+            );
+        }
+        if !(self.round.target_seconds > 0.0 && self.round.target_seconds <= 86_400.0) {
+            return refuse("round.target_seconds", format!("is {}; it can be up to 86400", self.round.target_seconds));
+        }
+        if !(self.train.lr > 0.0 && self.train.lr <= 1.0) {
+            return refuse("train.lr", format!("is {}; it can be above 0, up to 1", self.train.lr));
+        }
+        self.tokens()?;
         if self.model.size.is_some() && self.model.config.is_some() {
             return refuse("model.size", "and `model.config` exclude each other".into());
         }
@@ -286,7 +302,7 @@ impl RunFile {
             Value::Int(n) => Ok(*n),
             Value::Float(x) if *x >= 1.0 && *x < 1e16 => Ok(*x as u64),
             Value::Word(word) => parse_amount(word),
-            Value::Float(_) => refuse("train.tokens", "is no number of tokens".into()),
+            Value::Float(x) => refuse("train.tokens", format!("is {x}; write a number, \"300k\", \"20M\" or \"2B\"")),
         }
     }
 

@@ -12,6 +12,9 @@ pub enum Access {
     Invited(Vec<NodeId>),
 }
 
+/// Tokens of a micro-batch: what a member computes at once, and must have memory for.
+pub(crate) const MICRO_BATCH_TOKENS_MAX: u64 = 1 << 20;
+
 /// Where training starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Init {
@@ -124,6 +127,9 @@ impl Spec {
         }
         if !(1..=1 << 20).contains(&self.seq_len) {
             return refuse("data.seq_len", "is outside 1..=1048576");
+        }
+        if u64::from(self.seq_len) * u64::from(self.micro_batch) > MICRO_BATCH_TOKENS_MAX {
+            return refuse("train.micro_batch", "times `data.seq_len` is more than 1048576 tokens at once");
         }
         if !(1..=4096).contains(&self.micro_batch) || !(1..=1 << 20).contains(&self.micro_batches) {
             return refuse("train.batch_tokens", "gives no whole micro-batch, or more than 1048576 of them");

@@ -175,14 +175,10 @@ pub(crate) async fn fetch(
     let mut rejects = Vec::new();
     let mut found = None;
     for source in sources {
-        match within(TREE_STALL, fetch_tree(pool, *source, root)).await {
+        match fetch_tree(pool, *source, root).await {
             Ok(tree) => {
                 found = Some(tree);
                 break;
-            }
-            Err(Reject::TooMany) => {
-                pool.forget(*source).await;
-                rejects.push((*source, Reject::NotHeld));
             }
             Err(reject) => rejects.push((*source, reject)),
         }
@@ -273,8 +269,19 @@ fn place(tree: &ChunkTree, have: Vec<u8>, first: Option<Vec<u8>>) -> (Vec<u8>, V
 }
 
 async fn fetch_tree(pool: &Pool, source: NodeId, root: Hash) -> Result<(ChunkTree, Option<Vec<u8>>), Reject> {
-    let connection = pool.get(source, ALPN, 0).await?;
-    let mut receive = ask(&connection, Request::Tree { root }).await?;
+    // Who is still being dialled is left to it: giving up must not take the way from those who come later.
+    let connection = within(TREE_STALL, pool.get(source, ALPN, 0)).await.map_err(|_| Reject::NotHeld)?;
+    match within(TREE_STALL, ask_tree(&connection, root)).await {
+        Err(Reject::TooMany) => {
+            pool.discard(source, ALPN, 0, &connection).await;
+            Err(Reject::NotHeld)
+        }
+        answer => answer,
+    }
+}
+
+async fn ask_tree(connection: &Connection, root: Hash) -> Result<(ChunkTree, Option<Vec<u8>>), Reject> {
+    let mut receive = ask(connection, Request::Tree { root }).await?;
     let bytes = frame::receive(&mut receive, TREE_MAX).await?.ok_or(Reject::NotHeld)?;
     let tree = ChunkTree::from_bytes(&bytes).map_err(|_| Reject::Malformed)?;
     if tree.root() != root {

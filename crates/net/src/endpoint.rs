@@ -161,8 +161,8 @@ impl Net {
         let learn = move |address: &Address| {
             if remember(&book, me, address) {
                 // It was restarted elsewhere: connections to where it was are dead.
-                let (pool, node) = (pool.clone(), address.node);
-                tokio::spawn(async move { pool.forget(node).await });
+                let (pool, address) = (pool.clone(), address.clone());
+                tokio::spawn(async move { pool.moved(address.node, &address.sockets).await });
             }
         };
         let part = gossip::take_part(
@@ -232,7 +232,7 @@ impl Services {
             return;
         }
         self.book.set_endpoint_info(EndpointAddr::new(id).with_ip_addr(socket));
-        self.pool.forget(by).await;
+        self.pool.moved(by, &[socket]).await;
     }
 }
 

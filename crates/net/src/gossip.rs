@@ -84,7 +84,8 @@ struct Beats {
     key: Keypair,
     here: Address,
     count: u64,
-    heard: BTreeMap<base::NodeId, u64>,
+    /// The last beat of each node.
+    heard: BTreeMap<base::NodeId, (u64, Address)>,
 }
 
 impl Beats {
@@ -94,21 +95,23 @@ impl Beats {
         let _ = sender.broadcast(Bytes::from(beat.to_bytes())).await;
     }
 
-    /// The address in a beat and whether its node is new here; `None` for an old one.
+    /// The address in a beat and whether its node is new there, so that it has to be told where the
+    /// others are; `None` for an old one.
     fn hear(&mut self, bytes: &[u8]) -> Result<Option<(Address, bool)>, Reject> {
         let beat = Signed::<Beat>::from_bytes(bytes).map_err(|_| Reject::Malformed)?;
         if beat.by != beat.value.address.node || !beat.verify(DOMAIN) {
             return Err(Reject::BadSignature);
         }
         let last = self.heard.get(&beat.by);
-        if last.is_some_and(|last| *last >= beat.value.count) {
+        if last.is_some_and(|(count, _)| *count >= beat.value.count) {
             return Ok(None);
         }
-        let new = last.is_none();
-        if new && self.heard.len() >= HEARD_MAX {
+        // A node that was restarted elsewhere has forgotten what it was told before.
+        let new = last.is_none_or(|(_, address)| *address != beat.value.address);
+        if last.is_none() && self.heard.len() >= HEARD_MAX {
             self.heard.pop_first();
         }
-        self.heard.insert(beat.by, beat.value.count);
+        self.heard.insert(beat.by, (beat.value.count, beat.value.address.clone()));
         Ok(Some((beat.value.address, new)))
     }
 }
@@ -139,7 +142,9 @@ mod tests {
         assert_eq!(hearer.hear(&first), Ok(Some((speaker.here.clone(), true))));
         assert_eq!(hearer.hear(&first), Ok(None));
         assert_eq!(hearer.hear(&say(&speaker.here, 2)), Ok(Some((speaker.here.clone(), false))));
-        assert_eq!(hearer.hear(&say(&beats(3).here, 3)), Err(Reject::BadSignature));
+        let elsewhere = Address { sockets: vec![([127, 0, 0, 1], 9).into()], ..speaker.here.clone() };
+        assert_eq!(hearer.hear(&say(&elsewhere, 3)), Ok(Some((elsewhere.clone(), true))), "restarted there");
+        assert_eq!(hearer.hear(&say(&beats(3).here, 4)), Err(Reject::BadSignature));
         assert_eq!(hearer.hear(&first[1..]), Err(Reject::Malformed));
     }
 }

@@ -2,8 +2,9 @@
 
 use base::{NodeId, Reject};
 use iroh::endpoint::Connection;
-use iroh::{Endpoint, EndpointId};
+use iroh::{Endpoint, EndpointId, TransportAddr};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -41,13 +42,28 @@ impl Pool {
         }
     }
 
-    /// Lets go of every connection to `peer` that was made: it is somewhere else now, or does not
-    /// answer. One that is being made goes on.
-    pub(crate) async fn forget(&self, peer: NodeId) {
+    /// `peer` is at these addresses now: lets go of connections to where it was. One that is being
+    /// made goes on, and one that the peer itself made from where it is stays.
+    pub(crate) async fn moved(&self, peer: NodeId, sockets: &[SocketAddr]) {
+        let there = |connection: &Connection| {
+            let mut addresses = connection.paths().iter().map(|path| path.remote_addr().clone()).collect::<Vec<_>>();
+            addresses.retain(|address| matches!(address, TransportAddr::Ip(socket) if sockets.contains(socket)));
+            !addresses.is_empty()
+        };
         self.slots.lock().await.retain(|(node, alpn, _), slot| {
-            let made = slot.try_lock().is_ok_and(|slot| slot.is_some());
-            *node != peer || *alpn == crate::log::ALPN || !made
+            let stale = slot.try_lock().is_ok_and(|slot| slot.as_ref().is_some_and(|connection| !there(connection)));
+            *node != peer || *alpn == crate::log::ALPN || !stale
         });
+    }
+
+    /// Lets go of a connection that does not answer, unless another one has taken its place.
+    pub(crate) async fn discard(&self, peer: NodeId, alpn: &'static [u8], lane: usize, silent: &Connection) {
+        let mut slots = self.slots.lock().await;
+        let Some(slot) = slots.get(&(peer, alpn, lane)) else { return };
+        let same = |slot: &Option<Connection>| slot.as_ref().is_some_and(|c| c.stable_id() == silent.stable_id());
+        if slot.try_lock().is_ok_and(|slot| same(&slot)) {
+            slots.remove(&(peer, alpn, lane));
+        }
     }
 
     /// An open connection to `peer` for `alpn`; `lane` tells parallel ones apart.

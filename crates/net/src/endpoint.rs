@@ -201,7 +201,10 @@ impl Net {
         let paths = connection.paths();
         let path = paths.iter().find(|path| path.is_selected());
         let direct = path.as_ref().is_some_and(|path| path.is_ip());
-        let address = path.map_or("unknown".into(), |path| format!("{:?}", path.remote_addr()));
+        let address = path.map_or("unknown".into(), |path| match path.remote_addr() {
+            TransportAddr::Ip(socket) => socket.to_string(),
+            other => format!("{other:?}"),
+        });
         Ok(PeerInfo { rtt, direct, address })
     }
 

@@ -44,6 +44,8 @@ pub(crate) enum Happening {
     Input(Box<Input>),
     Block(Block),
     Refused(String),
+    /// Whether the log's keeper cannot be reached.
+    Away(bool),
     Prepared(RunId, Result<Arc<Work>>),
     Fetching(RunId, &'static str, usize, usize),
     Trouble(RunId, String),
@@ -81,6 +83,8 @@ pub(crate) struct Run {
 pub(crate) struct Driver {
     pub(crate) shared: Arc<Shared>,
     pub(crate) keeper: NodeId,
+    /// The keeper cannot be reached.
+    pub(crate) away: bool,
     pub(crate) peer: Peer,
     pub(crate) runs: BTreeMap<RunId, Run>,
     happenings: mpsc::Sender<Happening>,
@@ -107,6 +111,7 @@ pub(crate) async fn run(
     let mut driver = Driver {
         shared,
         keeper,
+        away: false,
         peer,
         runs: BTreeMap::new(),
         happenings,
@@ -193,6 +198,7 @@ impl Driver {
                     self.prepare(run);
                 }
             }
+            Happening::Away(away) => self.away = away,
             Happening::Refused(reason) => tracing::debug!(reason, "the log refused a transaction"),
             Happening::Fetching(id, what, done, of) => {
                 if let Some(run) = self.runs.get_mut(&id) {

@@ -73,7 +73,10 @@ async fn follow_remote(
         () = stop.cancelled() => return None,
         client = shared.net.follow(keeper, *height + 1) => client,
     };
-    let Ok(mut client) = client else { return Some(()) };
+    let Ok(mut client) = client else {
+        return out.send(Happening::Away(true)).await.ok();
+    };
+    out.send(Happening::Away(false)).await.ok()?;
     loop {
         tokio::select! {
             () = stop.cancelled() => return None,

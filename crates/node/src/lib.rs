@@ -182,7 +182,11 @@ impl Node {
 
     /// The way to a peer.
     pub async fn ping(&self, peer: NodeId) -> Result<PeerInfo> {
-        self.shared.net.ping(peer).await.map_err(|reject| anyhow::anyhow!("{} does not answer: {reject}", peer.short()))
+        if peer == self.id() {
+            bail!("{} is this node itself", peer.short());
+        }
+        let pinged = self.shared.net.ping(peer).await;
+        pinged.map_err(|_| anyhow::anyhow!("{} does not answer, or its address is not known here", peer.short()))
     }
 
     /// Stops every task, writes what is in memory and closes the network.

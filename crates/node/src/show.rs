@@ -2,6 +2,7 @@
 
 use crate::driver::{Driver, Run};
 use crate::status::{MemberStatus, RunStatus};
+use net::Ticket;
 use std::sync::atomic::Ordering;
 use swarm::{Mode, RunId, Status as Standing};
 
@@ -11,12 +12,28 @@ impl Driver {
         self.status.send_replace(shown);
     }
 
+    /// The ticket by which others join now: the keeper's address may be another one than it was.
+    fn ticket(&self, id: &RunId, run: &Run) -> Ticket {
+        if self.keeper == self.shared.net.id() {
+            Ticket { run: *id, peers: vec![self.shared.net.address()] }
+        } else {
+            run.ticket.clone()
+        }
+    }
+
+    fn away_text(&self) -> String {
+        let keeper = self.keeper.short();
+        format!(
+            "cannot reach {keeper}, which keeps the log; trying again (if it moved, join again with a fresh ticket from it)"
+        )
+    }
+
     fn run_status(&self, id: &RunId, run: &Run) -> RunStatus {
         let mut status = RunStatus {
             run: id.to_string(),
-            ticket: run.ticket.to_string(),
+            ticket: self.ticket(id, run).to_string(),
             keeper: self.keeper.to_string(),
-            trouble: run.trouble.clone(),
+            trouble: run.trouble.clone().or_else(|| self.away.then(|| self.away_text())),
             rounds: run.rounds.clone(),
             heldout: run.heldout.clone(),
             waiting: match &run.fetching {

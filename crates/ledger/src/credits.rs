@@ -24,6 +24,11 @@ impl Credits {
         self.0.checked_add(other.0).map(Self).ok_or(Reject::BadAmount)
     }
 
+    /// The sum of two parts of the supply, which is an amount: a larger one is a broken invariant.
+    pub(crate) fn joined(self, part: Self) -> Self {
+        self.plus(part).expect("parts of the supply add up to less than all")
+    }
+
     /// `self − other`, if there is so much.
     pub fn less(self, other: Self) -> Result<Self, Reject> {
         self.0.checked_sub(other.0).map(Self).ok_or(Reject::Insufficient)

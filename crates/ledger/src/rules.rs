@@ -3,7 +3,7 @@
 use crate::account::{ALLOTMENTS_MAX, Account, Allotment, UNBONDINGS_MAX, Unbonding};
 use crate::tx::{DOMAIN, SignedTx, Tx, VOUCHER_DOMAIN, Voucher};
 use crate::{Credits, Ledger};
-use base::{Hash, NodeId, Reject, Signed};
+use base::{NodeId, Reject, Signed};
 
 /// Asserts that `nonce` is the `next` one.
 pub(crate) fn follows(nonce: u64, next: u64) -> Result<(), Reject> {
@@ -40,30 +40,30 @@ impl Ledger {
                 let balance = self.after(by, *amount)?;
                 self.spend(by, balance);
                 let to = self.account_mut(to);
-                to.balance = added(to.balance, *amount);
+                to.balance = to.balance.joined(*amount);
             }
             Tx::Bond { amount } => {
                 let balance = self.after(by, *amount)?;
                 let account = self.spend(by, balance);
-                account.bond = added(account.bond, *amount);
+                account.bond = account.bond.joined(*amount);
             }
             Tx::Unbond { amount } => self.unbond(by, *amount)?,
             Tx::Fund { pot, amount } => {
                 let balance = self.after(by, *amount)?;
                 self.spend(by, balance);
-                self.set_pot(*pot, added(self.pot(pot), *amount));
+                self.set_pot(*pot, self.pot(pot).joined(*amount));
             }
             Tx::Deposit { amount } => {
                 let balance = self.after(by, *amount)?;
                 let account = self.spend(by, balance);
-                account.deposit = added(account.deposit, *amount);
+                account.deposit = account.deposit.joined(*amount);
             }
             Tx::Withdraw { amount } => {
                 let gain = self.without_fee(*amount)?;
                 let deposit = self.of(by).deposit.less(*amount)?;
                 let account = self.account_mut(by);
                 account.deposit = deposit;
-                account.balance = added(account.balance, gain);
+                account.balance = account.balance.joined(gain);
                 self.burn(self.params.fee);
             }
             Tx::Allot { parts } => self.allot(by, &parts.0)?,
@@ -75,7 +75,7 @@ impl Ledger {
                 self.spend(by, balance);
                 let client = self.account_mut(client);
                 client.allotments.remove(by);
-                client.deposit = added(client.deposit, allotment.left);
+                client.deposit = client.deposit.joined(allotment.left);
             }
         }
         Ok(())
@@ -126,7 +126,7 @@ impl Ledger {
             let serial = account.serial;
             let fresh = Allotment { serial, paid: Credits::ZERO, left: Credits::ZERO, closing: None };
             let allotment = account.allotments.entry(*payee).or_insert(fresh);
-            allotment.left = added(allotment.left, *amount);
+            allotment.left = allotment.left.joined(*amount);
             account.serial += u64::from(allotment.serial == serial);
         }
         Ok(())
@@ -151,10 +151,10 @@ impl Ledger {
             return Err(Reject::BadSignature);
         }
         let left = allotment.left.less(due)?;
-        let paid = added(allotment.paid, due);
+        let paid = allotment.paid.joined(due);
         self.account_mut(client).allotments.insert(*payee, Allotment { left, paid, ..allotment });
         let account = self.account_mut(payee);
-        account.balance = added(account.balance, gain);
+        account.balance = account.balance.joined(gain);
         self.burn(self.params.fee);
         Ok(())
     }
@@ -199,17 +199,4 @@ impl Ledger {
         account.balance = balance;
         account
     }
-
-    /// What one budget holds, for a chain that closes it: all of it goes back to `to`.
-    pub fn refund(&mut self, pot: &Hash, to: &NodeId) {
-        let left = self.pot(pot);
-        self.set_pot(*pot, Credits::ZERO);
-        let account = self.account_mut(to);
-        account.balance = added(account.balance, left);
-    }
-}
-
-/// The sum of two parts of the supply, which is an amount.
-fn added(a: Credits, b: Credits) -> Credits {
-    a.plus(b).expect("parts of the supply add up to less than all")
 }

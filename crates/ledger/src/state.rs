@@ -112,7 +112,7 @@ impl Ledger {
         for (id, amount) in opening {
             ledger.supply.genesis = ledger.supply.genesis.plus(*amount).expect("opening balances add up");
             let account = ledger.account_mut(id);
-            account.balance = account.balance.plus(*amount).expect("less than all");
+            account.balance = account.balance.joined(*amount);
         }
         ledger
     }
@@ -159,10 +159,10 @@ impl Ledger {
             let (free, waiting) = account.unbonding.iter().partition::<Vec<_>, _>(|part| part.at <= now);
             account.unbonding = waiting;
             for part in free {
-                account.balance = account.balance.plus(part.amount).expect("less than all");
+                account.balance = account.balance.joined(part.amount);
             }
             for (_, gone) in account.allotments.extract_if(.., |_, a| a.closing.is_some_and(|at| at <= now)) {
-                account.deposit = account.deposit.plus(gone.left).expect("less than all");
+                account.deposit = account.deposit.joined(gone.left);
             }
         }
     }
@@ -190,16 +190,24 @@ impl Ledger {
         account.locked.push_back(amount);
         while account.locked.len() > units {
             let free = account.locked.pop_front().unwrap_or_default();
-            account.balance = account.balance.plus(free).expect("less than all");
+            account.balance = account.balance.joined(free);
         }
         Ok(())
+    }
+
+    /// A budget is closed: all of it goes back to `to`.
+    pub fn refund(&mut self, pot: &Hash, to: &NodeId) {
+        let left = self.pot(pot);
+        self.set_pot(*pot, Credits::ZERO);
+        let account = self.account_mut(to);
+        account.balance = account.balance.joined(left);
     }
 
     /// Nothing of `id` can fail an audit any more: all its locked earnings become free.
     pub fn unlock(&mut self, id: &NodeId) {
         let account = self.account_mut(id);
         for free in std::mem::take(&mut account.locked) {
-            account.balance = account.balance.plus(free).expect("less than all");
+            account.balance = account.balance.joined(free);
         }
     }
 
@@ -207,7 +215,7 @@ impl Ledger {
     pub fn forfeit(&mut self, id: &NodeId, units: usize) -> Credits {
         let locked = &mut self.account_mut(id).locked;
         let gone = locked.split_off(locked.len().saturating_sub(units));
-        let gone = gone.into_iter().fold(Credits::ZERO, |sum, part| sum.plus(part).expect("less than all"));
+        let gone = gone.into_iter().fold(Credits::ZERO, Credits::joined);
         self.burn(gone);
         gone
     }
@@ -229,7 +237,7 @@ impl Ledger {
             let share = Credits(taken.0 / 4);
             burned = Credits(burned.0 - share.0);
             let account = self.account_mut(other);
-            account.balance = account.balance.plus(share).expect("less than all");
+            account.balance = account.balance.joined(share);
         }
         self.burn(burned);
         taken

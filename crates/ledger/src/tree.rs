@@ -124,23 +124,15 @@ fn apply(node: Option<Node>, changes: &[(Hash, Option<Hash>)], depth: usize) -> 
     match (node, changes) {
         (node, []) => node,
         (None, [(key, value)]) => new_leaf(key, value.as_ref()),
-        (Some(Node::Leaf { key: held, .. }), [(key, value)]) if held == *key => new_leaf(key, value.as_ref()),
         (Some(Node::Branch(mut branch)), _) => {
             let [left, right] = std::mem::take(&mut branch.children);
             descend(Some(branch), left, right, changes, depth)
         }
-        (Some(held @ Node::Leaf { .. }), _) => {
-            let Node::Leaf { key, .. } = &held else { return None };
-            if let Ok(i) = changes.binary_search_by(|change| change.0.cmp(key)) {
-                // The leaf is changed itself: what it was does not matter.
-                return if changes.len() == 1 {
-                    new_leaf(&changes[i].0, changes[i].1.as_ref())
-                } else {
-                    split(None, changes, depth)
-                };
-            }
-            split(Some(held), changes, depth)
-        }
+        (Some(Node::Leaf { key, value, hash }), _) => match changes.binary_search_by_key(&key, |change| change.0) {
+            // The leaf is changed itself: what it was does not matter.
+            Ok(_) => apply(None, changes, depth),
+            Err(_) => split(Some(Node::Leaf { key, value, hash }), changes, depth),
+        },
         (None, _) => split(None, changes, depth),
     }
 }

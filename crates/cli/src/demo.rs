@@ -245,7 +245,7 @@ async fn act(args: &DemoArgs, stage: &Path, speed: f64, mode: Mode) -> Result<Ac
         peer.stop().await;
         let (alone_bits, _) = measure(&peer.dir, &run.run.parse()?, &stage.join("corpus"))?;
         say(&format!(
-            "one of these members alone, beside it for the same time ({} tokens): {alone_bits:.3} bits per byte",
+            "one of these members alone, beside it and to the end of its own schedule ({} tokens): {alone_bits:.3} bits per byte",
             render::grouped(run.tokens.0)
         ));
         ensure!(bits < alone_bits, "the group did not beat one of its members: {bits:.3} against {alone_bits:.3}");

@@ -252,8 +252,7 @@ fn replay(common: &Common, id: Option<&str>) -> Result<()> {
     let scratch = dir.join("replay");
     let _ = std::fs::remove_dir_all(&scratch);
     let mut shown = std::time::Instant::now();
-    let folder = dir.join("runs").join(run.to_string());
-    let found = node::replay(&blocks, &run, &saved.corpus, &folder, &scratch, common.threads(), |at, of| {
+    let found = node::replay(&blocks, &run, &saved.corpus, &saved.folder, &scratch, common.threads(), |at, of| {
         if shown.elapsed().as_secs() >= 2 {
             shown = std::time::Instant::now();
             eprintln!("round {at} of {of}");

@@ -18,6 +18,7 @@ impl Work {
         let bits = if checkpoint.eval_tokens > 0 { self.pool.install(measure)? } else { None };
         if self.spec.checkpoints_kept > 0 {
             let saved = Saved {
+                folder: self.store.run_dir(&self.run)?,
                 spec: self.spec.clone(),
                 version,
                 root,
@@ -25,7 +26,7 @@ impl Work {
                 config: self.config.clone(),
                 corpus: self.store.corpus_dir(&self.spec.manifest)?,
             };
-            let dir = self.store.run_dir(&self.run)?.join("checkpoints");
+            let dir = saved.folder.join("checkpoints");
             let (unfinished, finished) = (dir.join("unfinished"), dir.join(format!("{version:08}")));
             let _ = std::fs::remove_dir_all(&unfinished);
             saved.export(&unfinished, checkpoint.tokens, checkpoint.members, bits)?;

@@ -19,6 +19,8 @@ pub struct Saved {
     pub weights: Weights,
     /// The model's shape.
     pub config: Config,
+    /// Folder of the run.
+    pub folder: PathBuf,
     /// Folder of the data.
     pub corpus: PathBuf,
 }
@@ -39,7 +41,7 @@ pub fn saved(dir: &Path, run: &RunId) -> Result<Saved> {
         "the weights on disk are damaged; start the node to fetch them anew"
     );
     let corpus = dir.join("corpora").join(spec.manifest.to_string());
-    Ok(Saved { version: u64::from_le_bytes(*version), root: Hash(*root), weights, config, corpus, spec })
+    Ok(Saved { version: u64::from_le_bytes(*version), root: Hash(*root), weights, config, folder, corpus, spec })
 }
 
 impl Saved {

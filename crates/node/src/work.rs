@@ -167,9 +167,11 @@ impl Work {
     /// Weights that were fetched, or published ones with which the run begins; those stay for replays.
     pub(crate) fn adopt_bytes(&self, version: u64, bytes: &[u8]) -> Result<(u64, Hash)> {
         let weights = Weights::from_bytes(&self.layout, self.common_moments(), bytes)?;
-        let initial = self.store.run_dir(&self.run)?.join(INITIAL);
-        if version == 0 && self.spec.init != Init::Seed && !initial.exists() {
-            write_whole(&initial, bytes, false)?;
+        if version == 0 && self.spec.init != Init::Seed {
+            let initial = self.store.run_dir(&self.run)?.join(INITIAL);
+            if !initial.exists() {
+                write_whole(&initial, bytes, false)?;
+            }
         }
         Ok(self.adopt(version, weights))
     }

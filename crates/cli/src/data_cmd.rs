@@ -56,7 +56,9 @@ pub(crate) fn run(common: &Common, command: DataCommand) -> Result<()> {
                         shown = tokens;
                         eprintln!("{} tokens", render::grouped(tokens));
                     }
-                })?
+                })
+                // What holds nothing yet is not left behind.
+                .inspect_err(|_| drop(std::fs::remove_dir(&out)))?
             };
             let manifest = &built.manifest;
             let value = json!({

@@ -83,6 +83,9 @@ enum PeerCommand {
     },
 }
 
+/// Held-out tokens that a node measures at each checkpoint.
+const EVAL_TOKENS: u64 = 16_384;
+
 impl Common {
     /// The data folder.
     pub(crate) fn dir(&self) -> PathBuf {
@@ -95,14 +98,14 @@ impl Common {
         self.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from)
     }
 
-    fn node(&self, eval_tokens: u64) -> NodeConfig {
+    fn node(&self) -> NodeConfig {
         NodeConfig {
             dir: self.dir(),
             bind: self.bind,
             mdns: !self.no_mdns,
             limits: Limits { threads: self.threads(), duty_percent: self.duty },
             device: self.device.clone(),
-            eval_tokens,
+            eval_tokens: EVAL_TOKENS,
         }
     }
 }
@@ -111,18 +114,41 @@ impl Common {
 async fn main() -> std::process::ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_env("TALKOO_LOG").unwrap_or_else(|_| "warn".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| usage(&error));
     let json = cli.common.json;
     match run(cli).await {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
             if json {
-                outln!("{}", serde_json::json!({ "error": format!("{error:#}") }));
+                outln!("{}", serde_json::json!({ "error": chain(&error) }));
             }
-            eprintln!("talkoo: {error:#}");
+            eprintln!("talkoo: {}", chain(&error));
             std::process::ExitCode::FAILURE
         }
     }
+}
+
+/// A wrong command line, in JSON too where that was asked for. Help and version are no errors.
+fn usage(error: &clap::Error) -> ! {
+    if error.use_stderr() && std::env::args().any(|argument| argument == "--json") {
+        let text = error.to_string();
+        let text = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+        outln!("{}", serde_json::json!({ "error": text }));
+    }
+    error.exit()
+}
+
+/// An error and its causes; one that repeats what was just said is left out.
+fn chain(error: &anyhow::Error) -> String {
+    let mut out = String::new();
+    for part in error.chain().map(ToString::to_string) {
+        if !out.ends_with(&part) {
+            let between = if out.is_empty() { "" } else { ": " };
+            out.push_str(between);
+            out.push_str(&part);
+        }
+    }
+    out
 }
 
 async fn run(cli: Cli) -> Result<()> {

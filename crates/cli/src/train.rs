@@ -79,7 +79,12 @@ pub(crate) async fn run(common: &Common, command: TrainCommand) -> Result<()> {
         TrainCommand::Create { file, others } => create(common, &file, &others).await,
         TrainCommand::Join { ticket } => join(common, &ticket).await,
         TrainCommand::Leave { run } => {
-            let run = find(&status(common).await?, Some(&run))?.run;
+            let status = status(common).await?;
+            let found = find(&status, Some(&run))?;
+            if !found.members.iter().any(|member| member.node == status.node) {
+                bail!("this node is no member of {} (any more)", found.name);
+            }
+            let run = found.run;
             let answer = ask(common, Request::Leave { run }).await?;
             render::print(common, &answer, || "left; committed units count".into());
             Ok(())
@@ -105,12 +110,9 @@ pub(crate) async fn run(common: &Common, command: TrainCommand) -> Result<()> {
 
 /// Runs the node until Ctrl-C or `stop`.
 pub(crate) async fn up(common: &Common) -> Result<()> {
-    let node = Node::start(common.node(EVAL_TOKENS)).await?;
+    let node = Node::start(common.node()).await?;
     until_stopped(common, &node).await
 }
-
-/// Held-out tokens that the node which creates a run measures at each checkpoint.
-const EVAL_TOKENS: u64 = 16_384;
 
 /// What the running node shows.
 pub(crate) async fn status(common: &Common) -> Result<Status> {
@@ -143,7 +145,7 @@ async fn create(common: &Common, file: &Path, others: &Others) -> Result<()> {
         render::print(common, &answer, || ticket_text(&answer));
         return Ok(());
     }
-    let node = Node::start(common.node(EVAL_TOKENS)).await?;
+    let node = Node::start(common.node()).await?;
     let theta = prepared.model.as_deref().map(model::load).transpose()?.map(|(_, theta)| theta);
     let ticket = node.create(prepared.spec, &corpus, theta).await?;
     let answer = json!({ "run": ticket.run.to_string(), "ticket": ticket.to_string() });
@@ -162,7 +164,7 @@ async fn join(common: &Common, ticket: &str) -> Result<()> {
         render::print(common, &answer, || "joined; see `talkoo train watch`".into());
         return Ok(());
     }
-    let node = Node::start(common.node(0)).await?;
+    let node = Node::start(common.node()).await?;
     node.follow(parsed).await?;
     until_stopped(common, &node).await
 }
@@ -264,6 +266,7 @@ fn replay(common: &Common, id: Option<&str>) -> Result<()> {
         "rounds": found.rounds,
         "units": found.units,
         "equal": found.equal,
+        "inherited": found.inherited,
         "root": found.root,
         "saved": { "version": saved.version, "root": saved.root },
         "roots_equal": found.roots_equal,

@@ -120,6 +120,16 @@ fn three_peers_a_kill_a_return_and_a_replay() {
     for peer in [&mut a, &mut b, &mut c] {
         stop(peer);
     }
+    let (mut again, _) = start(&dir("a"), &["up"]);
+    let shown = watch(&dir("a"), begun, "the run after a restart", whole);
+    assert_eq!(shown["agreed"], ends[0]["root"], "the last root is on the log");
+    let ticket = json(&dir("a"), &["train", "show"])["ticket"].as_str().expect("a ticket").to_owned();
+    let (mut late, _) = start(&dir("late"), &["train", "join", &ticket]);
+    let got = watch(&dir("late"), begun, "the weights of a run that has ended", whole);
+    assert_eq!(got["root"], ends[0]["root"], "who comes after the end gets the last weights");
+    for peer in [&mut again, &mut late] {
+        stop(peer);
+    }
     let replayed = json(&dir("a"), &["train", "replay"]);
     assert_eq!(replayed["root"], ends[0]["root"][1], "a replay ends in the run's root");
     assert_eq!(replayed["units"], replayed["equal"], "every unit came out the same");
@@ -172,6 +182,7 @@ fn two_peers_train_while_updates_travel() {
     let replayed = json(&dir("a"), &["train", "replay"]);
     assert_eq!(replayed["root"], ends[0]["root"][1], "a replay ends in the run's root");
     assert_eq!(replayed["units"], replayed["equal"], "every unit came out the same");
+    assert_eq!(replayed["inherited"], 1, "the second member went on from the moments of the first");
 }
 
 /// One bit of the weights, of the private states and of the data is wrong when a killed peer comes

@@ -122,9 +122,10 @@ async fn answer(node: &Arc<Node>, line: &str) -> Result<Value> {
             Ok(json!({ "left": run }))
         }
         Request::Ping { peer } => {
-            let info = node.ping(peer.parse()?).await?;
+            let peer = known(node, &peer)?;
+            let info = node.ping(peer).await?;
             Ok(json!({
-                "peer": peer,
+                "peer": peer.to_string(),
                 "rtt_ms": info.rtt.as_secs_f64() * 1e3,
                 "direct": info.direct,
                 "address": info.address,
@@ -134,5 +135,22 @@ async fn answer(node: &Arc<Node>, line: &str) -> Result<Value> {
             node.stop.cancel();
             Ok(json!({ "stopping": true }))
         }
+    }
+}
+
+/// A peer by its whole key, or by the beginning of that of a member of a run.
+fn known(node: &Node, text: &str) -> Result<base::NodeId> {
+    if let Ok(key) = text.parse() {
+        return Ok(key);
+    }
+    let status = node.status();
+    let members = status.runs.iter().flat_map(|run| &run.members).map(|member| &member.node);
+    let mut found: Vec<&String> = members.filter(|key| !text.is_empty() && key.starts_with(text)).collect();
+    found.sort();
+    found.dedup();
+    match found.as_slice() {
+        [one] => Ok(one.parse()?),
+        [] => anyhow::bail!("no member's key begins with `{text}`; `talkoo peer ls` shows them"),
+        _ => anyhow::bail!("several keys begin with `{text}`; give more of it"),
     }
 }

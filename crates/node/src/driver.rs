@@ -5,18 +5,19 @@ use crate::content::Contents;
 use crate::corpus;
 use crate::follow::follow_log;
 use crate::log::NodeLog;
+use crate::moving::fetching;
 use crate::status::{RoundLine, RunStatus};
 use crate::store::Store;
 use crate::work::{Limits, Meter, Work};
 use crate::workers::{Checkpoint, Job, Workers};
 use anyhow::Result;
-use base::{Hash, Keypair, Machine, Millis, NodeId, Outbox, Signed, Wire};
+use base::{Keypair, Machine, Millis, NodeId, Outbox, Signed, Wire};
 use net::{Net, Ticket};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use swarm::{Block, DOMAIN, Envelope, Event, Fetch, Input, Output, Peer, RunId, Tx};
+use swarm::{Block, DOMAIN, Envelope, Event, Input, Outcome, Output, Peer, RunId, Tx};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -60,6 +61,9 @@ pub(crate) const RECONNECT: Duration = Duration::from_millis(500);
 const SEQ_BATCH: u64 = 10_000;
 /// Private states kept on disk: that of the last commit, and those around it for a restart.
 const PRIVATES_KEPT: usize = 3;
+/// Where a run's closed rounds and held-out figures are written down.
+const ROUNDS_FILE: &str = "metrics.jsonl";
+const HELDOUT_FILE: &str = "heldout.jsonl";
 /// Closed rounds that a status shows.
 const ROUNDS_SHOWN: usize = 4096;
 
@@ -87,7 +91,7 @@ pub(crate) struct Driver {
     pub(crate) away: bool,
     pub(crate) peer: Peer,
     pub(crate) runs: BTreeMap<RunId, Run>,
-    happenings: mpsc::Sender<Happening>,
+    pub(crate) happenings: mpsc::Sender<Happening>,
     to_log: mpsc::Sender<Vec<u8>>,
     seqs: std::ops::Range<u64>,
     wake: Option<Millis>,
@@ -156,15 +160,17 @@ impl Driver {
                 let peers: Vec<NodeId> = ticket.peers.iter().map(|address| address.node).collect();
                 self.shared.net.meet(ticket.run, &peers);
                 self.shared.store.follow(&ticket.run, &ticket)?;
+                let mut rounds: Vec<RoundLine> = self.shared.store.metrics(&ticket.run, ROUNDS_FILE);
+                rounds.drain(..rounds.len().saturating_sub(ROUNDS_SHOWN));
                 let run = Run {
                     ticket: ticket.clone(),
                     work: None,
                     preparing: false,
                     fetching: None,
                     trouble: None,
-                    rounds: Arc::default(),
+                    rounds: Arc::new(rounds),
                     counted: (0, 0),
-                    heldout: Vec::new(),
+                    heldout: self.shared.store.metrics(&ticket.run, HELDOUT_FILE),
                     begun: Instant::now(),
                     saved: false,
                 };
@@ -223,6 +229,7 @@ impl Driver {
             Happening::Heldout(id, version, bits) => {
                 if let Some(run) = self.runs.get_mut(&id) {
                     run.heldout.push((version, bits));
+                    self.shared.store.write_metrics(&id, HELDOUT_FILE, &(version, bits));
                 }
             }
         }
@@ -266,11 +273,7 @@ impl Driver {
             Output::Event(event) => self.note(event),
             Output::Init(run) => self.job(&run, Job::Init),
             Output::Apply { run, closed } => self.job(&run, Job::Apply(closed)),
-            Output::Train(train) => {
-                if let Some(workers) = self.runs.get(&train.run).and_then(|run| run.work.as_ref()) {
-                    let _ = workers.trainer.send(train);
-                }
-            }
+            Output::Train(train) => self.train(train),
             Output::Fetch(fetch) => self.fetch(fetch),
             Output::Sync { run, version, root, sources } => self.sync(run, version, root, sources),
             Output::Forget(run, updates) => {
@@ -278,11 +281,19 @@ impl Driver {
                     workers.work.forget(&updates);
                 }
             }
-            Output::Dispute { run, version, ours, theirs } => {
+            Output::Differs { run, version, ours, theirs, closed, sources } => {
                 let text = format!("version {version}: this node computed {ours:?}, the quorum {theirs:?}");
-                tracing::error!(run = %run.short(), text, "root dispute");
+                tracing::error!(run = %run.short(), text, "roots differ");
                 if let Some(run) = self.runs.get_mut(&run) {
                     run.trouble = Some(text);
+                }
+                self.differs(run, version, theirs, closed, sources);
+            }
+            Output::Chunk { run, by, version, chunk } => {
+                let work = self.runs.get(&run).and_then(|run| run.work.as_ref()).map(|workers| &workers.work);
+                if let Some(hash) = work.and_then(|work| work.chunk_hash(version, chunk)) {
+                    let input = Input::Chunk { run, by, hash };
+                    let _ = self.happenings.try_send(Happening::Input(Box::new(input)));
                 }
             }
         }
@@ -308,49 +319,6 @@ impl Driver {
         if let Some(workers) = self.runs.get(run).and_then(|run| run.work.as_ref()) {
             let _ = workers.applier.send(job);
         }
-    }
-
-    fn fetch(&self, fetch: Box<Fetch>) {
-        let Some(workers) = self.runs.get(&fetch.run).and_then(|run| run.work.as_ref()) else { return };
-        let (net, contents, applier) = (self.shared.net.clone(), self.shared.contents.clone(), workers.applier.clone());
-        if workers.work.holds(&fetch.candidate.update) {
-            let input = Input::Fetched { run: fetch.run, update: fetch.candidate.update, result: Ok(()) };
-            let _ = self.happenings.try_send(Happening::Input(Box::new(input)));
-            return;
-        }
-        tokio::spawn(async move {
-            let fetched = net.fetch(fetch.candidate.update, &fetch.sources, Vec::new(), &|_, _| {}).await;
-            let result = fetched.map(|fetched| fetched.bytes).map_err(|error| {
-                tracing::debug!(update = ?error.root, missing = error.missing, rejects = ?error.rejects, "not fetched");
-                for (_, reject) in &error.rejects {
-                    contents.count(*reject);
-                }
-                error.reject()
-            });
-            let _ = applier.send(Job::Verify(fetch, result));
-        });
-    }
-
-    fn sync(&self, id: RunId, version: u64, root: Hash, sources: Vec<NodeId>) {
-        let Some(workers) = self.runs.get(&id).and_then(|run| run.work.as_ref()) else { return };
-        let (net, work, applier) = (self.shared.net.clone(), workers.work.clone(), workers.applier.clone());
-        let happenings = self.happenings.clone();
-        tokio::spawn(async move {
-            let have = work.newest_bytes();
-            let progress = fetching(&happenings, id, "the weights");
-            match net.fetch(root, &sources, have, &progress).await {
-                Ok(fetched) => {
-                    tracing::info!(version, chunks = fetched.moved, "weights fetched");
-                    let _ = applier.send(Job::Adopt(version, fetched.bytes));
-                }
-                Err(error) => {
-                    let _ = happenings.send(Happening::Trouble(id, format!("weights: {error}"))).await;
-                    let held = work.newest().map(|(version, _, root)| (version, root));
-                    let input = Input::Weights { run: id, result: held };
-                    let _ = happenings.send(Happening::Input(Box::new(input))).await;
-                }
-            }
-        });
     }
 
     fn wake_in(&mut self, wait: Duration) {
@@ -400,9 +368,16 @@ impl Driver {
 
     /// Takes what displays show out of the events.
     fn note(&mut self, event: Event) {
+        if let Event::Disputed(id, by, outcome) = event {
+            return self.note_dispute(&id, by, outcome);
+        }
         let Event::Closed(id, round) = event else { return };
         let (Some(state), Some(run)) = (self.peer.state().runs.get(&id), self.runs.get_mut(&id)) else { return };
         let Some(closed) = state.closed_round(round.0) else { return };
+        // The log is read again after a restart; what an earlier process wrote down stays.
+        if run.rounds.last().is_some_and(|line| line.round >= round.0) {
+            return;
+        }
         run.trouble = None;
         let meter = run.work.as_ref().map(|workers| &workers.work.meter);
         let read = |of: fn(&Meter) -> &AtomicU64| meter.map_or(0, |meter| of(meter).load(Ordering::Relaxed));
@@ -421,12 +396,29 @@ impl Driver {
             update_bytes: counted.1 - run.counted.1,
         };
         run.counted = counted;
-        self.shared.store.write_metrics(&id, &line);
+        self.shared.store.write_metrics(&id, ROUNDS_FILE, &line);
         let rounds = Arc::make_mut(&mut run.rounds);
         if rounds.len() >= ROUNDS_SHOWN {
             rounds.remove(0);
         }
         rounds.push(line);
+    }
+
+    fn note_dispute(&mut self, id: &RunId, by: NodeId, outcome: Outcome) {
+        let own = by == self.shared.net.id();
+        let text = match outcome {
+            Outcome::Dismissed if own => {
+                "the other members computed the same weights, this machine others: check its memory; \
+                 restarted, the node fetches the weights anew"
+            }
+            Outcome::Undecided if own => "too few members could check who is right; restart to fetch the weights anew",
+            Outcome::Upheld => "the weights that a quorum had reported were proved false and are struck",
+            _ => return,
+        };
+        tracing::error!(run = %id.short(), by = %by.short(), text, "dispute decided");
+        if let Some(run) = self.runs.get_mut(id) {
+            run.trouble = Some(text.into());
+        }
     }
 
     /// Weights of a version that is to be kept are there: measure and write them beside the run.
@@ -443,12 +435,6 @@ impl Driver {
             let _ = workers.evaluator.send(checkpoint);
         }
     }
-}
-
-/// Tells displays how far a fetch is; when the queue is full they miss one.
-fn fetching(out: &mpsc::Sender<Happening>, run: RunId, what: &'static str) -> impl Fn(usize, usize) + Sync + use<> {
-    let out = out.clone();
-    move |done, of| drop(out.try_send(Happening::Fetching(run, what, done, of)))
 }
 
 impl Drop for Driver {

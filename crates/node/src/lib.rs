@@ -11,6 +11,7 @@ mod eval;
 mod export;
 mod follow;
 mod log;
+mod moving;
 mod platform;
 mod replay;
 mod rules;

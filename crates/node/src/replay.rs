@@ -20,6 +20,8 @@ pub struct Replayed {
     pub units: u64,
     /// Units whose commit came out the same, to the last bit.
     pub equal: u64,
+    /// Newcomers' units among them that went on from another member's moments.
+    pub inherited: u64,
     /// Root of the weights at the end.
     pub root: Hash,
     /// The last root that a quorum of the run reported, and its version.
@@ -61,7 +63,7 @@ pub fn replay(
         }
     }
     let mut again = again.context(NO_RUN)?;
-    again.found.agreed = state.runs[id].roots.last_key_value().map(|(version, root)| (*version, *root));
+    again.compare(&state.runs[id]);
     Ok(again.found)
 }
 
@@ -106,7 +108,7 @@ impl Again {
                 found
             }
         };
-        let found = Replayed { rounds: 0, units: 0, equal: 0, root, agreed: None, roots_equal: true };
+        let found = Replayed { rounds: 0, units: 0, equal: 0, inherited: 0, root, agreed: None, roots_equal: true };
         Ok(Self { work, trainer, roots: BTreeMap::from([(version, root)]), unsettled: BTreeMap::new(), found })
     }
 
@@ -130,10 +132,15 @@ impl Again {
         self.roots.insert(version, root);
         self.found.rounds += 1;
         self.found.root = root;
+        self.compare(run);
+        Ok(())
+    }
+
+    fn compare(&mut self, run: &Run) {
         for (version, agreed) in &run.roots {
             self.found.roots_equal &= self.roots.get(version).is_none_or(|root| root == agreed);
         }
-        Ok(())
+        self.found.agreed = run.roots.last_key_value().map(|(version, root)| (*version, *root));
     }
 
     /// The unit as the log planned it; steps are those that were done.
@@ -142,7 +149,9 @@ impl Again {
         let slot = closed.plan.iter().find(|slot| slot.member == *member).context("a commit without a slot")?;
         let unsettled = self.unsettled.entry(*member).or_default();
         let settled = run.settle(base, unsettled);
-        let fresh = commit.state == Hash::default();
+        let inherit = slot.inherit.filter(|(_, state)| commit.state == *state);
+        self.found.inherited += u64::from(inherit.is_some());
+        let fresh = commit.state == Hash::default() || inherit.is_some();
         if fresh {
             unsettled.clear();
         }
@@ -157,7 +166,8 @@ impl Again {
             steps_before: closed.steps_before,
             window_ms: u64::MAX / 4,
             plain: closed.plan.len() == 1,
-            state: commit.state,
+            state: if fresh { Hash::default() } else { commit.state },
+            inherit,
             settle: if fresh { Vec::new() } else { settled },
             pending: run.pending(member, closed.round, base),
         }))

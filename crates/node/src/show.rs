@@ -61,10 +61,11 @@ impl Driver {
             let busy = meter.busy_ms.load(Ordering::Relaxed) as f64;
             status.busy_ms = busy as u64;
             status.utilisation = 100.0 * busy / run.begun.elapsed().as_millis().max(1) as f64;
-            let units = state.members.get(&self.shared.net.id()).map_or(0, |member| member.units);
-            let bytes = meter.update_bytes.load(Ordering::Relaxed);
-            status.bits_per_parameter = bytes as f64 * 8.0 / (state.spec.params * units.max(1)) as f64;
         }
+        let own = run.rounds.iter().rev().find(|line| line.update_bytes > 0);
+        let bits = own.map_or(0.0, |line| line.update_bytes as f64 * 8.0);
+        status.bits_per_parameter = bits / state.spec.params as f64;
+        status.agreed = state.roots.last_key_value().map(|(version, root)| (*version, root.to_string()));
         let newest = state.open.back();
         status.members = (state.members.iter())
             .map(|(member, m)| MemberStatus {

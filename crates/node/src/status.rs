@@ -40,6 +40,8 @@ pub struct RunStatus {
     pub version: u64,
     /// Root of the weights that this node holds, with their version.
     pub root: Option<(u64, String)>,
+    /// The last root that a quorum of the members reported, with its version.
+    pub agreed: Option<(u64, String)>,
     /// Tokens applied, and in all.
     pub tokens: (u64, u64),
     /// Tokens per second over the last rounds.

@@ -86,10 +86,10 @@ impl Store {
         Ok(first)
     }
 
-    /// Appends a line to the run's metrics; nothing depends on them, so trouble is only logged.
-    pub(crate) fn write_metrics(&self, run: &RunId, line: &impl serde::Serialize) {
+    /// Appends a line to a file of the run's metrics; nothing depends on them, so trouble is only logged.
+    pub(crate) fn write_metrics(&self, run: &RunId, file: &str, line: &impl serde::Serialize) {
         let write = || -> Result<()> {
-            let path = self.run_dir(run)?.join("metrics.jsonl");
+            let path = self.run_dir(run)?.join(file);
             if std::fs::metadata(&path).is_ok_and(|file| file.len() > METRICS_MAX) {
                 std::fs::rename(&path, path.with_extension("jsonl.old"))?;
             }
@@ -101,6 +101,13 @@ impl Store {
         if let Err(error) = write() {
             tracing::warn!(%error, "the metrics could not be written");
         }
+    }
+
+    /// The lines of a file of metrics that an earlier process wrote; what cannot be read is left out.
+    pub(crate) fn metrics<T: serde::de::DeserializeOwned>(&self, run: &RunId, file: &str) -> Vec<T> {
+        let text = self.run_dir(run).and_then(|dir| Ok(std::fs::read_to_string(dir.join(file))?));
+        let text = text.unwrap_or_default();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
     /// Appends a block of the log that this node keeps; on disk when this returns.

@@ -1,12 +1,13 @@
 //! The compute of one run: a trainer thread for units and a second thread for everything that
 //! follows from the log (initial weights, apply, verification), so that neither waits for the other.
 
+mod kept;
+
 use crate::content::Contents;
-use crate::store::{Store, read_verified, write_whole};
+use crate::store::{Store, write_whole};
 use crate::throttle::Throttle;
 use anyhow::{Context, Result, anyhow};
 use base::{ChunkTree, Hash, Reject};
-use bytes::Bytes;
 use data::{Corpus, Order, Split};
 use model::update::Format;
 use model::{
@@ -66,6 +67,14 @@ struct Versions {
     spare: Option<Weights>,
     /// Where the mean of a set is computed.
     mean: Vec<f32>,
+}
+
+/// What a step that was done again shows.
+pub(crate) enum Step {
+    /// It comes out as the quorum says: the first time was a fault of a moment.
+    Repaired,
+    /// It differs: the first chunk that does, and its hash here.
+    Differs(u32, Hash),
 }
 
 /// Counters for displays.
@@ -201,11 +210,23 @@ impl Work {
             anyhow::ensure!(made_version == version + 1, "another plain round's weights");
             return Ok(self.adopt_tree(version + 1, weights, tree));
         }
-        let before = self.versions().held.get(&version).map(|(weights, tree)| (weights.clone(), tree.clone()));
-        let (before, tree) = before.with_context(|| format!("version {version} of the weights is gone"))?;
+        let (before, tree) = self.version(version)?;
         if closed.set.is_empty() {
             return Ok(self.adopt_tree(version + 1, before, tree));
         }
+        let weights = self.stepped(&before, closed)?;
+        let out = self.adopt(version + 1, weights);
+        self.meter.apply_ms.fetch_add(begun.elapsed().as_millis() as u64, Ordering::Relaxed);
+        Ok(out)
+    }
+
+    fn version(&self, version: u64) -> Result<(Arc<Weights>, Arc<ChunkTree>)> {
+        let held = self.versions().held.get(&version).map(|(weights, tree)| (weights.clone(), tree.clone()));
+        held.with_context(|| format!("version {version} of the weights is gone"))
+    }
+
+    /// The weights that a closed set makes of those before it.
+    fn stepped(&self, before: &Weights, closed: &Closed) -> Result<Weights> {
         let updates = closed.set.iter().map(|c| self.update(&c.update)).collect::<Result<Vec<_>>>()?;
         let set: Vec<Contribution<'_>> = (closed.set.iter().zip(&updates))
             .map(|(c, bytes)| Contribution { bytes, tokens: c.tokens, norm_sq: f64::from_bits(c.norm_sq_bits) })
@@ -214,13 +235,43 @@ impl Work {
             let mut versions = self.versions();
             (versions.spare.take().unwrap_or_default(), std::mem::take(&mut versions.mean))
         };
-        weights.copy_from(&before);
+        weights.copy_from(before);
         let rule = self.rule(closed.tokens_before, closed.steps_before);
         self.pool.install(|| apply(&self.layout, &mut weights, &set, &rule, &mut mean))?;
         self.versions().mean = mean;
-        let out = self.adopt(version + 1, weights);
-        self.meter.apply_ms.fetch_add(begun.elapsed().as_millis() as u64, Ordering::Relaxed);
-        Ok(out)
+        Ok(weights)
+    }
+
+    /// Hash of a chunk of a version that is held.
+    pub(crate) fn chunk_hash(&self, version: u64, chunk: u32) -> Option<Hash> {
+        self.versions().held.get(&version)?.1.chunks.get(chunk as usize).copied()
+    }
+
+    /// Does a step again that a quorum contradicts. A fault of a moment is gone the second time; otherwise
+    /// gives the first chunk that differs from `theirs`, or chunk 0 where nobody gave those.
+    pub(crate) fn differs(
+        &self,
+        version: u64,
+        root: &Hash,
+        closed: Option<&Closed>,
+        theirs: Option<&ChunkTree>,
+    ) -> Result<Step> {
+        if let Some(closed) = closed
+            && let Ok((before, tree)) = self.version(closed.round.0)
+            && before.tree().root() == tree.root()
+        {
+            let weights = self.stepped(&before, closed)?;
+            if weights.tree().root() == *root {
+                // What was made of the damaged weights goes with them.
+                self.versions().held.split_off(&version);
+                self.adopt(version, weights);
+                return Ok(Step::Repaired);
+            }
+        }
+        let (_, ours) = self.version(version)?;
+        let chunk = theirs.and_then(|theirs| ours.differing(theirs).first().copied()).unwrap_or(0);
+        let hash = ours.chunks.get(chunk).context("weights without a chunk")?;
+        Ok(Step::Differs(chunk as u32, *hash))
     }
 
     /// Checks a fetched update completely and keeps it.
@@ -300,11 +351,9 @@ impl Work {
         let begun = Instant::now();
         let weights = self.versions().held.get(&train.base).map(|(weights, _)| weights.clone());
         let weights = weights.with_context(|| format!("version {} of the weights is gone", train.base))?;
-        let held = self.private_state(&train.state);
-        let state = if held.is_some() { train.state } else { Hash::default() };
-        let mut private = held.unwrap_or_else(|| Private::zero(&self.layout));
+        let (state, mut private) = self.begin(train);
         // Lost is lost: who finds its state gone gets nothing back, the same for whoever replays it.
-        if state != Hash::default() {
+        if state == train.state {
             self.settle(train, &mut private)?;
         }
         let mut plan = self.plan(train)?;
@@ -366,6 +415,20 @@ impl Work {
         })
     }
 
+    /// The private state from which a unit goes on: one's own; a newcomer's is another's moments and none
+    /// of its feedback; else none.
+    fn begin(&self, train: &Train) -> (Hash, Private) {
+        if let Some(private) = self.private_state(&train.state) {
+            return (train.state, private);
+        }
+        let none = Private::zero(&self.layout);
+        let donor = train.inherit.and_then(|(_, state)| Some((state, self.private_state(&state)?)));
+        match donor {
+            Some((state, donor)) => (state, Private { moments: donor.moments, ..none }),
+            None => (Hash::default(), none),
+        }
+    }
+
     /// Gives back to the error feedback what was left out or scaled down.
     fn settle(&self, train: &Train, private: &mut Private) -> Result<()> {
         for settle in &train.settle {
@@ -389,92 +452,6 @@ impl Work {
     pub(crate) fn trainer(&self) -> Result<Trainer> {
         let device = model::open(&self.device).map_err(|e| anyhow!("{e}"))?;
         Ok(self.pool.install(|| Trainer::new(&self.config, &device)))
-    }
-
-    // --- small things on disk ------------------------------------------------------------------
-
-    fn update_path(&self, update: &Hash) -> Result<PathBuf> {
-        Ok(self.store.run_dir(&self.run)?.join("updates").join(update.to_string()))
-    }
-
-    fn keep_update(&self, root: &Hash, bytes: Bytes) {
-        if let Err(error) = self.update_path(root).and_then(|path| write_whole(&path, &bytes, false)) {
-            tracing::warn!(%error, "an update could not be written");
-        }
-        self.contents.add(Some(self.run), bytes);
-    }
-
-    pub(crate) fn update(&self, root: &Hash) -> Result<Bytes> {
-        if let Some(bytes) = self.contents.get(root) {
-            return Ok(bytes);
-        }
-        let bytes = read_verified(&self.update_path(root)?, root).context("an update is gone from this node")?;
-        Ok(bytes.into())
-    }
-
-    /// Whether an update is on this node already.
-    pub(crate) fn holds(&self, root: &Hash) -> bool {
-        match self.update(root) {
-            Ok(bytes) => {
-                self.contents.add(Some(self.run), bytes);
-                true
-            }
-            Err(_) => false,
-        }
-    }
-
-    fn keep_made(&self, version: u64, weights: Weights) -> Result<Hash> {
-        let tree = Arc::new(weights.tree());
-        let root = tree.root();
-        // Nobody else has these weights: they are on disk before they are committed to.
-        self.snapshot(version, &weights, &root)?;
-        self.versions().made = Some((version, Arc::new(weights), tree));
-        Ok(root)
-    }
-
-    fn private_path(&self, state: &Hash) -> Result<PathBuf> {
-        Ok(self.store.run_dir(&self.run)?.join("private").join(state.to_string()))
-    }
-
-    fn private_state(&self, state: &Hash) -> Option<Private> {
-        if *state == Hash::default() {
-            return None;
-        }
-        let mut cache = self.private.lock().expect("nobody panics while holding the private states");
-        if let Some(private) = cache.get(state) {
-            return Some(private.clone());
-        }
-        let bytes = read_verified(&self.private_path(state).ok()?, state)?;
-        let private = Private::from_bytes(&self.layout, &bytes).ok()?;
-        cache.insert(*state, private.clone());
-        Some(private)
-    }
-
-    /// Keeps a private state on disk, and the last ones before it.
-    fn keep_private(&self, private: Private) -> Result<Hash> {
-        let bytes = private.to_bytes();
-        let hash = ChunkTree::of(&bytes).root();
-        write_whole(&self.private_path(&hash)?, &bytes, false)?;
-        let mut cache = self.private.lock().expect("nobody panics while holding the private states");
-        cache.insert(hash, private);
-        let dir = self.store.run_dir(&self.run)?.join("private");
-        prune_oldest(&dir, self.privates_kept, &mut cache);
-        Ok(hash)
-    }
-}
-
-/// Keeps the newest `keep` files of a folder, and no others in the cache.
-fn prune_oldest(dir: &std::path::Path, keep: usize, cache: &mut BTreeMap<Hash, Private>) {
-    let Ok(entries) = std::fs::read_dir(dir) else { return };
-    let mut files: Vec<_> =
-        entries.flatten().filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path()))).collect();
-    files.sort();
-    let gone = files.len().saturating_sub(keep);
-    for (_, path) in &files[..gone] {
-        let _ = std::fs::remove_file(path);
-        if let Some(hash) = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok()) {
-            cache.remove(&hash);
-        }
     }
 }
 

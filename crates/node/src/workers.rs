@@ -1,11 +1,11 @@
 //! The threads of a run: one trains, one follows the log, one measures.
 
 use crate::driver::Happening;
-use crate::work::Work;
+use crate::work::{Step, Work};
 use anyhow::Result;
-use base::{Hash, Reject};
+use base::{ChunkTree, Hash, Reject};
 use std::sync::Arc;
-use swarm::{Fetch, Input, Train};
+use swarm::{Closed, Fetch, Input, Train};
 use tokio::sync::mpsc;
 
 /// The threads of a run, by what they take.
@@ -30,7 +30,8 @@ pub(crate) struct Checkpoint {
 pub(crate) enum Job {
     Init,
     Adopt(u64, Vec<u8>),
-    Apply(Box<swarm::Closed>),
+    Apply(Box<Closed>),
+    Differs { version: u64, root: Hash, closed: Option<Box<Closed>>, theirs: Option<ChunkTree> },
     Verify(Box<Fetch>, Result<Vec<u8>, Reject>),
 }
 
@@ -90,6 +91,17 @@ fn spawn_applier(work: Arc<Work>, jobs: std::sync::mpsc::Receiver<Job>, out: mps
                 Job::Init => weights(work.init()),
                 Job::Adopt(version, bytes) => weights(work.adopt_bytes(version, &bytes)),
                 Job::Apply(closed) => weights(work.apply(&closed)),
+                Job::Differs { version, root, closed, theirs } => {
+                    let input = match work.differs(version, &root, closed.as_deref(), theirs.as_ref()) {
+                        Ok(Step::Repaired) => Input::Weights { run, result: Some((version, root)) },
+                        Ok(Step::Differs(chunk, hash)) => Input::Differs { run, version, chunk, hash },
+                        Err(error) => {
+                            tracing::warn!(%error, "a step cannot be checked");
+                            continue;
+                        }
+                    };
+                    Happening::Input(Box::new(input))
+                }
                 Job::Verify(fetch, bytes) => {
                     let result = bytes.and_then(|bytes| work.verify(&fetch.candidate, bytes));
                     let update = fetch.candidate.update;

@@ -17,6 +17,8 @@ pub(crate) struct Watch {
     /// Rounds closed, and of them void.
     pub closed: u64,
     pub voids: u64,
+    /// Upheld and dismissed.
+    pub disputes: (u64, u64),
     /// Refused at the door of the log.
     pub refused: RejectCounts,
     /// Whether everybody took part again after the calm.
@@ -113,7 +115,8 @@ impl World {
         if run.ended {
             let version = run.version();
             let newest = |node: &Node| node.peer.weights(&self.run).is_some_and(|(held, _)| held == version);
-            return self.wanted().all(|i| newest(&self.nodes[i]));
+            let agreed = run.roots.contains_key(&version) || !self.may_lie();
+            return agreed && self.wanted().all(|i| newest(&self.nodes[i]));
         }
         self.watch.recovered && self.watch.closed >= self.scenario.rounds.max(self.scenario.warm_rounds + 1)
     }

@@ -28,7 +28,10 @@ impl World {
 
     fn carry_out(&mut self, i: usize, output: Output) -> Result<(), Violation> {
         match output {
-            Output::Submit(tx) => self.submit(i, tx),
+            Output::Submit(tx) => {
+                let tx = self.bear_false_witness(i, tx);
+                self.submit(i, tx);
+            }
             Output::Init(_) => {
                 let ms = self.scenario.costs.apply_ms;
                 self.after(ms, i, What::Weights(Some((0, initial_root()))));
@@ -48,11 +51,13 @@ impl World {
             }
             Output::Wake(at) => self.wake(i, at),
             Output::Event(event) => self.noticed(i, &event),
-            Output::Dispute { version, ours, theirs, .. } if self.nodes[i].honest() => {
-                let what = format!("node {i} disputes version {version}: its {ours:?} against {theirs:?}");
-                return Err(self.fail(what));
+            Output::Differs { version, ours, theirs, .. } => return self.differs(i, version, ours, theirs),
+            Output::Chunk { by, version, .. } => {
+                let held = self.nodes[i].held.iter().find(|(held, _)| *held == version);
+                if let Some((_, hash)) = held.copied() {
+                    self.after(1, i, What::Chunk(by, hash));
+                }
             }
-            Output::Dispute { .. } => {}
         }
         Ok(())
     }
@@ -100,6 +105,8 @@ impl World {
 
     fn unit(&mut self, i: usize, train: &Train, steps: u64) -> Result<Commit, Violation> {
         let all = self.rng.chance(1, 2);
+        // Another's moments arrive in time, or not.
+        let inherited = train.inherit.filter(|_| self.rng.chance(1, 2)).map(|(_, state)| state);
         let (update, state_next) = if self.nodes[i].honest() {
             self.mass.train(i, train, all).map_err(|what| self.fail(what))?
         } else {
@@ -115,11 +122,29 @@ impl World {
             update,
             norm_sq_bits: 1f64.to_bits(),
             size: if train.plain { 0 } else { self.scenario.costs.update_bytes },
-            state: train.state,
+            state: inherited.unwrap_or(train.state),
             state_next,
             trace: Hash::default(),
             loss_micro: 1_000_000,
         })
+    }
+
+    /// The quorum contradicts a node: never an honest one, unless false witnesses are among the members.
+    fn differs(&mut self, i: usize, version: u64, ours: Hash, theirs: Hash) -> Result<(), Violation> {
+        let ms = self.scenario.costs.apply_ms;
+        match self.nodes[i].part.liar {
+            Some(Liar::Flipped) => {
+                self.nodes[i].held.retain(|(held, _)| *held < version);
+                self.after(ms, i, What::Weights(Some((version, theirs))));
+            }
+            None if !self.nodes.iter().any(|node| node.lies(Liar::FalseRoot)) => {
+                let what = format!("node {i} disputes version {version}: its {ours:?} against {theirs:?}");
+                return Err(self.fail(what));
+            }
+            None | Some(Liar::Broken) => self.after(ms, i, What::Differs(version, ours)),
+            Some(_) => {}
+        }
+        Ok(())
     }
 
     /// A unit is done: the disk has it before the peer knows.
@@ -146,6 +171,8 @@ impl World {
             Some((_, root)) => Some((version + 1, root)).filter(|_| node.disk.plain.contains(&root)),
             None => Some((version + 1, applied_root(root, &closed.set))),
         };
+        let faulty = matches!(node.part.liar, Some(Liar::Broken | Liar::Flipped)) && version % 5 == 3;
+        let made = made.map(|(version, root)| (version, if faulty { Hash::of("sim fault", &root.0) } else { root }));
         self.after(self.scenario.costs.apply_ms, i, What::Weights(made));
         Ok(())
     }
@@ -155,7 +182,7 @@ impl World {
         match made {
             Some((version, root)) => {
                 self.nodes[i].hold(version, root);
-                if self.nodes[i].honest() {
+                if self.nodes[i].honest() && !self.nodes[i].lies(Liar::Flipped) {
                     self.one_root(i, version, root)?;
                 }
             }

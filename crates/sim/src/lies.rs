@@ -3,7 +3,12 @@
 use crate::scenario::Liar;
 use crate::world::World;
 use base::{Hash, Round, Signed};
-use swarm::{Attest, Commit, DOMAIN, Envelope, SignedTx, Status, Tx};
+use swarm::{Attest, Commit, DOMAIN, Envelope, SignedTx, Status, Tx, Verdict};
+
+/// The lie about a root.
+fn false_root(root: &Hash) -> Hash {
+    Hash::of("sim lie", &root.0)
+}
 
 impl World {
     /// Whether honest members are more than two thirds of the active ones: nothing is promised otherwise.
@@ -20,7 +25,7 @@ impl World {
             return;
         }
         match self.nodes[i].part.liar {
-            Some(Liar::WrongRoot) => commit.root = Hash::of("sim lie", &commit.root.0),
+            Some(Liar::WrongRoot | Liar::FalseRoot) => commit.root = false_root(&commit.root),
             Some(Liar::Copier) => {
                 let open = self.log_run().open.iter().find(|open| open.round == commit.round);
                 if let Some(other) = open.and_then(|open| open.commits.values().next()) {
@@ -28,6 +33,20 @@ impl World {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// What a false witness says in place of what its machine would say.
+    pub fn bear_false_witness(&self, i: usize, tx: Tx) -> Tx {
+        match tx {
+            Tx::Attest { attest } if self.nodes[i].lies(Liar::FalseRoot) && self.may_lie() => {
+                Tx::Attest { attest: Attest { root: false_root(&attest.root), ..attest } }
+            }
+            Tx::Verdict { verdict } if self.nodes[i].lies(Liar::FalseRoot) => {
+                let (root, hash) = (false_root(&verdict.root), false_root(&verdict.hash));
+                Tx::Verdict { verdict: Verdict { root, hash, ..verdict } }
+            }
+            tx => tx,
         }
     }
 

@@ -189,6 +189,7 @@ mod tests {
             window_ms: 1,
             plain: false,
             state,
+            inherit: None,
             settle: Vec::new(),
             pending: None,
         }

@@ -89,7 +89,7 @@ impl Node {
     }
 
     pub fn honest(&self) -> bool {
-        self.part.liar.is_none()
+        self.part.liar.is_none() || self.lies(Liar::Flipped)
     }
 
     pub fn lies(&self, liar: Liar) -> bool {

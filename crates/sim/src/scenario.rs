@@ -8,7 +8,7 @@ use swarm::{Access, Init, Mode, Spec};
 pub struct Scenario {
     /// Of everything that is drawn while it runs.
     pub seed: u64,
-    /// The machines; the first one makes the run.
+    /// The machines, in the order of their identities; the first one makes the run.
     pub members: Vec<Part>,
     /// Rounds that must close before it ends.
     pub rounds: u64,
@@ -102,6 +102,12 @@ pub enum Liar {
     Forger,
     /// Commits to the update that another member committed to.
     Copier,
+    /// Reports another root than that of the weights, the same as all of its kind.
+    FalseRoot,
+    /// No liar: its machine computes some versions wrongly, always the same.
+    Broken,
+    /// No liar: its machine computes some versions wrongly, rightly the second time.
+    Flipped,
 }
 
 /// Times of computing, and bytes.
@@ -305,10 +311,21 @@ impl Scenario {
         }
     }
 
-    /// The last of them: nobody draws the order of keys, so their places in a plan are as random as any.
     fn draw_liars(&mut self, rng: &mut Rng, liars: usize) {
-        let kinds = [Liar::Silent, Liar::WrongBytes, Liar::WrongRoot, Liar::BlindAttest, Liar::Forger];
-        for part in self.members.iter_mut().rev().take(liars) {
+        let kinds = [
+            Liar::Silent,
+            Liar::WrongBytes,
+            Liar::WrongRoot,
+            Liar::BlindAttest,
+            Liar::Forger,
+            Liar::FalseRoot,
+            Liar::Broken,
+            Liar::Flipped,
+        ];
+        let n = self.members.len();
+        let first = rng.below(n as u64) as usize;
+        for i in (first..first + liars).map(|i| i % n) {
+            let part = &mut self.members[i];
             part.liar = Some(kinds[rng.below(kinds.len() as u64) as usize]);
             part.quit_ms = None;
         }

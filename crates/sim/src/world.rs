@@ -9,7 +9,7 @@ use base::{Hash, Keypair, Machine, Millis, NodeId, Outbox, RejectCounts, Rng, Ro
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use swarm::{Block, Commit, Input, Output, Peer, Run, RunId, Sequencer, SignedTx, State, Status, Tx};
+use swarm::{Block, Commit, Input, Outcome, Output, Peer, Run, RunId, Sequencer, SignedTx, State, Status, Tx};
 
 /// What a run of the simulator showed.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,6 +20,8 @@ pub struct Report {
     pub rounds: u64,
     /// Of them without a quorum.
     pub voids: u64,
+    /// Disputes about roots that were decided: for the one who opened it, and against.
+    pub disputes: (u64, u64),
     /// Blocks of the log.
     pub blocks: u64,
     /// Submissions, requests and answers.
@@ -91,6 +93,8 @@ pub(crate) enum What {
     Got(Box<Ask>),
     Missed(Box<Ask>),
     Weights(Option<(u64, Hash)>),
+    Differs(u64, Hash),
+    Chunk(NodeId, Hash),
     Start,
     Crash { down_ms: u64, wipe: bool, whole_log: bool },
     Quit,
@@ -120,6 +124,8 @@ impl What {
             Self::Gone => (14, 0),
             Self::Forge => (15, 0),
             Self::Deadline => (16, 0),
+            Self::Differs(version, _) => (17, *version),
+            Self::Chunk(..) => (18, 0),
         }
     }
 }
@@ -164,8 +170,10 @@ pub(crate) struct World {
 impl World {
     fn new(scenario: &Scenario) -> Result<Self, Violation> {
         let key = |i: usize| Keypair::from_secret(Hash::of("sim key", &(scenario.seed, i as u64).to_bytes()).0);
+        let mut keys: Vec<Keypair> = (0..scenario.members.len()).map(key).collect();
+        keys.sort_by_key(Keypair::id);
         let nodes: Vec<Node> =
-            scenario.members.iter().enumerate().map(|(i, part)| Node::new(key(i), part.clone())).collect();
+            keys.into_iter().zip(&scenario.members).map(|(key, part)| Node::new(key, part.clone())).collect();
         let index = nodes.iter().enumerate().map(|(i, node)| (node.id, i)).collect();
         let mut world = Self {
             scenario: scenario.clone(),
@@ -268,6 +276,8 @@ impl World {
             What::Got(ask) => self.got(i, *ask),
             What::Missed(ask) => self.missed(i, *ask),
             What::Weights(made) => self.weights(i, made),
+            What::Differs(version, hash) => self.step(i, Input::Differs { run: self.run, version, chunk: 0, hash }),
+            What::Chunk(by, hash) => self.step(i, Input::Chunk { run: self.run, by, hash }),
             What::Start => self.start(i),
             What::Crash { down_ms, wipe, whole_log } => {
                 self.crash(i, down_ms, wipe, whole_log);
@@ -320,8 +330,11 @@ impl World {
             return Err(self.fail("the log was due and nothing was to be done".into()));
         }
         for event in &events {
-            if let swarm::Event::Created(run) = event {
-                self.run = *run;
+            match event {
+                swarm::Event::Created(run) => self.run = *run,
+                swarm::Event::Disputed(_, _, Outcome::Upheld) => self.watch.disputes.0 += 1,
+                swarm::Event::Disputed(_, _, Outcome::Dismissed) => self.watch.disputes.1 += 1,
+                _ => {}
             }
         }
         self.after_block(&block)?;
@@ -428,6 +441,7 @@ impl World {
             trace: self.trace,
             rounds: self.watch.closed,
             voids: self.watch.voids,
+            disputes: self.watch.disputes,
             blocks: self.log.blocks.len() as u64,
             messages: self.messages,
             refused: self.watch.refused.clone(),

@@ -243,7 +243,7 @@ fn lost_and_doubled_messages_do_no_harm() {
 #[test]
 fn liars_harm_only_themselves() {
     let mut scenarios = Vec::new();
-    for liar in [Liar::Silent, Liar::WrongBytes, Liar::WrongRoot, Liar::BlindAttest, Liar::Forger] {
+    for liar in [Liar::Silent, Liar::WrongBytes, Liar::WrongRoot, Liar::FalseRoot, Liar::BlindAttest, Liar::Forger] {
         for (seed, place) in (0..4).enumerate() {
             for delay in [0, 1] {
                 let mut scenario = Scenario { delay, rounds: 8, ..Scenario::calm(seed as u64, 4) };
@@ -253,6 +253,41 @@ fn liars_harm_only_themselves() {
         }
     }
     all(&scenarios);
+}
+
+/// Thirty-two liars of a hundred are, in one round, a whole committee: a root that is false is agreed on. Every
+/// honest member contradicts it, and all of them together are more than two thirds.
+#[test]
+fn a_false_root_of_a_whole_committee_is_struck() {
+    let mut scenario = Scenario { slots: 32, micro_batches: 64, rounds: 12, ..Scenario::calm(1, 100) };
+    scenario.shared_state = true;
+    for part in &mut scenario.members[28..60] {
+        part.liar = Some(Liar::FalseRoot);
+    }
+    for report in all(&[Scenario { delay: 1, ..scenario.clone() }, scenario]) {
+        println!("{report:?}");
+        assert!(report.disputes.0 > 0 && report.disputes.1 == 0, "{report:?}");
+    }
+}
+
+#[test]
+fn a_machine_that_computes_wrongly_is_told_so_and_stays_out() {
+    for report in all(&[5, 8].map(|n| member_is(Liar::Broken, n))) {
+        assert!(report.disputes == (0, 1), "{report:?}");
+    }
+}
+
+#[test]
+fn a_fault_of_a_moment_is_repaired_without_a_dispute() {
+    for report in all(&[2, 4, 8].map(|n| member_is(Liar::Flipped, n))) {
+        assert!(report.disputes == (0, 0), "{report:?}");
+    }
+}
+
+fn member_is(liar: Liar, n: usize) -> Scenario {
+    let mut scenario = Scenario { rounds: 16, ..Scenario::calm(n as u64, n) };
+    scenario.members[n / 2].liar = Some(liar);
+    scenario
 }
 
 #[test]

@@ -7,6 +7,7 @@
 //! *Goals*: no IO, no clock, no entropy; integers only; every rule of a round in one place.
 //! *Non-goals*: tensors (updates are hashes and sizes here), transport, the order of the log itself.
 
+mod dispute;
 mod peer;
 mod plan;
 mod planner;
@@ -17,6 +18,7 @@ mod spec;
 mod state;
 mod tx;
 
+pub use dispute::{Claim, Dispute, Outcome, Verdict};
 pub use peer::{Fetch, Input, Memory, Output, Peer, Settle, Train, Waiting};
 pub use plan::Slot;
 pub use planner::{Link, Machine, Outlook, PlanInput, plan};

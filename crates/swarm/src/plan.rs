@@ -1,7 +1,7 @@
 //! Who does how much in a round.
 
 use crate::state::{Member, Status};
-use base::NodeId;
+use base::{Hash, NodeId};
 use std::collections::BTreeMap;
 
 /// One contributor's part of a round.
@@ -13,6 +13,9 @@ pub struct Slot {
     pub micro_batches: u32,
     /// First position of its windows in the run's order.
     pub position: u64,
+    /// For a newcomer in local mode: the member whose optimiser moments it may go on from, and the
+    /// private state that holds them.
+    pub inherit: Option<(NodeId, Hash)>,
 }
 
 /// Divides `total` micro-batches among the active members in proportion to measured speed, so that

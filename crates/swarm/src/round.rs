@@ -2,7 +2,7 @@
 //! and time is here; nobody sends "close", time and completeness do.
 
 use crate::plan::{Slot, assign};
-use crate::state::{Event, Run, Status};
+use crate::state::{Event, Member, Run, Status};
 use crate::{Attest, Commit};
 use base::{Hash, Millis, NodeId, Reject, Round};
 use std::collections::BTreeMap;
@@ -182,13 +182,15 @@ impl RoundState {
 impl Run {
     /// When the log must act without anybody saying anything.
     pub(crate) fn deadline(&self) -> Option<Millis> {
+        let disputes = self.disputes.iter().filter(|dispute| dispute.is_open()).map(|dispute| dispute.until);
         // A later round that exchanges waits for the front one, whatever its own time says.
         let due = self.open.iter().enumerate().filter(|(i, round)| *i == 0 || round.is_training());
-        due.map(|(_, round)| round.until).min()
+        due.map(|(_, round)| round.until).chain(disputes).min()
     }
 
     /// Does what time alone decides.
     pub(crate) fn tick(&mut self, now: Millis, events: &mut Vec<Event>) {
+        self.decide(now, events);
         for i in 0..self.open.len() {
             let round = &self.open[i];
             if round.is_training() && (round.until <= now || round.all_committed()) {
@@ -205,13 +207,14 @@ impl Run {
         self.open_rounds(now, events);
     }
 
-    /// A member that left owes nothing any more.
+    /// A member that left owes nothing any more, and its voice goes with its seat.
     pub(crate) fn excuse(&mut self, member: &NodeId) {
         for round in &mut self.open {
             if round.owes(member) {
                 round.excused.push(*member);
             }
             round.committee.retain(|id| id != member);
+            round.attests.remove(member);
         }
     }
 
@@ -265,7 +268,8 @@ impl Run {
         }
         let mut plan = Vec::with_capacity(parts.len());
         for (member, micro_batches) in parts {
-            plan.push(Slot { member, micro_batches, position: self.cursor });
+            let inherit = self.donor(&member);
+            plan.push(Slot { member, micro_batches, position: self.cursor, inherit });
             self.cursor +=
                 u64::from(micro_batches) * u64::from(self.spec.inner_steps) * u64::from(self.spec.micro_batch);
         }
@@ -338,6 +342,19 @@ impl Run {
             round.candidates = carried.iter().cloned().chain(round.candidates.drain(..)).collect();
         }
         round.carried = carried;
+    }
+
+    /// Whose moments a member without a private state goes on from: those of the member in the middle by
+    /// units done. Without any it learns worse for as long as they take to form.
+    fn donor(&self, member: &NodeId) -> Option<(NodeId, Hash)> {
+        let empty = |m: &Member| m.private == Hash::default();
+        if self.common_moments() || !self.members.get(member).is_some_and(empty) {
+            return None;
+        }
+        let able = self.members.iter().filter(|(_, m)| m.status == Status::Active && !empty(m));
+        let mut able: Vec<(u64, NodeId, Hash)> = able.map(|(id, m)| (m.units, *id, m.private)).collect();
+        able.sort_unstable();
+        able.get(able.len() / 2).map(|(_, id, private)| (*id, *private))
     }
 
     /// Up to 32 active members, a different stretch of them each round.

@@ -1,5 +1,6 @@
 //! The replicated state: what the log says, equal on every node.
 
+use crate::dispute::{Dispute, Outcome};
 use crate::peer::Settle;
 use crate::round::{Candidate, Closed, RoundState};
 use crate::tx::DOMAIN;
@@ -76,6 +77,10 @@ pub struct Run {
     pub exchanges: VecDeque<u64>,
     /// Whether all tokens are done.
     pub ended: bool,
+    /// Roots of the last weights as members report them, until enough agree.
+    pub finals: BTreeMap<NodeId, Hash>,
+    /// The last disputes about roots, oldest first.
+    pub disputes: VecDeque<Dispute>,
 }
 
 /// Closed rounds kept for members that catch up; older ones synchronise weights instead.
@@ -104,6 +109,8 @@ pub enum Event {
     Closed(RunId, Round),
     /// A run has all its tokens.
     Ended(RunId),
+    /// A dispute about a root, opened by this member, is decided.
+    Disputed(RunId, NodeId, Outcome),
     /// A transaction was refused.
     Refused(NodeId, Reject),
 }
@@ -179,6 +186,9 @@ impl State {
             Tx::Leave { run: id } => run(id)?.member(&tx.by).map(|_| ()),
             Tx::Commit { commit } => run(&commit.run)?.check_commit(&tx.by, commit).map(|_| ()),
             Tx::Attest { attest } => run(&attest.run)?.check_attest(&tx.by, attest).map(|_| ()),
+            Tx::Dispute { claim } => run(&claim.run)?.check_claim(&tx.by, claim),
+            Tx::Verdict { verdict } => run(&verdict.run)?.check_verdict(&tx.by, verdict),
+            Tx::Final { run: id, .. } => run(id)?.check_final(&tx.by),
         }
     }
 
@@ -226,6 +236,9 @@ impl State {
             }
             Tx::Commit { commit } => run.commit(now, &tx.by, commit)?,
             Tx::Attest { attest } => run.attest(&tx.by, attest)?,
+            Tx::Dispute { claim } => run.claim(now, &tx.by, claim),
+            Tx::Verdict { verdict } => run.verdict(&tx.by, verdict),
+            Tx::Final { root, .. } => run.finish(&tx.by, root),
         }
         Ok(())
     }
@@ -247,6 +260,8 @@ impl Run {
             roots: BTreeMap::new(),
             exchanges: VecDeque::new(),
             ended: false,
+            finals: BTreeMap::new(),
+            disputes: VecDeque::new(),
         }
     }
 
@@ -305,7 +320,7 @@ impl Run {
         self.members.values().filter(|m| m.status == Status::Active).count()
     }
 
-    fn member(&self, id: &NodeId) -> Result<&Member, Reject> {
+    pub(crate) fn member(&self, id: &NodeId) -> Result<&Member, Reject> {
         self.members.get(id).ok_or(Reject::NotMember)
     }
 
@@ -339,6 +354,27 @@ impl Run {
         match self.roots.get(&version) {
             Some(agreed) if agreed != root => Err(Reject::WrongRoot),
             _ => Ok(()),
+        }
+    }
+
+    /// The last weights have no round after them whose commits would name their root.
+    fn check_final(&self, by: &NodeId) -> Result<(), Reject> {
+        if !self.ended {
+            return Err(Reject::Early);
+        }
+        if self.member(by)?.status != Status::Active {
+            return Err(Reject::NotMember);
+        }
+        let known = self.finals.contains_key(by) || self.roots.contains_key(&self.next.0);
+        if known { Err(Reject::Duplicate) } else { Ok(()) }
+    }
+
+    fn finish(&mut self, by: &NodeId, root: &Hash) {
+        self.finals.insert(*by, *root);
+        let votes = self.finals.values().filter(|other| *other == root).count();
+        if 3 * votes > 2 * self.active() {
+            self.finals.clear();
+            self.agree(self.next.0, *root);
         }
     }
 
@@ -386,7 +422,8 @@ impl Run {
         let at = at.ok_or(if commit.round < self.next { Reject::Stale } else { Reject::Early })?;
         let round = &self.open[at];
         let slot = round.check_committer(by)?;
-        if commit.state != Hash::default() && commit.state != member.private {
+        let inherited = slot.inherit.is_some_and(|(_, state)| commit.state == state);
+        if commit.state != Hash::default() && commit.state != member.private && !inherited {
             return Err(Reject::WrongRoot);
         }
         if self.knows_update(commit) {

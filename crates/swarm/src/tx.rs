@@ -1,6 +1,6 @@
 //! What is written on the log.
 
-use crate::Spec;
+use crate::{Claim, Spec, Verdict};
 use base::{Hash, Millis, Reader, Round, Signed, Wire, WireError, wire_enum, wire_struct};
 
 /// Domain of signatures on transactions.
@@ -59,6 +59,23 @@ pub enum Tx {
     Attest {
         /// The attestation.
         attest: Attest,
+    },
+    /// The sender's own apply contradicts a root that a quorum reported.
+    Dispute {
+        /// What it says.
+        claim: Claim,
+    },
+    /// What the sender's own apply gave where another disputes.
+    Verdict {
+        /// What it says.
+        verdict: Verdict,
+    },
+    /// Root of the last weights of a run that has all its tokens.
+    Final {
+        /// Which run.
+        run: RunId,
+        /// Their root.
+        root: Hash,
     },
 }
 
@@ -125,6 +142,9 @@ impl Tx {
             Tx::Join { run, .. } | Tx::Ready { run, .. } | Tx::Leave { run } => Some(*run),
             Tx::Commit { commit } => Some(commit.run),
             Tx::Attest { attest } => Some(attest.run),
+            Tx::Dispute { claim } => Some(claim.run),
+            Tx::Verdict { verdict } => Some(verdict.run),
+            Tx::Final { run, .. } => Some(*run),
         }
     }
 }
@@ -140,6 +160,9 @@ wire_enum!(Tx {
     3 => Leave { run },
     4 => Commit { commit },
     5 => Attest { attest },
+    6 => Dispute { claim },
+    7 => Verdict { verdict },
+    8 => Final { run, root },
 });
 wire_struct!(Commit {
     run,

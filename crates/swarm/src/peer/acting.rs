@@ -1,8 +1,8 @@
 //! One pass over one run: what the state asks of this node now.
 
-use super::{FETCH_RETRY_MS, Fetch, Output, Part, Train, Update};
+use super::{FETCH_RETRY_MS, Fetch, Making, Output, Part, Train, Update};
 use crate::round::{Candidate, RoundState};
-use crate::state::{Run, Status};
+use crate::state::{Member, Run, Status};
 use crate::{Attest, Init, Tx};
 use base::{Hash, Millis, NodeId, Outbox};
 use std::collections::BTreeSet;
@@ -37,6 +37,7 @@ impl Acting<'_> {
             }
             return;
         }
+        self.help_decide();
         if !self.run.spec.admits(&self.me) || self.disputed() {
             return;
         }
@@ -49,7 +50,9 @@ impl Acting<'_> {
             }
             return;
         };
-        if member.status != Status::Active && !self.run.ended {
+        if self.run.ended {
+            self.finish(member);
+        } else if member.status != Status::Active {
             self.become_ready();
         }
         self.train();
@@ -60,31 +63,14 @@ impl Acting<'_> {
         self.forget();
     }
 
-    /// Own weights against the quorum's. A node that computed a version itself never adopts another root for it.
-    fn disputed(&mut self) -> bool {
-        if self.part.dispute {
-            return true;
-        }
-        let differs = self.part.roots.iter().find_map(|(version, ours)| {
-            let theirs = self.run.roots.get(version)?;
-            (theirs != ours).then_some((*version, *ours, *theirs))
-        });
-        if let Some((version, ours, theirs)) = differs {
-            self.part.dispute = true;
-            self.out.push(Output::Dispute { run: self.run.id, version, ours, theirs });
-        }
-        self.part.dispute
-    }
-
     /// Moves the weights towards the newest version.
     fn weights(&mut self) {
-        if self.part.weights_busy {
+        if self.part.weights_busy.is_some() {
             return;
         }
         let Some((version, root)) = self.part.weights else { return self.first_weights() };
         // Roots of versions that this node never confirmed may be a restart's: believe the quorum.
-        if self.run.roots.get(&version).is_some_and(|agreed| *agreed != root) && !self.part.roots.contains_key(&version)
-        {
+        if self.run.roots.get(&version).is_some_and(|agreed| *agreed != root) && self.part.made(version).is_none() {
             self.part.weights = None;
             return self.first_weights();
         }
@@ -99,7 +85,7 @@ impl Acting<'_> {
             // Nobody may hold that very version any more; the newest is as good.
             Some((member, _)) if member != self.me => self.newest(),
             _ if self.hold(&closed.set, None) => {
-                self.part.weights_busy = true;
+                self.part.weights_busy = Some(Making::Here);
                 self.out.push(Output::Apply { run: self.run.id, closed: Box::new(closed.clone()) });
             }
             _ if closed.set.iter().any(|c| self.unobtainable(&c.update)) => self.newest(),
@@ -111,7 +97,7 @@ impl Acting<'_> {
     fn first_weights(&mut self) {
         match (self.run.version(), self.run.spec.init) {
             (0, Init::Seed) => {
-                self.part.weights_busy = true;
+                self.part.weights_busy = Some(Making::Here);
                 self.out.push(Output::Init(self.run.id));
             }
             (0, Init::Root(root)) => self.sync(0, root),
@@ -127,7 +113,7 @@ impl Acting<'_> {
         } else if self.part.weights.is_none() && self.run.spec.init == Init::Seed && self.run.closed_round(0).is_some()
         {
             // No root is agreed yet, but every set is kept: from the beginning.
-            self.part.weights_busy = true;
+            self.part.weights_busy = Some(Making::Here);
             self.out.push(Output::Init(self.run.id));
         }
     }
@@ -137,8 +123,18 @@ impl Acting<'_> {
         if self.recently(("sync", version), FETCH_RETRY_MS) {
             return;
         }
-        self.part.weights_busy = true;
+        self.part.weights_busy = Some(Making::Elsewhere);
         self.out.push(Output::Sync { run: self.run.id, version, root, sources });
+    }
+
+    /// Says the root of the last weights: no later commit will.
+    fn finish(&mut self, member: &Member) {
+        let last = self.run.next.0;
+        let own = self.part.made(last).filter(|_| member.status == Status::Active);
+        let missing = !self.run.roots.contains_key(&last) && !self.run.finals.contains_key(&self.me);
+        if let Some(root) = own.filter(|_| missing) {
+            self.say("final", last, Tx::Final { run: self.run.id, root });
+        }
     }
 
     fn become_ready(&mut self) {
@@ -155,7 +151,8 @@ impl Acting<'_> {
             || self.part.failed.contains(&round.round)
             || self.part.memory.said.as_ref().is_some_and(|said| said.round == round.round);
         let Some((version, root)) = self.part.weights else { return };
-        let Some(slot) = round.slot(&self.me).filter(|_| !busy && version == base && !self.part.weights_busy) else {
+        let Some(slot) = round.slot(&self.me).filter(|_| !busy && version == base && self.part.weights_busy.is_none())
+        else {
             return;
         };
         let private = self.run.members.get(&self.me).map(|m| m.private).unwrap_or_default();
@@ -164,6 +161,7 @@ impl Acting<'_> {
         let settled = self.run.settle(base, &mut self.part.memory.unsettled.clone());
         // Lost is lost: who begins with an empty state gets nothing back, the same for whoever replays it.
         let settle = if state == Hash::default() { Vec::new() } else { settled };
+        let inherit = slot.inherit.filter(|_| state == Hash::default());
         let pending = self.run.pending(&self.me, round.round, base);
         let late = self.part.seen.get(&round.round).map_or(0, |seen| self.now.since(*seen));
         self.part.training = Some(round.round);
@@ -179,6 +177,7 @@ impl Acting<'_> {
             window_ms: self.run.spec.train_window_ms.saturating_sub(late),
             plain: round.plan.len() == 1,
             state,
+            inherit,
             settle,
             pending,
         })));
@@ -212,7 +211,7 @@ impl Acting<'_> {
             return;
         }
         let base = round.base;
-        let root = self.part.roots.get(&base).copied();
+        let root = self.part.roots.get(&base).map(|(root, _)| *root);
         let root = root.or(self.part.weights.filter(|(version, _)| *version == base).map(|(_, root)| root));
         let Some(root) = root else { return };
         let mut held = vec![0u8; round.candidates.len().div_ceil(8)];
@@ -275,7 +274,7 @@ impl Acting<'_> {
 
     /// Members that may have what this node lacks: those that attested first, then those that follow
     /// it in the ring of identities, so that load spreads.
-    fn sources(&self, round: Option<&RoundState>) -> Vec<NodeId> {
+    pub(super) fn sources(&self, round: Option<&RoundState>) -> Vec<NodeId> {
         let attested = round.into_iter().flat_map(|round| round.attests.keys());
         let mut out: Vec<NodeId> = attested.filter(|id| **id != self.me).copied().collect();
         let members = &self.run.members;
@@ -293,7 +292,7 @@ impl Acting<'_> {
     }
 
     /// Says something on the log, again after a while when the state does not show it.
-    fn say(&mut self, what: &'static str, of: u64, tx: Tx) {
+    pub(super) fn say(&mut self, what: &'static str, of: u64, tx: Tx) {
         if !self.recently((what, of), RETRY_MS) {
             self.out.push(Output::Submit(tx));
         }

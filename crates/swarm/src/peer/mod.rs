@@ -3,6 +3,7 @@
 //! after a restart or a lost message as if nothing had happened.
 
 mod acting;
+mod disputing;
 mod words;
 
 pub use words::{Fetch, Input, Memory, Output, Settle, Train, Waiting};
@@ -29,10 +30,11 @@ struct Part {
     class: Hash,
     quit: bool,
     memory: Memory,
-    /// Version and root of the weights held; roots of the last versions, to compare with the quorum's.
+    /// Version and root of the weights held; roots of the last versions and where they are from: those made
+    /// here are compared with the quorum's.
     weights: Option<(u64, Hash)>,
-    roots: BTreeMap<u64, Hash>,
-    weights_busy: bool,
+    roots: BTreeMap<u64, (Hash, Making)>,
+    weights_busy: Option<Making>,
     training: Option<Round>,
     /// Rounds in which training gave nothing.
     failed: BTreeSet<Round>,
@@ -42,7 +44,28 @@ struct Part {
     /// When an open round was first seen.
     seen: BTreeMap<Round, Millis>,
     attest_by: BTreeMap<Round, Millis>,
-    dispute: bool,
+    differs: Option<Differs>,
+    /// Chunk hashes that others' disputes ask for.
+    chunks: BTreeMap<NodeId, Option<Hash>>,
+}
+
+/// What happens to the weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Making {
+    /// They are computed here.
+    Here,
+    /// They are fetched: another's word.
+    Elsewhere,
+}
+
+/// Own weights against the quorum's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Differs {
+    version: u64,
+    ours: Hash,
+    theirs: Hash,
+    /// The first chunk that differs, and its hash here, once known.
+    chunk: Option<(u32, Hash)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +76,13 @@ enum Update {
     Missing(Millis),
     /// The bytes are no valid update.
     Refused,
+}
+
+impl Part {
+    /// The root of a version that was made here.
+    fn made(&self, version: u64) -> Option<Hash> {
+        self.roots.get(&version).filter(|(_, making)| *making == Making::Here).map(|(root, _)| *root)
+    }
 }
 
 impl Peer {
@@ -80,7 +110,7 @@ impl Peer {
     pub fn waiting(&self, run: &RunId) -> Waiting {
         let Some(part) = self.parts.get(run) else { return Waiting::UnknownRun };
         let Some(run) = self.state.runs.get(run) else { return Waiting::UnknownRun };
-        if part.dispute {
+        if part.differs.is_some() {
             return Waiting::Dispute;
         }
         if run.ended {
@@ -146,6 +176,17 @@ impl Machine for Peer {
             Input::Trained { run, round, result } => self.trained(&run, round, result, out),
             Input::Fetched { run, update, result } => self.fetched(now, &run, update, result),
             Input::Weights { run, result } => self.weights_done(&run, result),
+            Input::Differs { run, version, chunk, hash } => {
+                let differs = self.parts.get_mut(&run).and_then(|part| part.differs.as_mut());
+                if let Some(differs) = differs.filter(|differs| differs.version == version) {
+                    differs.chunk = Some((chunk, hash));
+                }
+            }
+            Input::Chunk { run, by, hash } => {
+                if let Some(part) = self.parts.get_mut(&run) {
+                    part.chunks.insert(by, Some(hash));
+                }
+            }
             Input::Wake => {}
         }
         let runs: Vec<RunId> = self.parts.keys().copied().collect();
@@ -165,7 +206,7 @@ impl Peer {
                 run.members.get(&self.id).is_some_and(|m| m.private == said.state_next && m.last == Some(said.round));
             if taken {
                 // What the unit began with is settled now that the unit counts, not before.
-                if said.state == Hash::default() {
+                if said.state != part.memory.state {
                     part.memory.unsettled.clear();
                 } else {
                     let base = run.base(said.round).unwrap_or_default();
@@ -215,11 +256,13 @@ impl Peer {
 
     fn weights_done(&mut self, id: &RunId, result: Option<(u64, Hash)>) {
         let Some(part) = self.parts.get_mut(id) else { return };
-        part.weights_busy = false;
+        let making = part.weights_busy.take().unwrap_or(Making::Elsewhere);
         match result {
             Some((version, root)) => {
                 part.weights = Some((version, root));
-                part.roots.insert(version, root);
+                // What was made from weights that are replaced counts no more.
+                part.roots.split_off(&version);
+                part.roots.insert(version, (root, making));
                 while part.roots.len() > 8 {
                     part.roots.pop_first();
                 }

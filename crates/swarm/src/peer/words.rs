@@ -49,6 +49,26 @@ pub enum Input {
         /// How it went.
         result: Result<(), Reject>,
     },
+    /// The own apply was checked against a quorum that contradicts it: the first chunk that differs, and its hash.
+    Differs {
+        /// Which run.
+        run: RunId,
+        /// Of which version.
+        version: u64,
+        /// The chunk.
+        chunk: u32,
+        /// Its hash here.
+        hash: Hash,
+    },
+    /// A chunk of weights that this node made, for another's dispute.
+    Chunk {
+        /// Which run.
+        run: RunId,
+        /// Who disputes.
+        by: NodeId,
+        /// The chunk's hash here.
+        hash: Hash,
+    },
     /// Weights were made, fetched or applied: their version and root, or `None`.
     Weights {
         /// Which run.
@@ -97,8 +117,9 @@ pub enum Output {
     Wake(Millis),
     /// For displays.
     Event(Event),
-    /// Own weights contradict the quorum's: taking part ends until the owner acts.
-    Dispute {
+    /// Own weights contradict the quorum's: do the step again, and say which chunk differs
+    /// ([`Input::Differs`]), or that they are as the quorum says after all ([`Input::Weights`]).
+    Differs {
         /// Which run.
         run: RunId,
         /// Of which version.
@@ -107,6 +128,21 @@ pub enum Output {
         ours: Hash,
         /// What the quorum reports.
         theirs: Hash,
+        /// What made the version, while it is kept.
+        closed: Option<Box<Closed>>,
+        /// Who may have the quorum's.
+        sources: Vec<NodeId>,
+    },
+    /// Give the hash of a chunk of weights that this node made ([`Input::Chunk`]).
+    Chunk {
+        /// Which run.
+        run: RunId,
+        /// Who disputes it.
+        by: NodeId,
+        /// Of which version.
+        version: u64,
+        /// The chunk.
+        chunk: u32,
     },
 }
 
@@ -120,6 +156,8 @@ impl Input {
             Self::Quit(_) => "quit",
             Self::Trained { .. } => "trained",
             Self::Fetched { .. } => "fetched",
+            Self::Differs { .. } => "differs",
+            Self::Chunk { .. } => "chunk",
             Self::Weights { .. } => "weights",
             Self::Wake => "wake",
         }
@@ -145,7 +183,8 @@ impl Output {
             Self::Event(Event::Committed(..)) => "committed",
             Self::Event(Event::Closed(..)) => "closed",
             Self::Event(_) => "event",
-            Self::Dispute { .. } => "dispute",
+            Self::Differs { .. } => "differs",
+            Self::Chunk { .. } => "chunk",
         }
     }
 }
@@ -175,6 +214,8 @@ pub struct Train {
     pub plain: bool,
     /// The private state to go on from; zero = none.
     pub state: Hash,
+    /// With none: the member whose moments to go on from if they can be had, and the state that holds them.
+    pub inherit: Option<(NodeId, Hash)>,
     /// Own updates whose fate is known since the last unit.
     pub settle: Vec<Settle>,
     /// With delay: the own update that is not applied yet, its tokens and the round's.
@@ -257,7 +298,7 @@ impl Waiting {
             Self::OthersTrain => "unit done, others still train",
             Self::Exchange => "updates are on their way",
             Self::Ended => "the run has all its tokens",
-            Self::Dispute => "own weights contradict the quorum's: restart to fetch them anew",
+            Self::Dispute => "own weights contradict the quorum's, which the members now check (see the trouble)",
             Self::NotInvited => "the run takes invited members only",
         }
     }

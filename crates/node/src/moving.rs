@@ -1,0 +1,105 @@
+//! What a driver fetches from peers for its machine; results come back as inputs or go to the run's threads.
+
+use crate::driver::{Driver, Happening};
+use crate::workers::Job;
+use base::{Hash, NodeId};
+use std::time::{Duration, Instant};
+use swarm::{Closed, Fetch, Input, RunId, Train};
+use tokio::sync::mpsc;
+
+/// A newcomer waits for another's moments for one of so many parts of its window.
+const INHERIT_PART: u64 = 4;
+
+impl Driver {
+    pub(crate) fn fetch(&self, fetch: Box<Fetch>) {
+        let Some(workers) = self.runs.get(&fetch.run).and_then(|run| run.work.as_ref()) else { return };
+        let (net, contents, applier) = (self.shared.net.clone(), self.shared.contents.clone(), workers.applier.clone());
+        if workers.work.holds(&fetch.candidate.update) {
+            let input = Input::Fetched { run: fetch.run, update: fetch.candidate.update, result: Ok(()) };
+            let _ = self.happenings.try_send(Happening::Input(Box::new(input)));
+            return;
+        }
+        tokio::spawn(async move {
+            let fetched = net.fetch(fetch.candidate.update, &fetch.sources, Vec::new(), &|_, _| {}).await;
+            let result = fetched.map(|fetched| fetched.bytes).map_err(|error| {
+                tracing::debug!(update = ?error.root, missing = error.missing, rejects = ?error.rejects, "not fetched");
+                for (_, reject) in &error.rejects {
+                    contents.count(*reject);
+                }
+                error.reject()
+            });
+            let _ = applier.send(Job::Verify(fetch, result));
+        });
+    }
+
+    /// Does a unit; a newcomer's begins when it has the moments to go on from, or cannot get them in time.
+    pub(crate) fn train(&self, mut train: Box<Train>) {
+        let Some(workers) = self.runs.get(&train.run).and_then(|run| run.work.as_ref()) else { return };
+        let (work, trainer) = (workers.work.clone(), workers.trainer.clone());
+        let Some((donor, state)) = train.inherit.filter(|(_, state)| !work.has_private(state)) else {
+            let _ = trainer.send(train);
+            return;
+        };
+        let net = self.shared.net.clone();
+        let limit = Duration::from_millis(train.window_ms / INHERIT_PART);
+        tokio::spawn(async move {
+            let begun = Instant::now();
+            let fetched = tokio::time::timeout(limit, net.fetch(state, &[donor], Vec::new(), &|_, _| {})).await;
+            let fetched = fetched.ok().and_then(Result::ok);
+            let kept = fetched.is_some_and(|fetched| work.keep_inherited(&state, &fetched.bytes).is_ok());
+            tracing::info!(donor = %donor.short(), kept, "moments of another member");
+            train.inherit = train.inherit.filter(|_| kept);
+            train.window_ms = train.window_ms.saturating_sub(begun.elapsed().as_millis() as u64);
+            let _ = trainer.send(train);
+        });
+    }
+
+    /// Checks an own step that the quorum contradicts, against its weights where anybody gives them.
+    pub(crate) fn differs(
+        &self,
+        id: RunId,
+        version: u64,
+        root: Hash,
+        closed: Option<Box<Closed>>,
+        sources: Vec<NodeId>,
+    ) {
+        let Some(workers) = self.runs.get(&id).and_then(|run| run.work.as_ref()) else { return };
+        let (net, work, applier) = (self.shared.net.clone(), workers.work.clone(), workers.applier.clone());
+        tokio::spawn(async move {
+            let theirs = net.fetch(root, &sources, work.newest_bytes(), &|_, _| {}).await.ok();
+            let _ = applier.send(Job::Differs { version, root, closed, theirs: theirs.map(|fetched| fetched.tree) });
+        });
+    }
+
+    pub(crate) fn sync(&self, id: RunId, version: u64, root: Hash, sources: Vec<NodeId>) {
+        let Some(workers) = self.runs.get(&id).and_then(|run| run.work.as_ref()) else { return };
+        let (net, work, applier) = (self.shared.net.clone(), workers.work.clone(), workers.applier.clone());
+        let happenings = self.happenings.clone();
+        tokio::spawn(async move {
+            let have = work.newest_bytes();
+            let progress = fetching(&happenings, id, "the weights");
+            match net.fetch(root, &sources, have, &progress).await {
+                Ok(fetched) => {
+                    tracing::info!(version, chunks = fetched.moved, "weights fetched");
+                    let _ = applier.send(Job::Adopt(version, fetched.bytes));
+                }
+                Err(error) => {
+                    let _ = happenings.send(Happening::Trouble(id, format!("weights: {error}"))).await;
+                    let held = work.newest().map(|(version, _, root)| (version, root));
+                    let input = Input::Weights { run: id, result: held };
+                    let _ = happenings.send(Happening::Input(Box::new(input))).await;
+                }
+            }
+        });
+    }
+}
+
+/// Tells displays how far a fetch is; when the queue is full they miss one.
+pub(crate) fn fetching(
+    out: &mpsc::Sender<Happening>,
+    run: RunId,
+    what: &'static str,
+) -> impl Fn(usize, usize) + Sync + use<> {
+    let out = out.clone();
+    move |done, of| drop(out.try_send(Happening::Fetching(run, what, done, of)))
+}

@@ -1,0 +1,205 @@
+//! Root disputes. A node that applied the whole set and got other weights than the quorum reports does
+//! not adopt theirs: it names one chunk that differs, on the log, and members that applied the set
+//! themselves say what they got. More than two thirds of the active members decide; the chunk and the
+//! hashes on the log let anybody else do that one chunk again.
+
+use crate::RunId;
+use crate::state::{Event, Run, Status};
+use base::{CHUNK_BYTES, Hash, Millis, NodeId, Reject, wire_struct};
+use std::collections::BTreeMap;
+
+/// Says that the root that a quorum reported is not what the set makes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// Which run.
+    pub run: RunId,
+    /// Version of the weights.
+    pub version: u64,
+    /// The quorum's root.
+    pub root: Hash,
+    /// What the sender computed.
+    pub own: Hash,
+    /// The first chunk that differs; 0 where nobody gave the quorum's.
+    pub chunk: u32,
+    /// Its hash as the sender computed it.
+    pub hash: Hash,
+}
+
+/// What another member got by its own apply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// Which run.
+    pub run: RunId,
+    /// Whose claim.
+    pub by: NodeId,
+    /// Version of the weights.
+    pub version: u64,
+    /// Their root.
+    pub root: Hash,
+    /// Hash of the disputed chunk.
+    pub hash: Hash,
+}
+
+/// How a dispute stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Verdicts are awaited.
+    Open,
+    /// The quorum's root was false: it is struck, with all after it, and who reported it is set aside.
+    Upheld,
+    /// The claim was false, most likely by a fault of its maker's machine: the maker is set aside.
+    Dismissed,
+    /// Too few could say.
+    Undecided,
+}
+
+/// A dispute on the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dispute {
+    /// Who opened it.
+    pub by: NodeId,
+    /// What it says.
+    pub claim: Claim,
+    /// Root and chunk by member, the claim's own among them.
+    pub verdicts: BTreeMap<NodeId, (Hash, Hash)>,
+    /// When it ends without a decision.
+    pub until: Millis,
+    /// How it stands.
+    pub outcome: Outcome,
+}
+
+/// Disputes that are open at a time, and kept for displays.
+const OPEN_MAX: usize = 8;
+const KEPT: usize = 16;
+/// Verdicts are awaited so long.
+const WAIT_MS: u64 = 30_000;
+
+impl Dispute {
+    /// Whether verdicts are awaited.
+    pub fn is_open(&self) -> bool {
+        self.outcome == Outcome::Open
+    }
+
+    fn decide(&self, active: usize, now: Millis) -> Outcome {
+        let claim = &self.claim;
+        let most = |says: &dyn Fn(&(Hash, Hash)) -> bool| {
+            3 * self.verdicts.values().filter(|verdict| says(verdict)).count() > 2 * active
+        };
+        if most(&|(root, hash)| *root != claim.root && *hash == claim.hash) {
+            Outcome::Upheld
+        } else if most(&|(root, _)| *root == claim.root) {
+            Outcome::Dismissed
+        } else if self.until <= now {
+            Outcome::Undecided
+        } else {
+            Outcome::Open
+        }
+    }
+}
+
+impl Run {
+    /// The open dispute of `by`.
+    pub fn dispute(&self, by: &NodeId) -> Option<&Dispute> {
+        self.disputes.iter().find(|dispute| dispute.by == *by && dispute.is_open())
+    }
+
+    pub(crate) fn check_claim(&self, by: &NodeId, claim: &Claim) -> Result<(), Reject> {
+        if self.member(by)?.status != Status::Active {
+            return Err(Reject::NotMember);
+        }
+        match self.roots.get(&claim.version) {
+            Some(agreed) if *agreed == claim.root && claim.own != claim.root => {}
+            Some(_) => return Err(Reject::WrongRoot),
+            None => return Err(Reject::Stale),
+        }
+        let bytes = self.spec.params * if self.common_moments() { 12 } else { 4 };
+        if u64::from(claim.chunk) >= bytes.div_ceil(CHUNK_BYTES as u64) {
+            return Err(Reject::WrongShape);
+        }
+        let (version, root) = (claim.version, claim.root);
+        let same = |d: &&Dispute| d.claim.version == version && d.claim.root == root;
+        if self.disputes.iter().filter(same).any(|d| d.by == *by || (d.is_open() && d.claim.hash == claim.hash)) {
+            return Err(Reject::Duplicate);
+        }
+        if self.disputes.iter().filter(|dispute| dispute.is_open()).count() >= OPEN_MAX {
+            return Err(Reject::Full);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn claim(&mut self, now: Millis, by: &NodeId, claim: &Claim) {
+        let verdicts = BTreeMap::from([(*by, (claim.own, claim.hash))]);
+        let until = now.plus(WAIT_MS);
+        self.disputes.push_back(Dispute { by: *by, claim: claim.clone(), verdicts, until, outcome: Outcome::Open });
+        // An open one is never the oldest of so many.
+        if self.disputes.len() > KEPT {
+            self.disputes.pop_front();
+        }
+    }
+
+    pub(crate) fn check_verdict(&self, by: &NodeId, verdict: &Verdict) -> Result<(), Reject> {
+        if self.member(by)?.status != Status::Active {
+            return Err(Reject::NotMember);
+        }
+        let dispute = self.dispute(&verdict.by).filter(|dispute| dispute.claim.version == verdict.version);
+        let dispute = dispute.ok_or(Reject::Stale)?;
+        if dispute.verdicts.contains_key(by) { Err(Reject::Duplicate) } else { Ok(()) }
+    }
+
+    pub(crate) fn verdict(&mut self, by: &NodeId, verdict: &Verdict) {
+        let open = self.disputes.iter_mut().find(|dispute| dispute.by == verdict.by && dispute.is_open());
+        if let Some(dispute) = open {
+            dispute.verdicts.insert(*by, (verdict.root, verdict.hash));
+        }
+    }
+
+    /// Decides what can be decided.
+    pub(crate) fn decide(&mut self, now: Millis, events: &mut Vec<Event>) {
+        for i in 0..self.disputes.len() {
+            let dispute = &self.disputes[i];
+            if !dispute.is_open() {
+                continue;
+            }
+            let (by, version, root) = (dispute.by, dispute.claim.version, dispute.claim.root);
+            let outcome = dispute.decide(self.active(), now);
+            match outcome {
+                Outcome::Open => continue,
+                Outcome::Upheld => self.strike(version, &root, events),
+                Outcome::Dismissed => self.set_aside(&by, events),
+                Outcome::Undecided => {}
+            }
+            self.disputes[i].outcome = outcome;
+            events.push(Event::Disputed(self.id, by, outcome));
+        }
+    }
+
+    /// A root was proved false, and with it what was built on it.
+    fn strike(&mut self, version: u64, root: &Hash, events: &mut Vec<Event>) {
+        if self.roots.get(&version) == Some(root) {
+            self.roots.split_off(&version);
+        }
+        let open = self.open.iter().map(|round| (round.base, &round.commits));
+        let rounds = open.chain(self.closed.iter().map(|closed| (closed.base, &closed.commits)));
+        let commits = rounds.filter(|(base, _)| *base == version).flat_map(|(_, commits)| commits);
+        let attests = self.open.iter().filter(|round| round.base == version).flat_map(|round| &round.attests);
+        let by_commit = commits.filter(|(_, commit)| commit.root == *root).map(|(id, _)| *id);
+        let by_attest = attests.filter(|(_, attest)| attest.root == *root).map(|(id, _)| *id);
+        let false_witnesses: Vec<NodeId> = by_commit.chain(by_attest).collect();
+        for id in false_witnesses {
+            self.set_aside(&id, events);
+        }
+    }
+
+    fn set_aside(&mut self, id: &NodeId, events: &mut Vec<Event>) {
+        let member = self.members.get_mut(id).filter(|member| member.status == Status::Active);
+        if let Some(member) = member {
+            member.status = Status::Away;
+            events.push(Event::Gone(self.id, *id));
+        }
+        // It owes nothing, and its voice is not waited for.
+        self.excuse(id);
+    }
+}
+
+wire_struct!(Claim { run, version, root, own, chunk, hash });
+wire_struct!(Verdict { run, by, version, root, hash });

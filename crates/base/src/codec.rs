@@ -2,6 +2,7 @@
 //! `u32` count, and a decoder states its limit for everything that has a length: the bytes of a
 //! peer can neither make it allocate more than they bring nor read past their end.
 
+use std::collections::{BTreeMap, VecDeque};
 use thiserror::Error;
 
 /// Why bytes could not be decoded.
@@ -181,6 +182,37 @@ impl<T: Wire> Wire for Vec<T> {
     }
     fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
         input.list(LIST_LIMIT)
+    }
+}
+
+impl<T: Wire> Wire for VecDeque<T> {
+    fn encode(&self, out: &mut Vec<u8>) {
+        u32::try_from(self.len()).expect("a list is shorter than 2^32").encode(out);
+        for value in self {
+            value.encode(out);
+        }
+    }
+    fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
+        input.list(LIST_LIMIT).map(Self::from)
+    }
+}
+
+/// In the order of keys, each once.
+impl<K: Wire + Ord, V: Wire> Wire for BTreeMap<K, V> {
+    fn encode(&self, out: &mut Vec<u8>) {
+        u32::try_from(self.len()).expect("a map has fewer than 2^32 entries").encode(out);
+        for (key, value) in self {
+            key.encode(out);
+            value.encode(out);
+        }
+    }
+    fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
+        let list: Vec<(K, V)> = input.list(LIST_LIMIT)?;
+        if list.is_sorted_by(|a, b| a.0 < b.0) {
+            Ok(list.into_iter().collect())
+        } else {
+            Err(WireError::Invalid("order of keys"))
+        }
     }
 }
 

@@ -34,6 +34,22 @@ impl Ledger {
         Ok(())
     }
 
+    /// Whether a transaction would be taken after `ahead` others of the same account, as far as can be
+    /// told now: what a mempool asks.
+    pub fn check(&self, tx: &SignedTx, ahead: u64) -> Result<(), Reject> {
+        let next = self.account(&tx.by).map_or(0, |account| account.wallet_nonce);
+        follows(tx.value.nonce, next.saturating_add(ahead))?;
+        let other = match &tx.value.tx {
+            Tx::Redeem { voucher } => Some((voucher.by, Some(voucher.value.payee))),
+            Tx::Release { client } => Some((*client, None)),
+            _ => None,
+        };
+        let others = other.into_iter().flat_map(|(one, two)| std::iter::once(one).chain(two));
+        let mut trial = self.part(std::iter::once(tx.by).chain(others));
+        trial.account_mut(&tx.by).wallet_nonce = tx.value.nonce;
+        trial.take(tx)
+    }
+
     fn carry_out(&mut self, by: &NodeId, tx: &Tx) -> Result<(), Reject> {
         match tx {
             Tx::Transfer { to, amount } => {

@@ -138,6 +138,26 @@ impl Ledger {
         all.less(self.supply.burned).expect("nothing is burned that was not issued")
     }
 
+    /// What the schedule allows to be issued now and was not issued yet.
+    pub fn issuable(&self) -> Credits {
+        let ms = self.supply.now.since(self.supply.begun);
+        let all = self.params.issuance.until(ms);
+        Credits(all.0.saturating_sub(self.supply.issued.0).min(u64::MAX - self.supply.genesis.0 - self.supply.issued.0))
+    }
+
+    /// Books of some accounts alone, to try a transaction on.
+    pub(crate) fn part(&self, ids: impl Iterator<Item = NodeId>) -> Self {
+        Self {
+            params: self.params.clone(),
+            accounts: ids.filter_map(|id| Some((id, self.account(&id)?.clone()))).collect(),
+            pots: BTreeMap::new(),
+            supply: self.supply,
+            due: BTreeSet::new(),
+            touched: Vec::new(),
+            tree: Tree::default(),
+        }
+    }
+
     /// Everything that somebody holds, counted anew. Equal to [`supply`](Self::supply), always.
     pub fn held(&self) -> u128 {
         let accounts: u128 = self.accounts.values().map(Account::total).sum();

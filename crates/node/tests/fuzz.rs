@@ -5,7 +5,7 @@ use base::{ChunkTree, Hash, Keypair, Millis, Rng, Round, Signed, Wire};
 use model::update::Format;
 use model::{Config, Layout, Part, Private, Weights, verify_update};
 use std::time::{Duration, Instant};
-use swarm::{Attest, Block, Commit, DOMAIN, Envelope, Memory, SignedTx, Tx};
+use swarm::{Attest, Block, Claim, Commit, DOMAIN, Envelope, Memory, SignedTx, Tx, Verdict};
 
 fn seconds() -> Duration {
     let seconds = std::env::var("FUZZ_SECONDS").ok().and_then(|s| s.parse::<f64>().ok()).unwrap_or(0.3);
@@ -81,6 +81,9 @@ fn txs() -> Vec<SignedTx> {
         Tx::Leave { run },
         Tx::Commit { commit: commit() },
         Tx::Attest { attest },
+        Tx::Dispute { claim: Claim { run, version: 4, root: run, own: Hash::of("f", b""), chunk: 1, hash: run } },
+        Tx::Verdict { verdict: Verdict { run, by: key.id(), version: 4, root: run, hash: run } },
+        Tx::Final { run, root: run },
     ];
     let sign = |(seq, tx)| Signed::new(DOMAIN, &key, Envelope { seq, tx });
     (0..).zip(all).map(sign).collect()

@@ -5,7 +5,7 @@
 
 use crate::RunId;
 use crate::state::{Event, Run, Status};
-use base::{CHUNK_BYTES, Hash, Millis, NodeId, Reject, wire_struct};
+use base::{CHUNK_BYTES, Hash, Millis, NodeId, Reject, wire_enum, wire_struct};
 use std::collections::BTreeMap;
 
 /// Says that the root that a quorum reported is not what the set makes.
@@ -203,3 +203,5 @@ impl Run {
 
 wire_struct!(Claim { run, version, root, own, chunk, hash });
 wire_struct!(Verdict { run, by, version, root, hash });
+wire_struct!(Dispute { by, claim, verdicts, until, outcome });
+wire_enum!(Outcome { 0 => Open {}, 1 => Upheld {}, 2 => Dismissed {}, 3 => Undecided {} });

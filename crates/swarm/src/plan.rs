@@ -1,7 +1,7 @@
 //! Who does how much in a round.
 
 use crate::state::{Member, Status};
-use base::{Hash, NodeId};
+use base::{Hash, NodeId, wire_struct};
 use std::collections::BTreeMap;
 
 /// One contributor's part of a round.
@@ -17,6 +17,8 @@ pub struct Slot {
     /// private state that holds them.
     pub inherit: Option<(NodeId, Hash)>,
 }
+
+wire_struct!(Slot { member, micro_batches, position, inherit });
 
 /// Divides `total` micro-batches among the active members in proportion to measured speed, so that
 /// all finish together; nobody gets more than it can do, a round may be smaller for it. A newcomer

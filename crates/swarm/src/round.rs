@@ -4,7 +4,7 @@
 use crate::plan::{Slot, assign};
 use crate::state::{Event, Member, Run, Status};
 use crate::{Attest, Commit};
-use base::{Hash, Millis, NodeId, Reject, Round};
+use base::{Hash, Millis, NodeId, Reject, Round, wire_enum, wire_struct};
 use std::collections::BTreeMap;
 
 /// Where a round stands.
@@ -452,3 +452,39 @@ impl Run {
         (set, left_out)
     }
 }
+
+wire_enum!(Phase { 0 => Train {}, 1 => Exchange {} });
+wire_struct!(Candidate { member, round, update, size, tokens, norm_sq_bits });
+wire_struct!(RoundState {
+    round,
+    phase,
+    since,
+    until,
+    opened,
+    plan,
+    base,
+    tokens_before,
+    steps_before,
+    commits,
+    candidates,
+    committee,
+    attests,
+    carried,
+    excused,
+});
+wire_struct!(Closed {
+    round,
+    set,
+    left_out,
+    carried,
+    plain,
+    void,
+    plan,
+    base,
+    commits,
+    tokens,
+    tokens_before,
+    steps_before,
+    took_ms,
+    loss_micro,
+});

@@ -5,7 +5,7 @@ use crate::peer::Settle;
 use crate::round::{Candidate, Closed, RoundState};
 use crate::tx::DOMAIN;
 use crate::{Attest, Block, Commit, Mode, RunId, SignedTx, Spec, Tx};
-use base::{Hash, Millis, NodeId, Reject, RejectCounts, Round};
+use base::{Hash, Millis, NodeId, Reject, RejectCounts, Round, wire_enum, wire_struct};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Where a member stands.
@@ -462,3 +462,23 @@ impl Run {
         self.spec.mode == Mode::Gradients
     }
 }
+
+wire_enum!(Status { 0 => Syncing {}, 1 => Active {}, 2 => Away {} });
+wire_struct!(Member { status, class, rate, recent, most, private, units, tokens, missed, last, loss_micro });
+wire_struct!(Run {
+    id,
+    spec,
+    creator,
+    members,
+    open,
+    next,
+    cursor,
+    tokens,
+    steps,
+    closed,
+    roots,
+    exchanges,
+    ended,
+    finals,
+    disputes,
+});

@@ -1,0 +1,201 @@
+//! What one validator knows and answers, purely: which block to propose on a parent, whether another's is
+//! valid, what has become final. The engine that asks, the disk and the network are its driver's.
+
+use crate::block::{BLOCK_BYTES_MAX, BLOCK_TXS_MAX, Block, Genesis, Tx};
+use crate::mempool::Mempool;
+use crate::state::{Happened, State};
+use base::{Hash, Millis, Reject, Wire};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// An idle network makes a block every so often.
+pub const HEARTBEAT_MS: u64 = 5_000;
+/// A block may be so far ahead of the verifier's clock.
+pub const AHEAD_MS: u64 = 1_000;
+
+/// Final blocks whose hashes are known, for whoever asks for one or hears of it again.
+const RECENT: u64 = 4096;
+
+/// A validator's view of the chain, or a follower's.
+pub struct Orderer {
+    /// Hashes of the last final blocks, with their heights; the genesis first.
+    recent: BTreeMap<Hash, u64>,
+    state: State,
+    mempool: Mempool,
+    /// Blocks that are not final.
+    bodies: BTreeMap<Hash, Block>,
+    /// The states behind some of them, and what they did.
+    ahead: BTreeMap<Hash, (State, Vec<Happened>)>,
+}
+
+/// What is to be said of a proposed block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// Valid for everybody.
+    Valid,
+    /// Wrong for everybody, for ever.
+    Invalid(Reject),
+    /// This block must be had first.
+    Missing(Hash),
+    /// Ask again at this time: the proposer's clock is ahead.
+    Later(Millis),
+}
+
+impl Orderer {
+    /// At the genesis.
+    pub fn new(genesis: &Genesis) -> Self {
+        let state = State::new(genesis);
+        let (mempool, bodies, ahead) = (Mempool::default(), BTreeMap::new(), BTreeMap::new());
+        Self { recent: BTreeMap::from([(state.tip(), 0)]), state, mempool, bodies, ahead }
+    }
+
+    /// The state behind the last final block.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Takes a transaction for a later block, or refuses it with a reason.
+    pub fn submit(&mut self, tx: Tx) -> Result<(), Reject> {
+        self.mempool.submit(&self.state, tx)
+    }
+
+    /// Takes a block that is not final; gives its hash.
+    pub fn body(&mut self, block: Block) -> Hash {
+        let hash = block.hash();
+        if block.height > self.state.height() {
+            self.bodies.insert(hash, block);
+        }
+        hash
+    }
+
+    /// A block that is not final.
+    pub fn block(&self, hash: &Hash) -> Option<&Block> {
+        self.bodies.get(hash)
+    }
+
+    /// The block to propose on `parent`: `None` when there is nothing to put in order yet.
+    pub fn propose(&mut self, parent: &Hash, now: Millis) -> Result<Option<Block>, Answer> {
+        let taken = self.taken(parent)?;
+        if self.due(parent)?.is_none_or(|due| due > now) {
+            return Ok(None);
+        }
+        let txs = self.mempool.pick(&taken);
+        let block = self.behind(parent)?.next(now, txs);
+        Ok(Some(block))
+    }
+
+    /// When a block on `parent` is due.
+    pub fn due(&mut self, parent: &Hash) -> Result<Option<Millis>, Answer> {
+        let taken = self.taken(parent)?;
+        let more = self.mempool.has_more(&taken);
+        let state = self.behind(parent)?;
+        let heartbeat = state.time().plus(HEARTBEAT_MS);
+        Ok(Some(if more { state.time() } else { state.deadline().map_or(heartbeat, |due| due.min(heartbeat)) }))
+    }
+
+    /// Whether the block `hash` is a valid child of `parent`.
+    pub fn verify(&mut self, parent: &Hash, hash: &Hash, now: Millis) -> Answer {
+        let Some(block) = self.bodies.get(hash) else { return Answer::Missing(*hash) };
+        if block.parent != *parent || block.txs.len() > BLOCK_TXS_MAX || block.to_bytes().len() > BLOCK_BYTES_MAX {
+            return Answer::Invalid(Reject::Malformed);
+        }
+        if block.time > now.plus(AHEAD_MS) {
+            return Answer::Later(Millis(block.time.0 - AHEAD_MS));
+        }
+        match self.reach(hash) {
+            Ok(()) => Answer::Valid,
+            Err(answer) => answer,
+        }
+    }
+
+    /// The block `tip` is final, and with it its ancestors: gives them in order with what they did.
+    pub fn finalized(&mut self, tip: &Hash) -> Result<Vec<(Block, Vec<Happened>)>, Answer> {
+        let path = self.path(tip)?;
+        let mut done = Vec::new();
+        for block in path {
+            let hash = block.hash();
+            let happened = match self.ahead.remove(&hash) {
+                Some((state, happened)) => {
+                    self.state = state;
+                    happened
+                }
+                None => self.state.apply(&block).map_err(Answer::Invalid)?,
+            };
+            self.recent.insert(hash, block.height);
+            done.push((block, happened));
+        }
+        let height = self.state.height();
+        self.recent.retain(|_, at| *at + RECENT > height);
+        self.bodies.retain(|_, block| block.height > height);
+        let bodies = &self.bodies;
+        self.ahead.retain(|hash, _| bodies.contains_key(hash));
+        self.mempool.settle(&self.state);
+        Ok(done)
+    }
+
+    /// The height of a block that became final not long ago.
+    pub fn height_of(&self, hash: &Hash) -> Option<u64> {
+        self.recent.get(hash).copied()
+    }
+
+    /// The blocks after the last final one up to `tip`, in order; none when it is final already.
+    pub fn path(&self, tip: &Hash) -> Result<Vec<Block>, Answer> {
+        let mut path = Vec::new();
+        let mut at = *tip;
+        if self.recent.contains_key(tip) {
+            return Ok(path);
+        }
+        while at != self.state.tip() {
+            let block = self.bodies.get(&at).ok_or(Answer::Missing(at))?;
+            if block.height <= self.state.height() {
+                return Err(Answer::Invalid(Reject::Stale));
+            }
+            path.push(block.clone());
+            at = block.parent;
+        }
+        path.reverse();
+        Ok(path)
+    }
+
+    /// Transactions of `parent` and its ancestors that are not final.
+    fn taken(&self, parent: &Hash) -> Result<BTreeSet<Hash>, Answer> {
+        let mut taken = BTreeSet::new();
+        let mut at = *parent;
+        while at != self.state.tip() {
+            let block = self.bodies.get(&at).ok_or(Answer::Missing(at))?;
+            taken.extend(block.txs.iter().map(Tx::hash));
+            at = block.parent;
+        }
+        Ok(taken)
+    }
+
+    /// The state behind `hash`.
+    fn behind(&mut self, hash: &Hash) -> Result<&mut State, Answer> {
+        self.reach(hash)?;
+        match self.ahead.get_mut(hash) {
+            Some((state, _)) => Ok(state),
+            None => Ok(&mut self.state),
+        }
+    }
+
+    /// Makes the states behind `hash` and its ancestors as far as they are missing.
+    fn reach(&mut self, hash: &Hash) -> Result<(), Answer> {
+        let mut path = Vec::new();
+        let mut at = *hash;
+        while at != self.state.tip() && !self.ahead.contains_key(&at) {
+            let block = self.bodies.get(&at).ok_or(Answer::Missing(at))?;
+            if block.height <= self.state.height() {
+                return Err(Answer::Invalid(Reject::Stale));
+            }
+            path.push(at);
+            at = block.parent;
+        }
+        for hash in path.iter().rev() {
+            let block = &self.bodies[hash];
+            let before = self.ahead.get(&block.parent).map_or(&self.state, |(state, _)| state);
+            let mut state = before.clone();
+            let happened = state.apply(block).map_err(Answer::Invalid)?;
+            self.ahead.insert(*hash, (state, happened));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,330 @@
+//! The replicated state: money, runs and votes, equal on every node that applied the same blocks.
+
+use crate::block::{Block, Genesis, Tx, VOTE_DOMAIN, Vote};
+use crate::pay::{divide, reference_flops, units};
+use base::{Hash, Millis, NodeId, Reject, RejectCounts, Signed, Wire};
+use ledger::{Credits, Ledger, Purse, Tree};
+use std::collections::{BTreeMap, BTreeSet};
+use swarm::{Event, RunId};
+
+/// Everything that the chain decides.
+#[derive(Debug, Clone)]
+pub struct State {
+    genesis: Genesis,
+    chain: Hash,
+    tip: Hash,
+    height: u64,
+    time: Millis,
+    runs: swarm::State,
+    money: Ledger,
+    votes: BTreeMap<RunId, BTreeMap<NodeId, u16>>,
+    vote_seqs: BTreeMap<NodeId, u64>,
+    /// Reference operations of a token of each run; computed once.
+    flops: BTreeMap<RunId, u64>,
+    /// One entry for each run and for each signer of work.
+    entries: Tree,
+    touched: BTreeSet<Entry>,
+    rejects: RejectCounts,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Entry {
+    Run(RunId),
+    Signer(NodeId),
+    Votes(RunId),
+    Voter(NodeId),
+}
+
+/// What a block did, for drivers and displays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Happened {
+    /// To a run.
+    Run(Event),
+    /// A unit was paid.
+    Paid {
+        /// For which run.
+        run: RunId,
+        /// Who did it.
+        to: NodeId,
+        /// How much.
+        amount: Credits,
+        /// From where.
+        from: Purse,
+    },
+    /// A transaction was refused: it changed nothing.
+    Refused(Hash, Reject),
+}
+
+/// Of 1,000 parts of new money, how many one run may get at most, whatever was voted.
+const SHARE_MAX: u16 = 500;
+const PFLOP: u128 = 1_000_000_000_000_000;
+
+impl State {
+    /// The state of a network that begins.
+    pub fn new(genesis: &Genesis) -> Self {
+        let chain = genesis.chain();
+        let money = ledger::Params { chain, ..genesis.money.clone() };
+        Self {
+            chain,
+            tip: genesis.block().hash(),
+            height: 0,
+            time: genesis.time,
+            runs: swarm::State::default(),
+            money: Ledger::new(money, &genesis.opening),
+            votes: BTreeMap::new(),
+            vote_seqs: BTreeMap::new(),
+            flops: BTreeMap::new(),
+            entries: Tree::default(),
+            touched: BTreeSet::new(),
+            rejects: RejectCounts::default(),
+            genesis: genesis.clone(),
+        }
+    }
+
+    /// The chain's name.
+    pub fn chain(&self) -> Hash {
+        self.chain
+    }
+
+    /// Height of the last block.
+    pub fn height(&self) -> u64 {
+        self.height
+    }
+
+    /// Hash of the last block.
+    pub fn tip(&self) -> Hash {
+        self.tip
+    }
+
+    /// Time of the last block.
+    pub fn time(&self) -> Millis {
+        self.time
+    }
+
+    /// The runs.
+    pub fn runs(&self) -> &swarm::State {
+        &self.runs
+    }
+
+    /// The books.
+    pub fn money(&self) -> &Ledger {
+        &self.money
+    }
+
+    /// Who orders blocks.
+    pub fn validators(&self) -> &[NodeId] {
+        &self.genesis.validators
+    }
+
+    /// Refused transactions of blocks, by reason.
+    pub fn rejects(&self) -> &RejectCounts {
+        &self.rejects
+    }
+
+    /// When the next block is due without any transaction: the first deadline of a run.
+    pub fn deadline(&self) -> Option<Millis> {
+        self.runs.deadline()
+    }
+
+    /// Whether `tx` would be taken now; `ahead` transactions of the same lane wait before it.
+    pub fn check(&self, tx: &Tx, ahead: u64) -> Result<(), Reject> {
+        match tx {
+            Tx::Work { tx } => self.runs.check(tx),
+            Tx::Wallet { tx } => self.money.check(tx, ahead),
+            Tx::Vote { vote } => self.check_vote(vote),
+        }
+    }
+
+    /// Whether the running number of `tx` is used up: it is done, or can never be.
+    pub(crate) fn used(&self, tx: &Tx) -> bool {
+        match tx {
+            Tx::Work { tx } => self.runs.seqs.get(&tx.by).is_some_and(|last| tx.value.seq <= *last),
+            Tx::Wallet { tx } => {
+                self.money.account(&tx.by).is_some_and(|account| tx.value.nonce < account.wallet_nonce)
+            }
+            Tx::Vote { vote } => self.vote_seqs.get(&vote.by).is_some_and(|last| vote.value.seq <= *last),
+        }
+    }
+
+    /// The next block with `txs`, at time `now` or the first possible after the last one.
+    pub fn next(&mut self, now: Millis, txs: Vec<Tx>) -> Block {
+        let (height, parent) = (self.height + 1, self.tip);
+        Block { height, parent, time: now.max(self.time.plus(1)), root: self.root(), txs }
+    }
+
+    /// Whether `block` is the next one: in place, later, and made by somebody with the same state.
+    pub fn follows(&mut self, block: &Block) -> Result<(), Reject> {
+        if block.height != self.height + 1 || block.parent != self.tip {
+            return Err(if block.height <= self.height { Reject::Stale } else { Reject::Early });
+        }
+        if block.time <= self.time {
+            return Err(Reject::Stale);
+        }
+        if block.root == self.root() { Ok(()) } else { Err(Reject::WrongRoot) }
+    }
+
+    /// Applies the next block. One that does not follow is refused whole; a transaction that is refused
+    /// changes nothing and is counted.
+    pub fn apply(&mut self, block: &Block) -> Result<Vec<Happened>, Reject> {
+        self.follows(block)?;
+        let mut happened = Vec::new();
+        (self.height, self.time, self.tip) = (block.height, block.time, block.hash());
+        self.money.advance(block.time);
+        for tx in &block.txs {
+            let taken = match tx {
+                Tx::Wallet { tx } => self.money.take(tx),
+                Tx::Vote { vote } => self.vote(vote),
+                Tx::Work { tx } => {
+                    self.touched.insert(Entry::Signer(tx.by));
+                    self.touched.extend(tx.value.tx.run().map(Entry::Run));
+                    Ok(())
+                }
+            };
+            if let Err(reject) = taken {
+                self.rejects.add(reject);
+                happened.push(Happened::Refused(tx.hash(), reject));
+            }
+        }
+        let events = self.runs.apply(&block.work()).expect("heights and times follow as those of the chain do");
+        for event in events {
+            self.note(&event, &mut happened);
+            happened.push(Happened::Run(event));
+        }
+        Ok(happened)
+    }
+
+    /// The root over all of it.
+    pub fn root(&mut self) -> Hash {
+        let touched = std::mem::take(&mut self.touched);
+        let mut changes: Vec<(Hash, Option<Hash>)> = (touched.iter())
+            .map(|entry| {
+                let bytes = match entry {
+                    Entry::Run(run) => self.runs.runs.get(run).map(Wire::to_bytes),
+                    Entry::Signer(by) => self.runs.seqs.get(by).map(Wire::to_bytes),
+                    Entry::Votes(run) => self.votes.get(run).map(Wire::to_bytes),
+                    Entry::Voter(by) => self.vote_seqs.get(by).map(Wire::to_bytes),
+                };
+                (entry.key(), bytes.map(|bytes| Hash::of("talkoo 2026 chain entry v1", &bytes)))
+            })
+            .collect();
+        changes.sort_unstable_by_key(|(key, _)| *key);
+        self.entries.update(&changes);
+        let roots = (self.money.root(), self.entries.root());
+        Hash::of("talkoo 2026 state root v1", &(roots, (self.height, self.time)).to_bytes())
+    }
+
+    /// What follows for the books from what happened to a run.
+    fn note(&mut self, event: &Event, happened: &mut Vec<Happened>) {
+        match event {
+            Event::Created(run) => {
+                self.touched.insert(Entry::Run(*run));
+                let spec = &self.runs.runs[run].spec;
+                // A run whose operations cannot be told earns no new money.
+                self.flops.insert(*run, reference_flops(&spec.config, spec.seq_len).unwrap_or(0));
+            }
+            Event::Closed(run, round) => {
+                self.touched.insert(Entry::Run(*run));
+                self.pay(run, round.0, happened);
+            }
+            Event::Ended(run) => {
+                self.touched.insert(Entry::Run(*run));
+                let creator = self.runs.runs[run].creator;
+                self.money.refund(run, &creator);
+            }
+            Event::Joined(run, _)
+            | Event::Gone(run, _)
+            | Event::Opened(run, _)
+            | Event::Committed(run, _)
+            | Event::Disputed(run, ..) => {
+                self.touched.insert(Entry::Run(*run));
+            }
+            Event::Refused(_, reject) => self.rejects.add(*reject),
+        }
+    }
+
+    /// Pays a closed round: from the run's budget, spread evenly over its tokens, and of new money as far
+    /// as the validators admitted it.
+    fn pay(&mut self, run: &RunId, version: u64, happened: &mut Vec<Happened>) {
+        let state = &self.runs.runs[run];
+        let Some(closed) = state.closed_round(version) else { return };
+        let units = units(closed);
+        let tokens: u64 = units.iter().map(|(_, tokens)| tokens).sum();
+        let left = state.spec.tokens.saturating_sub(closed.tokens_before).max(tokens);
+        let budget = self.money.pot(run);
+        let from_pot = u128::from(budget.0) * u128::from(tokens) / u128::from(left.max(1));
+        let sources = [(Purse::Pot(*run), Credits(from_pot as u64)), (Purse::Issuance, self.new_money(run, tokens))];
+        for (from, amount) in sources {
+            for (to, amount) in divide(amount, &units).into_iter().filter(|(_, amount)| *amount > Credits::ZERO) {
+                match self.money.pay(from, &to, amount) {
+                    Ok(()) => happened.push(Happened::Paid { run: *run, to, amount, from }),
+                    // Between the look and the payment nothing else was paid.
+                    Err(reject) => self.rejects.add(reject),
+                }
+            }
+        }
+    }
+
+    /// New money for `tokens` of a run: by operations, up to the run's part of what the schedule allows now.
+    fn new_money(&self, run: &RunId, tokens: u64) -> Credits {
+        // Work that nobody checks is paid by those who asked for it, or on a network of one owner.
+        if self.genesis.validators.len() > 1 {
+            return Credits::ZERO;
+        }
+        let share = u128::from(self.share_permille(run));
+        let flops = self.flops.get(run).copied().unwrap_or(0);
+        let worth = u128::from(flops) * u128::from(tokens) * u128::from(self.genesis.per_pflop.0) / PFLOP;
+        let cap = u128::from(self.money.issuable().0) * share / 1000;
+        Credits(u64::try_from(worth.min(cap)).unwrap_or(u64::MAX))
+    }
+
+    /// Of 1,000 parts of new money, how many `run` may get: the lower median of the votes, if more than two
+    /// thirds of the validators voted for it.
+    pub fn share_permille(&self, run: &RunId) -> u16 {
+        let votes = self.votes.get(run).into_iter().flatten();
+        let seats = &self.genesis.validators;
+        let mut shares: Vec<u16> =
+            votes.filter(|(by, share)| **share > 0 && seats.contains(by)).map(|(_, share)| *share).collect();
+        if 3 * shares.len() <= 2 * seats.len() {
+            return 0;
+        }
+        shares.sort_unstable();
+        shares[(shares.len() - 1) / 2].min(SHARE_MAX)
+    }
+
+    fn check_vote(&self, vote: &Signed<Vote>) -> Result<(), Reject> {
+        if vote.value.chain != self.chain {
+            return Err(Reject::WrongChain);
+        }
+        if !self.genesis.validators.contains(&vote.by) {
+            return Err(Reject::NotCommittee);
+        }
+        if self.vote_seqs.get(&vote.by).is_some_and(|last| vote.value.seq <= *last) {
+            return Err(Reject::Stale);
+        }
+        if !self.runs.runs.contains_key(&vote.value.run) {
+            return Err(Reject::UnknownRun);
+        }
+        if vote.verify(VOTE_DOMAIN) { Ok(()) } else { Err(Reject::BadSignature) }
+    }
+
+    fn vote(&mut self, vote: &Signed<Vote>) -> Result<(), Reject> {
+        self.check_vote(vote)?;
+        let Vote { seq, run, share_permille, .. } = vote.value;
+        self.vote_seqs.insert(vote.by, seq);
+        self.votes.entry(run).or_default().insert(vote.by, share_permille);
+        self.touched.extend([Entry::Votes(run), Entry::Voter(vote.by)]);
+        Ok(())
+    }
+}
+
+impl Entry {
+    fn key(&self) -> Hash {
+        let (kind, id) = match self {
+            Self::Run(run) => (0u8, run.0),
+            Self::Signer(by) => (1, by.0),
+            Self::Votes(run) => (2, run.0),
+            Self::Voter(by) => (3, by.0),
+        };
+        Hash::of("talkoo 2026 chain entry key v1", &[&[kind], id.as_slice()].concat())
+    }
+}

@@ -181,7 +181,7 @@ pub enum EngineError {
 
 /// A running engine. Dropped, it stops.
 pub(crate) struct Engine {
-    _stop: oneshot::Sender<()>,
+    stop: oneshot::Sender<()>,
     /// Resolves when the engine's thread is gone.
     pub(crate) ended: oneshot::Receiver<()>,
 }
@@ -219,7 +219,13 @@ impl Engine {
             });
             let _ = end.send(());
         })?;
-        Ok(Self { _stop: stop, ended })
+        Ok(Self { stop, ended })
+    }
+
+    /// Ends it; when this returns its journal is on disk.
+    pub(crate) async fn stop(self) {
+        drop(self.stop);
+        let _ = self.ended.await;
     }
 }
 

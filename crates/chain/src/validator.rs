@@ -57,7 +57,8 @@ pub struct Validator {
     blocked: Blocked,
     out: Outgoing,
     others: Vec<NodeId>,
-    task: tokio::task::JoinHandle<()>,
+    stop: Mutex<Option<oneshot::Sender<()>>>,
+    task: tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
 }
 
 /// Why a validator cannot begin.
@@ -135,8 +136,19 @@ impl Validator {
             questions: Vec::new(),
             asked_for: None,
         };
-        let task = tokio::spawn(desk.run(engine, asked, connections.incoming, arrived.clone()));
-        Ok(Self { orderer, arrived, height: heights, trouble: troubles, blocked, out: connections.out, others, task })
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(desk.run(engine, asked, connections.incoming, arrived.clone(), stopped));
+        Ok(Self {
+            orderer,
+            arrived,
+            height: heights,
+            trouble: troubles,
+            blocked,
+            out: connections.out,
+            others,
+            stop: Mutex::new(Some(stop)),
+            task: tokio::sync::Mutex::new(Some(task)),
+        })
     }
 
     /// Takes an encoded transaction, or refuses it with a reason, and tells the other validators.
@@ -165,15 +177,17 @@ impl Validator {
         self.blocked.nodes()
     }
 
+    /// Stops, with the journal on disk when this returns.
+    pub async fn stop(&self) {
+        self.stop.lock().expect("nobody panics while holding it").take();
+        if let Some(task) = self.task.lock().await.take() {
+            let _ = task.await;
+        }
+    }
+
     /// Looks at the chain.
     pub fn look<T>(&self, look: impl FnOnce(&mut Orderer) -> T) -> T {
         look(&mut self.orderer.lock().expect("the orderer does not panic"))
-    }
-}
-
-impl Drop for Validator {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 
@@ -220,6 +234,7 @@ impl Desk {
         mut asked: mpsc::UnboundedReceiver<Asked>,
         mut incoming: mpsc::Receiver<(NodeId, Packet)>,
         arrived: Arc<Notify>,
+        mut stopped: oneshot::Receiver<()>,
     ) {
         let mut connected = true;
         loop {
@@ -235,6 +250,7 @@ impl Desk {
                 },
                 () = arrived.notified() => {}
                 _ = &mut engine.ended => break,
+                _ = &mut stopped => return engine.stop().await,
                 () = tokio::time::sleep(wait) => {}
             }
         }

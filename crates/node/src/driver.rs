@@ -4,7 +4,7 @@
 use crate::content::Contents;
 use crate::corpus;
 use crate::follow::follow_log;
-use crate::log::NodeLog;
+use crate::log::ChainLog;
 use crate::moving::fetching;
 use crate::status::{RoundLine, RunStatus};
 use crate::store::Store;
@@ -27,7 +27,7 @@ pub(crate) struct Shared {
     pub(crate) contents: Arc<Contents>,
     pub(crate) net: Arc<Net>,
     pub(crate) key: Keypair,
-    pub(crate) log: Arc<NodeLog>,
+    pub(crate) log: Arc<ChainLog>,
     pub(crate) limits: Limits,
     pub(crate) device: String,
     pub(crate) eval_tokens: u64,
@@ -309,9 +309,9 @@ impl Driver {
                 first
             }
         };
-        let signed = Signed::new(DOMAIN, &self.shared.key, Envelope { seq, tx });
+        let tx = Signed::new(DOMAIN, &self.shared.key, Envelope { seq, tx });
         // A full queue is a log that does not keep up; the machine says it again later.
-        let _ = self.to_log.try_send(signed.to_bytes());
+        let _ = self.to_log.try_send(chain::Tx::Work { tx }.to_bytes());
         Ok(())
     }
 

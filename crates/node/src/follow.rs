@@ -1,11 +1,11 @@
 //! Follows a log, one's own or another node's.
 
 use crate::driver::{Happening, RECONNECT, Shared};
-use crate::log::NodeLog;
+use crate::log::ChainLog;
 use base::{NodeId, Reject, Wire};
+use chain::Block;
 use net::{LogEvent, LogService};
 use std::sync::Arc;
-use swarm::Block;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -36,7 +36,7 @@ pub(crate) async fn follow_log(
 
 /// `None` when the driver is gone.
 async fn follow_own(
-    log: &NodeLog,
+    log: &ChainLog,
     me: NodeId,
     out: &mpsc::Sender<Happening>,
     txs: &mut mpsc::Receiver<Vec<u8>>,
@@ -54,7 +54,7 @@ async fn follow_own(
             block = log.block(*height + 1) => {
                 let Some(block) = block.and_then(|bytes| Block::from_bytes(&bytes).ok()) else { return Some(()) };
                 *height = block.height;
-                out.send(Happening::Block(block)).await.ok()?;
+                out.send(Happening::Block(block.work())).await.ok()?;
             }
         }
     }
@@ -91,7 +91,7 @@ async fn follow_remote(
                         return Some(());
                     };
                     *height = block.height;
-                    out.send(Happening::Block(block)).await.ok()?;
+                    out.send(Happening::Block(block.work())).await.ok()?;
                 }
                 Some(LogEvent::Refused(reason)) => out.send(Happening::Refused(reason)).await.ok()?,
                 None => return Some(()),

@@ -79,7 +79,7 @@ impl Node {
         let store = Arc::new(Store::open(&config.dir)?);
         let key = store.keypair()?;
         let contents = Arc::new(Contents::default());
-        let log = log::NodeLog::open(store.clone())?;
+        let log = Arc::new(log::ChainLog::open(store.clone(), key.id())?);
         let net_config = net::Config { secret: key.secret(), bind: config.bind, mdns: config.mdns };
         let net = Arc::new(Net::open(net_config, contents.clone(), Some(log.clone())).await?);
         let shared = Arc::new(Shared {
@@ -93,14 +93,7 @@ impl Node {
             eval_tokens: config.eval_tokens,
         });
         let stop = CancellationToken::new();
-        let mut tasks = tokio::task::JoinSet::new();
-        let log_stop = stop.clone();
-        tasks.spawn(async move {
-            tokio::select! {
-                () = log_stop.cancelled() => Ok(()),
-                result = log.run() => result,
-            }
-        });
+        let tasks = tokio::task::JoinSet::new();
         let node = Arc::new(Self {
             shared,
             drivers: Mutex::default(),
@@ -198,6 +191,7 @@ impl Node {
         while let Some(ended) = tasks.join_next().await {
             result = result.and(ended.map_err(anyhow::Error::from).flatten());
         }
+        self.shared.log.validator().stop().await;
         self.shared.net.close().await;
         result
     }

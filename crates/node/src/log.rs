@@ -1,99 +1,84 @@
-//! The log that this node keeps: the order of one node, on its disk. It is its owner's own
-//! book-keeping; an order that distrusting peers agree on takes its place behind the same trait.
+//! The chain that this node keeps: a network of its own with one validator, made on first use. That is
+//! its owner's own book-keeping; with four validators and more the same path is nobody's.
 
-use crate::store::Store;
-use anyhow::Result;
-use base::{Millis, NodeId, Reject, Wire};
+use crate::store::{Store, write_whole};
+use anyhow::{Context, Result};
+use base::{NodeId, Reject, Wire};
 use bytes::Bytes;
+use chain::{Connections, Disk, Genesis, Timing, Validator, ValidatorConfig};
+use ledger::{Credits, Params};
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use swarm::{Sequencer, SignedTx};
-use tokio::sync::{Notify, watch};
+use std::sync::Arc;
+use tokio::sync::mpsc;
 
-/// A log on this node's disk.
-pub(crate) struct NodeLog {
+/// What the owner of a new private network holds, so that the first question and the first run can be paid.
+const FAUCET: Credits = Credits::whole(10_000);
+
+/// The chain of this node.
+pub(crate) struct ChainLog {
     store: Arc<Store>,
-    sequencer: Mutex<Sequencer>,
-    arrived: Notify,
-    height: watch::Sender<u64>,
-    trouble: watch::Sender<Option<String>>,
+    validator: Validator,
 }
 
-/// Pause before a block that could not be written is tried again.
-const RETRY: Duration = Duration::from_secs(1);
-
-impl NodeLog {
-    /// Goes on with the log on disk.
-    pub(crate) fn open(store: Arc<Store>) -> Result<Arc<Self>> {
-        let sequencer = Sequencer::replay(store.blocks()?.into_iter());
-        let sequencer = sequencer.map_err(|e| anyhow::anyhow!("the log on disk does not add up: {e}"))?;
-        let height = watch::Sender::new(sequencer.state().height);
-        let (arrived, trouble) = (Notify::new(), watch::Sender::default());
-        Ok(Arc::new(Self { store, sequencer: Mutex::new(sequencer), arrived, height, trouble }))
-    }
-
-    /// Makes blocks until the task is dropped: at once when transactions wait, else at deadlines.
-    pub(crate) async fn run(self: Arc<Self>) -> Result<()> {
-        loop {
-            let due = self.lock().due();
-            let now = clock();
-            let wait = due.map(|due| Duration::from_millis(due.since(now)));
-            let arrived = self.arrived.notified();
-            match wait {
-                Some(Duration::ZERO) => self.make().await,
-                Some(wait) => {
-                    let _ = tokio::time::timeout(wait, arrived).await;
-                }
-                None => arrived.await,
+impl ChainLog {
+    /// Goes on with the chain on disk, or begins one whose first credits are `owner`'s.
+    pub(crate) fn open(store: Arc<Store>, owner: NodeId) -> Result<Self> {
+        let seat = store.secret("seat")?;
+        let path = store.dir().join("genesis");
+        let genesis = match std::fs::read(&path) {
+            Ok(bytes) => Genesis::from_bytes(&bytes).with_context(|| format!("{} is damaged", path.display()))?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let genesis = private(owner, seat.id());
+                write_whole(&path, &genesis.to_bytes(), true)?;
+                genesis
             }
-        }
+            Err(error) => return Err(error).context(path.display().to_string()),
+        };
+        // Alone there is nobody to talk to.
+        let (out, _) = mpsc::unbounded_channel();
+        let (_, incoming) = mpsc::channel(1);
+        let timing = Timing::of(genesis.validators.len());
+        let journal = store.dir().join("consensus");
+        let config = ValidatorConfig { genesis, key: seat, journal, disk: store.clone(), timing };
+        let validator = Validator::start(config, Connections { out, incoming })?;
+        Ok(Self { store, validator })
     }
 
-    async fn make(&self) {
-        let block = self.lock().make(clock()).0;
-        // On disk before anybody sees it. A full disk stops the log, not the node: the same block is
-        // tried again until there is room.
-        while let Err(error) = tokio::task::block_in_place(|| self.store.append(&block)) {
-            let text = format!("the log cannot be written (is the disk full?): {error:#}");
-            tracing::error!(text, "trouble");
-            self.trouble.send_replace(Some(text));
-            tokio::time::sleep(RETRY).await;
-        }
-        self.trouble.send_replace(None);
-        self.height.send_replace(block.height);
-    }
-
-    /// Why the log stands still, if it does.
+    /// Why the chain stands still, if it does.
     pub(crate) fn trouble(&self) -> Option<String> {
-        self.trouble.borrow().clone()
+        self.validator.trouble()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Sequencer> {
-        self.sequencer.lock().expect("the sequencer does not panic")
+    /// The chain itself.
+    pub(crate) fn validator(&self) -> &Validator {
+        &self.validator
     }
 }
 
-impl net::LogService for NodeLog {
+/// A network of one owner.
+fn private(owner: NodeId, seat: NodeId) -> Genesis {
+    Genesis {
+        name: format!("private network of {}", owner.short()),
+        time: chain::clock(),
+        validators: vec![seat],
+        opening: vec![(owner, FAUCET)],
+        // Nothing can fail an audit where there are none, so nothing is locked.
+        money: Params { locked_units: 0, ..Params::default() },
+        per_pflop: Credits::whole(1),
+    }
+}
+
+impl net::LogService for ChainLog {
     fn submit(&self, _from: NodeId, tx: Vec<u8>) -> Result<(), Reject> {
-        let tx = SignedTx::from_bytes(&tx).map_err(|_| Reject::Malformed)?;
-        self.lock().submit(tx)?;
-        self.arrived.notify_one();
-        Ok(())
+        self.validator.submit(&tx)
     }
 
     fn block(&self, height: u64) -> Pin<Box<dyn Future<Output = Option<Bytes>> + Send + '_>> {
         Box::pin(async move {
-            let mut heights = self.height.subscribe();
+            let mut heights = self.validator.height();
             heights.wait_for(|newest| *newest >= height).await.ok()?;
             tokio::task::block_in_place(|| self.store.block(height)).ok().flatten().map(Bytes::from)
         })
     }
-}
-
-/// The log's time: milliseconds of Unix time.
-pub(crate) fn clock() -> Millis {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Millis(since.as_millis() as u64)
 }

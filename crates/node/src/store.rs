@@ -2,13 +2,17 @@
 
 use anyhow::{Context, Result, bail};
 use base::{Hash, Keypair, Wire};
+use chain::{Block, Disk};
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use swarm::{Block, Memory, RunId};
+use swarm::{Memory, RunId};
 
-const BLOCKS: TableDefinition<u64, &[u8]> = TableDefinition::new("blocks");
+/// Final blocks of the chain by height, certificates of some, and blocks that may become final.
+const FINAL: TableDefinition<u64, &[u8]> = TableDefinition::new("final");
+const CERTIFICATES: TableDefinition<u64, &[u8]> = TableDefinition::new("certificates");
+const BODIES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("bodies");
 const RUNS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("runs");
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 /// Metrics of a run are turned over at this size; one older file stays.
@@ -44,7 +48,9 @@ impl Store {
         })?;
         let store = Self { dir: dir.to_owned(), database, _lock: lock };
         let write = store.database.begin_write()?;
-        write.open_table(BLOCKS)?;
+        write.open_table(FINAL)?;
+        write.open_table(CERTIFICATES)?;
+        write.open_table(BODIES)?;
         write.open_table(RUNS)?;
         write.open_table(META)?;
         write.commit()?;
@@ -58,7 +64,12 @@ impl Store {
 
     /// The node's key, made on first use and readable by its owner only.
     pub fn keypair(&self) -> Result<Keypair> {
-        let path = self.dir.join("key");
+        self.secret("key")
+    }
+
+    /// A key in a file of its own, made on first use.
+    pub(crate) fn secret(&self, file: &str) -> Result<Keypair> {
+        let path = self.dir.join(file);
         match std::fs::read(&path) {
             Ok(bytes) => match <[u8; 32]>::try_from(bytes.as_slice()) {
                 Ok(secret) => Ok(Keypair::from_secret(secret)),
@@ -110,31 +121,15 @@ impl Store {
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
-    /// Appends a block of the log that this node keeps; on disk when this returns.
-    pub(crate) fn append(&self, block: &Block) -> Result<()> {
-        let mut write = self.database.begin_write()?;
-        write.set_durability(Durability::Immediate)?;
-        write.open_table(BLOCKS)?.insert(block.height, block.to_bytes().as_slice())?;
-        write.commit()?;
-        Ok(())
-    }
-
-    /// The block at `height` of the log that this node keeps.
-    pub(crate) fn block(&self, height: u64) -> Result<Option<Vec<u8>>> {
+    /// What the blocks of the chain that this node keeps say of runs.
+    pub fn blocks(&self) -> Result<Vec<swarm::Block>> {
         let read = self.database.begin_read()?;
-        let bytes = read.open_table(BLOCKS)?.get(height)?.map(|value| value.value().to_vec());
-        Ok(bytes)
-    }
-
-    /// All blocks of the log that this node keeps.
-    pub fn blocks(&self) -> Result<Vec<Block>> {
-        let read = self.database.begin_read()?;
-        let table = read.open_table(BLOCKS)?;
+        let table = read.open_table(FINAL)?;
         let mut out = Vec::new();
         for entry in table.iter()? {
             let (height, bytes) = entry?;
             let block = Block::from_bytes(bytes.value());
-            out.push(block.with_context(|| format!("block {} of the log is damaged", height.value()))?);
+            out.push(block.with_context(|| format!("block {} of the chain is damaged", height.value()))?.work());
         }
         Ok(out)
     }
@@ -189,6 +184,55 @@ impl Store {
         let dir = self.dir.join("corpora").join(manifest.to_string());
         std::fs::create_dir_all(&dir)?;
         Ok(dir)
+    }
+}
+
+impl Disk for Store {
+    fn keep(&self, hash: &Hash, block: &[u8]) -> std::io::Result<()> {
+        let keep = || -> Result<(), redb::Error> {
+            let mut write = self.database.begin_write()?;
+            write.set_durability(Durability::Immediate)?;
+            write.open_table(BODIES)?.insert(hash.0.as_slice(), block)?;
+            Ok(write.commit()?)
+        };
+        keep().map_err(std::io::Error::other)
+    }
+
+    fn kept(&self) -> std::io::Result<Vec<Vec<u8>>> {
+        let kept = || -> Result<Vec<Vec<u8>>, redb::Error> {
+            let read = self.database.begin_read()?;
+            let table = read.open_table(BODIES)?;
+            table.iter()?.map(|entry| Ok(entry?.1.value().to_vec())).collect()
+        };
+        kept().map_err(std::io::Error::other)
+    }
+
+    fn finish(&self, blocks: &[Block], certificate: &[u8]) -> std::io::Result<()> {
+        let finish = || -> Result<(), redb::Error> {
+            let mut write = self.database.begin_write()?;
+            write.set_durability(Durability::Immediate)?;
+            {
+                let mut finals = write.open_table(FINAL)?;
+                for block in blocks {
+                    finals.insert(block.height, block.to_bytes().as_slice())?;
+                }
+                if let Some(last) = blocks.last() {
+                    write.open_table(CERTIFICATES)?.insert(last.height, certificate)?;
+                    let over = |bytes: &[u8]| Block::from_bytes(bytes).map_or(true, |body| body.height <= last.height);
+                    write.open_table(BODIES)?.retain(|_, bytes| !over(bytes))?;
+                }
+            }
+            Ok(write.commit()?)
+        };
+        finish().map_err(std::io::Error::other)
+    }
+
+    fn block(&self, height: u64) -> std::io::Result<Option<Vec<u8>>> {
+        let block = || -> Result<Option<Vec<u8>>, redb::Error> {
+            let read = self.database.begin_read()?;
+            Ok(read.open_table(FINAL)?.get(height)?.map(|value| value.value().to_vec()))
+        };
+        block().map_err(std::io::Error::other)
     }
 }
 

@@ -73,6 +73,38 @@ impl Tx {
         }
     }
 
+    /// What kind of transaction it is, for displays.
+    pub fn kind(&self) -> &'static str {
+        use ledger::Tx as Wallet;
+        use swarm::Tx as Work;
+        match self {
+            Self::Vote { .. } => "vote",
+            Self::Work { tx } => match &tx.value.tx {
+                Work::Create { .. } => "create",
+                Work::Join { .. } => "join",
+                Work::Ready { .. } => "ready",
+                Work::Leave { .. } => "leave",
+                Work::Commit { .. } => "commit",
+                Work::Attest { .. } => "attest",
+                Work::Dispute { .. } => "dispute",
+                Work::Verdict { .. } => "verdict",
+                Work::Final { .. } => "final",
+            },
+            Self::Wallet { tx } => match &tx.value.tx {
+                Wallet::Transfer { .. } => "transfer",
+                Wallet::Bond { .. } => "bond",
+                Wallet::Unbond { .. } => "unbond",
+                Wallet::Fund { .. } => "fund",
+                Wallet::Deposit { .. } => "deposit",
+                Wallet::Withdraw { .. } => "withdraw",
+                Wallet::Allot { .. } => "allot",
+                Wallet::Redeem { .. } => "redeem",
+                Wallet::Close { .. } => "close",
+                Wallet::Release { .. } => "release",
+            },
+        }
+    }
+
     /// Its name: equal bytes, equal transaction.
     pub fn hash(&self) -> Hash {
         Hash::of("talkoo 2026 chain transaction v1", &self.to_bytes())

@@ -58,6 +58,12 @@ impl Mempool {
         Ok(())
     }
 
+    /// Wallet transactions of `by` that wait.
+    pub(crate) fn waiting(&self, by: &NodeId) -> u64 {
+        let own = |waiting: &&Waiting| waiting.tx.by() == *by && matches!(waiting.tx, Tx::Wallet { .. });
+        self.waiting.values().filter(own).count() as u64
+    }
+
     /// What the next block takes: the oldest first, without those in `taken`.
     pub(crate) fn pick(&self, taken: &BTreeSet<Hash>) -> Vec<Tx> {
         let mut room = BLOCK_BYTES_MAX / 2;

@@ -4,7 +4,7 @@
 use crate::block::{BLOCK_BYTES_MAX, BLOCK_TXS_MAX, Block, Genesis, Tx};
 use crate::mempool::Mempool;
 use crate::state::{Happened, State};
-use base::{Hash, Millis, Reject, Wire};
+use base::{Hash, Millis, NodeId, Reject, Wire};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// An idle network makes a block every so often.
@@ -56,6 +56,11 @@ impl Orderer {
     /// Takes a transaction for a later block, or refuses it with a reason.
     pub fn submit(&mut self, tx: Tx) -> Result<(), Reject> {
         self.mempool.submit(&self.state, tx)
+    }
+
+    /// Wallet transactions of `by` that wait for a block.
+    pub fn waiting(&self, by: &NodeId) -> u64 {
+        self.mempool.waiting(by)
     }
 
     /// Takes a block that is not final; gives its hash.

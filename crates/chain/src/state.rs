@@ -81,6 +81,11 @@ impl State {
         }
     }
 
+    /// The network's name, for people.
+    pub fn name(&self) -> &str {
+        &self.genesis.name
+    }
+
     /// The chain's name.
     pub fn chain(&self) -> Hash {
         self.chain
@@ -136,7 +141,7 @@ impl State {
     }
 
     /// Whether the running number of `tx` is used up: it is done, or can never be.
-    pub(crate) fn used(&self, tx: &Tx) -> bool {
+    pub fn used(&self, tx: &Tx) -> bool {
         match tx {
             Tx::Work { tx } => self.runs.seqs.get(&tx.by).is_some_and(|last| tx.value.seq <= *last),
             Tx::Wallet { tx } => {

@@ -10,6 +10,7 @@ mod demo;
 mod render;
 mod runs;
 mod train;
+mod wallet;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
@@ -66,6 +67,12 @@ enum Command {
     /// Other nodes.
     #[command(subcommand)]
     Peer(PeerCommand),
+    /// Credits of this node's account.
+    #[command(subcommand)]
+    Wallet(wallet::WalletCommand),
+    /// The chain that orders everything.
+    #[command(subcommand)]
+    Chain(wallet::ChainCommand),
     /// What the node on the data folder does, and why it waits.
     Status,
     /// Four peers train the shipped example on this machine; one is killed, another joins.
@@ -157,6 +164,8 @@ async fn run(cli: Cli) -> Result<()> {
         Command::Up => train::up(&common).await,
         Command::Train(command) => train::run(&common, command).await,
         Command::Data(command) => data_cmd::run(&common, command),
+        Command::Wallet(command) => wallet::wallet(&common, command).await,
+        Command::Chain(command) => wallet::chain(&common, command).await,
         Command::Peer(PeerCommand::Ls) => {
             let status = train::status(&common).await?;
             render::print(&common, &render::peers_json(&status), || render::peers(&status));

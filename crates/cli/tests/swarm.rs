@@ -101,6 +101,8 @@ fn three_peers_a_kill_a_return_and_a_replay() {
     let (mut a, mut lines) = start(&dir("a"), &["train", "create", file.to_str().expect("utf-8")]);
     let created: Value = serde_json::from_str(&lines.next().expect("a line").expect("read")).expect("JSON");
     let ticket = created["ticket"].as_str().expect("a ticket").to_owned();
+    let funded = json(&dir("a"), &["wallet", "fund", "end-to-end", "5", "--yes"]);
+    assert_eq!(funded["micro"], 5_000_000);
     let (mut b, _) = start(&dir("b"), &["train", "join", &ticket]);
     let (mut c, _) = start(&dir("c"), &["train", "join", &ticket]);
 
@@ -117,6 +119,7 @@ fn three_peers_a_kill_a_return_and_a_replay() {
     for end in &ends {
         assert_eq!(end["root"], ends[0]["root"], "every peer ends with the same weights");
     }
+    paid_by_tokens(&dir("a"), &ends[0]);
     for peer in [&mut a, &mut b, &mut c] {
         stop(peer);
     }
@@ -145,6 +148,32 @@ fn three_peers_a_kill_a_return_and_a_replay() {
     assert_eq!(config.hidden_size, 64);
     assert!(theta.iter().all(|x| x.is_finite()));
     go_on_from(&out, &dir("d"), begun);
+}
+
+/// The run's budget is spent, each member has its part of it by tokens, and nothing else came or went.
+fn paid_by_tokens(keeper: &Path, end: &Value) {
+    let members = end["members"].as_array().expect("members");
+    let of = |member: &Value| member["node"].as_str().expect("a key").to_owned();
+    let own = json(keeper, &["wallet", "show"]);
+    let chain = json(keeper, &["chain", "status"]);
+    let mut all = 0;
+    for member in members {
+        let account = json(keeper, &["chain", "account", &of(member)]);
+        let balance = account["balance_micro"].as_u64().expect("an amount");
+        all += balance;
+        // The creator's account holds the rest of the network's credits too.
+        if account["key"] != own["key"] {
+            let (tokens, every) =
+                (member["tokens"].as_f64().expect("tokens"), end["tokens"][0].as_f64().expect("tokens"));
+            let due = 5e6 * tokens / every;
+            assert!((balance as f64 - due).abs() < 0.2 * 5e6, "{balance} for {tokens} of {every} tokens");
+            assert!(balance > 0, "work is paid");
+        }
+    }
+    assert_eq!(chain["supply_micro"].as_u64(), Some(all), "every credit is on some account");
+    assert_eq!(all, 10_000_000_000 - 1_000, "what was there at the beginning, less one fee");
+    let block = json(keeper, &["chain", "block", "1"]);
+    assert!(block["hash"].as_str().is_some_and(|hash| hash.len() == 64));
 }
 
 /// A run that starts from a published model ends with other weights than it began with, and is replayed.

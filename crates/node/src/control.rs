@@ -4,6 +4,7 @@
 use crate::Node;
 use anyhow::{Context, Result, bail};
 use base::Wire;
+use ledger::{Credits, Tx};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -42,6 +43,39 @@ pub enum Request {
     Ping {
         /// Its key.
         peer: String,
+    },
+    /// The chain that the node keeps.
+    Chain,
+    /// A final block of it.
+    Block {
+        /// Its height.
+        height: u64,
+    },
+    /// An account on it; the node's own where no key is given.
+    Account {
+        /// Its key, or the beginning of a member's.
+        key: Option<String>,
+    },
+    /// Credits of the node's account to another.
+    Send {
+        /// To whom.
+        to: String,
+        /// Micro-credits.
+        micro: u64,
+    },
+    /// Credits of the node's account to the budget of a run.
+    Fund {
+        /// Which run.
+        run: String,
+        /// Micro-credits.
+        micro: u64,
+    },
+    /// The node's vote on a run's part of new money.
+    Admit {
+        /// Which run.
+        run: String,
+        /// Of 1,000 parts.
+        share_permille: u16,
     },
     /// End the process.
     Stop,
@@ -130,6 +164,25 @@ async fn answer(node: &Arc<Node>, line: &str) -> Result<Value> {
                 "direct": info.direct,
                 "address": info.address,
             }))
+        }
+        Request::Chain => Ok(serde_json::to_value(node.chain())?),
+        Request::Block { height } => Ok(serde_json::to_value(node.block(height)?)?),
+        Request::Account { key } => {
+            let key = key.map_or(Ok(node.id()), |key| known(node, &key))?;
+            Ok(serde_json::to_value(node.account(&key))?)
+        }
+        Request::Send { to, micro } => {
+            let to = known(node, &to)?;
+            let height = node.spend(Tx::Transfer { to, amount: Credits(micro) }).await?;
+            Ok(json!({ "final_at": height, "to": to.to_string(), "micro": micro, "fee_micro": node.fee().0 }))
+        }
+        Request::Fund { run, micro } => {
+            let height = node.spend(Tx::Fund { pot: run.parse()?, amount: Credits(micro) }).await?;
+            Ok(json!({ "final_at": height, "run": run, "micro": micro, "fee_micro": node.fee().0 }))
+        }
+        Request::Admit { run, share_permille } => {
+            let height = node.admit(run.parse()?, share_permille).await?;
+            Ok(json!({ "final_at": height, "run": run, "share_permille": share_permille }))
         }
         Request::Stop => {
             node.stop.cancel();

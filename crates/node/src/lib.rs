@@ -19,6 +19,7 @@ mod show;
 mod status;
 mod store;
 mod throttle;
+mod wallet;
 mod work;
 mod workers;
 
@@ -28,6 +29,7 @@ pub use export::{Saved, saved};
 pub use replay::{Replayed, replay};
 pub use status::{MemberStatus, RoundLine, RunStatus, Status};
 pub use store::Store;
+pub use wallet::{AccountStatus, BlockStatus, ChainStatus};
 pub use work::Limits;
 
 use anyhow::{Context, Result, bail};
@@ -39,6 +41,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use swarm::{RunId, Spec, Tx};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -72,6 +75,9 @@ pub struct Node {
 
 /// Orders that wait for a driver.
 const ORDERS: usize = 64;
+
+/// A run is on the chain after so long, or something is wrong.
+const CREATED_WITHIN: Duration = Duration::from_secs(30);
 
 impl Node {
     /// Opens the data folder and goes on with every run in it.
@@ -141,7 +147,15 @@ impl Node {
         let gone = || anyhow::anyhow!("the node is stopping");
         driver.send(Order::Say(Tx::Create { spec })).await.map_err(|_| gone())?;
         driver.send(Order::Follow(ticket.clone())).await.map_err(|_| gone())?;
-        Ok(ticket)
+        // Who has the ticket can name the run: it is on the chain.
+        let run = id.to_string();
+        let mut status = self.watch();
+        let known =
+            status.wait_for(|status| status.runs.iter().any(|shown| shown.run == run && !shown.name.is_empty()));
+        match tokio::time::timeout(CREATED_WITHIN, known).await {
+            Ok(known) => known.map(|_| ticket).map_err(|_| gone()),
+            Err(_) => bail!("the chain did not take the run: {}", self.status().trouble.unwrap_or_default()),
+        }
     }
 
     /// Takes part in the run of a ticket.

@@ -25,4 +25,4 @@ mod world;
 
 pub use figure::{Figure, utilisation};
 pub use scenario::{Clock, Costs, Crash, CrashAfter, Faults, Lag, Liar, Part, Partition, Scenario, Stall};
-pub use world::{Report, Violation, run};
+pub use world::{Report, Violation, logged, run};

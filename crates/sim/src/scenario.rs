@@ -216,6 +216,9 @@ pub struct Lag {
     pub extra_ms: u64,
 }
 
+/// What a unit is worth follows from it, nothing else.
+const CONFIG: &str =
+    r#"{"hidden_size":64,"intermediate_size":128,"num_hidden_layers":2,"num_attention_heads":2,"vocab_size":256}"#;
 /// T of the virtual run.
 const SEQ_LEN: u32 = 16;
 /// One micro-batch of every inner step takes the slowest member so long in a calm network.
@@ -404,7 +407,7 @@ impl Scenario {
             name: "sim".into(),
             seed: self.seed,
             access: Access::Open,
-            config: "{}".into(),
+            config: CONFIG.into(),
             params: self.params,
             init: if self.delay == 0 { Init::Seed } else { Init::Root(initial_root()) },
             manifest: Hash::default(),

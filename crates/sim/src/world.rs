@@ -55,6 +55,11 @@ impl std::error::Error for Violation {}
 
 /// Runs a scenario to its end, or to the first invariant that does not hold.
 pub fn run(scenario: &Scenario) -> Result<Report, Violation> {
+    logged(scenario).map(|(report, _)| report)
+}
+
+/// The same, with the log that came of it.
+pub fn logged(scenario: &Scenario) -> Result<(Report, Vec<Block>), Violation> {
     let mut world = World::new(scenario)?;
     let rounds = scenario.rounds + scenario.turns();
     let limit = scenario.calm_ms + scenario.recovery_ms() + rounds * scenario.round_ms();
@@ -62,7 +67,7 @@ pub fn run(scenario: &Scenario) -> Result<Report, Violation> {
         world.now = at;
         world.dispatch(event)?;
         if world.done() {
-            return world.finish();
+            return Ok((world.finish()?, std::mem::take(&mut world.log.blocks)));
         }
         if at > limit {
             return Err(world.fail("the run does not come to its end".into()));
@@ -428,7 +433,7 @@ impl World {
         another && !run.open.iter().any(|round| round.plan.len() == 1 && round.slot(&id).is_some())
     }
 
-    fn finish(self) -> Result<Report, Violation> {
+    fn finish(&self) -> Result<Report, Violation> {
         for (i, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.honest() && !node.wiped) {
             self.mass.balance(i).map_err(|what| self.fail(what))?;
             self.joined_in_time(i, node).map_err(|what| self.fail(what))?;

@@ -153,7 +153,7 @@ async fn resync(book: &mut Book) -> Result<()> {
     let root = tree.root();
     let open = |secret: u8, content: Arc<One>| {
         let config = NetConfig { secret: [secret; 32], bind: ([127, 0, 0, 1], 0).into(), mdns: false };
-        Net::open(config, content, None)
+        Net::open(config, content, None, None)
     };
     let holder = open(1, Arc::new(One(content.into(), tree))).await?;
     let empty = ChunkTree::of(&[]);

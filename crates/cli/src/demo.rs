@@ -28,6 +28,9 @@ pub(crate) struct DemoArgs {
 const SPEEDS: [u32; 4] = [100, 75, 75, 50];
 /// What a round of the demo takes beyond its training: all members begin at once on few cores, then exchange and apply.
 const ROUND_SECONDS: f64 = 0.27;
+/// What all members together train at most, tokens per second: on a faster machine each gets a smaller part of it.
+/// A round of 1,024 tokens is to take longer in training than in what a round costs beyond it.
+const GROUP_SPEED: f64 = 3_600.0;
 /// Held-out tokens of the final measurement.
 const EVAL_TOKENS: u64 = 40_000;
 
@@ -47,9 +50,11 @@ impl Drop for Stage {
 
 /// Percent of a core's time that peer `i` may compute. Together with the one alone they stay well below
 /// what the machine has, so that each is a machine of its own speed and none takes from another.
-fn duty(i: usize) -> u32 {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from) as u32;
-    SPEEDS[i] * (cores * 13).min(100) / 100
+fn duty(i: usize, speed: f64) -> u32 {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let all: u32 = SPEEDS.iter().sum();
+    let fastest = ((cores * 13).min(100) as f64).min(GROUP_SPEED / speed * 1e4 / f64::from(all));
+    ((fastest * f64::from(SPEEDS[i]) / 100.0) as u32).max(1)
 }
 
 /// A peer of the demo: a process with an identity and a folder of its own. Killed when dropped.
@@ -121,7 +126,7 @@ async fn show(common: &Common, args: &DemoArgs, stage: &Path) -> Result<()> {
     let speed = tokio::task::block_in_place(|| calibrate(common, stage))?;
     say(&format!(
         "one core of this machine trains about {speed:.0} tokens/s while all compute; each peer may use a part of one: {} %",
-        [0, 1, 2, 3].map(|i| duty(i).to_string()).join(", ")
+        [0, 1, 2, 3].map(|i| duty(i, speed).to_string()).join(", ")
     ));
 
     let gradients = act(args, stage, speed, Mode::Gradients).await?;
@@ -177,7 +182,7 @@ fn run_file(mode: Mode, alone: bool, tokens: u64) -> String {
 async fn act(args: &DemoArgs, stage: &Path, speed: f64, mode: Mode) -> Result<Act> {
     let main = mode == Mode::Gradients;
     let seconds = if main { args.seconds } else { args.local_seconds };
-    let parts: f64 = (0..SPEEDS.len()).map(|i| f64::from(duty(i)) / 100.0).sum();
+    let parts: f64 = (0..SPEEDS.len()).map(|i| f64::from(duty(i, speed)) / 100.0).sum();
     // What a round costs beyond training, with all members on this machine.
     let round = 1024.0 / (speed * parts) + ROUND_SECONDS;
     let tokens = (1024.0 / round * seconds as f64) as u64;
@@ -185,21 +190,21 @@ async fn act(args: &DemoArgs, stage: &Path, speed: f64, mode: Mode) -> Result<Ac
     std::fs::write(stage.join("run.toml"), run_file(mode, false, tokens))?;
     let file = stage.join("run.toml").to_string_lossy().into_owned();
     let name = |i: usize| format!("{}-{i}", mode.name());
-    let mut peers = vec![Peer::start(stage, &name(1), duty(0), &["train", "create", &file])?];
+    let mut peers = vec![Peer::start(stage, &name(1), duty(0, speed), &["train", "create", &file])?];
     let ticket = wait_for(&peers[0], "the ticket", |run| {
         (!run.ticket.is_empty() && !run.name.is_empty()).then(|| run.ticket.clone())
     })
     .await?;
     for i in 1..SPEEDS.len() {
-        peers.push(Peer::start(stage, &name(i + 1), duty(i), &["train", "join", &ticket])?);
+        peers.push(Peer::start(stage, &name(i + 1), duty(i, speed), &["train", "join", &ticket])?);
     }
     let mut alone = None;
     if main {
         // Its schedule ends with the group's, so that it is at its best when they are compared.
-        let tokens = (speed * f64::from(duty(0)) / 100.0 * seconds as f64 * 0.7) as u64;
+        let tokens = (speed * f64::from(duty(0, speed)) / 100.0 * seconds as f64 * 0.7) as u64;
         std::fs::write(stage.join("alone.toml"), run_file(mode, true, tokens))?;
         let file = stage.join("alone.toml").to_string_lossy().into_owned();
-        alone = Some(Peer::start(stage, "alone", duty(0), &["train", "create", &file])?);
+        alone = Some(Peer::start(stage, "alone", duty(0, speed), &["train", "create", &file])?);
     }
     let begun = Instant::now();
     let mut roots: BTreeMap<u64, BTreeMap<String, usize>> = BTreeMap::new();
@@ -221,7 +226,7 @@ async fn act(args: &DemoArgs, stage: &Path, speed: f64, mode: Mode) -> Result<Ac
         }
         if !joined && part > 0.6 {
             joined = true;
-            peers.push(Peer::start(stage, &name(5), duty(3), &["train", "join", &ticket])?);
+            peers.push(Peer::start(stage, &name(5), duty(3, speed), &["train", "join", &ticket])?);
             say("-- a fifth peer joins: it fetches the weights by hash and takes part");
         }
         if run.ended && run.root.as_ref().is_some_and(|(version, _)| *version == run.version) {

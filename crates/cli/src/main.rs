@@ -20,7 +20,7 @@ use std::path::PathBuf;
 
 /// Neighbours train open models together.
 #[derive(Parser)]
-#[command(name = "talkoo", version, about, propagate_version = true)]
+#[command(args_override_self = true, name = "talkoo", version, about, propagate_version = true)]
 struct Cli {
     #[command(flatten)]
     common: Common,
@@ -70,6 +70,9 @@ enum Command {
     /// Credits of this node's account.
     #[command(subcommand)]
     Wallet(wallet::WalletCommand),
+    /// Networks of several validators.
+    #[command(subcommand)]
+    Network(wallet::NetworkCommand),
     /// The chain that orders everything.
     #[command(subcommand)]
     Chain(wallet::ChainCommand),
@@ -164,6 +167,7 @@ async fn run(cli: Cli) -> Result<()> {
         Command::Up => train::up(&common).await,
         Command::Train(command) => train::run(&common, command).await,
         Command::Data(command) => data_cmd::run(&common, command),
+        Command::Network(command) => wallet::network(&common, command),
         Command::Wallet(command) => wallet::wallet(&common, command).await,
         Command::Chain(command) => wallet::chain(&common, command).await,
         Command::Peer(PeerCommand::Ls) => {

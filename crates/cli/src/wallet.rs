@@ -1,11 +1,13 @@
 //! Credits, and the chain that keeps count of them.
 
 use crate::{Common, render, train};
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+use base::Wire;
 use clap::Subcommand;
 use ledger::Credits;
-use node::Request;
-use serde_json::Value;
+use node::{NetworkFile, Request, Seat};
+use serde_json::{Value, json};
+use std::path::PathBuf;
 
 #[derive(Subcommand)]
 pub(crate) enum WalletCommand {
@@ -55,6 +57,66 @@ pub(crate) enum ChainCommand {
         #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u16).range(0..=1000))]
         share_permille: u16,
     },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum NetworkCommand {
+    /// The line by which this data folder is given a seat; `--bind` says where the node will listen.
+    Seat,
+    /// Make a network of seats: a file for everybody who has one.
+    Create {
+        /// Its name.
+        name: String,
+        /// What `talkoo network seat` printed, once for each validator: one, or four and more.
+        #[arg(long = "seat", required = true)]
+        seats: Vec<String>,
+        /// Where the file goes.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Take this data folder's seat in a network, before its node is first started.
+    Join {
+        /// The network's file.
+        file: PathBuf,
+    },
+}
+
+const SEAT: &str = "seat1";
+
+pub(crate) fn network(common: &Common, command: NetworkCommand) -> Result<()> {
+    match command {
+        NetworkCommand::Seat => {
+            let seat = node::seat(&common.dir(), common.bind)?;
+            let line = format!("{SEAT}{}", base::to_hex(&seat.to_bytes()));
+            render::print(common, &json!({ "seat": line }), || line.clone());
+        }
+        NetworkCommand::Create { name, seats, out } => {
+            let parse = |line: &String| {
+                let hex = line.trim().strip_prefix(SEAT).context("a seat begins with `seat1`; copy the whole line")?;
+                Seat::from_bytes(&base::from_hex(hex)?).context("a seat that was cut off or mistyped")
+            };
+            let file = NetworkFile::new(&name, seats.iter().map(parse).collect::<Result<_>>()?)?;
+            file.write(&out)?;
+            let chain = file.genesis.chain();
+            render::print(common, &json!({ "chain": chain, "file": out }), || {
+                format!(
+                    "{}: chain {chain}; each of its {} nodes joins with\n\n  talkoo network join {}\n",
+                    out.display(),
+                    file.seats.len(),
+                    out.display()
+                )
+            });
+        }
+        NetworkCommand::Join { file } => {
+            let file = NetworkFile::read(&file)?;
+            node::join_network(&common.dir(), &file)?;
+            let chain = file.genesis.chain();
+            render::print(common, &json!({ "chain": chain }), || {
+                format!("joined {} (chain {chain}); `talkoo up` starts the node", file.genesis.name)
+            });
+        }
+    }
+    Ok(())
 }
 
 pub(crate) async fn wallet(common: &Common, command: WalletCommand) -> Result<()> {

@@ -2,6 +2,7 @@
 
 use crate::bulk::{self, Content, FetchError, Fetched};
 use crate::gossip;
+use crate::links::{self, Listener};
 use crate::log::{self, LogClient, LogService};
 use crate::pool::Pool;
 use crate::ticket::Address;
@@ -70,6 +71,7 @@ pub struct Net {
 struct Services {
     content: Arc<dyn Content>,
     log: Option<Arc<dyn LogService>>,
+    listener: Option<Arc<dyn Listener>>,
     gossip: Gossip,
     book: MemoryLookup,
     pool: Arc<Pool>,
@@ -88,11 +90,12 @@ pub struct PeerInfo {
 
 impl Net {
     /// Opens the endpoint and begins to answer: content to everybody that `content` admits, the log
-    /// where this node keeps one.
+    /// where this node keeps one, and those whom the `listener` hears.
     pub async fn open(
         config: Config,
         content: Arc<dyn Content>,
         log: Option<Arc<dyn LogService>>,
+        listener: Option<Arc<dyn Listener>>,
     ) -> Result<Self, NetError> {
         let bind = config.bind;
         let failed = |why: String| NetError::Bind { bind, why };
@@ -113,7 +116,7 @@ impl Net {
             .portmapper_config(PortmapperConfig::Disabled)
             .net_report_config(NetReportConfig::minimal())
             .transport_config(transport)
-            .alpns(vec![bulk::ALPN.to_vec(), log::ALPN.to_vec(), gossip::ALPN.to_vec()])
+            .alpns([bulk::ALPN, log::ALPN, links::ALPN, gossip::ALPN].map(<[u8]>::to_vec).to_vec())
             .clear_ip_transports()
             .bind_addr(bind)
             .map_err(|e| failed(e.to_string()))?
@@ -133,7 +136,8 @@ impl Net {
             }
         };
         let pool = Arc::new(Pool::new(endpoint.clone(), Box::new(serve)));
-        let services = Services { content, log, gossip: gossip.clone(), book: book.clone(), pool: pool.clone() };
+        let services =
+            Services { content, log, listener, gossip: gossip.clone(), book: book.clone(), pool: pool.clone() };
         tokio::spawn(accept(endpoint.clone(), services, stop.clone()));
         Ok(Self { endpoint, book, pool, gossip, secret: config.secret, stop, sockets })
     }
@@ -191,6 +195,11 @@ impl Net {
     /// Follows the log of `peer` from `height` on.
     pub async fn follow(&self, peer: NodeId, height: u64) -> Result<LogClient, Reject> {
         log::follow(&self.pool, peer, height).await
+    }
+
+    /// A standing link to `peer`: frames put in are sent in order while it stands, dropped while it does not.
+    pub fn link(&self, peer: NodeId) -> tokio::sync::mpsc::Sender<Arc<Vec<u8>>> {
+        links::keep(self.pool.clone(), peer, self.stop.clone())
     }
 
     /// Asks a peer for a sign of life.
@@ -298,6 +307,11 @@ async fn accept(endpoint: Endpoint, services: Services, stop: CancellationToken)
             let by = NodeId(*connection.remote_id().as_bytes());
             services.note_address(by, &connection).await;
             match (connection.alpn(), services.log) {
+                (links::ALPN, _) => {
+                    if let Some(listener) = services.listener {
+                        links::serve(connection, by, listener).await;
+                    }
+                }
                 (bulk::ALPN, _) => {
                     services.pool.offer(by, bulk::ALPN, connection.clone()).await;
                     bulk::serve(connection, by, services.content).await;

@@ -3,6 +3,7 @@
 //! * `talkoo/bulk/1` moves content by hash in verified chunks, from several peers and over several
 //!   connections to each (on lossy links streams share one congestion window; connections do not).
 //! * `talkoo/log/1` follows a log and submits to it.
+//! * `talkoo/chain/1` carries frames between validators.
 //! * `talkoo/gossip/1` tells the members of a run where each of them is.
 //!
 //! *Goals*: works offline at once (loopback, LAN by mDNS, static tickets); every buffer that a peer
@@ -13,11 +14,13 @@ mod bulk;
 mod endpoint;
 mod frame;
 mod gossip;
+mod links;
 mod log;
 mod pool;
 mod ticket;
 
 pub use bulk::{Content, FetchError, Fetched};
 pub use endpoint::{Config, Net, NetError, PeerInfo};
+pub use links::Listener;
 pub use log::{LogClient, LogEvent, LogService};
 pub use ticket::{Address, Ticket, TicketError};

@@ -18,6 +18,8 @@ pub struct Address {
 /// An invitation to a run: its name and the nodes through which to begin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ticket {
+    /// The chain that orders it.
+    pub chain: Hash,
     /// Which run.
     pub run: Hash,
     /// The node that keeps the log first, then other members.
@@ -49,11 +51,12 @@ impl Wire for Address {
 
 impl Wire for Ticket {
     fn encode(&self, out: &mut Vec<u8>) {
-        self.run.encode(out);
+        (self.chain, self.run).encode(out);
         self.peers.encode(out);
     }
     fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
-        Ok(Self { run: Wire::decode(input)?, peers: input.list(LIST_MAX)? })
+        let (chain, run) = Wire::decode(input)?;
+        Ok(Self { chain, run, peers: input.list(LIST_MAX)? })
     }
 }
 
@@ -91,7 +94,11 @@ mod tests {
 
     fn ticket() -> Ticket {
         let sockets = vec!["127.0.0.1:4000".parse().expect("v4"), "[::1]:4000".parse().expect("v6")];
-        Ticket { run: Hash::of("test", b""), peers: vec![Address { node: NodeId([7; 32]), sockets }] }
+        Ticket {
+            chain: Hash::default(),
+            run: Hash::of("test", b""),
+            peers: vec![Address { node: NodeId([7; 32]), sockets }],
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod export;
 mod follow;
 mod log;
 mod moving;
+mod network;
 mod platform;
 mod replay;
 mod rules;
@@ -26,6 +27,7 @@ mod workers;
 pub use control::{Request, call};
 pub use eval::bits_per_byte;
 pub use export::{Saved, saved};
+pub use network::{NetworkFile, Seat, join as join_network, seat};
 pub use replay::{Replayed, replay};
 pub use status::{MemberStatus, RoundLine, RunStatus, Status};
 pub use store::Store;
@@ -85,9 +87,11 @@ impl Node {
         let store = Arc::new(Store::open(&config.dir)?);
         let key = store.keypair()?;
         let contents = Arc::new(Contents::default());
-        let log = Arc::new(log::ChainLog::open(store.clone(), key.id())?);
+        let (log, outgoing) = log::ChainLog::open(store.clone(), key.id())?;
+        let log = Arc::new(log);
         let net_config = net::Config { secret: key.secret(), bind: config.bind, mdns: config.mdns };
-        let net = Arc::new(Net::open(net_config, contents.clone(), Some(log.clone())).await?);
+        let net = Arc::new(Net::open(net_config, contents.clone(), Some(log.clone()), Some(log.clone())).await?);
+        log.connect(&net, outgoing);
         let shared = Arc::new(Shared {
             store,
             contents,
@@ -142,7 +146,7 @@ impl Node {
             bytes.extend_from_slice(&weights.bytes());
             store::write_whole(&self.shared.store.run_dir(&id)?.join("weights"), &bytes, true)?;
         }
-        let ticket = Ticket { run: id, peers: vec![self.address()] };
+        let ticket = Ticket { chain: self.shared.log.chain(), run: id, peers: vec![self.address()] };
         let driver = self.driver(self.id()).await;
         let gone = || anyhow::anyhow!("the node is stopping");
         driver.send(Order::Say(Tx::Create { spec })).await.map_err(|_| gone())?;
@@ -162,7 +166,9 @@ impl Node {
     pub async fn follow(self: &Arc<Self>, ticket: Ticket) -> Result<()> {
         let keeper = ticket.peers.first().context("the ticket names no node")?.clone();
         self.shared.net.know(&keeper);
-        let driver = self.driver(keeper.node).await;
+        // A run of one's own chain is followed at home: it outlives whoever wrote the ticket.
+        let own = ticket.chain == self.shared.log.chain();
+        let driver = self.driver(if own { self.id() } else { keeper.node }).await;
         driver.send(Order::Follow(ticket)).await.map_err(|_| anyhow::anyhow!("the node is stopping"))
     }
 

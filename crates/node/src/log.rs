@@ -1,48 +1,63 @@
-//! The chain that this node keeps: a network of its own with one validator, made on first use. That is
-//! its owner's own book-keeping; with four validators and more the same path is nobody's.
+//! The chain that this node keeps: that of the network it has a seat in, or one of its own with one
+//! validator, made on first use. The latter is its owner's own book-keeping; with four validators and more
+//! the same path is nobody's.
 
-use crate::store::{Store, write_whole};
-use anyhow::{Context, Result};
-use base::{NodeId, Reject, Wire};
+use crate::network::{NetworkFile, private};
+use crate::store::Store;
+use anyhow::Result;
+use base::{Hash, NodeId, Reject, Wire};
 use bytes::Bytes;
-use chain::{Connections, Disk, Genesis, Timing, Validator, ValidatorConfig};
-use ledger::{Credits, Params};
+use chain::{Connections, Disk, PACKET_MAX, Packet, Timing, Validator, ValidatorConfig};
+use net::Net;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
-/// What the owner of a new private network holds, so that the first question and the first run can be paid.
-const FAUCET: Credits = Credits::whole(10_000);
-
 /// The chain of this node.
 pub(crate) struct ChainLog {
     store: Arc<Store>,
     validator: Validator,
+    network: NetworkFile,
+    /// Packets of other validators on their way in.
+    incoming: mpsc::Sender<(NodeId, Packet)>,
+    /// Whose seat a node has.
+    seats: BTreeMap<NodeId, NodeId>,
 }
+
+/// Packets on their way out, and whom they are for.
+pub(crate) type Outgoing = mpsc::UnboundedReceiver<(Vec<NodeId>, Packet)>;
+
+/// Packets that wait to be taken.
+const QUEUE: usize = 4096;
 
 impl ChainLog {
     /// Goes on with the chain on disk, or begins one whose first credits are `owner`'s.
-    pub(crate) fn open(store: Arc<Store>, owner: NodeId) -> Result<Self> {
+    pub(crate) fn open(store: Arc<Store>, owner: NodeId) -> Result<(Self, Outgoing)> {
         let seat = store.secret("seat")?;
-        let path = store.dir().join("genesis");
-        let genesis = match std::fs::read(&path) {
-            Ok(bytes) => Genesis::from_bytes(&bytes).with_context(|| format!("{} is damaged", path.display()))?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let genesis = private(owner, seat.id());
-                write_whole(&path, &genesis.to_bytes(), true)?;
-                genesis
+        let network = match NetworkFile::of(&store)? {
+            Some(network) => network,
+            None => {
+                let network = private(owner, seat.id());
+                network.put(&store)?;
+                network
             }
-            Err(error) => return Err(error).context(path.display().to_string()),
         };
-        // Alone there is nobody to talk to.
-        let (out, _) = mpsc::unbounded_channel();
-        let (_, incoming) = mpsc::channel(1);
+        let (out, outgoing) = mpsc::unbounded_channel();
+        let (incoming, packets) = mpsc::channel(QUEUE);
+        let genesis = network.genesis.clone();
         let timing = Timing::of(genesis.validators.len());
         let journal = store.dir().join("consensus");
         let config = ValidatorConfig { genesis, key: seat, journal, disk: store.clone(), timing };
-        let validator = Validator::start(config, Connections { out, incoming })?;
-        Ok(Self { store, validator })
+        let validator = Validator::start(config, Connections { out, incoming: packets })?;
+        let seats = network.seats.iter().map(|seat| (seat.address.node, seat.key)).collect();
+        Ok((Self { store, validator, network, incoming, seats }, outgoing))
+    }
+
+    /// Names the chain.
+    pub(crate) fn chain(&self) -> Hash {
+        self.network.genesis.chain()
     }
 
     /// Why the chain stands still, if it does.
@@ -54,18 +69,29 @@ impl ChainLog {
     pub(crate) fn validator(&self) -> &Validator {
         &self.validator
     }
-}
 
-/// A network of one owner.
-fn private(owner: NodeId, seat: NodeId) -> Genesis {
-    Genesis {
-        name: format!("private network of {}", owner.short()),
-        time: chain::clock(),
-        validators: vec![seat],
-        opening: vec![(owner, FAUCET)],
-        // Nothing can fail an audit where there are none, so nothing is locked.
-        money: Params { locked_units: 0, ..Params::default() },
-        per_pflop: Credits::whole(1),
+    /// Sends what the validator has to say to the others.
+    pub(crate) fn connect(&self, net: &Net, mut outgoing: Outgoing) {
+        let others = self.network.seats.iter().filter(|seat| seat.address.node != net.id());
+        let mut links = BTreeMap::new();
+        for seat in others {
+            net.know(&seat.address);
+            links.insert(seat.key, net.link(seat.address.node));
+        }
+        if links.is_empty() {
+            return;
+        }
+        let peers: Vec<NodeId> = self.network.seats.iter().map(|seat| seat.address.node).collect();
+        net.meet(self.chain(), &peers);
+        tokio::spawn(async move {
+            while let Some((to, packet)) = outgoing.recv().await {
+                let bytes = Arc::new(packet.to_bytes());
+                for link in to.iter().filter_map(|seat| links.get(seat)) {
+                    // A link that does not keep up loses frames; the engine asks again.
+                    let _ = link.try_send(bytes.clone());
+                }
+            }
+        });
     }
 }
 
@@ -80,5 +106,17 @@ impl net::LogService for ChainLog {
             heights.wait_for(|newest| *newest >= height).await.ok()?;
             tokio::task::block_in_place(|| self.store.block(height)).ok().flatten().map(Bytes::from)
         })
+    }
+}
+
+impl net::Listener for ChainLog {
+    fn frame_max(&self, by: &NodeId) -> usize {
+        if self.seats.contains_key(by) { PACKET_MAX } else { 0 }
+    }
+
+    fn take(&self, by: &NodeId, frame: Vec<u8>) {
+        if let (Some(seat), Ok(packet)) = (self.seats.get(by), Packet::from_bytes(&frame)) {
+            let _ = self.incoming.try_send((*seat, packet));
+        }
     }
 }

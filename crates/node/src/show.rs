@@ -13,9 +13,9 @@ impl Driver {
     }
 
     /// The ticket by which others join now: the keeper's address may be another one than it was.
-    fn ticket(&self, id: &RunId, run: &Run) -> Ticket {
+    fn ticket(&self, run: &Run) -> Ticket {
         if self.keeper == self.shared.net.id() {
-            Ticket { run: *id, peers: vec![self.shared.net.address()] }
+            Ticket { peers: vec![self.shared.net.address()], ..run.ticket.clone() }
         } else {
             run.ticket.clone()
         }
@@ -31,7 +31,7 @@ impl Driver {
     fn run_status(&self, id: &RunId, run: &Run) -> RunStatus {
         let mut status = RunStatus {
             run: id.to_string(),
-            ticket: self.ticket(id, run).to_string(),
+            ticket: self.ticket(run).to_string(),
             keeper: self.keeper.to_string(),
             trouble: run.trouble.clone().or_else(|| self.away.then(|| self.away_text())),
             rounds: run.rounds.clone(),

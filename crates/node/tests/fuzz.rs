@@ -102,7 +102,7 @@ fn transactions_blocks_and_memories() {
 fn trees_tickets_and_manifests() {
     canonical::<ChunkTree>("chunk tree", &[ChunkTree::of(&vec![1; 3 << 20]).to_bytes()]);
     let address = net::Address { node: base::NodeId([1; 32]), sockets: vec!["127.0.0.1:1".parse().expect("socket")] };
-    let ticket = net::Ticket { run: Hash::default(), peers: vec![address] };
+    let ticket = net::Ticket { chain: Hash::default(), run: Hash::default(), peers: vec![address] };
     canonical::<net::Ticket>("ticket", &[ticket.to_bytes()]);
     fuzz("ticket text", &[ticket.to_string().into_bytes()], |bytes| {
         let _ = String::from_utf8_lossy(bytes).parse::<net::Ticket>();

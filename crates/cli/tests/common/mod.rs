@@ -1,0 +1,72 @@
+//! Real processes for tests.
+
+#![allow(dead_code)]
+
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Lines};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Nothing here takes longer, whatever the machine does.
+pub const DEADLINE: Duration = Duration::from_secs(120);
+
+/// A process that ends with its test.
+pub struct Peer(pub Child);
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+pub fn talkoo(dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_talkoo"));
+    command.args(["--bind", "127.0.0.1:0", "--no-mdns", "--threads", "1", "--json", "--data"]).arg(dir);
+    command.stdin(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+pub fn start(dir: &Path, arguments: &[&str]) -> (Peer, Lines<BufReader<ChildStdout>>) {
+    let mut child = talkoo(dir).args(arguments).stdout(Stdio::piped()).spawn().expect("talkoo starts");
+    let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    (Peer(child), lines)
+}
+
+/// Follows the run of a node line by line until `done`, at most until the deadline.
+pub fn watch(dir: &Path, begun: Instant, what: &str, done: impl Fn(&Value) -> bool) -> Value {
+    loop {
+        assert!(begun.elapsed() < DEADLINE, "{what} did not come in time");
+        let (_watch, lines) = start(dir, &["train", "watch"]);
+        for line in lines {
+            let run: Value = serde_json::from_str(&line.expect("a line")).expect("JSON");
+            if done(&run) {
+                return run;
+            }
+            assert!(begun.elapsed() < DEADLINE, "{what} did not come in time: {run}");
+        }
+    }
+}
+
+pub fn active(run: &Value) -> usize {
+    let members = run["members"].as_array().map(Vec::as_slice).unwrap_or_default();
+    members.iter().filter(|member| member["status"] == "active").count()
+}
+
+pub fn whole(run: &Value) -> bool {
+    run["ended"] == true && run["root"][0] == run["version"]
+}
+
+pub fn json(dir: &Path, arguments: &[&str]) -> Value {
+    let output = talkoo(dir).args(arguments).output().expect("talkoo runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{arguments:?}: {text}");
+    serde_json::from_str(&text).expect("JSON")
+}
+
+pub fn stop(peer: &mut Peer) {
+    let pid = peer.0.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
+    assert!(peer.0.wait().expect("the process ends").success(), "a stopped node ends cleanly");
+}

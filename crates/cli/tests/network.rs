@@ -1,0 +1,101 @@
+//! Real processes: four validators on one machine order a run that they train themselves; the one that
+//! created it is killed for good, and rounds and pay go on.
+
+mod common;
+
+use common::{Peer, active, json, start, watch, whole};
+use serde_json::Value;
+use std::net::UdpSocket;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+const RUN: &str = r#"
+[run]
+name = "ours"
+seed = 5
+[model]
+size = "nano"
+[data]
+seq_len = 32
+[train]
+tokens = 16000
+batch_tokens = 128
+micro_batch = 1
+lr = 1e-3
+[round]
+mode = "gradients"
+target_seconds = 1
+"#;
+
+/// Ports that were free a moment ago.
+fn ports(n: usize) -> Vec<u16> {
+    let sockets: Vec<UdpSocket> = (0..n).map(|_| UdpSocket::bind("127.0.0.1:0").expect("a socket")).collect();
+    sockets.iter().map(|socket| socket.local_addr().expect("bound").port()).collect()
+}
+
+/// A command that needs no node.
+fn offline(dir: &Path, bind: &str, arguments: &[&str]) -> Value {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_talkoo"));
+    command.args(["--json", "--bind", bind, "--data"]).arg(dir).args(arguments).stdin(Stdio::null());
+    let output = command.output().expect("talkoo runs");
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+fn balances(node: &Path, members: &Value) -> u64 {
+    let keys = members.as_array().expect("members").iter().filter_map(|member| member["node"].as_str());
+    keys.map(|key| json(node, &["chain", "account", key])["balance_micro"].as_u64().expect("an amount")).sum()
+}
+
+#[test]
+fn four_validators_outlive_the_creator_of_their_run() {
+    let begun = Instant::now();
+    let stage = tempfile::tempdir().expect("a folder");
+    let dir = |i: usize| stage.path().join(format!("node-{i}"));
+    let binds: Vec<String> = ports(4).iter().map(|port| format!("127.0.0.1:{port}")).collect();
+    let file = stage.path().join("lab.network");
+    let path = file.to_str().expect("utf-8");
+    let seats: Vec<Value> = (0..4).map(|i| offline(&dir(i), &binds[i], &["network", "seat"])).collect();
+    let mut arguments = vec!["network", "create", "lab", "--out", path];
+    for seat in &seats {
+        arguments.extend(["--seat", seat["seat"].as_str().expect("a seat")]);
+    }
+    let chain = offline(&dir(0), &binds[0], &arguments)["chain"].clone();
+    (0..4).for_each(|i| assert_eq!(offline(&dir(i), &binds[i], &["network", "join", path])["chain"], chain));
+
+    let run = stage.path().join("run.toml");
+    std::fs::write(&run, RUN).expect("written");
+    let up = |i: usize| start(&dir(i), &["--bind", &binds[i], "up"]);
+    let mut others: Vec<Peer> = (1..4).map(|i| up(i).0).collect();
+    let create = ["--bind", &binds[0], "train", "create", run.to_str().expect("utf-8")];
+    let (mut creator, mut lines) = start(&dir(0), &create);
+    let created: Value = serde_json::from_str(&lines.next().expect("a line").expect("read")).expect("JSON");
+    let ticket = created["ticket"].as_str().expect("a ticket").to_owned();
+    for i in 1..4 {
+        json(&dir(i), &["train", "join", &ticket]);
+    }
+    json(&dir(0), &["wallet", "fund", created["run"].as_str().expect("an id"), "8", "--yes"]);
+    watch(&dir(1), begun, "a round of four", |run| active(run) == 4);
+    creator.0.kill().expect("SIGKILL");
+    creator.0.wait().expect("gone");
+
+    let ends: Vec<Value> = (1..4).map(|i| watch(&dir(i), begun, "the end", whole)).collect();
+    for end in &ends {
+        assert_eq!(end["root"], ends[0]["root"], "everybody ends with the same weights");
+    }
+    let shown = json(&dir(2), &["chain", "status"]);
+    assert_eq!(shown["validators"].as_array().map(Vec::len), Some(4));
+    assert_eq!(shown["chain"], chain);
+    // Budget and opening balances of all four, less the fee of paying in: the dead one's account included.
+    assert_eq!(shown["supply_micro"].as_u64(), Some(10_000_000_000 - 1_000));
+    assert!(balances(&dir(3), &ends[0]["members"]) <= 10_000_000_000 - 1_000);
+    let height = shown["height"].as_u64().expect("a height");
+    let at = |i: usize| json(&dir(i), &["chain", "block", &height.to_string()])["hash"].clone();
+    assert_eq!(at(2), at(2));
+    let (one, three) = (at(1), at(3));
+    assert_eq!(one, three, "one chain");
+    for peer in &mut others {
+        common::stop(peer);
+    }
+}

@@ -1,0 +1,74 @@
+//! Frames between nodes that have a standing reason to talk, such as validators: one stream each way,
+//! made again when it breaks.
+
+use crate::frame;
+use crate::pool::Pool;
+use base::NodeId;
+use iroh::endpoint::Connection;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// Names the protocol and its version.
+pub(crate) const ALPN: &[u8] = b"talkoo/chain/1";
+
+/// Frames that wait while a link is down or slow; later ones are dropped.
+const QUEUE: usize = 1024;
+/// Pause before a broken link is made again.
+const AGAIN: Duration = Duration::from_millis(300);
+
+/// Who takes the frames of others.
+pub trait Listener: Send + Sync + 'static {
+    /// The longest frame that `by` may send; 0: none at all.
+    fn frame_max(&self, by: &NodeId) -> usize;
+    /// Takes a frame. Never waits: what it has no room for is dropped.
+    fn take(&self, by: &NodeId, frame: Vec<u8>);
+}
+
+/// Reads the frames of one peer until its connection ends.
+pub(crate) async fn serve(connection: Connection, by: NodeId, listener: Arc<dyn Listener>) {
+    let max = listener.frame_max(&by);
+    if max == 0 {
+        return connection.close(1u32.into(), b"not a validator here");
+    }
+    // One stream at a time: a second one takes the place of the first when that ended.
+    while let Ok(mut stream) = connection.accept_uni().await {
+        while let Ok(Some(bytes)) = frame::receive(&mut stream, max).await {
+            listener.take(&by, bytes);
+        }
+    }
+}
+
+/// A link to `peer`: frames put in are sent in order while it stands, and dropped while it does not.
+pub(crate) fn keep(pool: Arc<Pool>, peer: NodeId, stop: CancellationToken) -> mpsc::Sender<Arc<Vec<u8>>> {
+    let (sender, mut frames) = mpsc::channel::<Arc<Vec<u8>>>(QUEUE);
+    tokio::spawn(async move {
+        let run = async {
+            loop {
+                if let Some(()) = send(&pool, peer, &mut frames).await {
+                    return;
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = run => {}
+        }
+    });
+    sender
+}
+
+/// Sends until the link breaks; `Some` when nobody puts frames in any more.
+async fn send(pool: &Pool, peer: NodeId, frames: &mut mpsc::Receiver<Arc<Vec<u8>>>) -> Option<()> {
+    let connection = pool.get(peer, ALPN, 0).await.ok()?;
+    let mut stream = connection.open_uni().await.ok()?;
+    loop {
+        let Some(bytes) = frames.recv().await else { return Some(()) };
+        if frame::send(&mut stream, &bytes).await.is_err() {
+            pool.discard(peer, ALPN, 0, &connection).await;
+            return None;
+        }
+    }
+}

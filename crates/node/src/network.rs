@@ -1,0 +1,119 @@
+//! Networks: a genesis, and where its validators are.
+
+use crate::store::{Store, write_whole};
+use anyhow::{Context, Result, bail, ensure};
+use base::{NodeId, Wire, wire_struct};
+use chain::Genesis;
+use ledger::{Credits, Params};
+use net::Address;
+use std::net::SocketAddr;
+use std::path::Path;
+
+/// What a network begins with: its first credits, in all.
+const FAUCET: Credits = Credits::whole(10_000);
+const FILE: &str = "network";
+
+/// A network as a file that its members hand to each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkFile {
+    /// Fixes the chain.
+    pub genesis: Genesis,
+    /// The validators and where they are. Not part of the chain: machines move.
+    pub seats: Vec<Seat>,
+}
+
+/// A validator's word of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seat {
+    /// Its consensus key.
+    pub key: NodeId,
+    /// Its node, and where that listens.
+    pub address: Address,
+}
+
+wire_struct!(NetworkFile { genesis, seats });
+wire_struct!(Seat { key, address });
+
+impl NetworkFile {
+    /// A network of these validators, who share its first credits.
+    pub fn new(name: &str, seats: Vec<Seat>) -> Result<Self> {
+        ensure!(
+            seats.len() == 1 || seats.len() >= 4,
+            "a network has one validator or at least four: two or three halt when one sleeps"
+        );
+        let mut keys: Vec<NodeId> = seats.iter().map(|seat| seat.key).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        ensure!(keys.len() == seats.len(), "a seat is named twice");
+        let share = Credits(FAUCET.0 / seats.len() as u64);
+        let mut genesis = genesis(name.to_owned(), keys);
+        genesis.opening = seats.iter().map(|seat| (seat.address.node, share)).collect();
+        Ok(Self { genesis, seats })
+    }
+
+    /// Reads a file.
+    pub fn read(path: &Path) -> Result<Self> {
+        let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
+        Self::from_bytes(&bytes).with_context(|| format!("{} is no network file, or damaged", path.display()))
+    }
+
+    /// Writes a file.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        write_whole(path, &self.to_bytes(), true)
+    }
+
+    /// The network of a data folder, if it has one.
+    pub(crate) fn of(store: &Store) -> Result<Option<Self>> {
+        let path = store.dir().join(FILE);
+        if path.exists() { Self::read(&path).map(Some) } else { Ok(None) }
+    }
+
+    pub(crate) fn put(&self, store: &Store) -> Result<()> {
+        self.write(&store.dir().join(FILE))
+    }
+}
+
+/// The seat that the data folder's keys can take, on a node that listens at `bind`.
+pub fn seat(dir: &Path, bind: SocketAddr) -> Result<Seat> {
+    ensure!(bind.port() != 0 && !bind.ip().is_unspecified(), "name the address of this machine: --bind IP:PORT");
+    let store = Store::open(dir)?;
+    let address = Address { node: store.keypair()?.id(), sockets: vec![bind] };
+    Ok(Seat { key: store.secret("seat")?.id(), address })
+}
+
+/// Takes a seat in a network: from its next start on the node keeps that network's chain.
+pub fn join(dir: &Path, network: &NetworkFile) -> Result<()> {
+    let store = Store::open(dir)?;
+    if let Some(old) = NetworkFile::of(&store)? {
+        if old.genesis == network.genesis {
+            return network.put(&store);
+        }
+        bail!("{} keeps the chain of {} already; name another folder with --data", dir.display(), old.genesis.name);
+    }
+    let seat = store.secret("seat")?.id();
+    ensure!(
+        network.genesis.validators.contains(&seat),
+        "this folder has no seat in {}; send the line of `talkoo network seat` to whoever makes the network",
+        network.genesis.name
+    );
+    network.put(&store)
+}
+
+/// A network of one owner.
+pub(crate) fn private(owner: NodeId, seat: NodeId) -> NetworkFile {
+    let mut genesis = genesis(format!("private network of {}", owner.short()), vec![seat]);
+    genesis.opening = vec![(owner, FAUCET)];
+    NetworkFile { genesis, seats: Vec::new() }
+}
+
+fn genesis(name: String, validators: Vec<NodeId>) -> Genesis {
+    Genesis {
+        name,
+        time: chain::clock(),
+        validators,
+        opening: Vec::new(),
+        // Nothing can fail an audit where there are none, so nothing is locked.
+        money: Params { locked_units: 0, ..Params::default() },
+        per_pflop: Credits::whole(1),
+    }
+}

@@ -105,6 +105,15 @@ impl Tx {
         }
     }
 
+    /// Whether its signature is its signer's.
+    pub(crate) fn is_signed(&self) -> bool {
+        match self {
+            Self::Work { tx } => tx.verify(swarm::DOMAIN),
+            Self::Wallet { tx } => tx.verify(ledger::DOMAIN),
+            Self::Vote { vote } => vote.verify(VOTE_DOMAIN),
+        }
+    }
+
     /// Its name: equal bytes, equal transaction.
     pub fn hash(&self) -> Hash {
         Hash::of("talkoo 2026 chain transaction v1", &self.to_bytes())

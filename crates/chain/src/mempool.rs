@@ -58,6 +58,11 @@ impl Mempool {
         Ok(())
     }
 
+    /// Whether a transaction waits: its signature was checked when it came.
+    pub(crate) fn has(&self, hash: &Hash) -> bool {
+        self.known.contains(hash)
+    }
+
     /// Wallet transactions of `by` that wait.
     pub(crate) fn waiting(&self, by: &NodeId) -> u64 {
         let own = |waiting: &&Waiting| waiting.tx.by() == *by && matches!(waiting.tx, Tx::Wallet { .. });

@@ -23,8 +23,10 @@ pub struct Orderer {
     mempool: Mempool,
     /// Blocks that are not final.
     bodies: BTreeMap<Hash, Block>,
-    /// The states behind some of them, and what they did.
-    ahead: BTreeMap<Hash, (State, Vec<Happened>)>,
+    /// A second state, ahead of the final one, and the blocks between them in order. Blocks nearly always
+    /// follow each other in one line: each is applied twice, and no state is ever copied but after a fork.
+    head: Option<State>,
+    between: Vec<Hash>,
 }
 
 /// What is to be said of a proposed block.
@@ -44,8 +46,8 @@ impl Orderer {
     /// At the genesis.
     pub fn new(genesis: &Genesis) -> Self {
         let state = State::new(genesis);
-        let (mempool, bodies, ahead) = (Mempool::default(), BTreeMap::new(), BTreeMap::new());
-        Self { recent: BTreeMap::from([(state.tip(), 0)]), state, mempool, bodies, ahead }
+        let (mempool, bodies) = (Mempool::default(), BTreeMap::new());
+        Self { recent: BTreeMap::from([(state.tip(), 0)]), state, mempool, bodies, head: None, between: Vec::new() }
     }
 
     /// The state behind the last final block.
@@ -118,21 +120,23 @@ impl Orderer {
         let mut done = Vec::new();
         for block in path {
             let hash = block.hash();
-            let happened = match self.ahead.remove(&hash) {
-                Some((state, happened)) => {
-                    self.state = state;
-                    happened
-                }
-                None => self.state.apply(&block).map_err(Answer::Invalid)?,
+            let seen = self.between.first() == Some(&hash);
+            let mempool = &self.mempool;
+            // What was applied ahead was checked there.
+            let happened = if seen {
+                self.between.remove(0);
+                self.state.apply_checked(&block)
+            } else {
+                self.state.apply_with(&block, &|tx| mempool.has(tx))
             };
+            let happened = happened.map_err(Answer::Invalid)?;
+            self.follow(&block, seen);
             self.recent.insert(hash, block.height);
             done.push((block, happened));
         }
         let height = self.state.height();
         self.recent.retain(|_, at| *at + RECENT > height);
         self.bodies.retain(|_, block| block.height > height);
-        let bodies = &self.bodies;
-        self.ahead.retain(|hash, _| bodies.contains_key(hash));
         self.mempool.settle(&self.state);
         Ok(done)
     }
@@ -175,32 +179,40 @@ impl Orderer {
 
     /// The state behind `hash`.
     fn behind(&mut self, hash: &Hash) -> Result<&mut State, Answer> {
-        self.reach(hash)?;
-        match self.ahead.get_mut(hash) {
-            Some((state, _)) => Ok(state),
-            None => Ok(&mut self.state),
+        if *hash == self.state.tip() {
+            return Ok(&mut self.state);
         }
+        self.reach(hash)?;
+        self.head.as_mut().ok_or(Answer::Missing(*hash))
     }
 
-    /// Makes the states behind `hash` and its ancestors as far as they are missing.
+    /// Brings the state ahead to `hash`.
     fn reach(&mut self, hash: &Hash) -> Result<(), Answer> {
-        let mut path = Vec::new();
-        let mut at = *hash;
-        while at != self.state.tip() && !self.ahead.contains_key(&at) {
-            let block = self.bodies.get(&at).ok_or(Answer::Missing(at))?;
-            if block.height <= self.state.height() {
-                return Err(Answer::Invalid(Reject::Stale));
-            }
-            path.push(at);
-            at = block.parent;
+        let path = self.path(hash)?;
+        let hashes: Vec<Hash> = path.iter().map(Block::hash).collect();
+        if !hashes.starts_with(&self.between) {
+            // Another branch, or an earlier block of this one.
+            (self.head, self.between) = (None, Vec::new());
         }
-        for hash in path.iter().rev() {
-            let block = &self.bodies[hash];
-            let before = self.ahead.get(&block.parent).map_or(&self.state, |(state, _)| state);
-            let mut state = before.clone();
-            let happened = state.apply(block).map_err(Answer::Invalid)?;
-            self.ahead.insert(*hash, (state, happened));
+        let head = self.head.get_or_insert_with(|| self.state.clone());
+        for (block, hash) in path.iter().zip(hashes).skip(self.between.len()) {
+            if let Err(reject) = head.apply_with(block, &|tx| self.mempool.has(tx)) {
+                return Err(Answer::Invalid(reject));
+            }
+            self.between.push(hash);
         }
         Ok(())
+    }
+
+    /// A block became final: the state ahead is never behind the final one.
+    fn follow(&mut self, block: &Block, seen: bool) {
+        if seen {
+            return;
+        }
+        let next = self.between.is_empty() && self.head.as_ref().is_some_and(|head| head.tip() == block.parent);
+        let applied = next && self.head.as_mut().is_some_and(|head| head.apply_checked(block).is_ok());
+        if !applied {
+            (self.head, self.between) = (None, Vec::new());
+        }
     }
 }

@@ -159,25 +159,50 @@ impl State {
 
     /// Whether `block` is the next one: in place, later, and made by somebody with the same state.
     pub fn follows(&mut self, block: &Block) -> Result<(), Reject> {
+        self.in_place(block)?;
+        if block.root == self.root() { Ok(()) } else { Err(Reject::WrongRoot) }
+    }
+
+    fn in_place(&self, block: &Block) -> Result<(), Reject> {
         if block.height != self.height + 1 || block.parent != self.tip {
             return Err(if block.height <= self.height { Reject::Stale } else { Reject::Early });
         }
-        if block.time <= self.time {
-            return Err(Reject::Stale);
-        }
-        if block.root == self.root() { Ok(()) } else { Err(Reject::WrongRoot) }
+        if block.time <= self.time { Err(Reject::Stale) } else { Ok(()) }
     }
 
     /// Applies the next block. One that does not follow is refused whole; a transaction that is refused
     /// changes nothing and is counted.
     pub fn apply(&mut self, block: &Block) -> Result<Vec<Happened>, Reject> {
+        self.apply_with(block, &|_| false)
+    }
+
+    /// The same where the signatures of some transactions were checked before.
+    pub(crate) fn apply_with(
+        &mut self,
+        block: &Block,
+        checked: &dyn Fn(&Hash) -> bool,
+    ) -> Result<Vec<Happened>, Reject> {
         self.follows(block)?;
+        // A signature is wrong for everybody and for ever: who proposes one is wrong with all of its block.
+        if !block.txs.iter().all(|tx| checked(&tx.hash()) || tx.is_signed()) {
+            return Err(Reject::BadSignature);
+        }
+        Ok(self.carry_out(block))
+    }
+
+    /// The same for a block that an equal state took before.
+    pub(crate) fn apply_checked(&mut self, block: &Block) -> Result<Vec<Happened>, Reject> {
+        self.in_place(block)?;
+        Ok(self.carry_out(block))
+    }
+
+    fn carry_out(&mut self, block: &Block) -> Vec<Happened> {
         let mut happened = Vec::new();
         (self.height, self.time, self.tip) = (block.height, block.time, block.hash());
         self.money.advance(block.time);
         for tx in &block.txs {
             let taken = match tx {
-                Tx::Wallet { tx } => self.money.take(tx),
+                Tx::Wallet { tx } => self.money.take_checked(tx),
                 Tx::Vote { vote } => self.vote(vote),
                 Tx::Work { tx } => {
                     self.touched.insert(Entry::Signer(tx.by));
@@ -190,12 +215,13 @@ impl State {
                 happened.push(Happened::Refused(tx.hash(), reject));
             }
         }
-        let events = self.runs.apply(&block.work()).expect("heights and times follow as those of the chain do");
+        let events = self.runs.apply_checked(&block.work());
+        let events = events.expect("heights and times follow as those of the chain do");
         for event in events {
             self.note(&event, &mut happened);
             happened.push(Happened::Run(event));
         }
-        Ok(happened)
+        happened
     }
 
     /// The root over all of it.

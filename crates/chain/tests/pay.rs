@@ -157,3 +157,24 @@ fn a_run_that_nobody_admitted_earns_no_new_money() {
     }
     assert!(state.runs().runs.values().all(|run| run.ended));
 }
+
+#[test]
+fn a_block_with_a_forged_signature_is_no_block() {
+    let genesis = genesis(1);
+    let mut state = State::new(&genesis);
+    let tx = ledger::Tx::Transfer { to: key(8).id(), amount: Credits::whole(1) };
+    let good = Signed::new(ledger::DOMAIN, &key(9), ledger::Envelope { chain: genesis.chain(), nonce: 0, tx });
+    let mut forged = good.clone();
+    forged.signature.0[5] ^= 1;
+    let before = state.root();
+    let block = state.next(Millis(10), vec![Tx::Wallet { tx: forged }]);
+    assert_eq!(state.apply(&block), Err(base::Reject::BadSignature));
+    assert_eq!((state.root(), state.height()), (before, 0), "nothing changed");
+    // What is signed and cannot be done is refused alone: the block stands.
+    let again = good.clone();
+    let block = state.next(Millis(10), vec![Tx::Wallet { tx: good }, Tx::Wallet { tx: again }]);
+    let happened = state.apply(&block).expect("it follows");
+    assert_eq!(happened.len(), 1, "{happened:?}");
+    assert!(matches!(happened[0], Happened::Refused(_, base::Reject::Stale)));
+    assert_eq!(state.money().account(&key(8).id()).map(|account| account.balance), Some(Credits::whole(1)));
+}

@@ -4,6 +4,7 @@
 //! `claims/results.json`. The quick tier is measured each time; figures of the full tier keep their
 //! last measurement with its commit and date, or stand as not measured.
 
+mod chain;
 mod codec;
 mod learning;
 mod ledger;
@@ -173,6 +174,7 @@ fn main() -> Result<()> {
     }
     if asked("ledger") {
         ledger::measure(&mut book);
+        chain::measure(&mut book)?;
     }
     if asked("schedules") {
         schedules::measure(&mut book)?;

@@ -1,0 +1,172 @@
+//! Four validators in one process on this machine: real engines and disks, packets through their encoding.
+
+use crate::{Bar, Book};
+use anyhow::{Context, Result};
+use base::{Keypair, NodeId, Signed, Wire};
+use chain::{Connections, Disk, Genesis, Packet, Timing, Tx, Validator, ValidatorConfig};
+use ledger::{Credits, Params};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+const VALIDATORS: u8 = 4;
+/// Transfers one after the other.
+const SINGLE: usize = 200;
+/// Senders of the load, one transfer each.
+const SENDERS: usize = 12_000;
+/// Longest wait for anything.
+const LIMIT: Duration = Duration::from_secs(60);
+/// How long blocks are counted.
+const COUNTED: Duration = Duration::from_secs(5);
+
+pub(crate) fn measure(book: &mut Book) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let stage = tempfile::tempdir()?;
+    let (mut latency, rate, dead) = runtime.block_on(async {
+        let mut network = Network::start(stage.path())?;
+        let latency = network.latency().await?;
+        let rate = network.rate().await?;
+        let dead = network.one_dead().await?;
+        anyhow::Ok((latency, rate, dead))
+    })?;
+    latency.sort_by(f64::total_cmp);
+    let (p50, p99) = (latency[SINGLE / 2], latency[SINGLE * 99 / 100]);
+    let how = "four validators in one process on two cores, disks synced, packets in memory; 200 transfers one after the other, from submission to final on the same validator";
+    book.add("quick", "ledger.finality.p50", (p50, "ms"), Bar::Most(150.0), "<= 60", how);
+    book.add("quick", "ledger.finality.p99", (p99, "ms"), Bar::Most(400.0), "<= 150", how);
+    let how = "the same four; 12,000 transfers of distinct senders, every validator checks every signature, from the first submission to the last one final";
+    book.add("quick", "ledger.finalized.rate", (rate, "transfers/s"), Bar::Least(1_000.0), ">= 5000", how);
+    let how = "the same with one stopped, transfers always waiting, over 5 s after 4 s";
+    book.add("quick", "ledger.one_dead.blocks", (dead, "blocks/s"), Bar::Least(10.0), ">= 0.7 x all alive", how);
+    Ok(())
+}
+
+struct Network {
+    genesis: Genesis,
+    validators: Vec<Option<Validator>>,
+}
+
+fn seat(i: u8) -> Keypair {
+    Keypair::from_secret([100 + i; 32])
+}
+
+fn sender(i: usize) -> Keypair {
+    let mut secret = [7; 32];
+    secret[..8].copy_from_slice(&(i as u64).to_le_bytes());
+    Keypair::from_secret(secret)
+}
+
+impl Network {
+    fn start(stage: &Path) -> Result<Self> {
+        let opening = (0..=2 * SENDERS).map(|i| (sender(i).id(), Credits::whole(100))).collect();
+        let genesis = Genesis {
+            name: "figures".into(),
+            time: chain::clock(),
+            validators: (0..VALIDATORS).map(|i| seat(i).id()).collect(),
+            opening,
+            money: Params::default(),
+            per_pflop: Credits::whole(1),
+        };
+        type Inlets = Arc<Mutex<BTreeMap<NodeId, mpsc::Sender<(NodeId, Packet)>>>>;
+        let inlets = Inlets::default();
+        let mut validators = Vec::new();
+        for i in 0..VALIDATORS {
+            let (out, mut outgoing) = mpsc::unbounded_channel::<(Vec<NodeId>, Packet)>();
+            let (inlet, incoming) = mpsc::channel(1 << 16);
+            let me = seat(i).id();
+            inlets.lock().expect("whole").insert(me, inlet);
+            let others = inlets.clone();
+            tokio::spawn(async move {
+                while let Some((to, packet)) = outgoing.recv().await {
+                    let bytes = packet.to_bytes();
+                    for id in to {
+                        let inlet = others.lock().expect("whole").get(&id).cloned();
+                        if let (Some(inlet), Ok(packet)) = (inlet, Packet::from_bytes(&bytes)) {
+                            let _ = inlet.try_send((me, packet));
+                        }
+                    }
+                }
+            });
+            let disk: Arc<dyn Disk> = Arc::new(node::Store::open(&stage.join(format!("store-{i}")))?);
+            let journal = stage.join(format!("journal-{i}"));
+            let timing = Timing::of(usize::from(VALIDATORS));
+            let config = ValidatorConfig { genesis: genesis.clone(), key: seat(i), journal, disk, timing };
+            validators.push(Some(Validator::start(config, Connections { out, incoming })?));
+        }
+        Ok(Self { genesis, validators })
+    }
+
+    fn transfer(&self, from: usize, nonce: u64) -> Vec<u8> {
+        let tx = ledger::Tx::Transfer { to: sender(2 * SENDERS).id(), amount: Credits(1) };
+        let envelope = ledger::Envelope { chain: self.genesis.chain(), nonce, tx };
+        Tx::Wallet { tx: Signed::new(ledger::DOMAIN, &sender(from), envelope) }.to_bytes()
+    }
+
+    fn at(&self, i: usize) -> &Validator {
+        self.validators[i].as_ref().expect("it runs")
+    }
+
+    async fn until(&self, i: usize, total: u64) -> Result<()> {
+        let target = Credits::whole(100).0 + total;
+        let to = sender(2 * SENDERS).id();
+        let got = || self.at(i).look(|o| o.state().money().account(&to).map_or(0, |a| a.balance.0));
+        let mut height = self.at(i).height();
+        let wait = async {
+            while got() < target {
+                height.changed().await?;
+            }
+            anyhow::Ok(())
+        };
+        tokio::time::timeout(LIMIT, wait).await.context("the chain stands still")?
+    }
+
+    async fn latency(&mut self) -> Result<Vec<f64>> {
+        let mut out = Vec::new();
+        for nonce in 0..SINGLE as u64 {
+            let tx = self.transfer(0, nonce);
+            let begun = Instant::now();
+            self.at(1).submit(&tx)?;
+            self.until(1, nonce + 1).await?;
+            out.push(begun.elapsed().as_secs_f64() * 1e3);
+        }
+        Ok(out)
+    }
+
+    async fn rate(&mut self) -> Result<f64> {
+        let txs: Vec<Vec<u8>> = (1..=SENDERS).map(|i| self.transfer(i, 0)).collect();
+        let begun = Instant::now();
+        for (i, tx) in txs.iter().enumerate() {
+            self.at(i % usize::from(VALIDATORS)).submit(tx)?;
+            // Whoever submits leaves the engines their turn.
+            if i % 64 == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        self.until(0, (SINGLE + SENDERS) as u64).await?;
+        Ok(SENDERS as f64 / begun.elapsed().as_secs_f64())
+    }
+
+    async fn one_dead(&mut self) -> Result<f64> {
+        if let Some(gone) = self.validators[3].take() {
+            gone.stop().await;
+        }
+        let txs: Vec<Vec<u8>> = (SENDERS + 1..2 * SENDERS).map(|i| self.transfer(i, 0)).collect();
+        let (begun, heights) = (Instant::now(), self.at(0).height());
+        let (mut first, mut from) = (None, Instant::now());
+        // A light stream that is never empty: blocks are counted, not transfers.
+        for tx in txs {
+            self.at(0).submit(&tx)?;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            if first.is_none() && begun.elapsed() > Duration::from_secs(4) {
+                (first, from) = (Some(*heights.borrow()), Instant::now());
+            }
+            if first.is_some() && from.elapsed() > COUNTED {
+                break;
+            }
+        }
+        let blocks = *heights.borrow() - first.context("the load ended too early")?;
+        Ok(blocks as f64 / from.elapsed().as_secs_f64())
+    }
+}

@@ -99,6 +99,32 @@ fn transactions_blocks_and_memories() {
 }
 
 #[test]
+fn chains_packets_and_networks() {
+    let key = Keypair::from_secret([1; 32]);
+    let chain = Hash::of("chain", b"");
+    let transfer = ledger::Tx::Transfer { to: key.id(), amount: ledger::Credits(5) };
+    let wallet = Signed::new(ledger::DOMAIN, &key, ledger::Envelope { chain, nonce: 1, tx: transfer });
+    let vote = chain::Vote { chain, seq: 1, run: chain, share_permille: 5 };
+    let all = [chain::Tx::Wallet { tx: wallet }, chain::Tx::Vote { vote: Signed::new(chain::VOTE_DOMAIN, &key, vote) }];
+    let work = txs().into_iter().map(|tx| chain::Tx::Work { tx });
+    let all: Vec<chain::Tx> = all.into_iter().chain(work).collect();
+    canonical::<chain::Tx>("chain transaction", &all.iter().map(Wire::to_bytes).collect::<Vec<_>>());
+    let block = chain::Block { height: 3, parent: chain, time: Millis(9), root: chain, txs: all };
+    canonical::<chain::Block>("chain block", &[block.to_bytes()]);
+    let packets = [
+        chain::Packet::Engine { channel: chain::Channel::Votes, epoch: 0, bytes: vec![1, 2, 3] },
+        chain::Packet::Block(block.to_bytes()),
+        chain::Packet::Ask(chain),
+        chain::Packet::Tx(vec![4; 40]),
+    ];
+    canonical::<chain::Packet>("packet", &packets.map(|packet| packet.to_bytes()));
+    let address = net::Address { node: key.id(), sockets: vec!["127.0.0.1:1".parse().expect("socket")] };
+    let seats = (0..4).map(|i| node::Seat { key: Keypair::from_secret([i; 32]).id(), address: address.clone() });
+    let network = node::NetworkFile::new("x", seats.collect()).expect("four seats");
+    canonical::<node::NetworkFile>("network", &[network.to_bytes()]);
+}
+
+#[test]
 fn trees_tickets_and_manifests() {
     canonical::<ChunkTree>("chunk tree", &[ChunkTree::of(&vec![1; 3 << 20]).to_bytes()]);
     let address = net::Address { node: base::NodeId([1; 32]), sockets: vec!["127.0.0.1:1".parse().expect("socket")] };

@@ -9,6 +9,7 @@
 //! *Non-goals*: what a run's rules are (`swarm`), what an account's are (`ledger`), connections.
 
 mod block;
+mod desk;
 mod engine;
 mod mempool;
 mod orderer;

@@ -12,6 +12,8 @@ pub const HEARTBEAT_MS: u64 = 5_000;
 /// A block may be so far ahead of the verifier's clock.
 pub const AHEAD_MS: u64 = 1_000;
 
+/// Blocks may be kept so far ahead of the last final one.
+const AHEAD_BLOCKS: u64 = 1 << 16;
 /// Final blocks whose hashes are known, for whoever asks for one or hears of it again.
 const RECENT: u64 = 4096;
 
@@ -68,10 +70,17 @@ impl Orderer {
     /// Takes a block that is not final; gives its hash.
     pub fn body(&mut self, block: Block) -> Hash {
         let hash = block.hash();
-        if block.height > self.state.height() {
+        if block.height > self.state.height() && block.height <= self.state.height() + AHEAD_BLOCKS {
             self.bodies.insert(hash, block);
         }
         hash
+    }
+
+    /// Lets go of a block that is not final and that nothing was built on here.
+    pub fn forget(&mut self, hash: &Hash) {
+        if !self.between.contains(hash) {
+            self.bodies.remove(hash);
+        }
     }
 
     /// A block that is not final.
@@ -155,7 +164,8 @@ impl Orderer {
         }
         while at != self.state.tip() {
             let block = self.bodies.get(&at).ok_or(Answer::Missing(at))?;
-            if block.height <= self.state.height() {
+            let follows = path.last().is_none_or(|child: &Block| child.height == block.height + 1);
+            if block.height <= self.state.height() || !follows {
                 return Err(Answer::Invalid(Reject::Stale));
             }
             path.push(block.clone());

@@ -1,15 +1,15 @@
 //! A validator: the orderer between the engine, a disk and a network. It translates and decides nothing.
 
 use crate::block::{Block, Genesis, Tx};
-use crate::engine::{Asked, Begin, Engine, EngineError, Mailbox, Timing};
+use crate::desk::{Desk, Refused};
+use crate::engine::{Begin, Engine, EngineError, Mailbox, Timing};
 use crate::orderer::{Answer, Orderer};
-use crate::state::Happened;
-use crate::wires::{Blocked, Inlet, Outgoing, Packet, engine_key, wires};
-use base::{Hash, Keypair, Millis, NodeId, Reject, Wire};
-use commonware_cryptography::blake3::Digest;
+use crate::wires::{Blocked, Outgoing, Packet, engine_key, wires};
+use base::{Hash, Keypair, Millis, NodeId, Reject, RejectCounts, Wire};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 /// Where blocks are kept. What a call gave back is on disk, whatever happens next.
@@ -55,6 +55,7 @@ pub struct Validator {
     height: watch::Receiver<u64>,
     trouble: watch::Receiver<Option<String>>,
     blocked: Blocked,
+    refused: Refused,
     out: Outgoing,
     others: Vec<NodeId>,
     stop: Mutex<Option<oneshot::Sender<()>>>,
@@ -74,11 +75,6 @@ pub enum ValidatorError {
     #[error("the chain on disk does not add up at height {0}: {1}")]
     Damaged(u64, Reject),
 }
-
-/// A missing block is asked for again after so long.
-const ASK_AGAIN: Duration = Duration::from_millis(300);
-/// A disk that takes nothing is tried again after so long.
-const DISK_AGAIN: Duration = Duration::from_secs(1);
 
 /// The chain on a disk, as far as it is final.
 pub fn replay(genesis: &Genesis, disk: &dyn Disk) -> Result<Orderer, ValidatorError> {
@@ -122,6 +118,7 @@ impl Validator {
         let engine = Engine::start(begin, Mailbox(mailbox), ends, inlet.blocked.clone())?;
         let (height, trouble) = (watch::Sender::new(orderer.state().height()), watch::Sender::default());
         let (orderer, arrived) = (Arc::new(Mutex::new(orderer)), Arc::new(Notify::new()));
+        let refused = Refused::default();
         let (heights, troubles, blocked) = (height.subscribe(), trouble.subscribe(), inlet.blocked.clone());
         let desk = Desk {
             orderer: orderer.clone(),
@@ -135,6 +132,9 @@ impl Validator {
             proposal: None,
             questions: Vec::new(),
             asked_for: None,
+            wanted: BTreeSet::new(),
+            given: BTreeMap::new(),
+            refused: refused.clone(),
         };
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(desk.run(engine, asked, connections.incoming, arrived.clone(), stopped));
@@ -144,6 +144,7 @@ impl Validator {
             height: heights,
             trouble: troubles,
             blocked,
+            refused,
             out: connections.out,
             others,
             stop: Mutex::new(Some(stop)),
@@ -185,277 +186,24 @@ impl Validator {
         }
     }
 
+    /// Counts something that a peer got wrong.
+    pub fn count(&self, reject: Reject) {
+        self.refused.lock().expect("nobody panics while holding it").add(reject);
+    }
+
+    /// What was refused of peers, by reason.
+    pub fn refused(&self) -> RejectCounts {
+        self.refused.lock().expect("nobody panics while holding it").clone()
+    }
+
     /// Looks at the chain.
     pub fn look<T>(&self, look: impl FnOnce(&mut Orderer) -> T) -> T {
         look(&mut self.orderer.lock().expect("the orderer does not panic"))
     }
 }
 
-/// A question of the engine that cannot be answered yet.
-enum Question {
-    Verify { parent: Hash, block: Hash, answer: oneshot::Sender<bool> },
-    Certify { block: Hash, answer: oneshot::Sender<bool> },
-    Final { block: Hash, certificate: Vec<u8> },
-}
-
-/// The leader's turn.
-struct Proposal {
-    parent: Hash,
-    answer: oneshot::Sender<Digest>,
-    until: Millis,
-}
-
-/// What the validator's task works on.
-struct Desk {
-    orderer: Arc<Mutex<Orderer>>,
-    disk: Arc<dyn Disk>,
-    out: Outgoing,
-    others: Vec<NodeId>,
-    inlet: Inlet,
-    height: watch::Sender<u64>,
-    trouble: watch::Sender<Option<String>>,
-    hold: Duration,
-    proposal: Option<Proposal>,
-    questions: Vec<Question>,
-    /// The block that was last asked for, and when.
-    asked_for: Option<(Hash, Millis)>,
-}
-
 /// Unix time.
 pub fn clock() -> Millis {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Millis(since.as_millis() as u64)
-}
-
-impl Desk {
-    async fn run(
-        mut self,
-        mut engine: Engine,
-        mut asked: mpsc::UnboundedReceiver<Asked>,
-        mut incoming: mpsc::Receiver<(NodeId, Packet)>,
-        arrived: Arc<Notify>,
-        mut stopped: oneshot::Receiver<()>,
-    ) {
-        let mut connected = true;
-        loop {
-            let wait = self.progress();
-            tokio::select! {
-                question = asked.recv() => match question {
-                    Some(question) => self.ask(question),
-                    None => break,
-                },
-                packet = incoming.recv(), if connected => match packet {
-                    Some((from, packet)) => self.packet(from, packet),
-                    None => connected = false,
-                },
-                () = arrived.notified() => {}
-                _ = &mut engine.ended => break,
-                _ = &mut stopped => return engine.stop().await,
-                () = tokio::time::sleep(wait) => {}
-            }
-        }
-        self.trouble.send_replace(Some("the consensus engine ended; restart the node".into()));
-    }
-
-    fn look<T>(&self, look: impl FnOnce(&mut Orderer) -> T) -> T {
-        look(&mut self.orderer.lock().expect("the orderer does not panic"))
-    }
-
-    fn ask(&mut self, asked: Asked) {
-        match asked {
-            Asked::Propose { parent, answer } => {
-                let until = clock().plus(self.hold.as_millis() as u64);
-                self.proposal = Some(Proposal { parent, answer, until });
-            }
-            Asked::Verify { parent, block, answer } => self.questions.push(Question::Verify { parent, block, answer }),
-            Asked::Certify { block, answer } => self.questions.push(Question::Certify { block, answer }),
-            Asked::Final { block, certificate } => self.questions.push(Question::Final { block, certificate }),
-            Asked::Broadcast { block, to } => {
-                let bytes = self.look(|orderer| orderer.block(&block).map(Wire::to_bytes));
-                let to = to.unwrap_or_else(|| self.others.clone());
-                if let Some(bytes) = bytes.filter(|_| !to.is_empty()) {
-                    let _ = self.out.send((to, Packet::Block(bytes)));
-                }
-            }
-            Asked::Evidence(text) => tracing::warn!(text, "a validator signed two things"),
-        }
-    }
-
-    fn packet(&mut self, from: NodeId, packet: Packet) {
-        match packet {
-            Packet::Engine { channel, epoch, bytes } => self.inlet.take(&from, channel, epoch, bytes),
-            Packet::Block(bytes) => {
-                if let Ok(block) = Block::from_bytes(&bytes) {
-                    self.look(|orderer| orderer.body(block));
-                }
-            }
-            Packet::Ask(hash) => {
-                let known = self.look(|orderer| orderer.block(&hash).map(Wire::to_bytes));
-                let known = known.or_else(|| self.final_block(&hash));
-                if let Some(bytes) = known {
-                    let _ = self.out.send((vec![from], Packet::Block(bytes)));
-                }
-            }
-            Packet::Tx(bytes) => {
-                if let Ok(tx) = Tx::from_bytes(&bytes) {
-                    let _ = self.look(|orderer| orderer.submit(tx));
-                }
-            }
-        }
-    }
-
-    /// A final block by its hash, for a validator that fell behind.
-    fn final_block(&self, hash: &Hash) -> Option<Vec<u8>> {
-        let height = self.look(|orderer| orderer.height_of(hash))?;
-        self.disk.block(height).ok().flatten()
-    }
-
-    /// Answers what can be answered; gives how long to wait for the rest.
-    fn progress(&mut self) -> Duration {
-        let mut wait = Duration::from_secs(60);
-        for question in std::mem::take(&mut self.questions) {
-            if let Some((question, later)) = self.answer(question) {
-                wait = wait.min(later);
-                self.questions.push(question);
-            }
-        }
-        if let Some(proposal) = self.proposal.take() {
-            wait = wait.min(self.propose(proposal));
-        }
-        wait
-    }
-
-    /// Gives the question back when it has to wait, and for how long.
-    fn answer(&mut self, question: Question) -> Option<(Question, Duration)> {
-        let now = clock();
-        match question {
-            Question::Verify { answer, .. } | Question::Certify { answer, .. } if answer.is_closed() => None,
-            Question::Verify { parent, block, answer } => {
-                let said = self.look(|orderer| orderer.verify(&parent, &block, now));
-                let wait = match said {
-                    Answer::Valid => {
-                        let _ = answer.send(true);
-                        return None;
-                    }
-                    Answer::Invalid(reject) => {
-                        tracing::warn!(?block, %reject, "a proposed block is invalid");
-                        let _ = answer.send(false);
-                        return None;
-                    }
-                    Answer::Missing(hash) => self.ask_for(hash, now),
-                    Answer::Later(at) => Duration::from_millis(at.since(now)),
-                };
-                Some((Question::Verify { parent, block, answer }, wait))
-            }
-            Question::Certify { block, answer } => {
-                let bytes = self.look(|orderer| match orderer.block(&block) {
-                    Some(block) => Some(Some(block.to_bytes())),
-                    None => orderer.height_of(&block).map(|_| None),
-                });
-                let wait = match bytes {
-                    Some(bytes) => match bytes.map_or(Ok(()), |bytes| self.write(|disk| disk.keep(&block, &bytes))) {
-                        Ok(()) => {
-                            let _ = answer.send(true);
-                            return None;
-                        }
-                        Err(wait) => wait,
-                    },
-                    None => self.ask_for(block, now),
-                };
-                Some((Question::Certify { block, answer }, wait))
-            }
-            Question::Final { block, certificate } => {
-                let wait = match self.finish(&block, &certificate) {
-                    Ok(()) => return None,
-                    Err(Wait::Missing(hash)) => self.ask_for(hash, now),
-                    Err(Wait::Disk(wait)) => wait,
-                };
-                Some((Question::Final { block, certificate }, wait))
-            }
-        }
-    }
-
-    /// Writes final blocks down, then shows them.
-    fn finish(&mut self, block: &Hash, certificate: &[u8]) -> Result<(), Wait> {
-        let path = match self.look(|orderer| orderer.path(block)) {
-            Ok(path) => path,
-            Err(Answer::Missing(hash)) => return Err(Wait::Missing(hash)),
-            Err(answer) => {
-                tracing::error!(?block, ?answer, "a final block does not follow");
-                self.trouble.send_replace(Some(format!("a block that is final does not follow here: {answer:?}")));
-                return Ok(());
-            }
-        };
-        if path.is_empty() {
-            return Ok(());
-        }
-        self.write(|disk| disk.finish(&path, certificate)).map_err(Wait::Disk)?;
-        let done: Result<Vec<(Block, Vec<Happened>)>, Answer> = self.look(|orderer| orderer.finalized(block));
-        if let Err(answer) = done {
-            self.trouble.send_replace(Some(format!("a block that is final cannot be applied: {answer:?}")));
-        }
-        self.height.send_replace(self.look(|orderer| orderer.state().height()));
-        Ok(())
-    }
-
-    /// A full disk stops the chain here, not the node: it is tried again until there is room.
-    fn write(&self, write: impl FnOnce(&dyn Disk) -> std::io::Result<()>) -> Result<(), Duration> {
-        match tokio::task::block_in_place(|| write(self.disk.as_ref())) {
-            Ok(()) => {
-                if self.trouble.borrow().is_some() {
-                    self.trouble.send_replace(None);
-                }
-                Ok(())
-            }
-            Err(error) => {
-                let text = format!("the chain cannot be written (is the disk full?): {error}");
-                tracing::error!(text, "trouble");
-                self.trouble.send_replace(Some(text));
-                Err(DISK_AGAIN)
-            }
-        }
-    }
-
-    fn ask_for(&mut self, hash: Hash, now: Millis) -> Duration {
-        let recently =
-            self.asked_for.is_some_and(|(other, at)| other == hash && now.since(at) < ASK_AGAIN.as_millis() as u64);
-        if !recently {
-            self.asked_for = Some((hash, now));
-            let _ = self.out.send((self.others.clone(), Packet::Ask(hash)));
-        }
-        ASK_AGAIN
-    }
-
-    /// Proposes when something is due; lets the turn pass when nothing was until its end.
-    fn propose(&mut self, proposal: Proposal) -> Duration {
-        let now = clock();
-        if proposal.answer.is_closed() {
-            return Duration::from_secs(60);
-        }
-        let made = self.look(|orderer| match orderer.propose(&proposal.parent, now) {
-            Ok(Some(block)) => Ok(orderer.body(block)),
-            Ok(None) => Err(orderer.due(&proposal.parent)),
-            Err(answer) => Err(Err(answer)),
-        });
-        let wait = match made {
-            Ok(hash) => {
-                let _ = proposal.answer.send(Digest(hash.0));
-                return Duration::from_secs(60);
-            }
-            Err(Ok(due)) => due.unwrap_or(proposal.until).since(now),
-            Err(Err(Answer::Missing(hash))) => self.ask_for(hash, now).as_millis() as u64,
-            Err(Err(_)) => 1_000,
-        };
-        if now >= proposal.until {
-            return Duration::from_secs(60);
-        }
-        let wait = wait.min(proposal.until.since(now)).max(1);
-        self.proposal = Some(proposal);
-        Duration::from_millis(wait)
-    }
-}
-
-enum Wait {
-    Missing(Hash),
-    Disk(Duration),
 }

@@ -1,7 +1,7 @@
 //! Real engines in one process: one validator and four, with a dead one, with two, with a restart.
 
-use base::{Hash, Keypair, Millis, NodeId, Signed, Wire};
-use chain::{Block, Connections, Disk, Genesis, Packet, Timing, Tx, Validator, ValidatorConfig};
+use base::{Hash, Keypair, Millis, NodeId, Reject, Signed, Wire};
+use chain::{Answer, Block, Connections, Disk, Genesis, Orderer, Packet, Timing, Tx, Validator, ValidatorConfig};
 use ledger::{Credits, Issuance, Params};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -152,10 +152,10 @@ async fn one_validator_orders_and_goes_on_after_a_restart() {
     let fee = network.genesis.money.fee.0;
     until(&validator, "three transfers", |v| balance(v, 1) == 103_000_000).await;
     assert_eq!(balance(&validator, 0), 97_000_000 - 3 * fee);
-    assert_eq!(validator.submit(&network.transfer(0, 0, 1, 1)), Err(base::Reject::Stale), "said twice, done once");
-    assert_eq!(validator.submit(&network.transfer(2, 0, 1, u64::MAX)), Err(base::Reject::BadAmount));
-    assert_eq!(validator.submit(&network.transfer(2, 0, 1, 200_000_000)), Err(base::Reject::Insufficient));
-    assert_eq!(validator.submit(&[1, 2, 3]), Err(base::Reject::Malformed));
+    assert_eq!(validator.submit(&network.transfer(0, 0, 1, 1)), Err(Reject::Stale), "said twice, done once");
+    assert_eq!(validator.submit(&network.transfer(2, 0, 1, u64::MAX)), Err(Reject::BadAmount));
+    assert_eq!(validator.submit(&network.transfer(2, 0, 1, 200_000_000)), Err(Reject::Insufficient));
+    assert_eq!(validator.submit(&[1, 2, 3]), Err(Reject::Malformed));
     let before = validator.look(|orderer| (orderer.state().height(), orderer.state().tip()));
     network.stop(0, validator);
 
@@ -197,4 +197,43 @@ async fn four_validators_go_on_without_one_stop_without_two_and_come_back() {
     let blocks: Vec<_> = [0, 1, 3].map(|i| network.disks[i].block(low).expect("read")).into_iter().collect();
     assert!(blocks.iter().all(|block| *block == blocks[0]), "one chain");
     assert!(validators.iter().flatten().all(|v| v.blocked().is_empty()), "nobody honest is blocked");
+}
+
+/// What is not valid for everybody is answered with a reason, and changes nothing.
+#[test]
+fn an_orderer_refuses_wrong_blocks_by_name() {
+    let network = Network::new(4);
+    let mut orderer = Orderer::new(&network.genesis);
+    let genesis = orderer.state().tip();
+    let now = Millis(1_000_000);
+    let tx = |nonce| Tx::from_bytes(&network.transfer(0, nonce, 1, 1_000)).expect("a transaction");
+    orderer.submit(tx(0)).expect("taken");
+    orderer.submit(tx(0)).expect("taken again without effect");
+    let good = orderer.propose(&genesis, now).expect("known").expect("something is due");
+    assert_eq!(good.txs.len(), 1);
+    let missing = good.hash();
+    assert_eq!(orderer.verify(&genesis, &missing, now), Answer::Missing(missing));
+    let hash = orderer.body(good.clone());
+    assert_eq!(orderer.verify(&genesis, &hash, now), Answer::Valid);
+    // The same transaction is not taken twice into one line of blocks.
+    let next = orderer.propose(&hash, now.plus(6_000)).expect("known").expect("the heartbeat is due");
+    assert!(next.txs.is_empty());
+    let mut wrong = |change: &dyn Fn(&mut Block)| {
+        let mut block = good.clone();
+        change(&mut block);
+        let hash = orderer.body(block);
+        orderer.verify(&genesis, &hash, now)
+    };
+    assert_eq!(wrong(&|b| b.root = Hash::default()), Answer::Invalid(Reject::WrongRoot));
+    assert_eq!(wrong(&|b| b.parent = Hash::default()), Answer::Invalid(Reject::Malformed));
+    assert_eq!(wrong(&|b| b.time = Millis(1)), Answer::Invalid(Reject::Stale));
+    assert_eq!(wrong(&|b| b.height = 2), Answer::Invalid(Reject::Early));
+    let late = now.plus(5_000);
+    assert_eq!(wrong(&|b| b.time = late), Answer::Later(Millis(late.0 - 1_000)), "the proposer's clock is ahead");
+    assert_eq!(orderer.state().height(), 0);
+    // After a fork the other branch becomes final all the same.
+    let hash = orderer.body(good.clone());
+    let done = orderer.finalized(&hash).expect("it follows");
+    assert_eq!((done.len(), orderer.state().height()), (1, 1));
+    assert!(orderer.finalized(&hash).expect("final already").is_empty());
 }

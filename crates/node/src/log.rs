@@ -115,8 +115,14 @@ impl net::Listener for ChainLog {
     }
 
     fn take(&self, by: &NodeId, frame: Vec<u8>) {
-        if let (Some(seat), Ok(packet)) = (self.seats.get(by), Packet::from_bytes(&frame)) {
-            let _ = self.incoming.try_send((*seat, packet));
+        let Some(seat) = self.seats.get(by) else { return };
+        match Packet::from_bytes(&frame) {
+            Ok(packet) => {
+                if self.incoming.try_send((*seat, packet)).is_err() {
+                    self.validator.count(Reject::TooMany);
+                }
+            }
+            Err(_) => self.validator.count(Reject::Malformed),
         }
     }
 }

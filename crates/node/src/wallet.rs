@@ -30,6 +30,10 @@ pub struct ChainStatus {
     pub supply_micro: u64,
     /// Runs on it.
     pub runs: usize,
+    /// What was refused of other validators, by reason.
+    pub refused: Vec<(String, u64)>,
+    /// Validators that this node hears no more: they sent what no honest one sends.
+    pub blocked: Vec<String>,
     /// Why it stands still here, if it does.
     pub trouble: Option<String>,
 }
@@ -78,6 +82,8 @@ impl Node {
     pub fn chain(&self) -> ChainStatus {
         let validator = self.shared.log.validator();
         let trouble = validator.trouble();
+        let refused = validator.refused().iter().map(|(reject, n)| (reject.name().to_owned(), n)).collect();
+        let blocked = validator.blocked().iter().map(NodeId::to_string).collect();
         validator.look(|orderer| {
             let state = orderer.state();
             ChainStatus {
@@ -90,6 +96,8 @@ impl Node {
                 trust: trust(state.validators().len()),
                 supply_micro: state.money().supply().0,
                 runs: state.runs().runs.len(),
+                refused,
+                blocked,
                 trouble,
             }
         })

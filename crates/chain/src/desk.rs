@@ -280,19 +280,18 @@ impl Desk {
         if proposal.answer.is_closed() {
             return Duration::from_secs(60);
         }
-        let made = self.look(|orderer| match orderer.propose(&proposal.parent, now) {
-            Ok(Some(block)) => Ok(orderer.body(block)),
-            Ok(None) => Err(orderer.due(&proposal.parent)),
-            Err(answer) => Err(Err(answer)),
+        let made = self.look(|orderer| {
+            let made = orderer.propose(&proposal.parent, now)?;
+            Ok(made.map(|block| orderer.body(block)))
         });
         let wait = match made {
-            Ok(hash) => {
+            Ok(Ok(hash)) => {
                 let _ = proposal.answer.send(Digest(hash.0));
                 return Duration::from_secs(60);
             }
-            Err(Ok(due)) => due.unwrap_or(proposal.until).since(now),
-            Err(Err(Answer::Missing(hash))) => self.ask_for(hash, now).as_millis() as u64,
-            Err(Err(_)) => 1_000,
+            Ok(Err(due)) => due.since(now),
+            Err(Answer::Missing(hash)) => self.ask_for(hash, now).as_millis() as u64,
+            Err(_) => 1_000,
         };
         if now >= proposal.until {
             return Duration::from_secs(60);

@@ -1,6 +1,6 @@
 //! The consensus engine (commonware `simplex`) on threads of its own, and what it asks, as messages.
 
-use crate::wires::{Blocked, Incoming, Sender, engine_key};
+use crate::wires::{Blocked, Incoming, Sender, engine_key, node};
 use base::{Hash, Keypair, NodeId};
 use commonware_actor::Feedback;
 use commonware_codec::DecodeExt;
@@ -125,12 +125,6 @@ impl Relay for Mailbox {
         let to = to.map(|keys| keys.iter().map(node).collect());
         self.put(Asked::Broadcast { block: hash(payload), to })
     }
-}
-
-fn node(key: &PublicKey) -> NodeId {
-    let mut id = NodeId([0; 32]);
-    id.0.copy_from_slice(key.as_ref());
-    id
 }
 
 impl Reporter for Mailbox {

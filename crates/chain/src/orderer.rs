@@ -88,24 +88,18 @@ impl Orderer {
         self.bodies.get(hash)
     }
 
-    /// The block to propose on `parent`: `None` when there is nothing to put in order yet.
-    pub fn propose(&mut self, parent: &Hash, now: Millis) -> Result<Option<Block>, Answer> {
-        let taken = self.taken(parent)?;
-        if self.due(parent)?.is_none_or(|due| due > now) {
-            return Ok(None);
-        }
-        let txs = self.mempool.pick(&taken);
-        let block = self.behind(parent)?.next(now, txs);
-        Ok(Some(block))
-    }
-
-    /// When a block on `parent` is due.
-    pub fn due(&mut self, parent: &Hash) -> Result<Option<Millis>, Answer> {
+    /// The block to propose on `parent`, or when one will be due: there is nothing to put in order yet.
+    pub fn propose(&mut self, parent: &Hash, now: Millis) -> Result<Result<Block, Millis>, Answer> {
         let taken = self.taken(parent)?;
         let more = self.mempool.has_more(&taken);
         let state = self.behind(parent)?;
         let heartbeat = state.time().plus(HEARTBEAT_MS);
-        Ok(Some(if more { state.time() } else { state.deadline().map_or(heartbeat, |due| due.min(heartbeat)) }))
+        let due = if more { state.time() } else { state.deadline().map_or(heartbeat, |due| due.min(heartbeat)) };
+        if due > now {
+            return Ok(Err(due));
+        }
+        let txs = self.mempool.pick(&taken);
+        Ok(Ok(self.behind(parent)?.next(now, txs)))
     }
 
     /// Whether the block `hash` is a valid child of `parent`.

@@ -93,7 +93,8 @@ pub(crate) fn engine_key(node: &NodeId) -> Option<PublicKey> {
     PublicKey::decode(node.0.to_vec()).ok()
 }
 
-fn node(key: &PublicKey) -> NodeId {
+/// The node of an engine's key.
+pub(crate) fn node(key: &PublicKey) -> NodeId {
     let mut id = NodeId([0; 32]);
     id.0.copy_from_slice(key.as_ref());
     id

@@ -3,30 +3,11 @@
 
 mod common;
 
-use common::{Peer, active, json, start, watch, whole};
+use common::{Peer, RUN, active, json, start, watch, whole};
 use serde_json::Value;
 use std::net::UdpSocket;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::Instant;
-
-const RUN: &str = r#"
-[run]
-name = "ours"
-seed = 5
-[model]
-size = "nano"
-[data]
-seq_len = 32
-[train]
-tokens = 16000
-batch_tokens = 128
-micro_batch = 1
-lr = 1e-3
-[round]
-mode = "gradients"
-target_seconds = 1
-"#;
 
 /// Ports that were free a moment ago.
 fn ports(n: usize) -> Vec<u16> {
@@ -36,11 +17,7 @@ fn ports(n: usize) -> Vec<u16> {
 
 /// A command that needs no node.
 fn offline(dir: &Path, bind: &str, arguments: &[&str]) -> Value {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_talkoo"));
-    command.args(["--json", "--bind", bind, "--data"]).arg(dir).args(arguments).stdin(Stdio::null());
-    let output = command.output().expect("talkoo runs");
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).expect("JSON")
+    json(dir, &[&["--bind", bind], arguments].concat())
 }
 
 fn balances(node: &Path, members: &Value) -> u64 {
@@ -65,7 +42,7 @@ fn four_validators_outlive_the_creator_of_their_run() {
     (0..4).for_each(|i| assert_eq!(offline(&dir(i), &binds[i], &["network", "join", path])["chain"], chain));
 
     let run = stage.path().join("run.toml");
-    std::fs::write(&run, RUN).expect("written");
+    std::fs::write(&run, RUN.replace("tokens = 12000", "tokens = 16000")).expect("written");
     let up = |i: usize| start(&dir(i), &["--bind", &binds[i], "up"]);
     let mut others: Vec<Peer> = (1..4).map(|i| up(i).0).collect();
     let create = ["--bind", &binds[0], "train", "create", run.to_str().expect("utf-8")];
@@ -92,8 +69,8 @@ fn four_validators_outlive_the_creator_of_their_run() {
     assert!(balances(&dir(3), &ends[0]["members"]) <= 10_000_000_000 - 1_000);
     let height = shown["height"].as_u64().expect("a height");
     let at = |i: usize| json(&dir(i), &["chain", "block", &height.to_string()])["hash"].clone();
-    assert_eq!(at(2), at(2));
-    let (one, three) = (at(1), at(3));
+    let (one, two, three) = (at(1), at(2), at(3));
+    assert_eq!(one, two, "one chain");
     assert_eq!(one, three, "one chain");
     for peer in &mut others {
         common::stop(peer);

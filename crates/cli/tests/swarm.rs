@@ -3,31 +3,10 @@
 
 mod common;
 
-use common::{active, json, start, stop, talkoo, watch, whole};
+use common::{RUN, active, json, start, stop, talkoo, watch, whole};
 use serde_json::Value;
 use std::path::Path;
 use std::time::Instant;
-
-const RUN: &str = r#"
-[run]
-name = "end-to-end"
-seed = 3
-[model]
-size = "nano"
-[data]
-seq_len = 32
-[train]
-tokens = 12000
-batch_tokens = 128
-micro_batch = 1
-lr = 1e-3
-[round]
-mode = "gradients"
-target_seconds = 1
-[out]
-every_rounds = 20
-keep = 2
-"#;
 
 #[test]
 fn three_peers_a_kill_a_return_and_a_replay() {

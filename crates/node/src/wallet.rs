@@ -2,7 +2,7 @@
 
 use crate::Node;
 use anyhow::{Result, bail};
-use base::{Hash, Millis, NodeId, Signed, Wire};
+use base::{NodeId, Signed, Wire};
 use chain::{Tx, VOTE_DOMAIN, Vote};
 use ledger::{Account, Credits, Envelope};
 use serde::{Deserialize, Serialize};
@@ -126,16 +126,13 @@ impl Node {
         let bytes = chain::Disk::block(self.shared.store.as_ref(), height)?;
         let Some(bytes) = bytes else { bail!("there is no block {height}; the last one is {}", self.chain().height) };
         let block = chain::Block::from_bytes(&bytes)?;
-        let (hash, parent, root): (Hash, Hash, Hash) = (block.hash(), block.parent, block.root);
-        let Millis(time_ms) = block.time;
-        let transactions = block.txs.iter().map(|tx| (tx.kind().to_owned(), tx.by().to_string())).collect();
         Ok(BlockStatus {
             height,
-            hash: hash.to_string(),
-            parent: parent.to_string(),
-            root: root.to_string(),
-            time_ms,
-            transactions,
+            hash: block.hash().to_string(),
+            parent: block.parent.to_string(),
+            root: block.root.to_string(),
+            time_ms: block.time.0,
+            transactions: block.txs.iter().map(|tx| (tx.kind().to_owned(), tx.by().to_string())).collect(),
         })
     }
 
@@ -147,10 +144,11 @@ impl Node {
     /// Says a wallet transaction of this node's own account; gives the height of the block it is final in.
     pub async fn spend(&self, tx: ledger::Tx) -> Result<u64> {
         let (me, key) = (self.id(), &self.shared.key);
-        let (chain, nonce) = self.shared.log.validator().look(|orderer| {
+        let nonce = self.shared.log.validator().look(|orderer| {
             let used = orderer.state().money().account(&me).map_or(0, |account| account.wallet_nonce);
-            (orderer.state().chain(), used + orderer.waiting(&me))
+            used + orderer.waiting(&me)
         });
+        let chain = self.shared.log.chain();
         let tx = Tx::Wallet { tx: Signed::new(ledger::DOMAIN, key, Envelope { chain, nonce, tx }) };
         self.say(&tx).await
     }
@@ -158,7 +156,7 @@ impl Node {
     /// This node's vote on a run's part of new money.
     pub async fn admit(&self, run: RunId, share_permille: u16) -> Result<u64> {
         let seat = self.shared.store.secret("seat")?;
-        let chain = self.shared.log.validator().look(|orderer| orderer.state().chain());
+        let chain = self.shared.log.chain();
         let seq = chain::clock().0;
         let vote = Signed::new(VOTE_DOMAIN, &seat, Vote { chain, seq, run, share_permille });
         self.say(&Tx::Vote { vote }).await

@@ -8,6 +8,28 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
+/// A run of a minute or less.
+pub const RUN: &str = r#"
+[run]
+name = "end-to-end"
+seed = 3
+[model]
+size = "nano"
+[data]
+seq_len = 32
+[train]
+tokens = 12000
+batch_tokens = 128
+micro_batch = 1
+lr = 1e-3
+[round]
+mode = "gradients"
+target_seconds = 1
+[out]
+every_rounds = 20
+keep = 2
+"#;
+
 /// Nothing here takes longer, whatever the machine does.
 pub const DEADLINE: Duration = Duration::from_secs(120);
 

@@ -69,6 +69,8 @@ rejects! {
     WrongChain = "wrong_chain",
     /// An amount that is zero, or too large to add.
     BadAmount = "bad_amount",
+    /// Creating and joining cost a proof of work, and this has none.
+    NoWork = "no_work",
     /// There is no such allotment.
     NoAllotment = "no_allotment",
     /// The peer does not have what was asked for.

@@ -1,10 +1,13 @@
 //! What validators put in order.
 
-use base::{Hash, Millis, NodeId, Reader, Signed, Wire, WireError, wire_enum, wire_struct};
-use ledger::Credits;
+use crate::epoch::SET_MAX;
+use base::{Hash, Millis, NodeId, Reader, Reject, Signed, Wire, WireError, wire_enum, wire_struct};
+use ledger::{Credits, Ledger};
 
 /// Domain of signatures on votes.
 pub const VOTE_DOMAIN: &str = "talkoo 2026 vote v1";
+/// Domain of signatures on evidence.
+pub const EVIDENCE_DOMAIN: &str = "talkoo 2026 evidence v1";
 /// A block carries at most this many transactions.
 pub const BLOCK_TXS_MAX: usize = 4096;
 /// And is at most this long.
@@ -30,6 +33,11 @@ pub enum Tx {
         /// With its signature.
         vote: Signed<Vote>,
     },
+    /// Evidence against a validator.
+    Evidence {
+        /// Told by a validator.
+        evidence: Signed<Evidence>,
+    },
 }
 
 /// A validator's word on a run's part of new money. The last one counts.
@@ -45,23 +53,55 @@ pub struct Vote {
     pub share_permille: u16,
 }
 
-/// A block. Its place is fixed by its parent, its effect by the root behind the parent.
+/// Two votes of one validator that exclude each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Evidence {
+    /// On which chain.
+    pub chain: Hash,
+    /// Strictly rising per validator, with its votes.
+    pub seq: u64,
+    /// Of which epoch: this one or the one before.
+    pub epoch: u64,
+    /// Both votes, in the engine's encoding.
+    pub votes: Vec<u8>,
+}
+
+/// A block: what validators sign, and what it carries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Block {
+    /// Its place and its maker; names the transactions.
+    pub header: Header,
+    /// In order.
+    pub txs: Vec<Tx>,
+}
+
+/// What validators sign of a block, by its hash. Its place is fixed by its parent, its effect by the root
+/// behind the parent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header {
     /// From 1; the genesis is 0.
     pub height: u64,
+    /// Its epoch.
+    pub epoch: u64,
+    /// Names the validators of that epoch.
+    pub set: Hash,
     /// Hash of the block before it.
     pub parent: Hash,
     /// Unix time that the proposer saw, strictly rising.
     pub time: Millis,
     /// Root of the state behind the parent.
     pub root: Hash,
-    /// In order.
-    pub txs: Vec<Tx>,
+    /// The validator that proposed it.
+    pub by: NodeId,
+    /// Validators from which that one heard nothing of late, sorted.
+    pub missing: Vec<NodeId>,
+    /// In the last block of an epoch: the validators of the next one, sorted.
+    pub next: Option<Vec<NodeId>>,
+    /// Hash of the transactions.
+    pub txs: Hash,
 }
 
-wire_enum!(Tx { 0 => Work { tx }, 1 => Wallet { tx }, 2 => Vote { vote } });
-wire_struct!(Vote { chain, seq, run, share_permille });
+wire_enum!(Tx { 0 => Work { tx }, 1 => Wallet { tx }, 2 => Vote { vote }, 3 => Evidence { evidence } });
 
 impl Tx {
     /// Who signed it.
@@ -70,6 +110,7 @@ impl Tx {
             Self::Work { tx } => tx.by,
             Self::Wallet { tx } => tx.by,
             Self::Vote { vote } => vote.by,
+            Self::Evidence { evidence } => evidence.by,
         }
     }
 
@@ -79,6 +120,7 @@ impl Tx {
         use swarm::Tx as Work;
         match self {
             Self::Vote { .. } => "vote",
+            Self::Evidence { .. } => "evidence",
             Self::Work { tx } => match &tx.value.tx {
                 Work::Create { .. } => "create",
                 Work::Join { .. } => "join",
@@ -101,6 +143,8 @@ impl Tx {
                 Wallet::Redeem { .. } => "redeem",
                 Wallet::Close { .. } => "close",
                 Wallet::Release { .. } => "release",
+                Wallet::Seat { .. } => "seat",
+                Wallet::Unseat { .. } => "unseat",
             },
         }
     }
@@ -111,6 +155,7 @@ impl Tx {
             Self::Work { tx } => tx.verify(swarm::DOMAIN),
             Self::Wallet { tx } => tx.verify(ledger::DOMAIN),
             Self::Vote { vote } => vote.verify(VOTE_DOMAIN),
+            Self::Evidence { evidence } => evidence.verify(EVIDENCE_DOMAIN),
         }
     }
 
@@ -121,28 +166,64 @@ impl Tx {
 }
 
 impl Block {
+    /// A block of these transactions; the header is made to name them.
+    pub fn new(header: Header, txs: Vec<Tx>) -> Self {
+        Self { header: Header { txs: txs_hash(&txs), ..header }, txs }
+    }
+
     /// The hash that validators vote on.
     pub fn hash(&self) -> Hash {
-        Hash::of("talkoo 2026 block v1", &self.to_bytes())
+        self.header.hash()
     }
 
     /// The part that concerns runs.
     pub fn work(&self) -> swarm::Block {
         let work = |tx: &Tx| if let Tx::Work { tx } = tx { Some(tx.clone()) } else { None };
-        swarm::Block { height: self.height, time: self.time, txs: self.txs.iter().filter_map(work).collect() }
+        let txs = self.txs.iter().filter_map(work).collect();
+        swarm::Block { height: self.header.height, time: self.header.time, txs }
+    }
+}
+
+fn txs_hash(txs: &Vec<Tx>) -> Hash {
+    Hash::of("talkoo 2026 block transactions v1", &txs.to_bytes())
+}
+
+impl Header {
+    /// The hash that validators vote on.
+    pub fn hash(&self) -> Hash {
+        Hash::of("talkoo 2026 block v2", &self.to_bytes())
+    }
+}
+
+impl Wire for Header {
+    fn encode(&self, out: &mut Vec<u8>) {
+        (self.height, self.epoch).encode(out);
+        (self.set, self.parent).encode(out);
+        (self.time, self.root).encode(out);
+        (self.by, self.missing.clone()).encode(out);
+        (self.next.clone(), self.txs).encode(out);
+    }
+    fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
+        let (height, epoch) = Wire::decode(input)?;
+        let (set, parent) = Wire::decode(input)?;
+        let (time, root) = Wire::decode(input)?;
+        let by = Wire::decode(input)?;
+        let missing = input.list(SET_MAX)?;
+        let next = if bool::decode(input)? { Some(input.list(SET_MAX)?) } else { None };
+        Ok(Self { height, epoch, set, parent, time, root, by, missing, next, txs: Wire::decode(input)? })
     }
 }
 
 impl Wire for Block {
     fn encode(&self, out: &mut Vec<u8>) {
-        (self.height, self.parent).encode(out);
-        (self.time, self.root).encode(out);
+        self.header.encode(out);
         self.txs.encode(out);
     }
     fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
-        let (height, parent) = Wire::decode(input)?;
-        let (time, root) = Wire::decode(input)?;
-        Ok(Self { height, parent, time, root, txs: input.list(BLOCK_TXS_MAX)? })
+        let header = Header::decode(input)?;
+        let txs = input.list(BLOCK_TXS_MAX)?;
+        // Whoever has a block has the transactions that its header names.
+        if txs_hash(&txs) == header.txs { Ok(Self { header, txs }) } else { Err(WireError::Invalid("block")) }
     }
 }
 
@@ -153,27 +234,88 @@ pub struct Genesis {
     pub name: String,
     /// When it was made; no block is older.
     pub time: Millis,
-    /// The first validators, one seat each: their consensus keys.
-    pub validators: Vec<NodeId>,
-    /// Opening balances, the faucet's among them.
+    /// The first validators, one seat each.
+    pub validators: Vec<Founder>,
+    /// Opening balances, the faucet's among them; the bonds of the first seats are taken from them.
     pub opening: Vec<(NodeId, Credits)>,
     /// Rules of the money; its chain id is that of this genesis.
     pub money: ledger::Params,
     /// Micro-credits of new money for 10^15 reference floating-point operations.
     pub per_pflop: Credits,
+    /// The last block of an epoch is the first so long after its beginning.
+    pub epoch_ms: u64,
+    /// Leading zero bits of the proof of work that creating and joining a run cost.
+    pub work_bits: u32,
+    /// The network that this one goes on from, its validators being gone: its chain and its last certified block.
+    pub recovers: Option<(Hash, Hash)>,
 }
 
-wire_struct!(Genesis { name, time, validators, opening, money, per_pflop });
+/// A first validator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Founder {
+    /// Its consensus key.
+    pub key: NodeId,
+    /// Whose bond stands for it.
+    pub owner: NodeId,
+    /// The node that votes with it.
+    pub node: NodeId,
+}
+
+wire_struct!(Founder { key, owner, node });
+wire_struct!(Genesis { name, time, validators, opening, money, per_pflop, epoch_ms, work_bits, recovers });
+wire_struct!(Vote { chain, seq, run, share_permille });
+wire_struct!(Evidence { chain, seq, epoch, votes });
 
 impl Genesis {
     /// The chain's name.
     pub fn chain(&self) -> Hash {
         let money = ledger::Params { chain: Hash::default(), ..self.money.clone() };
-        Hash::of("talkoo 2026 genesis v1", &Self { money, ..self.clone() }.to_bytes())
+        Hash::of("talkoo 2026 genesis v2", &Self { money, ..self.clone() }.to_bytes())
     }
 
     /// The block that stands for it: the parent of the first.
     pub fn block(&self) -> Block {
-        Block { height: 0, parent: self.chain(), time: self.time, root: Hash::default(), txs: Vec::new() }
+        let header = Header {
+            height: 0,
+            epoch: 0,
+            set: Hash::default(),
+            parent: self.chain(),
+            time: self.time,
+            root: Hash::default(),
+            by: NodeId([0; 32]),
+            missing: Vec::new(),
+            next: None,
+            txs: Hash::default(),
+        };
+        Block::new(header, Vec::new())
+    }
+
+    /// Whether a network can begin like this: one validator or four and more, different keys, bonds that
+    /// the opening balances cover, balances that add up.
+    pub fn check(&self) -> Result<(), Reject> {
+        let n = self.validators.len();
+        let mut keys: Vec<NodeId> = self.validators.iter().map(|founder| founder.key).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        if n != keys.len() || n > SET_MAX || matches!(n, 0 | 2 | 3) || crate::certificate::participants(&keys).is_none()
+        {
+            return Err(Reject::WrongShape);
+        }
+        if self.epoch_ms == 0 || self.work_bits > WORK_BITS_MAX {
+            return Err(Reject::WrongShape);
+        }
+        self.opening.iter().try_fold(Credits::ZERO, |sum, (_, amount)| sum.plus(*amount))?;
+        self.books().map(|_| ())
+    }
+
+    /// The first books, with the bonds of the first seats.
+    pub(crate) fn books(&self) -> Result<Ledger, Reject> {
+        let money = ledger::Params { chain: self.chain(), ..self.money.clone() };
+        let mut books = Ledger::new(money, &self.opening);
+        self.validators.iter().try_for_each(|founder| books.found_seat(founder.key, founder.owner, founder.node))?;
+        Ok(books)
     }
 }
+
+/// More would keep people out.
+const WORK_BITS_MAX: u32 = 30;

@@ -1,15 +1,17 @@
-//! A validator's desk: takes what the engine asks and what others send, has the orderer decide, and carries
-//! out what follows on the disk and the network.
+//! A keeper's desk: takes what the engine asks and what others send, has the orderer decide, and carries out
+//! what follows on the disk and the network.
 
-use crate::block::{Block, Tx};
-use crate::engine::{Asked, Engine};
-use crate::orderer::{Answer, Orderer};
+use crate::block::{Block, EVIDENCE_DOMAIN, Evidence, Tx};
+use crate::certificate::certified;
+use crate::engine::{Asked, Begin, Engine, EngineError, Mailbox, Timing};
+use crate::keeper::{Disk, clock};
+use crate::orderer::{Answer, Orderer, Turn};
 use crate::state::Happened;
-use crate::validator::{Disk, clock};
-use crate::wires::{Inlet, Outgoing, Packet};
-use base::{Hash, Millis, NodeId, Reject, RejectCounts, Wire};
+use crate::wires::{Blocked, Inlet, Outgoing, Packet, engine_key, wires};
+use base::{Hash, Keypair, Millis, NodeId, Reject, RejectCounts, Signed, Wire};
 use commonware_cryptography::blake3::Digest;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -18,39 +20,73 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 const DISK_AGAIN: Duration = Duration::from_secs(1);
 /// A missing block is asked for again after so long.
 const ASK_AGAIN: Duration = Duration::from_millis(300);
+/// A validator that said nothing for so long, or for a quarter of a short epoch, is reported as missing.
+pub(crate) const SILENT_MS: u64 = 15_000;
+
 /// A question of the engine that cannot be answered yet.
 pub(crate) enum Question {
-    Verify { parent: Hash, block: Hash, answer: oneshot::Sender<bool> },
+    Verify { turn: Turn, parent: Hash, block: Hash, answer: oneshot::Sender<bool> },
     Certify { block: Hash, answer: oneshot::Sender<bool> },
     Final { block: Hash, certificate: Vec<u8> },
 }
 
 /// The leader's turn.
 pub(crate) struct Proposal {
+    leader: NodeId,
     parent: Hash,
     answer: oneshot::Sender<Digest>,
     until: Millis,
 }
 
-/// What the validator's task works on.
+/// Final blocks that another node gave, with a certificate for the last one.
+pub(crate) struct Offer {
+    pub(crate) blocks: Vec<Block>,
+    pub(crate) certificate: Vec<u8>,
+    pub(crate) taken: oneshot::Sender<Result<(), Reject>>,
+}
+
+/// A place in the set of an epoch: the engine that votes there.
+struct Place {
+    engine: Engine,
+    epoch: u64,
+    hold: Duration,
+    inlet: Inlet,
+    asked: mpsc::UnboundedReceiver<Asked>,
+}
+
+/// What the keeper's task works on.
 pub(crate) struct Desk {
     pub(crate) orderer: Arc<Mutex<Orderer>>,
     pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) chain: Hash,
+    /// The block before the first epoch.
+    pub(crate) genesis: Hash,
+    pub(crate) key: Option<Keypair>,
+    pub(crate) journal: PathBuf,
+    pub(crate) silent_ms: u64,
     pub(crate) out: Outgoing,
-    pub(crate) others: Vec<NodeId>,
-    pub(crate) inlet: Inlet,
     pub(crate) height: watch::Sender<u64>,
     pub(crate) trouble: watch::Sender<Option<String>>,
-    pub(crate) hold: Duration,
-    pub(crate) proposal: Option<Proposal>,
-    pub(crate) questions: Vec<Question>,
-    /// The block that was last asked for, and when.
-    pub(crate) asked_for: Option<(Hash, Millis)>,
-    /// Blocks that were asked for.
-    pub(crate) wanted: BTreeSet<Hash>,
-    /// The last blocks that each validator gave unasked, oldest first: one that floods loses its own.
-    pub(crate) given: BTreeMap<NodeId, VecDeque<Hash>>,
+    pub(crate) blocked: Blocked,
     pub(crate) refused: Refused,
+    pub(crate) work: Work,
+}
+
+/// What the task has on its hands.
+#[derive(Default)]
+pub(crate) struct Work {
+    place: Option<Place>,
+    proposal: Option<Proposal>,
+    questions: Vec<Question>,
+    /// The block that was last asked for, and when.
+    asked_for: Option<(Hash, Millis)>,
+    /// Blocks that were asked for.
+    wanted: BTreeSet<Hash>,
+    /// The last blocks that each validator gave unasked, oldest first: one that floods loses its own.
+    given: BTreeMap<NodeId, VecDeque<Hash>>,
+    /// When each validator was last heard, and when it was last told of the end of an epoch.
+    heard: BTreeMap<NodeId, Millis>,
+    told: BTreeMap<NodeId, Millis>,
 }
 
 pub(crate) type Refused = Arc<Mutex<RejectCounts>>;
@@ -58,34 +94,102 @@ pub(crate) type Refused = Arc<Mutex<RejectCounts>>;
 /// Blocks of one validator that are kept without being final.
 const GIVEN_MAX: usize = 64;
 
+/// What the engine of a place does next; without a place nothing ever.
+async fn engine(place: &mut Option<Place>) -> Option<Asked> {
+    match place {
+        Some(place) => tokio::select! {
+            asked = place.asked.recv() => asked,
+            _ = &mut place.engine.ended => None,
+        },
+        None => std::future::pending().await,
+    }
+}
+
 impl Desk {
     pub(crate) async fn run(
         mut self,
-        mut engine: Engine,
-        mut asked: mpsc::UnboundedReceiver<Asked>,
         mut incoming: mpsc::Receiver<(NodeId, Packet)>,
+        mut offers: mpsc::Receiver<Offer>,
         arrived: Arc<Notify>,
         mut stopped: oneshot::Receiver<()>,
     ) {
         let mut connected = true;
         loop {
+            if let Err(error) = self.sit().await {
+                self.trouble
+                    .send_replace(Some(format!("this node cannot take its place among the validators: {error}")));
+            }
             let wait = self.progress();
             tokio::select! {
-                question = asked.recv() => match question {
-                    Some(question) => self.ask(question),
+                asked = engine(&mut self.work.place) => match asked {
+                    Some(asked) => self.ask(asked),
                     None => break,
                 },
                 packet = incoming.recv(), if connected => match packet {
                     Some((from, packet)) => self.packet(from, packet),
                     None => connected = false,
                 },
+                Some(offer) = offers.recv() => {
+                    let taken = self.offer(offer.blocks, &offer.certificate);
+                    let _ = offer.taken.send(taken);
+                }
                 () = arrived.notified() => {}
-                _ = &mut engine.ended => break,
-                _ = &mut stopped => return engine.stop().await,
+                _ = &mut stopped => {
+                    if let Some(place) = self.work.place.take() {
+                        place.engine.stop().await;
+                    }
+                    return;
+                }
                 () = tokio::time::sleep(wait) => {}
             }
         }
         self.trouble.send_replace(Some("the consensus engine ended; restart the node".into()));
+    }
+
+    /// Takes the place that the current epoch has for this node, if any, and leaves that of the last one.
+    async fn sit(&mut self) -> Result<(), EngineError> {
+        let (epoch, tip) = self.look(|orderer| (orderer.state().epoch().clone(), orderer.state().tip()));
+        if self.work.place.as_ref().is_some_and(|place| place.epoch == epoch.number) {
+            return Ok(());
+        }
+        if let Some(old) = self.work.place.take() {
+            old.engine.stop().await;
+            self.work.proposal = None;
+            self.work.questions.retain(|question| matches!(question, Question::Final { .. }));
+        }
+        let Some(key) = self.key.as_ref().filter(|key| epoch.set.contains(&key.id())) else { return Ok(()) };
+        // Not at the beginning of its epoch: the engine has its own record of what it voted on.
+        let before = epoch.number.checked_sub(1).map(|before| self.end_of(before).unwrap_or(tip));
+        let genesis = before.unwrap_or(self.genesis);
+        let peers = epoch.set.iter().filter(|id| **id != key.id()).filter_map(engine_key).collect();
+        let (ends, inlet) = wires(peers, epoch.number, &self.out, self.blocked.clone());
+        let (mailbox, asked) = mpsc::unbounded_channel();
+        let timing = Timing::of(epoch.set.len());
+        let begin = Begin {
+            dir: self.journal.clone(),
+            chain: self.chain,
+            key: Keypair::from_secret(key.secret()),
+            validators: epoch.set.clone(),
+            epoch: epoch.number,
+            genesis,
+            timing,
+        };
+        let engine = Engine::start(begin, Mailbox(mailbox), ends, self.blocked.clone())?;
+        let now = clock();
+        self.work.heard = epoch.set.iter().map(|id| (*id, now)).collect();
+        self.work.place = Some(Place { engine, epoch: epoch.number, hold: timing.hold(), inlet, asked });
+        Ok(())
+    }
+
+    /// The hash of the last block of an epoch.
+    fn end_of(&self, epoch: u64) -> Option<Hash> {
+        self.disk.end(epoch).ok().flatten().map(|step| step.header.hash())
+    }
+
+    /// The other validators of now.
+    fn others(&self) -> Vec<NodeId> {
+        let me = self.key.as_ref().map(Keypair::id);
+        self.look(|orderer| orderer.state().validators().iter().filter(|id| Some(**id) != me).copied().collect())
     }
 
     fn look<T>(&self, look: impl FnOnce(&mut Orderer) -> T) -> T {
@@ -97,35 +201,60 @@ impl Desk {
     }
 
     fn ask(&mut self, asked: Asked) {
+        let Some(place) = &self.work.place else { return };
+        let epoch = place.epoch;
         match asked {
-            Asked::Propose { parent, answer } => {
-                let until = clock().plus(self.hold.as_millis() as u64);
-                self.proposal = Some(Proposal { parent, answer, until });
+            Asked::Propose { parent, leader, answer } => {
+                let until = clock().plus(place.hold.as_millis() as u64);
+                self.work.proposal = Some(Proposal { leader, parent, answer, until });
             }
-            Asked::Verify { parent, block, answer } => self.questions.push(Question::Verify { parent, block, answer }),
-            Asked::Certify { block, answer } => self.questions.push(Question::Certify { block, answer }),
-            Asked::Final { block, certificate } => self.questions.push(Question::Final { block, certificate }),
+            Asked::Verify { parent, leader, block, answer } => {
+                let turn = Turn { epoch, leader, missing: Vec::new() };
+                self.work.questions.push(Question::Verify { turn, parent, block, answer });
+            }
+            Asked::Certify { block, answer } => self.work.questions.push(Question::Certify { block, answer }),
+            Asked::Final { block, certificate } => self.work.questions.push(Question::Final { block, certificate }),
             Asked::Broadcast { block, to } => {
                 let bytes = self.look(|orderer| orderer.block(&block).map(Wire::to_bytes));
-                let to = to.unwrap_or_else(|| self.others.clone());
+                let to = to.unwrap_or_else(|| self.others());
                 if let Some(bytes) = bytes.filter(|_| !to.is_empty()) {
                     let _ = self.out.send((to, Packet::Block(bytes)));
                 }
             }
-            Asked::Evidence(text) => tracing::warn!(text, "a validator signed two things"),
+            Asked::Evidence(votes) => self.accuse(epoch, votes),
+        }
+    }
+
+    /// Two votes that exclude each other are told to all: they cost a bond.
+    fn accuse(&mut self, epoch: u64, votes: Vec<u8>) {
+        let Some(key) = &self.key else { return };
+        let evidence = Evidence { chain: self.chain, seq: clock().0, epoch, votes };
+        let tx = Tx::Evidence { evidence: Signed::new(EVIDENCE_DOMAIN, key, evidence) };
+        let bytes = tx.to_bytes();
+        match self.look(|orderer| orderer.submit(tx)) {
+            Ok(()) => {
+                tracing::warn!("a validator signed two things that exclude each other");
+                let _ = self.out.send((self.others(), Packet::Tx(bytes)));
+            }
+            Err(reject) => self.count(reject),
         }
     }
 
     fn packet(&mut self, from: NodeId, packet: Packet) {
+        let now = clock();
+        self.work.heard.insert(from, now);
         match packet {
-            Packet::Engine { channel, epoch, bytes } => self.inlet.take(&from, channel, epoch, bytes),
+            Packet::Engine { channel, epoch, bytes } => match &self.work.place {
+                Some(place) if place.epoch == epoch => place.inlet.take(&from, channel, epoch, bytes),
+                _ => self.other_epoch(from, epoch, now),
+            },
             Packet::Block(bytes) => match Block::from_bytes(&bytes) {
                 Ok(block) => {
                     let hash = self.look(|orderer| orderer.body(block));
-                    if self.wanted.remove(&hash) {
+                    if self.work.wanted.remove(&hash) {
                         return;
                     }
-                    let given = self.given.entry(from).or_default();
+                    let given = self.work.given.entry(from).or_default();
                     given.push_back(hash);
                     let oldest = if given.len() > GIVEN_MAX { given.pop_front() } else { None };
                     if let Some(oldest) = oldest {
@@ -147,6 +276,57 @@ impl Desk {
                     self.count(reject);
                 }
             }
+            Packet::End(epoch) => {
+                if let Ok(Some(step)) = self.disk.end(epoch) {
+                    let _ = self.out.send((vec![from], Packet::Final(step.certificate)));
+                }
+            }
+            Packet::Final(certificate) => {
+                let epoch = self.look(|orderer| orderer.state().epoch().clone());
+                match certified(&self.chain, epoch.number, &epoch.set, &certificate) {
+                    Ok(block) => self.work.questions.push(Question::Final { block, certificate }),
+                    Err(reject) => self.count(reject),
+                }
+            }
+        }
+    }
+
+    /// A validator that votes in an earlier epoch is told how it ended; one in a later epoch is asked.
+    fn other_epoch(&mut self, from: NodeId, theirs: u64, now: Millis) {
+        let recently = self.work.told.get(&from).is_some_and(|at| now.since(*at) < ASK_AGAIN.as_millis() as u64);
+        if recently {
+            return;
+        }
+        self.work.told.insert(from, now);
+        let ours = self.look(|orderer| orderer.state().epoch().number);
+        let packet = match theirs.cmp(&ours) {
+            std::cmp::Ordering::Less => {
+                self.disk.end(theirs).ok().flatten().map(|step| Packet::Final(step.certificate))
+            }
+            std::cmp::Ordering::Equal => None,
+            std::cmp::Ordering::Greater => Some(Packet::End(ours)),
+        };
+        if let Some(packet) = packet {
+            let _ = self.out.send((vec![from], packet));
+        }
+    }
+
+    /// Takes final blocks of another node, if the certificate for the last one is what it says.
+    fn offer(&mut self, blocks: Vec<Block>, certificate: &[u8]) -> Result<(), Reject> {
+        let last = blocks.last().ok_or(Reject::WrongShape)?.hash();
+        let epoch = self.look(|orderer| orderer.state().epoch().clone());
+        if certified(&self.chain, epoch.number, &epoch.set, certificate)? != last {
+            return Err(Reject::WrongHash);
+        }
+        self.look(|orderer| {
+            for block in blocks {
+                orderer.body(block);
+            }
+        });
+        match self.finish(&last, certificate) {
+            Ok(()) => Ok(()),
+            Err(Wait::Missing(_)) => Err(Reject::NotHeld),
+            Err(Wait::Disk(_)) => Err(Reject::Full),
         }
     }
 
@@ -159,13 +339,13 @@ impl Desk {
     /// Answers what can be answered; gives how long to wait for the rest.
     fn progress(&mut self) -> Duration {
         let mut wait = Duration::from_secs(60);
-        for question in std::mem::take(&mut self.questions) {
+        for question in std::mem::take(&mut self.work.questions) {
             if let Some((question, later)) = self.answer(question) {
                 wait = wait.min(later);
-                self.questions.push(question);
+                self.work.questions.push(question);
             }
         }
-        if let Some(proposal) = self.proposal.take() {
+        if let Some(proposal) = self.work.proposal.take() {
             wait = wait.min(self.propose(proposal));
         }
         wait
@@ -176,8 +356,8 @@ impl Desk {
         let now = clock();
         match question {
             Question::Verify { answer, .. } | Question::Certify { answer, .. } if answer.is_closed() => None,
-            Question::Verify { parent, block, answer } => {
-                let said = self.look(|orderer| orderer.verify(&parent, &block, now));
+            Question::Verify { turn, parent, block, answer } => {
+                let said = self.look(|orderer| orderer.verify(&turn, &parent, &block, now));
                 let wait = match said {
                     Answer::Valid => {
                         let _ = answer.send(true);
@@ -191,15 +371,15 @@ impl Desk {
                     Answer::Missing(hash) => self.ask_for(hash, now),
                     Answer::Later(at) => Duration::from_millis(at.since(now)),
                 };
-                Some((Question::Verify { parent, block, answer }, wait))
+                Some((Question::Verify { turn, parent, block, answer }, wait))
             }
             Question::Certify { block, answer } => {
                 let bytes = self.look(|orderer| match orderer.block(&block) {
-                    Some(block) => Some(Some(block.to_bytes())),
+                    Some(block) => Some(Some(block.clone())),
                     None => orderer.height_of(&block).map(|_| None),
                 });
                 let wait = match bytes {
-                    Some(bytes) => match bytes.map_or(Ok(()), |bytes| self.write(|disk| disk.keep(&block, &bytes))) {
+                    Some(bytes) => match bytes.map_or(Ok(()), |block| self.write(|disk| disk.keep(&block))) {
                         Ok(()) => {
                             let _ = answer.send(true);
                             return None;
@@ -240,7 +420,13 @@ impl Desk {
         if let Err(answer) = done {
             self.trouble.send_replace(Some(format!("a block that is final cannot be applied: {answer:?}")));
         }
-        self.wanted.clear();
+        if path.iter().any(|block| block.header.next.is_some()) {
+            let state = self.look(|orderer| orderer.state().to_snapshot());
+            if let Err(error) = self.disk.keep_state(&state, &[]) {
+                tracing::warn!(%error, "the state was not kept; the next start reads more blocks");
+            }
+        }
+        self.work.wanted.clear();
         self.height.send_replace(self.look(|orderer| orderer.state().height()));
         Ok(())
     }
@@ -264,12 +450,14 @@ impl Desk {
     }
 
     fn ask_for(&mut self, hash: Hash, now: Millis) -> Duration {
-        let recently =
-            self.asked_for.is_some_and(|(other, at)| other == hash && now.since(at) < ASK_AGAIN.as_millis() as u64);
+        let recently = self
+            .work
+            .asked_for
+            .is_some_and(|(other, at)| other == hash && now.since(at) < ASK_AGAIN.as_millis() as u64);
         if !recently {
-            self.asked_for = Some((hash, now));
-            self.wanted.insert(hash);
-            let _ = self.out.send((self.others.clone(), Packet::Ask(hash)));
+            self.work.asked_for = Some((hash, now));
+            self.work.wanted.insert(hash);
+            let _ = self.out.send((self.others(), Packet::Ask(hash)));
         }
         ASK_AGAIN
     }
@@ -280,8 +468,13 @@ impl Desk {
         if proposal.answer.is_closed() {
             return Duration::from_secs(60);
         }
+        let Some(epoch) = self.work.place.as_ref().map(|place| place.epoch) else { return Duration::from_secs(60) };
+        let silent =
+            |(id, at): (&NodeId, &Millis)| (now.since(*at) >= self.silent_ms && *id != proposal.leader).then_some(*id);
+        let missing = self.work.heard.iter().filter_map(silent).collect();
+        let turn = Turn { epoch, leader: proposal.leader, missing };
         let made = self.look(|orderer| {
-            let made = orderer.propose(&proposal.parent, now)?;
+            let made = orderer.propose(&turn, &proposal.parent, now)?;
             Ok(made.map(|block| orderer.body(block)))
         });
         let wait = match made {
@@ -297,7 +490,7 @@ impl Desk {
             return Duration::from_secs(60);
         }
         let wait = wait.min(proposal.until.since(now)).max(1);
-        self.proposal = Some(proposal);
+        self.work.proposal = Some(proposal);
         Duration::from_millis(wait)
     }
 }

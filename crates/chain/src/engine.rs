@@ -1,6 +1,7 @@
 //! The consensus engine (commonware `simplex`) on threads of its own, and what it asks, as messages.
 
-use crate::wires::{Blocked, Incoming, Sender, engine_key, node};
+use crate::certificate::{namespace, participants};
+use crate::wires::{Blocked, Incoming, Sender, node};
 use base::{Hash, Keypair, NodeId};
 use commonware_actor::Feedback;
 use commonware_codec::DecodeExt;
@@ -16,7 +17,6 @@ use commonware_p2p::Recipients;
 use commonware_parallel::Sequential;
 use commonware_runtime::buffer::paged::{self, CacheRef};
 use commonware_runtime::{Runner as _, Spawner as _, Supervisor as _, tokio as runtime};
-use commonware_utils::ordered::Set;
 use commonware_utils::{NZDuration, NZUsize};
 use std::num::NonZeroU64;
 use std::path::PathBuf;
@@ -60,17 +60,17 @@ impl Timing {
 /// What the engine asks and says.
 pub(crate) enum Asked {
     /// For a block on the parent; dropped: none this time.
-    Propose { parent: Hash, answer: oneshot::Sender<Digest> },
+    Propose { parent: Hash, leader: NodeId, answer: oneshot::Sender<Digest> },
     /// Whether a block is a valid child of the parent.
-    Verify { parent: Hash, block: Hash, answer: oneshot::Sender<bool> },
+    Verify { parent: Hash, leader: NodeId, block: Hash, answer: oneshot::Sender<bool> },
     /// Whether a block that a quorum voted for is safe on this disk.
     Certify { block: Hash, answer: oneshot::Sender<bool> },
     /// To send a block to all, or to some.
     Broadcast { block: Hash, to: Option<Vec<NodeId>> },
     /// A block is final, with the certificate that says so.
     Final { block: Hash, certificate: Vec<u8> },
-    /// Somebody signed two things of which an honest validator signs one.
-    Evidence(String),
+    /// Somebody signed two things of which an honest validator signs one, as the engine encodes it.
+    Evidence(Vec<u8>),
 }
 
 #[derive(Clone)]
@@ -92,13 +92,18 @@ impl Automaton for Mailbox {
 
     async fn propose(&mut self, context: Context) -> oneshot::Receiver<Digest> {
         let (answer, receiver) = oneshot::channel();
-        self.put(Asked::Propose { parent: hash(context.parent.1), answer });
+        self.put(Asked::Propose { parent: hash(context.parent.1), leader: node(&context.leader), answer });
         receiver
     }
 
     async fn verify(&mut self, context: Context, payload: Digest) -> oneshot::Receiver<bool> {
         let (answer, receiver) = oneshot::channel();
-        self.put(Asked::Verify { parent: hash(context.parent.1), block: hash(payload), answer });
+        self.put(Asked::Verify {
+            parent: hash(context.parent.1),
+            leader: node(&context.leader),
+            block: hash(payload),
+            answer,
+        });
         receiver
     }
 }
@@ -138,7 +143,7 @@ impl Reporter for Mailbox {
                 self.put(Asked::Final { block, certificate })
             }
             Activity::ConflictingNotarize(_) | Activity::ConflictingFinalize(_) | Activity::NullifyFinalize(_) => {
-                self.put(Asked::Evidence(format!("{activity:?}")))
+                self.put(Asked::Evidence(commonware_codec::Encode::encode(&activity).as_ref().to_vec()))
             }
             _ => Feedback::Ok,
         }
@@ -188,12 +193,9 @@ impl Engine {
         blocked: Blocked,
     ) -> Result<Self, EngineError> {
         let n = begin.validators.len();
-        let keys: Vec<PublicKey> = begin.validators.iter().filter_map(engine_key).collect();
-        let participants = Set::try_from(keys).ok().filter(|set: &Set<PublicKey>| set.len() == n && n > 0);
-        let participants = participants.ok_or(EngineError::Validators(n))?;
+        let participants = participants(&begin.validators).ok_or(EngineError::Validators(n))?;
         let key = PrivateKey::decode(begin.key.secret().to_vec()).map_err(|_| EngineError::NoSeat)?;
-        let namespace = [b"talkoo 2026 consensus v1 ".as_slice(), &begin.chain.0].concat();
-        let scheme = Scheme::signer(&namespace, participants, key).ok_or(EngineError::NoSeat)?;
+        let scheme = Scheme::signer(&namespace(&begin.chain), participants, key).ok_or(EngineError::NoSeat)?;
         let (stop, stopped) = oneshot::channel();
         let (end, ended) = oneshot::channel();
         let thread = std::thread::Builder::new().name("simplex".into());

@@ -2,26 +2,39 @@
 //!
 //! [`State`] is replicated: every node applies the same final blocks to it, and its root is in the next
 //! block. [`Orderer`] is one validator's side, pure: what to propose, what is valid, what became final.
-//! [`Validator`] puts it between the consensus engine (commonware `simplex`), a disk and a network. One
-//! validator is the same path as four and more.
+//! [`Keeper`] puts it between the consensus engine (commonware `simplex`), a disk and a network. One
+//! validator is the same path as four and more, and a follower's is the same without an engine. [`Light`]
+//! believes a chain by its certificates alone.
 //!
 //! *Goals*: nothing final is ever lost or done twice; a refused transaction changes nothing; integers only.
 //! *Non-goals*: what a run's rules are (`swarm`), what an account's are (`ledger`), connections.
 
 mod block;
+mod certificate;
 mod desk;
 mod engine;
+mod epoch;
+mod keeper;
+mod light;
+pub mod local;
 mod mempool;
 mod orderer;
 mod pay;
+mod snapshot;
 mod state;
-mod validator;
 mod wires;
 
-pub use block::{BLOCK_BYTES_MAX, BLOCK_TXS_MAX, Block, Genesis, TX_BYTES_MAX, Tx, VOTE_DOMAIN, Vote};
-pub use engine::{EngineError, Timing};
-pub use orderer::{Answer, Orderer};
+pub use block::{
+    BLOCK_BYTES_MAX, BLOCK_TXS_MAX, Block, EVIDENCE_DOMAIN, Evidence, Founder, Genesis, Header, TX_BYTES_MAX, Tx,
+    VOTE_DOMAIN, Vote,
+};
+pub use certificate::{CERTIFICATE_MAX, EVIDENCE_MAX, certified};
+pub use engine::EngineError;
+pub use epoch::{Epoch, SET_MAX, first_set};
+pub use keeper::{Connections, Disk, Keeper, KeeperConfig, KeeperError, clock, replay};
+pub use light::{AccountProof, Anchor, Light, RootProof, Step};
+pub use orderer::{Answer, Orderer, Turn};
 pub use pay::reference_flops;
+pub use snapshot::Snapshot;
 pub use state::{Happened, State};
-pub use validator::{Connections, Disk, Validator, ValidatorConfig, ValidatorError, clock, replay};
 pub use wires::{Channel, Outgoing, PACKET_MAX, Packet};

@@ -1,7 +1,8 @@
 //! What one validator knows and answers, purely: which block to propose on a parent, whether another's is
 //! valid, what has become final. The engine that asks, the disk and the network are its driver's.
 
-use crate::block::{BLOCK_BYTES_MAX, BLOCK_TXS_MAX, Block, Genesis, Tx};
+use crate::block::{BLOCK_BYTES_MAX, BLOCK_TXS_MAX, Block, Genesis, Header, Tx};
+use crate::light::AccountProof;
 use crate::mempool::Mempool;
 use crate::state::{Happened, State};
 use base::{Hash, Millis, NodeId, Reject, Wire};
@@ -31,6 +32,17 @@ pub struct Orderer {
     between: Vec<Hash>,
 }
 
+/// Whose turn it is to propose.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Turn {
+    /// In which epoch.
+    pub epoch: u64,
+    /// The validator whose turn it is.
+    pub leader: NodeId,
+    /// Validators from which it heard nothing of late; only it says so.
+    pub missing: Vec<NodeId>,
+}
+
 /// What is to be said of a proposed block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
@@ -47,14 +59,31 @@ pub enum Answer {
 impl Orderer {
     /// At the genesis.
     pub fn new(genesis: &Genesis) -> Self {
-        let state = State::new(genesis);
+        Self::behind_state(State::new(genesis))
+    }
+
+    /// Behind the last block of a state that is final.
+    pub fn behind_state(state: State) -> Self {
+        let height = state.height();
         let (mempool, bodies) = (Mempool::default(), BTreeMap::new());
-        Self { recent: BTreeMap::from([(state.tip(), 0)]), state, mempool, bodies, head: None, between: Vec::new() }
+        Self {
+            recent: BTreeMap::from([(state.tip(), height)]),
+            state,
+            mempool,
+            bodies,
+            head: None,
+            between: Vec::new(),
+        }
     }
 
     /// The state behind the last final block.
     pub fn state(&self) -> &State {
         &self.state
+    }
+
+    /// Proves what `owner` holds behind the last final block.
+    pub fn prove(&mut self, owner: &NodeId) -> AccountProof {
+        self.state.prove(owner)
     }
 
     /// Takes a transaction for a later block, or refuses it with a reason.
@@ -70,7 +99,8 @@ impl Orderer {
     /// Takes a block that is not final; gives its hash.
     pub fn body(&mut self, block: Block) -> Hash {
         let hash = block.hash();
-        if block.height > self.state.height() && block.height <= self.state.height() + AHEAD_BLOCKS {
+        let height = block.header.height;
+        if height > self.state.height() && height <= self.state.height() + AHEAD_BLOCKS {
             self.bodies.insert(hash, block);
         }
         hash
@@ -88,8 +118,12 @@ impl Orderer {
         self.bodies.get(hash)
     }
 
-    /// The block to propose on `parent`, or when one will be due: there is nothing to put in order yet.
-    pub fn propose(&mut self, parent: &Hash, now: Millis) -> Result<Result<Block, Millis>, Answer> {
+    /// The block to propose in `turn` on `parent`, or when one will be due: there is nothing to put in order yet.
+    pub fn propose(&mut self, turn: &Turn, parent: &Hash, now: Millis) -> Result<Result<Block, Millis>, Answer> {
+        if self.behind(parent)?.epoch().number > turn.epoch {
+            // Nothing follows the last block of an epoch in it: that one is proposed until it is final.
+            return self.bodies.get(parent).cloned().map(Ok).ok_or(Answer::Missing(*parent));
+        }
         let taken = self.taken(parent)?;
         let more = self.mempool.has_more(&taken);
         let state = self.behind(parent)?;
@@ -99,17 +133,25 @@ impl Orderer {
             return Ok(Err(due));
         }
         let txs = self.mempool.pick(&taken);
-        Ok(Ok(self.behind(parent)?.next(now, txs)))
+        Ok(Ok(self.behind(parent)?.next(turn.leader, turn.missing.clone(), now, txs)))
     }
 
-    /// Whether the block `hash` is a valid child of `parent`.
-    pub fn verify(&mut self, parent: &Hash, hash: &Hash, now: Millis) -> Answer {
+    /// Whether the block `hash`, proposed in `turn`, is a valid child of `parent`.
+    pub fn verify(&mut self, turn: &Turn, parent: &Hash, hash: &Hash, now: Millis) -> Answer {
         let Some(block) = self.bodies.get(hash) else { return Answer::Missing(*hash) };
-        if block.parent != *parent || block.txs.len() > BLOCK_TXS_MAX || block.to_bytes().len() > BLOCK_BYTES_MAX {
+        let Header { epoch, by, time, .. } = block.header;
+        let again = hash == parent && block.header.next.is_some();
+        if epoch != turn.epoch || (by != turn.leader && !again) {
+            return Answer::Invalid(Reject::NotCommittee);
+        }
+        if (block.header.parent != *parent && !again)
+            || block.txs.len() > BLOCK_TXS_MAX
+            || block.to_bytes().len() > BLOCK_BYTES_MAX
+        {
             return Answer::Invalid(Reject::Malformed);
         }
-        if block.time > now.plus(AHEAD_MS) {
-            return Answer::Later(Millis(block.time.0 - AHEAD_MS));
+        if time > now.plus(AHEAD_MS) {
+            return Answer::Later(Millis(time.0 - AHEAD_MS));
         }
         match self.reach(hash) {
             Ok(()) => Answer::Valid,
@@ -134,12 +176,12 @@ impl Orderer {
             };
             let happened = happened.map_err(Answer::Invalid)?;
             self.follow(&block, seen);
-            self.recent.insert(hash, block.height);
+            self.recent.insert(hash, block.header.height);
             done.push((block, happened));
         }
         let height = self.state.height();
         self.recent.retain(|_, at| *at + RECENT > height);
-        self.bodies.retain(|_, block| block.height > height);
+        self.bodies.retain(|_, block| block.header.height > height);
         self.mempool.settle(&self.state);
         Ok(done)
     }
@@ -158,12 +200,12 @@ impl Orderer {
         }
         while at != self.state.tip() {
             let block = self.bodies.get(&at).ok_or(Answer::Missing(at))?;
-            let follows = path.last().is_none_or(|child: &Block| child.height == block.height + 1);
-            if block.height <= self.state.height() || !follows {
+            let follows = path.last().is_none_or(|child: &Block| child.header.height == block.header.height + 1);
+            if block.header.height <= self.state.height() || !follows {
                 return Err(Answer::Invalid(Reject::Stale));
             }
             path.push(block.clone());
-            at = block.parent;
+            at = block.header.parent;
         }
         path.reverse();
         Ok(path)
@@ -176,7 +218,7 @@ impl Orderer {
         while at != self.state.tip() {
             let block = self.bodies.get(&at).ok_or(Answer::Missing(at))?;
             taken.extend(block.txs.iter().map(Tx::hash));
-            at = block.parent;
+            at = block.header.parent;
         }
         Ok(taken)
     }
@@ -213,7 +255,7 @@ impl Orderer {
         if seen {
             return;
         }
-        let next = self.between.is_empty() && self.head.as_ref().is_some_and(|head| head.tip() == block.parent);
+        let next = self.between.is_empty() && self.head.as_ref().is_some_and(|head| head.tip() == block.header.parent);
         let applied = next && self.head.as_mut().is_some_and(|head| head.apply_checked(block).is_ok());
         if !applied {
             (self.head, self.between) = (None, Vec::new());

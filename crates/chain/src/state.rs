@@ -1,8 +1,11 @@
 //! The replicated state: money, runs and votes, equal on every node that applied the same blocks.
 
-use crate::block::{Block, Genesis, Tx, VOTE_DOMAIN, Vote};
+use crate::block::{Block, EVIDENCE_DOMAIN, Evidence, Genesis, Header, Tx, VOTE_DOMAIN, Vote};
+use crate::certificate::accused;
+use crate::epoch::Epoch;
+use crate::light::{AccountProof, RootProof, state_root};
 use crate::pay::{divide, reference_flops, units};
-use base::{Hash, Millis, NodeId, Reject, RejectCounts, Signed, Wire};
+use base::{Hash, Millis, NodeId, Reader, Reject, RejectCounts, Signed, Wire, WireError};
 use ledger::{Credits, Ledger, Purse, Tree};
 use std::collections::{BTreeMap, BTreeSet};
 use swarm::{Event, RunId};
@@ -17,6 +20,7 @@ pub struct State {
     time: Millis,
     runs: swarm::State,
     money: Ledger,
+    epoch: Epoch,
     votes: BTreeMap<RunId, BTreeMap<NodeId, u16>>,
     vote_seqs: BTreeMap<NodeId, u64>,
     /// Reference operations of a token of each run; computed once.
@@ -33,6 +37,7 @@ enum Entry {
     Signer(NodeId),
     Votes(RunId),
     Voter(NodeId),
+    Epoch,
 }
 
 /// What a block did, for drivers and displays.
@@ -51,6 +56,10 @@ pub enum Happened {
         /// From where.
         from: Purse,
     },
+    /// An epoch ended; this one begins, with these validators.
+    Epoch(u64, Vec<NodeId>),
+    /// A validator was proved to have signed two things that exclude each other: its bond is lost.
+    Slashed(NodeId, Credits),
     /// A transaction was refused: it changed nothing.
     Refused(Hash, Reject),
 }
@@ -61,21 +70,24 @@ const PFLOP: u128 = 1_000_000_000_000_000;
 
 impl State {
     /// The state of a network that begins.
+    ///
+    /// # Panics
+    /// When the genesis was not [checked](Genesis::check).
     pub fn new(genesis: &Genesis) -> Self {
         let chain = genesis.chain();
-        let money = ledger::Params { chain, ..genesis.money.clone() };
         Self {
             chain,
             tip: genesis.block().hash(),
             height: 0,
             time: genesis.time,
-            runs: swarm::State::default(),
-            money: Ledger::new(money, &genesis.opening),
+            runs: swarm::State::new(chain, genesis.work_bits),
+            money: genesis.books().expect("a genesis is checked before use"),
+            epoch: Epoch::first(genesis),
             votes: BTreeMap::new(),
             vote_seqs: BTreeMap::new(),
             flops: BTreeMap::new(),
             entries: Tree::default(),
-            touched: BTreeSet::new(),
+            touched: BTreeSet::from([Entry::Epoch]),
             rejects: RejectCounts::default(),
             genesis: genesis.clone(),
         }
@@ -116,9 +128,19 @@ impl State {
         &self.money
     }
 
-    /// Who orders blocks.
+    /// How the network began.
+    pub fn genesis(&self) -> &Genesis {
+        &self.genesis
+    }
+
+    /// Who orders blocks, and since when.
+    pub fn epoch(&self) -> &Epoch {
+        &self.epoch
+    }
+
+    /// Keys of who orders blocks now.
     pub fn validators(&self) -> &[NodeId] {
-        &self.genesis.validators
+        &self.epoch.set
     }
 
     /// Refused transactions of blocks, by reason.
@@ -137,6 +159,7 @@ impl State {
             Tx::Work { tx } => self.runs.check(tx),
             Tx::Wallet { tx } => self.money.check(tx, ahead),
             Tx::Vote { vote } => self.check_vote(vote),
+            Tx::Evidence { evidence } => self.check_evidence(evidence).map(|_| ()),
         }
     }
 
@@ -148,26 +171,64 @@ impl State {
                 self.money.account(&tx.by).is_some_and(|account| tx.value.nonce < account.wallet_nonce)
             }
             Tx::Vote { vote } => self.vote_seqs.get(&vote.by).is_some_and(|last| vote.value.seq <= *last),
+            Tx::Evidence { evidence } => {
+                self.vote_seqs.get(&evidence.by).is_some_and(|last| evidence.value.seq <= *last)
+            }
         }
     }
 
-    /// The next block with `txs`, at time `now` or the first possible after the last one.
-    pub fn next(&mut self, now: Millis, txs: Vec<Tx>) -> Block {
-        let (height, parent) = (self.height + 1, self.tip);
-        Block { height, parent, time: now.max(self.time.plus(1)), root: self.root(), txs }
+    /// The next block with `txs`, at time `now` or the first possible after the last one, proposed by the
+    /// validator `by`, which has heard nothing of those `missing` of late.
+    pub fn next(&mut self, by: NodeId, mut missing: Vec<NodeId>, now: Millis, txs: Vec<Tx>) -> Block {
+        let time = now.max(self.time.plus(1));
+        missing.retain(|key| self.epoch.set.contains(key));
+        missing.sort_unstable();
+        missing.dedup();
+        let header = Header {
+            height: self.height + 1,
+            epoch: self.epoch.number,
+            set: self.epoch.set_hash(),
+            parent: self.tip,
+            time,
+            root: self.root(),
+            by,
+            missing,
+            next: self.next_set(time),
+            txs: Hash::default(),
+        };
+        Block::new(header, txs)
+    }
+
+    /// The validators of the next epoch, if a block at `time` is the last one of this.
+    fn next_set(&self, time: Millis) -> Option<Vec<NodeId>> {
+        (time >= self.epoch.began.plus(self.genesis.epoch_ms)).then(|| self.epoch.next_set(&self.money))
     }
 
     /// Whether `block` is the next one: in place, later, and made by somebody with the same state.
     pub fn follows(&mut self, block: &Block) -> Result<(), Reject> {
         self.in_place(block)?;
-        if block.root == self.root() { Ok(()) } else { Err(Reject::WrongRoot) }
+        let header = &block.header;
+        let set = &self.epoch.set;
+        let sorted = header.missing.is_sorted_by(|a, b| a < b) && header.missing.iter().all(|key| set.contains(key));
+        if header.epoch != self.epoch.number
+            || header.set != self.epoch.set_hash()
+            || !set.contains(&header.by)
+            || !sorted
+        {
+            return Err(Reject::NotCommittee);
+        }
+        if header.next != self.next_set(header.time) {
+            return Err(Reject::WrongShape);
+        }
+        if header.root == self.root() { Ok(()) } else { Err(Reject::WrongRoot) }
     }
 
     fn in_place(&self, block: &Block) -> Result<(), Reject> {
-        if block.height != self.height + 1 || block.parent != self.tip {
-            return Err(if block.height <= self.height { Reject::Stale } else { Reject::Early });
+        let header = &block.header;
+        if header.height != self.height + 1 || header.parent != self.tip {
+            return Err(if header.height <= self.height { Reject::Stale } else { Reject::Early });
         }
-        if block.time <= self.time { Err(Reject::Stale) } else { Ok(()) }
+        if header.time <= self.time { Err(Reject::Stale) } else { Ok(()) }
     }
 
     /// Applies the next block. One that does not follow is refused whole; a transaction that is refused
@@ -198,12 +259,16 @@ impl State {
 
     fn carry_out(&mut self, block: &Block) -> Vec<Happened> {
         let mut happened = Vec::new();
-        (self.height, self.time, self.tip) = (block.height, block.time, block.hash());
-        self.money.advance(block.time);
+        let header = &block.header;
+        (self.height, self.time, self.tip) = (header.height, header.time, header.hash());
+        self.money.advance(header.time);
+        self.epoch.note(&header.by, &header.missing);
+        self.touched.insert(Entry::Epoch);
         for tx in &block.txs {
             let taken = match tx {
                 Tx::Wallet { tx } => self.money.take_checked(tx),
                 Tx::Vote { vote } => self.vote(vote),
+                Tx::Evidence { evidence } => self.convict(evidence).map(|what| happened.push(what)),
                 Tx::Work { tx } => {
                     self.touched.insert(Entry::Signer(tx.by));
                     self.touched.extend(tx.value.tx.run().map(Entry::Run));
@@ -221,6 +286,10 @@ impl State {
             self.note(&event, &mut happened);
             happened.push(Happened::Run(event));
         }
+        if let Some(next) = &header.next {
+            self.turn(next);
+            happened.push(Happened::Epoch(self.epoch.number, next.clone()));
+        }
         happened
     }
 
@@ -234,14 +303,28 @@ impl State {
                     Entry::Signer(by) => self.runs.seqs.get(by).map(Wire::to_bytes),
                     Entry::Votes(run) => self.votes.get(run).map(Wire::to_bytes),
                     Entry::Voter(by) => self.vote_seqs.get(by).map(Wire::to_bytes),
+                    Entry::Epoch => Some(self.epoch.to_bytes()),
                 };
                 (entry.key(), bytes.map(|bytes| Hash::of("talkoo 2026 chain entry v1", &bytes)))
             })
             .collect();
         changes.sort_unstable_by_key(|(key, _)| *key);
         self.entries.update(&changes);
-        let roots = (self.money.root(), self.entries.root());
-        Hash::of("talkoo 2026 state root v1", &(roots, (self.height, self.time)).to_bytes())
+        state_root(&self.money.root(), &self.entries.root(), self.height, self.time)
+    }
+
+    /// Proves what `owner` holds, but for the blocks that certify it.
+    pub fn prove(&mut self, owner: &NodeId) -> AccountProof {
+        self.root();
+        AccountProof {
+            owner: *owner,
+            height: self.height,
+            time: self.time,
+            entries: self.entries.root(),
+            books: self.money.root(),
+            money: self.money.prove(owner),
+            root: RootProof { between: Vec::new(), steps: Vec::new() },
+        }
     }
 
     /// What follows for the books from what happened to a run.
@@ -298,7 +381,7 @@ impl State {
     /// New money for `tokens` of a run: by operations, up to the run's part of what the schedule allows now.
     fn new_money(&self, run: &RunId, tokens: u64) -> Credits {
         // Work that nobody checks is paid by those who asked for it, or on a network of one owner.
-        if self.genesis.validators.len() > 1 {
+        if self.epoch.set.len() > 1 {
             return Credits::ZERO;
         }
         let share = u128::from(self.share_permille(run));
@@ -312,7 +395,7 @@ impl State {
     /// thirds of the validators voted for it.
     pub fn share_permille(&self, run: &RunId) -> u16 {
         let votes = self.votes.get(run).into_iter().flatten();
-        let seats = &self.genesis.validators;
+        let seats = &self.epoch.set;
         let mut shares: Vec<u16> =
             votes.filter(|(by, share)| **share > 0 && seats.contains(by)).map(|(_, share)| *share).collect();
         if 3 * shares.len() <= 2 * seats.len() {
@@ -326,12 +409,7 @@ impl State {
         if vote.value.chain != self.chain {
             return Err(Reject::WrongChain);
         }
-        if !self.genesis.validators.contains(&vote.by) {
-            return Err(Reject::NotCommittee);
-        }
-        if self.vote_seqs.get(&vote.by).is_some_and(|last| vote.value.seq <= *last) {
-            return Err(Reject::Stale);
-        }
+        self.check_voter(&vote.by, vote.value.seq)?;
         if !self.runs.runs.contains_key(&vote.value.run) {
             return Err(Reject::UnknownRun);
         }
@@ -346,6 +424,96 @@ impl State {
         self.touched.extend([Entry::Votes(run), Entry::Voter(vote.by)]);
         Ok(())
     }
+
+    /// Validators speak in a lane of their own.
+    fn check_voter(&self, by: &NodeId, seq: u64) -> Result<(), Reject> {
+        if !self.epoch.set.contains(by) {
+            return Err(Reject::NotCommittee);
+        }
+        if self.vote_seqs.get(by).is_some_and(|last| seq <= *last) { Err(Reject::Stale) } else { Ok(()) }
+    }
+
+    /// Whom the evidence convicts, and whose bond that is.
+    fn check_evidence(&self, evidence: &Signed<Evidence>) -> Result<(NodeId, NodeId), Reject> {
+        if evidence.value.chain != self.chain {
+            return Err(Reject::WrongChain);
+        }
+        self.check_voter(&evidence.by, evidence.value.seq)?;
+        if !evidence.verify(EVIDENCE_DOMAIN) {
+            return Err(Reject::BadSignature);
+        }
+        let Evidence { epoch, votes, .. } = &evidence.value;
+        let set = match self.epoch.number.checked_sub(*epoch) {
+            Some(0) => &self.epoch.set,
+            Some(1) => &self.epoch.before,
+            _ => return Err(Reject::Stale),
+        };
+        let key = accused(&self.chain, *epoch, set, votes)?;
+        // Once for each seat: it goes with its bond.
+        let seat = self.money.seat(&key).filter(|seat| !seat.leaving).ok_or(Reject::Duplicate)?;
+        Ok((key, seat.owner))
+    }
+
+    fn convict(&mut self, evidence: &Signed<Evidence>) -> Result<Happened, Reject> {
+        let (key, owner) = self.check_evidence(evidence)?;
+        self.vote_seqs.insert(evidence.by, evidence.value.seq);
+        self.touched.insert(Entry::Voter(evidence.by));
+        let prover = self.money.seat(&evidence.by).map(|seat| seat.owner);
+        let bond = self.money.params().seat_bond;
+        self.money.drop_seat(&key);
+        Ok(Happened::Slashed(key, self.money.slash(&owner, bond, None, prover.as_ref())))
+    }
+
+    /// An epoch ends: seats that were given up or not kept are out, as far as the set can do without them.
+    fn turn(&mut self, next: &[NodeId]) {
+        let absent = self.epoch.absent();
+        self.epoch.turn(next.to_vec(), self.time);
+        let seats = self.money.seats().filter(|(key, seat)| seat.leaving || absent.contains(*key));
+        let out: Vec<NodeId> = seats.map(|(key, _)| *key).filter(|key| !next.contains(key)).collect();
+        for key in out {
+            self.money.free_seat(&key);
+        }
+    }
+
+    pub(crate) fn encode_snapshot(&self, out: &mut Vec<u8>) {
+        ((self.height, self.time), self.tip).encode(out);
+        (self.runs.runs.clone(), self.runs.seqs.clone()).encode(out);
+        self.money.encode(out);
+        self.epoch.encode(out);
+        (self.votes.clone(), self.vote_seqs.clone()).encode(out);
+    }
+
+    /// A state from bytes, as yet believed by nobody: compare its [`root`](Self::root).
+    pub fn from_snapshot(genesis: &Genesis, bytes: &[u8]) -> Result<Self, Reject> {
+        let mut input = Reader::new(bytes);
+        let decoded = Self::decode_snapshot(genesis, &mut input);
+        let state = decoded.and_then(|state| input.end().map(|()| state));
+        let state = state.map_err(|_| Reject::Malformed)?;
+        let params = ledger::Params { chain: state.chain, ..genesis.money.clone() };
+        if *state.money.params() == params { Ok(state) } else { Err(Reject::WrongChain) }
+    }
+
+    fn decode_snapshot(genesis: &Genesis, input: &mut Reader<'_>) -> Result<Self, WireError> {
+        let mut state = Self::new(genesis);
+        ((state.height, state.time), state.tip) = Wire::decode(input)?;
+        (state.runs.height, state.runs.time) = (state.height, state.time);
+        (state.runs.runs, state.runs.seqs) = Wire::decode(input)?;
+        state.money = Wire::decode(input)?;
+        state.epoch = Wire::decode(input)?;
+        (state.votes, state.vote_seqs) = Wire::decode(input)?;
+        let flops = |run: &swarm::Run| reference_flops(&run.spec.config, run.spec.seq_len).unwrap_or(0);
+        state.flops = state.runs.runs.iter().map(|(id, run)| (*id, flops(run))).collect();
+        state.touched.extend(state.runs.runs.keys().map(|run| Entry::Run(*run)));
+        state.touched.extend(state.runs.seqs.keys().map(|by| Entry::Signer(*by)));
+        state.touched.extend(state.votes.keys().map(|run| Entry::Votes(*run)));
+        state.touched.extend(state.vote_seqs.keys().map(|by| Entry::Voter(*by)));
+        Ok(state)
+    }
+
+    /// What block this state is behind, by the word of the next one.
+    pub(crate) fn stand_behind(&mut self, tip: Hash) {
+        self.tip = tip;
+    }
 }
 
 impl Entry {
@@ -355,6 +523,7 @@ impl Entry {
             Self::Signer(by) => (1, by.0),
             Self::Votes(run) => (2, run.0),
             Self::Voter(by) => (3, by.0),
+            Self::Epoch => (4, [0; 32]),
         };
         Hash::of("talkoo 2026 chain entry key v1", &[&[kind], id.as_slice()].concat())
     }

@@ -32,6 +32,10 @@ pub enum Packet {
     Ask(Hash),
     /// An encoded transaction.
     Tx(Vec<u8>),
+    /// Asks what ended an epoch.
+    End(u64),
+    /// A certificate: that a block is final.
+    Final(Vec<u8>),
 }
 
 /// The engine's channels.
@@ -71,6 +75,14 @@ impl Wire for Packet {
                 out.push(5);
                 bytes.encode(out);
             }
+            Self::End(epoch) => {
+                out.push(6);
+                epoch.encode(out);
+            }
+            Self::Final(bytes) => {
+                out.push(7);
+                bytes.encode(out);
+            }
         }
     }
     fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
@@ -81,6 +93,8 @@ impl Wire for Packet {
             3 => return Ok(Self::Block(input.bytes(crate::block::BLOCK_BYTES_MAX)?.to_vec())),
             4 => return Ok(Self::Ask(Wire::decode(input)?)),
             5 => return Ok(Self::Tx(input.bytes(crate::block::TX_BYTES_MAX)?.to_vec())),
+            6 => return Ok(Self::End(Wire::decode(input)?)),
+            7 => return Ok(Self::Final(input.bytes(crate::certificate::CERTIFICATE_MAX)?.to_vec())),
             _ => return Err(WireError::Invalid("kind of packet")),
         };
         let epoch = <u64 as Wire>::decode(input)?;
@@ -176,7 +190,7 @@ impl Receiver for Incoming {
 pub(crate) struct Inlet {
     epoch: u64,
     channels: [mpsc::Sender<(PublicKey, IoBuf)>; 3],
-    pub(crate) blocked: Blocked,
+    blocked: Blocked,
 }
 
 impl Inlet {
@@ -189,7 +203,12 @@ impl Inlet {
 }
 
 /// Both ends of the engine's channels.
-pub(crate) fn wires(peers: Vec<PublicKey>, epoch: u64, out: &Outgoing) -> ([(Sender, Incoming); 3], Inlet) {
+pub(crate) fn wires(
+    peers: Vec<PublicKey>,
+    epoch: u64,
+    out: &Outgoing,
+    blocked: Blocked,
+) -> ([(Sender, Incoming); 3], Inlet) {
     let peers: Arc<[PublicKey]> = peers.into();
     let made = [Channel::Votes, Channel::Certificates, Channel::Questions].map(|channel| {
         let (inlet, messages) = mpsc::channel(QUEUE);
@@ -197,7 +216,7 @@ pub(crate) fn wires(peers: Vec<PublicKey>, epoch: u64, out: &Outgoing) -> ([(Sen
         ((sender, Incoming { messages, _open: inlet.clone() }), inlet)
     });
     let channels = made.each_ref().map(|(_, inlet)| inlet.clone());
-    (made.map(|(ends, _)| ends), Inlet { epoch, channels, blocked: Blocked::default() })
+    (made.map(|(ends, _)| ends), Inlet { epoch, channels, blocked })
 }
 
 /// Peers that sent what no honest one sends; for as long as this process lives.

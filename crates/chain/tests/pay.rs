@@ -1,7 +1,7 @@
 //! Money follows work: simulated runs with faults and liars, their logs applied to the replicated state.
 
 use base::{Hash, Keypair, Millis, NodeId, Signed};
-use chain::{Block, Genesis, Happened, State, Tx, VOTE_DOMAIN, Vote, reference_flops};
+use chain::{Block, Founder, Genesis, Happened, State, Tx, VOTE_DOMAIN, Vote, reference_flops};
 use ledger::{Credits, Issuance, Params, Purse};
 use sim::{Scenario, logged};
 use std::collections::BTreeMap;
@@ -19,10 +19,13 @@ fn genesis(seats: u8) -> Genesis {
     Genesis {
         name: "test".into(),
         time: Millis(0),
-        validators: (0..seats).map(|i| key(i).id()).collect(),
-        opening: vec![(key(9).id(), Credits::whole(100))],
+        validators: (0..seats).map(|i| Founder { key: key(i).id(), owner: key(8).id(), node: key(8).id() }).collect(),
+        opening: vec![(key(9).id(), Credits::whole(100)), (key(8).id(), Credits::whole(1_000))],
         money: Params { issuance, locked_units: 3, ..Params::default() },
         per_pflop: Credits::whole(1_000_000_000),
+        epoch_ms: 20_000,
+        work_bits: 0,
+        recovers: None,
     }
 }
 
@@ -37,7 +40,8 @@ fn chain_of(genesis: &Genesis, blocks: &[swarm::Block]) -> (State, Vec<Vec<Happe
         if let Some(run) = run.filter(|_| i == 1) {
             txs.splice(0..0, money(genesis, run));
         }
-        let block = state.next(block.time, txs);
+        let by = state.validators()[i % state.validators().len()];
+        let block = state.next(by, Vec::new(), block.time, txs);
         let mut again = state.clone();
         let happened = state.apply(&block).expect("it follows");
         assert_eq!(again.apply(&block).as_ref(), Ok(&happened));
@@ -84,7 +88,7 @@ fn members_are_paid_by_tokens_whatever_befalls_the_run() {
     let mut issued = 0;
     for seed in 0..SCHEDULES {
         // A run that ends, so that its budget is spent.
-        let scenario = Scenario { tokens_rounds: 5, rounds: 5, ..Scenario::random(seed) };
+        let scenario = Scenario { tokens_rounds: 5, rounds: 5, chain: genesis.chain(), ..Scenario::random(seed) };
         let Ok((_, blocks)) = logged(&scenario) else { panic!("seed {seed}: the schedule itself fails") };
         let (state, done) = chain_of(&genesis, &blocks);
         let Some((id, run)) = state.runs().runs.iter().next() else { panic!("seed {seed}: no run") };
@@ -138,8 +142,11 @@ fn proportional(seed: u64, closed: &swarm::Closed, happened: &[Happened], id: Ha
 
 #[test]
 fn work_that_nobody_checks_is_paid_with_new_money_by_one_owner_only() {
-    let (_, blocks) = logged(&Scenario { tokens_rounds: 5, rounds: 5, ..Scenario::calm(1, 5) }).expect("calm");
-    let paid = |seats| account(&chain_of(&genesis(seats), &blocks).1);
+    let paid = |seats| {
+        let genesis = genesis(seats);
+        let scenario = Scenario { tokens_rounds: 5, rounds: 5, chain: genesis.chain(), ..Scenario::calm(1, 5) };
+        account(&chain_of(&genesis, &logged(&scenario).expect("calm").1).1)
+    };
     let (one, four) = (paid(1), paid(4));
     assert_eq!(one.issued.len(), 5, "five members of an admitted run");
     assert!(four.issued.is_empty() && four.pot.len() == 5, "a network of four labels such work unaudited");
@@ -147,11 +154,13 @@ fn work_that_nobody_checks_is_paid_with_new_money_by_one_owner_only() {
 
 #[test]
 fn a_run_that_nobody_admitted_earns_no_new_money() {
-    let (_, blocks) = logged(&Scenario { tokens_rounds: 5, rounds: 5, ..Scenario::calm(2, 5) }).expect("calm");
-    let mut state = State::new(&genesis(1));
+    let genesis = genesis(1);
+    let scenario = Scenario { tokens_rounds: 5, rounds: 5, chain: genesis.chain(), ..Scenario::calm(2, 5) };
+    let (_, blocks) = logged(&scenario).expect("calm");
+    let mut state = State::new(&genesis);
     for block in &blocks {
         let txs = block.txs.iter().map(|tx| Tx::Work { tx: tx.clone() }).collect();
-        let block: Block = state.next(block.time, txs);
+        let block: Block = state.next(key(0).id(), Vec::new(), block.time, txs);
         let happened = state.apply(&block).expect("it follows");
         assert!(!happened.iter().any(|h| matches!(h, Happened::Paid { .. })));
     }
@@ -162,19 +171,20 @@ fn a_run_that_nobody_admitted_earns_no_new_money() {
 fn a_block_with_a_forged_signature_is_no_block() {
     let genesis = genesis(1);
     let mut state = State::new(&genesis);
-    let tx = ledger::Tx::Transfer { to: key(8).id(), amount: Credits::whole(1) };
+    let tx = ledger::Tx::Transfer { to: key(7).id(), amount: Credits::whole(1) };
     let good = Signed::new(ledger::DOMAIN, &key(9), ledger::Envelope { chain: genesis.chain(), nonce: 0, tx });
     let mut forged = good.clone();
     forged.signature.0[5] ^= 1;
     let before = state.root();
-    let block = state.next(Millis(10), vec![Tx::Wallet { tx: forged }]);
+    let block = state.next(key(0).id(), Vec::new(), Millis(10), vec![Tx::Wallet { tx: forged }]);
     assert_eq!(state.apply(&block), Err(base::Reject::BadSignature));
     assert_eq!((state.root(), state.height()), (before, 0), "nothing changed");
     // What is signed and cannot be done is refused alone: the block stands.
     let again = good.clone();
-    let block = state.next(Millis(10), vec![Tx::Wallet { tx: good }, Tx::Wallet { tx: again }]);
+    let block =
+        state.next(key(0).id(), Vec::new(), Millis(10), vec![Tx::Wallet { tx: good }, Tx::Wallet { tx: again }]);
     let happened = state.apply(&block).expect("it follows");
     assert_eq!(happened.len(), 1, "{happened:?}");
     assert!(matches!(happened[0], Happened::Refused(_, base::Reject::Stale)));
-    assert_eq!(state.money().account(&key(8).id()).map(|account| account.balance), Some(Credits::whole(1)));
+    assert_eq!(state.money().account(&key(7).id()).map(|account| account.balance), Some(Credits::whole(1)));
 }

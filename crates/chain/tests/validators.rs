@@ -1,59 +1,20 @@
 //! Real engines in one process: one validator and four, with a dead one, with two, with a restart.
 
-use base::{Hash, Keypair, Millis, NodeId, Reject, Signed, Wire};
-use chain::{Answer, Block, Connections, Disk, Genesis, Orderer, Packet, Timing, Tx, Validator, ValidatorConfig};
-use ledger::{Credits, Issuance, Params};
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use base::{Hash, Keypair, Millis, Reject, Signed, Wire};
+use chain::local::Local;
+use chain::{Answer, Block, Genesis, Keeper, Orderer, Turn, Tx};
+use ledger::Credits;
 use std::time::Duration;
-use tokio::sync::mpsc;
 
 /// Nothing here takes longer, whatever the machine does.
 const DEADLINE: Duration = Duration::from_secs(60);
 /// Long enough for a few blocks where any can be made.
 const QUIET: Duration = Duration::from_secs(4);
 
-/// A disk that outlives its validator.
-#[derive(Default)]
-struct Memory {
-    kept: Mutex<BTreeMap<Hash, Vec<u8>>>,
-    finals: Mutex<BTreeMap<u64, Vec<u8>>>,
-}
-
-impl Disk for Memory {
-    fn keep(&self, hash: &Hash, block: &[u8]) -> std::io::Result<()> {
-        self.kept.lock().expect("whole").insert(*hash, block.to_vec());
-        Ok(())
-    }
-    fn kept(&self) -> std::io::Result<Vec<Vec<u8>>> {
-        Ok(self.kept.lock().expect("whole").values().cloned().collect())
-    }
-    fn finish(&self, blocks: &[Block], certificate: &[u8]) -> std::io::Result<()> {
-        assert!(!certificate.is_empty());
-        let mut finals = self.finals.lock().expect("whole");
-        for block in blocks {
-            let before = finals.insert(block.height, block.to_bytes());
-            assert!(before.is_none(), "a final block is written once");
-        }
-        Ok(())
-    }
-    fn block(&self, height: u64) -> std::io::Result<Option<Vec<u8>>> {
-        Ok(self.finals.lock().expect("whole").get(&height).cloned())
-    }
-}
-
-type Inlets = Arc<Mutex<BTreeMap<NodeId, mpsc::Sender<(NodeId, Packet)>>>>;
-
 struct Network {
-    stage: tempfile::TempDir,
+    _stage: tempfile::TempDir,
+    local: Local,
     genesis: Genesis,
-    disks: Vec<Arc<Memory>>,
-    inlets: Inlets,
-}
-
-fn seat(i: usize) -> Keypair {
-    Keypair::from_secret([100 + i as u8; 32])
 }
 
 fn user(i: usize) -> Keypair {
@@ -62,69 +23,40 @@ fn user(i: usize) -> Keypair {
 
 impl Network {
     fn new(n: usize) -> Self {
-        let issuance = Issuance { per_hour: Credits::whole(1_000), era_hours: 1_000 };
-        let genesis = Genesis {
-            name: "test".into(),
-            time: Millis(1),
-            validators: (0..n).map(|i| seat(i).id()).collect(),
-            opening: (0..4).map(|i| (user(i).id(), Credits::whole(100))).collect(),
-            money: Params { issuance, locked_units: 0, ..Params::default() },
-            per_pflop: Credits::whole(1),
-        };
-        let disks = (0..n).map(|_| Arc::default()).collect();
-        Self { stage: tempfile::tempdir().expect("a folder"), genesis, disks, inlets: Inlets::default() }
+        Self::with_epochs(n, 3_600_000)
     }
 
-    fn journal(&self, i: usize) -> PathBuf {
-        self.stage.path().join(format!("journal-{i}"))
+    fn with_epochs(n: usize, epoch_ms: u64) -> Self {
+        let stage = tempfile::tempdir().expect("a folder");
+        let opening = (0..4).map(|i| (user(i).id(), Credits::whole(100))).collect();
+        let local = Local::new(n, stage.path().to_owned(), opening, epoch_ms);
+        Self { _stage: stage, genesis: local.genesis.clone(), local }
     }
 
-    fn start(&self, i: usize) -> Validator {
-        let (out, mut outgoing) = mpsc::unbounded_channel::<(Vec<NodeId>, Packet)>();
-        let (inlet, incoming) = mpsc::channel(4096);
-        let me = seat(i).id();
-        self.inlets.lock().expect("whole").insert(me, inlet);
-        let inlets = self.inlets.clone();
-        tokio::spawn(async move {
-            while let Some((to, packet)) = outgoing.recv().await {
-                // What a peer sends goes through its encoding.
-                let packet = Packet::from_bytes(&packet.to_bytes()).expect("canonical");
-                for id in to {
-                    let inlet = inlets.lock().expect("whole").get(&id).cloned();
-                    if let Some(inlet) = inlet {
-                        let _ = inlet.send((me, packet.clone())).await;
-                    }
-                }
-            }
-        });
-        let config = ValidatorConfig {
-            genesis: self.genesis.clone(),
-            key: seat(i),
-            journal: self.journal(i),
-            disk: self.disks[i].clone(),
-            timing: Timing::of(self.disks.len()),
-        };
-        Validator::start(config, Connections { out, incoming }).expect("a validator starts")
+    fn start(&self, i: usize) -> Keeper {
+        self.local.start(i).expect("a validator starts")
     }
 
-    fn stop(&self, i: usize, validator: Validator) {
-        self.inlets.lock().expect("whole").remove(&seat(i).id());
-        drop(validator);
+    async fn stop(&self, i: usize, keeper: Keeper) {
+        self.local.stop(i, keeper).await;
     }
 
     fn transfer(&self, from: usize, nonce: u64, to: usize, amount: u64) -> Vec<u8> {
-        let tx = ledger::Tx::Transfer { to: user(to).id(), amount: Credits(amount) };
+        self.say(&user(from), nonce, ledger::Tx::Transfer { to: user(to).id(), amount: Credits(amount) })
+    }
+
+    fn say(&self, by: &Keypair, nonce: u64, tx: ledger::Tx) -> Vec<u8> {
         let envelope = ledger::Envelope { chain: self.genesis.chain(), nonce, tx };
-        Tx::Wallet { tx: Signed::new(ledger::DOMAIN, &user(from), envelope) }.to_bytes()
+        Tx::Wallet { tx: Signed::new(ledger::DOMAIN, by, envelope) }.to_bytes()
     }
 }
 
-fn balance(validator: &Validator, i: usize) -> u64 {
+fn balance(validator: &Keeper, i: usize) -> u64 {
     validator.look(|orderer| orderer.state().money().account(&user(i).id()).map_or(0, |account| account.balance.0))
 }
 
 /// Waits until the validator's state shows `what`.
-async fn until(validator: &Validator, what: &str, done: impl Fn(&Validator) -> bool) {
+async fn until(validator: &Keeper, what: &str, done: impl Fn(&Keeper) -> bool) {
     let mut height = validator.height();
     let waiting = async {
         while !done(validator) {
@@ -136,7 +68,7 @@ async fn until(validator: &Validator, what: &str, done: impl Fn(&Validator) -> b
 }
 
 /// Whether a block becomes final within a while.
-async fn goes_on(validator: &Validator) -> bool {
+async fn goes_on(validator: &Keeper) -> bool {
     let mut height = validator.height();
     height.borrow_and_update();
     tokio::time::timeout(QUIET, height.changed()).await.is_ok()
@@ -157,7 +89,7 @@ async fn one_validator_orders_and_goes_on_after_a_restart() {
     assert_eq!(validator.submit(&network.transfer(2, 0, 1, 200_000_000)), Err(Reject::Insufficient));
     assert_eq!(validator.submit(&[1, 2, 3]), Err(Reject::Malformed));
     let before = validator.look(|orderer| (orderer.state().height(), orderer.state().tip()));
-    network.stop(0, validator);
+    network.stop(0, validator).await;
 
     let validator = network.start(0);
     assert_eq!(validator.look(|orderer| (orderer.state().height(), orderer.state().tip())), before);
@@ -170,21 +102,21 @@ async fn one_validator_orders_and_goes_on_after_a_restart() {
 #[tokio::test(flavor = "multi_thread")]
 async fn four_validators_go_on_without_one_stop_without_two_and_come_back() {
     let network = Network::new(4);
-    let mut validators: Vec<Option<Validator>> = (0..4).map(|i| Some(network.start(i))).collect();
-    let submit = |v: &Option<Validator>, nonce| {
+    let mut validators: Vec<Option<Keeper>> = (0..4).map(|i| Some(network.start(i))).collect();
+    let submit = |v: &Option<Keeper>, nonce| {
         v.as_ref().expect("it runs").submit(&network.transfer(0, nonce, 1, 1_000_000)).expect("taken");
     };
     submit(&validators[2], 0);
     for validator in validators.iter().flatten() {
         until(validator, "the first transfer everywhere", |v| balance(v, 1) == 101_000_000).await;
     }
-    let root = |v: &Validator| v.look(|o| (o.state().height(), o.state().tip()));
-    network.stop(3, validators[3].take().expect("it ran"));
+    let root = |v: &Keeper| v.look(|o| (o.state().height(), o.state().tip()));
+    network.stop(3, validators[3].take().expect("it ran")).await;
     submit(&validators[1], 1);
     for validator in validators.iter().flatten() {
         until(validator, "a transfer with one dead", |v| balance(v, 1) == 102_000_000).await;
     }
-    network.stop(2, validators[2].take().expect("it ran"));
+    network.stop(2, validators[2].take().expect("it ran")).await;
     submit(&validators[0], 2);
     assert!(!goes_on(validators[0].as_ref().expect("it runs")).await, "two of four do not decide");
 
@@ -194,9 +126,70 @@ async fn four_validators_go_on_without_one_stop_without_two_and_come_back() {
     }
     let heights: Vec<(u64, Hash)> = validators.iter().flatten().map(root).collect();
     let low = heights.iter().map(|(height, _)| *height).min().expect("three");
-    let blocks: Vec<_> = [0, 1, 3].map(|i| network.disks[i].block(low).expect("read")).into_iter().collect();
+    let blocks: Vec<_> = [0, 1, 3].map(|i| network.local.disks[i].block(low).expect("read")).into_iter().collect();
     assert!(blocks.iter().all(|block| *block == blocks[0]), "one chain");
     assert!(validators.iter().flatten().all(|v| v.blocked().is_empty()), "nobody honest is blocked");
+}
+
+/// A fifth validator bonds and takes a seat; it votes from the next epoch on. One that is silent loses its
+/// seat; one that gives its own up is out, and its bond is free.
+#[tokio::test(flavor = "multi_thread")]
+async fn seats_come_and_go_at_the_ends_of_epochs() {
+    let mut network = Network::with_epochs(4, 8_000);
+    let fifth = network.local.add();
+    let mut keepers: Vec<Option<Keeper>> = (0..4).map(|i| Some(network.start(i))).collect();
+    let first = |keepers: &[Option<Keeper>]| keepers[0].as_ref().expect("it runs").height();
+    let wallet = Local::key(fifth);
+    let at = |keepers: &[Option<Keeper>], bytes: &[u8]| keepers[0].as_ref().expect("it runs").submit(bytes);
+    at(&keepers, &network.say(&user(0), 0, ledger::Tx::Transfer { to: wallet.id(), amount: Credits::whole(99) }))
+        .expect("taken");
+    at(&keepers, &network.say(&user(1), 0, ledger::Tx::Transfer { to: wallet.id(), amount: Credits::whole(99) }))
+        .expect("taken");
+    let zero = keepers[0].as_ref().expect("it runs");
+    let owns = |v: &Keeper, of: &Keypair| v.look(|o| o.state().money().account(&of.id()).map_or(0, |a| a.balance.0));
+    until(zero, "the wallet's credits", |v| owns(v, &wallet) == Credits::whole(198).0).await;
+    let claim = ledger::SeatClaim { chain: network.genesis.chain(), owner: wallet.id(), node: wallet.id() };
+    let claim = Signed::new(ledger::SEAT_DOMAIN, &wallet, claim);
+    at(&keepers, &network.say(&wallet, 0, ledger::Tx::Bond { amount: Credits::whole(150) })).expect("taken");
+    until(zero, "the bond", |v| v.look(|o| o.state().money().account(&wallet.id()).is_some_and(|a| a.bond.0 > 0)))
+        .await;
+    at(&keepers, &network.say(&wallet, 1, ledger::Tx::Seat { claim })).expect("taken");
+    until(zero, "the next epoch", |v| v.look(|o| o.state().epoch().number == 1)).await;
+    assert_eq!(zero.look(|o| o.state().validators().len()), 5);
+
+    // The newcomer follows until it votes itself.
+    let newcomer = network.start(fifth);
+    let mut heights = first(&keepers);
+    while !newcomer.validates() {
+        network.local.follow(0, &newcomer).await.expect("certified");
+        if !newcomer.validates() {
+            heights.changed().await.expect("it runs");
+        }
+    }
+    keepers.push(Some(newcomer));
+    // With the fifth in the set one of the others may be silent, and is dropped for it.
+    network.stop(3, keepers[3].take().expect("it ran")).await;
+    let zero = keepers[0].as_ref().expect("it runs");
+    let gone = Local::key(3).id();
+    let mut nonce = 0;
+    let mut heights = zero.height();
+    while zero.look(|o| o.state().validators().contains(&gone)) {
+        zero.submit(&network.transfer(2, nonce, 1, 1_000)).expect("taken");
+        nonce += 1;
+        tokio::time::timeout(DEADLINE, heights.changed()).await.expect("in time").expect("it runs");
+    }
+    assert_eq!(zero.look(|o| o.state().validators().len()), 4);
+    assert!(zero.look(|o| o.state().money().seat(&gone).is_none()), "its seat is free");
+    let newcomer = keepers[4].as_ref().expect("it runs");
+    let height = *zero.height().borrow();
+    until(newcomer, "the newest block at the newcomer's", |v| *v.height().borrow() >= height).await;
+    let (ours, theirs) = (network.local.disks[0].block(height), network.local.disks[fifth].block(height));
+    assert_eq!(ours.expect("read"), theirs.expect("read"), "one chain");
+    for keeper in keepers.iter().flatten() {
+        assert!(keeper.blocked().is_empty(), "nobody honest is blocked");
+        let (supply, held) = keeper.look(|o| (o.state().money().supply(), o.state().money().held()));
+        assert_eq!(u128::from(supply.0), held);
+    }
 }
 
 /// What is not valid for everybody is answered with a reason, and changes nothing.
@@ -205,31 +198,42 @@ fn an_orderer_refuses_wrong_blocks_by_name() {
     let network = Network::new(4);
     let mut orderer = Orderer::new(&network.genesis);
     let genesis = orderer.state().tip();
-    let now = Millis(1_000_000);
+    let now = network.genesis.time.plus(1_000_000);
+    let leader = Local::key(0).id();
+    let turn = Turn { epoch: 0, leader, missing: Vec::new() };
     let tx = |nonce| Tx::from_bytes(&network.transfer(0, nonce, 1, 1_000)).expect("a transaction");
     orderer.submit(tx(0)).expect("taken");
     orderer.submit(tx(0)).expect("taken again without effect");
-    let good = orderer.propose(&genesis, now).expect("known").expect("something is due");
+    let good = orderer.propose(&turn, &genesis, now).expect("known").expect("something is due");
     assert_eq!(good.txs.len(), 1);
     let missing = good.hash();
-    assert_eq!(orderer.verify(&genesis, &missing, now), Answer::Missing(missing));
+    assert_eq!(orderer.verify(&turn, &genesis, &missing, now), Answer::Missing(missing));
     let hash = orderer.body(good.clone());
-    assert_eq!(orderer.verify(&genesis, &hash, now), Answer::Valid);
+    assert_eq!(orderer.verify(&turn, &genesis, &hash, now), Answer::Valid);
     // The same transaction is not taken twice into one line of blocks.
-    let next = orderer.propose(&hash, now.plus(6_000)).expect("known").expect("the heartbeat is due");
+    let next = orderer.propose(&turn, &hash, now.plus(6_000)).expect("known").expect("the heartbeat is due");
     assert!(next.txs.is_empty());
     let mut wrong = |change: &dyn Fn(&mut Block)| {
         let mut block = good.clone();
         change(&mut block);
         let hash = orderer.body(block);
-        orderer.verify(&genesis, &hash, now)
+        orderer.verify(&turn, &genesis, &hash, now)
     };
-    assert_eq!(wrong(&|b| b.root = Hash::default()), Answer::Invalid(Reject::WrongRoot));
-    assert_eq!(wrong(&|b| b.parent = Hash::default()), Answer::Invalid(Reject::Malformed));
-    assert_eq!(wrong(&|b| b.time = Millis(1)), Answer::Invalid(Reject::Stale));
-    assert_eq!(wrong(&|b| b.height = 2), Answer::Invalid(Reject::Early));
+    assert_eq!(wrong(&|b| b.header.root = Hash::default()), Answer::Invalid(Reject::WrongRoot));
+    assert_eq!(wrong(&|b| b.header.parent = Hash::default()), Answer::Invalid(Reject::Malformed));
+    assert_eq!(wrong(&|b| b.header.time = Millis(1)), Answer::Invalid(Reject::Stale));
+    assert_eq!(wrong(&|b| b.header.height = 2), Answer::Invalid(Reject::Early));
+    assert_eq!(wrong(&|b| b.header.by = user(0).id()), Answer::Invalid(Reject::NotCommittee), "not its turn");
+    assert_eq!(wrong(&|b| b.header.epoch = 1), Answer::Invalid(Reject::NotCommittee));
+    assert_eq!(wrong(&|b| b.header.set = Hash::default()), Answer::Invalid(Reject::NotCommittee));
+    assert_eq!(wrong(&|b| b.header.missing = vec![user(0).id()]), Answer::Invalid(Reject::NotCommittee));
+    assert_eq!(wrong(&|b| b.header.next = Some(Vec::new())), Answer::Invalid(Reject::WrongShape), "no epoch ends");
     let late = now.plus(5_000);
-    assert_eq!(wrong(&|b| b.time = late), Answer::Later(Millis(late.0 - 1_000)), "the proposer's clock is ahead");
+    assert_eq!(
+        wrong(&|b| b.header.time = late),
+        Answer::Later(Millis(late.0 - 1_000)),
+        "the proposer's clock is ahead"
+    );
     assert_eq!(orderer.state().height(), 0);
     // After a fork the other branch becomes final all the same.
     let hash = orderer.body(good.clone());

@@ -2,16 +2,15 @@
 
 use crate::{Bar, Book};
 use anyhow::{Context, Result};
-use base::{Keypair, NodeId, Signed, Wire};
-use chain::{Connections, Disk, Genesis, Packet, Timing, Tx, Validator, ValidatorConfig};
-use ledger::{Credits, Params};
-use std::collections::BTreeMap;
+use base::{Keypair, Signed, Wire};
+use chain::local::Local;
+use chain::{Genesis, Keeper, Tx};
+use ledger::Credits;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
 
-const VALIDATORS: u8 = 4;
+const VALIDATORS: usize = 4;
 /// Transfers one after the other.
 const SINGLE: usize = 200;
 /// Senders of the load, one transfer each.
@@ -45,11 +44,8 @@ pub(crate) fn measure(book: &mut Book) -> Result<()> {
 
 struct Network {
     genesis: Genesis,
-    validators: Vec<Option<Validator>>,
-}
-
-fn seat(i: u8) -> Keypair {
-    Keypair::from_secret([100 + i; 32])
+    _local: Local,
+    validators: Vec<Option<Keeper>>,
 }
 
 fn sender(i: usize) -> Keypair {
@@ -61,41 +57,12 @@ fn sender(i: usize) -> Keypair {
 impl Network {
     fn start(stage: &Path) -> Result<Self> {
         let opening = (0..=2 * SENDERS).map(|i| (sender(i).id(), Credits::whole(100))).collect();
-        let genesis = Genesis {
-            name: "figures".into(),
-            time: chain::clock(),
-            validators: (0..VALIDATORS).map(|i| seat(i).id()).collect(),
-            opening,
-            money: Params::default(),
-            per_pflop: Credits::whole(1),
-        };
-        type Inlets = Arc<Mutex<BTreeMap<NodeId, mpsc::Sender<(NodeId, Packet)>>>>;
-        let inlets = Inlets::default();
-        let mut validators = Vec::new();
-        for i in 0..VALIDATORS {
-            let (out, mut outgoing) = mpsc::unbounded_channel::<(Vec<NodeId>, Packet)>();
-            let (inlet, incoming) = mpsc::channel(1 << 16);
-            let me = seat(i).id();
-            inlets.lock().expect("whole").insert(me, inlet);
-            let others = inlets.clone();
-            tokio::spawn(async move {
-                while let Some((to, packet)) = outgoing.recv().await {
-                    let bytes = packet.to_bytes();
-                    for id in to {
-                        let inlet = others.lock().expect("whole").get(&id).cloned();
-                        if let (Some(inlet), Ok(packet)) = (inlet, Packet::from_bytes(&bytes)) {
-                            let _ = inlet.try_send((me, packet));
-                        }
-                    }
-                }
-            });
-            let disk: Arc<dyn Disk> = Arc::new(node::Store::open(&stage.join(format!("store-{i}")))?);
-            let journal = stage.join(format!("journal-{i}"));
-            let timing = Timing::of(usize::from(VALIDATORS));
-            let config = ValidatorConfig { genesis: genesis.clone(), key: seat(i), journal, disk, timing };
-            validators.push(Some(Validator::start(config, Connections { out, incoming })?));
+        let mut local = Local::new(VALIDATORS, stage.to_owned(), opening, 3_600_000);
+        for (i, disk) in local.disks.iter_mut().enumerate() {
+            *disk = Arc::new(node::ChainStore::open(&stage.join(format!("store-{i}")))?);
         }
-        Ok(Self { genesis, validators })
+        let validators = (0..VALIDATORS).map(|i| local.start(i).map(Some)).collect::<Result<_, _>>()?;
+        Ok(Self { genesis: local.genesis.clone(), _local: local, validators })
     }
 
     fn transfer(&self, from: usize, nonce: u64) -> Vec<u8> {
@@ -104,7 +71,7 @@ impl Network {
         Tx::Wallet { tx: Signed::new(ledger::DOMAIN, &sender(from), envelope) }.to_bytes()
     }
 
-    fn at(&self, i: usize) -> &Validator {
+    fn at(&self, i: usize) -> &Keeper {
         self.validators[i].as_ref().expect("it runs")
     }
 
@@ -138,7 +105,7 @@ impl Network {
         let txs: Vec<Vec<u8>> = (1..=SENDERS).map(|i| self.transfer(i, 0)).collect();
         let begun = Instant::now();
         for (i, tx) in txs.iter().enumerate() {
-            self.at(i % usize::from(VALIDATORS)).submit(tx)?;
+            self.at(i % VALIDATORS).submit(tx)?;
             // Whoever submits leaves the engines their turn.
             if i % 64 == 0 {
                 tokio::task::yield_now().await;

@@ -98,7 +98,7 @@ async fn four_peers(book: &mut Book) -> Result<()> {
         node.close().await?;
     }
     drop(nodes);
-    let blocks = node::Store::open(&dir.path().join("1"))?.blocks()?;
+    let blocks = node::Store::open(&dir.path().join("1"))?.blocks(&ticket.chain)?;
     let how = "real nodes: from the round that was open when a newcomer had the weights to that of its first unit, the longest";
     book.add("quick", "swarm.join.rounds", (join_rounds(&blocks) as f64, "rounds"), Bar::Most(2.0), "same", how);
     let rounds = run.version as f64;
@@ -111,7 +111,8 @@ async fn four_peers(book: &mut Book) -> Result<()> {
 
 /// The most rounds between a member's `Ready` and the round of its first unit, from the log.
 fn join_rounds(blocks: &[swarm::Block]) -> u64 {
-    let mut state = swarm::State::default();
+    let chain = blocks.iter().flat_map(|block| &block.txs).map(|tx| tx.value.chain).next().unwrap_or_default();
+    let mut state = swarm::State::new(chain, 0);
     let (mut ready, mut longest) = (BTreeMap::new(), 0);
     for block in blocks {
         if state.apply(block).is_err() {

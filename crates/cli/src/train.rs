@@ -250,7 +250,10 @@ fn replay(common: &Common, id: Option<&str>) -> Result<()> {
     let dir = common.dir();
     let run = find_on_disk(&dir, id)?;
     let saved = node::saved(&dir, &run)?;
-    let blocks = node::Store::open(&dir)?.blocks()?;
+    let store = node::Store::open(&dir)?;
+    let chain = store.chain_of(&run)?.context("this folder does not know the chain of the run")?;
+    let blocks = store.blocks(&chain)?;
+    drop(store);
     let scratch = dir.join("replay");
     let _ = std::fs::remove_dir_all(&scratch);
     let mut shown = std::time::Instant::now();

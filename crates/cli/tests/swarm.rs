@@ -77,7 +77,7 @@ fn paid_by_tokens(keeper: &Path, end: &Value) {
     for member in members {
         let account = json(keeper, &["chain", "account", &of(member)]);
         let balance = account["balance_micro"].as_u64().expect("an amount");
-        all += balance;
+        all += balance + account["bond_micro"].as_u64().expect("an amount");
         // The creator's account holds the rest of the network's credits too.
         if account["key"] != own["key"] {
             let (tokens, every) =

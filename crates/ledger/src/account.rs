@@ -28,8 +28,6 @@ pub struct Account {
     pub serial: u64,
     /// Running number of the next wallet transaction.
     pub wallet_nonce: u64,
-    /// Running number of the next transaction of the worker's lane.
-    pub worker_nonce: u64,
 }
 
 /// A part of the bond that becomes free.
@@ -59,6 +57,12 @@ pub struct Allotment {
 wire_struct!(Allotment { serial, paid, left, closing });
 
 impl Account {
+    /// When something of it becomes free.
+    pub(crate) fn due(&self) -> impl Iterator<Item = Millis> {
+        let closing = self.allotments.values().filter_map(|allotment| allotment.closing);
+        self.unbonding.iter().map(|part| part.at).chain(closing)
+    }
+
     /// All of it.
     pub fn total(&self) -> u128 {
         let unbonding: u128 = self.unbonding.iter().map(|part| part.amount).sum();
@@ -84,7 +88,7 @@ impl Wire for Account {
             payee.encode(out);
             allotment.encode(out);
         }
-        (self.serial, (self.wallet_nonce, self.worker_nonce)).encode(out);
+        (self.serial, self.wallet_nonce).encode(out);
     }
 
     fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
@@ -96,8 +100,8 @@ impl Wire for Account {
         if !list.is_sorted_by(|a, b| a.0 < b.0) {
             return Err(WireError::Invalid("allotments"));
         }
-        let (serial, (wallet_nonce, worker_nonce)) = Wire::decode(input)?;
+        let (serial, wallet_nonce) = Wire::decode(input)?;
         let allotments = list.into_iter().collect();
-        Ok(Self { balance, bond, unbonding, locked, deposit, allotments, serial, wallet_nonce, worker_nonce })
+        Ok(Self { balance, bond, unbonding, locked, deposit, allotments, serial, wallet_nonce })
     }
 }

@@ -85,6 +85,8 @@ impl Ledger {
             Tx::Allot { parts } => self.allot(by, &parts.0)?,
             Tx::Redeem { voucher } => self.redeem(voucher)?,
             Tx::Close { payee } => self.close(by, payee)?,
+            Tx::Seat { claim } => self.take_seat(by, claim)?,
+            Tx::Unseat { key } => self.leave_seat(by, key)?,
             Tx::Release { client } => {
                 let balance = self.of(by).balance.less(self.params.fee)?;
                 let allotment = *self.of(client).allotments.get(by).ok_or(Reject::NoAllotment)?;
@@ -101,6 +103,10 @@ impl Ledger {
         let amount_free = self.without_fee(amount)?;
         let account = self.of(by);
         let bond = account.bond.less(amount)?;
+        // A bond stands for its seats until they are out of the set.
+        if bond < self.bond_of_seats(self.seats_of(by).count()) {
+            return Err(Reject::Insufficient);
+        }
         if account.unbonding.len() >= UNBONDINGS_MAX {
             return Err(Reject::Full);
         }
@@ -190,7 +196,7 @@ impl Ledger {
     }
 
     /// What is known of `id`; nothing is an account of zeros.
-    fn of(&self, id: &NodeId) -> &Account {
+    pub(crate) fn of(&self, id: &NodeId) -> &Account {
         static NOTHING: std::sync::LazyLock<Account> = std::sync::LazyLock::new(Account::default);
         self.account(id).unwrap_or(&NOTHING)
     }
@@ -209,7 +215,7 @@ impl Ledger {
     }
 
     /// Burns the fee and sets the balance of `by` to what is left.
-    fn spend(&mut self, by: &NodeId, balance: Credits) -> &mut Account {
+    pub(crate) fn spend(&mut self, by: &NodeId, balance: Credits) -> &mut Account {
         self.burn(self.params.fee);
         let account = self.account_mut(by);
         account.balance = balance;

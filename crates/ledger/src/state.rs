@@ -1,9 +1,10 @@
 //! The books: who holds what, what was issued and burned, and one root over all of it.
 
 use crate::account::{Account, LOCKED_MAX};
+use crate::seats::Seat;
 use crate::tree::{Path, Tree};
 use crate::{Credits, Issuance};
-use base::{Hash, Millis, NodeId, Reject, Wire, wire_struct};
+use base::{Hash, Millis, NodeId, Reader, Reject, Wire, WireError, wire_struct};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a network fixes when it begins.
@@ -21,9 +22,11 @@ pub struct Params {
     pub close_ms: u64,
     /// New money.
     pub issuance: Issuance,
+    /// The bond that stands for one seat.
+    pub seat_bond: Credits,
 }
 
-wire_struct!(Params { chain, fee, locked_units, unbonding_ms, close_ms, issuance });
+wire_struct!(Params { chain, fee, locked_units, unbonding_ms, close_ms, issuance, seat_bond });
 
 impl Default for Params {
     fn default() -> Self {
@@ -34,6 +37,7 @@ impl Default for Params {
             unbonding_ms: 7 * 24 * 3_600_000,
             close_ms: 24 * 3_600_000,
             issuance: Issuance { per_hour: Credits::whole(1_000), era_hours: 24 * 365 },
+            seat_bond: Credits::whole(100),
         }
     }
 }
@@ -53,6 +57,7 @@ pub struct Ledger {
     pub(crate) params: Params,
     pub(crate) accounts: BTreeMap<NodeId, Account>,
     pub(crate) pots: BTreeMap<Hash, Credits>,
+    pub(crate) seats: BTreeMap<NodeId, Seat>,
     pub(crate) supply: Supply,
     /// Whose unbonding or closing is due when.
     pub(crate) due: BTreeSet<(Millis, NodeId)>,
@@ -78,6 +83,7 @@ enum Key {
     Supply,
     Account(NodeId),
     Pot(Hash),
+    Seat(NodeId),
 }
 
 impl Key {
@@ -86,12 +92,35 @@ impl Key {
             Self::Supply => Hash::keyed(b"talkoo 2026 ledger supply key v1", &[]),
             Self::Account(id) => Hash::keyed(b"talkoo 2026 ledger accountkey v1", &id.0),
             Self::Pot(pot) => Hash::keyed(b"talkoo 2026 ledger budgetkey v1.", &pot.0),
+            Self::Seat(key) => Hash::keyed(b"talkoo 2026 ledger seat key v1..", &key.0),
         }
     }
 }
 
 fn record(bytes: &[u8]) -> Hash {
     Hash::keyed(b"talkoo 2026 ledger entry hash v1", bytes)
+}
+
+/// The books whole, for who begins with them: what follows from the records is made anew.
+impl Wire for Ledger {
+    fn encode(&self, out: &mut Vec<u8>) {
+        (self.params.clone(), self.supply).encode(out);
+        self.accounts.encode(out);
+        self.pots.encode(out);
+        self.seats.encode(out);
+    }
+
+    fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
+        let (params, supply) = Wire::decode(input)?;
+        let accounts: BTreeMap<NodeId, Account> = Wire::decode(input)?;
+        let (pots, seats): (BTreeMap<Hash, Credits>, BTreeMap<NodeId, Seat>) = Wire::decode(input)?;
+        let mut touched = vec![Key::Supply];
+        touched.extend(accounts.keys().map(|id| Key::Account(*id)));
+        touched.extend(pots.keys().map(|pot| Key::Pot(*pot)));
+        touched.extend(seats.keys().map(|key| Key::Seat(*key)));
+        let due = accounts.iter().flat_map(|(id, account)| account.due().map(|at| (at, *id))).collect();
+        Ok(Self { params, accounts, pots, seats, supply, due, touched, tree: Tree::default() })
+    }
 }
 
 impl Ledger {
@@ -104,6 +133,7 @@ impl Ledger {
             params,
             accounts: BTreeMap::new(),
             pots: BTreeMap::new(),
+            seats: BTreeMap::new(),
             supply: Supply::default(),
             due: BTreeSet::new(),
             touched: vec![Key::Supply],
@@ -151,6 +181,7 @@ impl Ledger {
             params: self.params.clone(),
             accounts: ids.filter_map(|id| Some((id, self.account(&id)?.clone()))).collect(),
             pots: BTreeMap::new(),
+            seats: self.seats.clone(),
             supply: self.supply,
             due: BTreeSet::new(),
             touched: Vec::new(),
@@ -263,14 +294,6 @@ impl Ledger {
         taken
     }
 
-    /// Uses the next running number of the worker's lane, for what costs no fee.
-    pub fn worker(&mut self, id: &NodeId, nonce: u64) -> Result<(), Reject> {
-        let next = self.account(id).map_or(0, |account| account.worker_nonce);
-        crate::rules::follows(nonce, next)?;
-        self.account_mut(id).worker_nonce += 1;
-        Ok(())
-    }
-
     /// The root over every account, every budget and the supply.
     pub fn root(&mut self) -> Hash {
         self.touched.sort_unstable();
@@ -282,6 +305,7 @@ impl Ledger {
                     Key::Supply => Some(self.supply.to_bytes()),
                     Key::Account(id) => self.accounts.get(id).map(Wire::to_bytes),
                     Key::Pot(pot) => self.pots.get(pot).map(Wire::to_bytes),
+                    Key::Seat(key) => self.seats.get(key).map(Wire::to_bytes),
                 };
                 (key.hash(), bytes.map(|bytes| record(&bytes)))
             })
@@ -301,6 +325,14 @@ impl Ledger {
     pub(crate) fn account_mut(&mut self, id: &NodeId) -> &mut Account {
         self.touched.push(Key::Account(*id));
         self.accounts.entry(*id).or_default()
+    }
+
+    pub(crate) fn set_seat(&mut self, key: NodeId, seat: Option<Seat>) {
+        self.touched.push(Key::Seat(key));
+        match seat {
+            Some(seat) => self.seats.insert(key, seat),
+            None => self.seats.remove(&key),
+        };
     }
 
     pub(crate) fn set_pot(&mut self, pot: Hash, amount: Credits) {

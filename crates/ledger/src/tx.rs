@@ -5,6 +5,8 @@ use base::{Hash, NodeId, Reader, Signed, Wire, WireError, wire_enum, wire_struct
 
 /// Domain of signatures on transactions.
 pub const DOMAIN: &str = "talkoo 2026 wallet transaction v1";
+/// Domain of a validator key's signature on whose seat it is.
+pub const SEAT_DOMAIN: &str = "talkoo 2026 seat claim v1";
 /// Domain of signatures on vouchers.
 pub const VOUCHER_DOMAIN: &str = "talkoo 2026 voucher v1";
 /// Providers that one transaction allots to.
@@ -78,6 +80,16 @@ pub enum Tx {
         /// Allotted to whom.
         payee: NodeId,
     },
+    /// A part of the bond stands for a validator's key, from the next epoch on.
+    Seat {
+        /// The key's own word that it is the signer's.
+        claim: Signed<SeatClaim>,
+    },
+    /// A seat is given up at the end of the epoch.
+    Unseat {
+        /// The validator's key.
+        key: NodeId,
+    },
     /// The provider gives back at once what is left of its allotment.
     Release {
         /// Allotted by whom.
@@ -96,6 +108,8 @@ wire_enum!(Tx {
     7 => Redeem { voucher },
     8 => Close { payee },
     9 => Release { client },
+    10 => Seat { claim },
+    11 => Unseat { key },
 });
 
 /// A bounded list of providers and amounts.
@@ -110,6 +124,19 @@ impl Wire for Allotments {
         input.list(ALLOT_MAX).map(Self)
     }
 }
+
+/// A validator key's word of whose bond stands for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeatClaim {
+    /// The chain.
+    pub chain: Hash,
+    /// The account.
+    pub owner: NodeId,
+    /// The node that will vote with it.
+    pub node: NodeId,
+}
+
+wire_struct!(SeatClaim { chain, owner, node });
 
 /// A client's word that a provider has earned so much, all in all. The last one counts.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,8 +3,8 @@
 
 use base::{Hash, Keypair, Millis, NodeId, Reject, Signed, Wire};
 use ledger::{
-    Allotments, Credits, DOMAIN, Envelope, Issuance, Ledger, Params, Proof, Purse, SignedTx, Tx, VOUCHER_DOMAIN,
-    Voucher,
+    Allotments, Credits, DOMAIN, Envelope, Issuance, Ledger, Params, Proof, Purse, SEAT_DOMAIN, SeatClaim, SignedTx,
+    Tx, VOUCHER_DOMAIN, Voucher,
 };
 use proptest::prelude::*;
 
@@ -27,6 +27,7 @@ fn params() -> Params {
         unbonding_ms: 100,
         close_ms: 50,
         issuance: Issuance { per_hour: Credits(3_600_000), era_hours: 1 },
+        seat_bond: Credits(100),
     }
 }
 
@@ -52,11 +53,17 @@ fn voucher(client: u8, payee: u8, serial: u64, total: u64) -> Signed<Voucher> {
     Signed::new(VOUCHER_DOMAIN, &key(client), voucher)
 }
 
+fn claim(seat: u8, owner: u8) -> Signed<SeatClaim> {
+    let claim = SeatClaim { chain: params().chain, owner: id(owner), node: id(owner) };
+    Signed::new(SEAT_DOMAIN, &key(100 + seat % PEOPLE), claim)
+}
+
 /// Anything that can happen to the books.
 #[derive(Debug, Clone)]
 enum Step {
     Say(u8, Tx),
     Wait(u64),
+    EndOfEpoch(u8),
     Pay(bool, u8, Credits),
     Unlock(u8),
     Forfeit(u8, usize),
@@ -83,12 +90,15 @@ fn tx() -> impl Strategy<Value = Tx> {
             .prop_map(|(client, payee, serial, total)| Tx::Redeem { voucher: voucher(client, payee, serial, total) }),
         1 => any::<u8>().prop_map(|payee| Tx::Close { payee: id(payee) }),
         1 => any::<u8>().prop_map(|client| Tx::Release { client: id(client) }),
+        2 => (any::<u8>(), any::<u8>()).prop_map(|(seat, owner)| Tx::Seat { claim: claim(seat, owner) }),
+        1 => any::<u8>().prop_map(|seat| Tx::Unseat { key: id(100 + seat % PEOPLE) }),
     ]
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         12 => (any::<u8>(), tx()).prop_map(|(by, tx)| Step::Say(by, tx)),
+        1 => any::<u8>().prop_map(Step::EndOfEpoch),
         2 => (0u64..80).prop_map(Step::Wait),
         2 => (any::<bool>(), any::<u8>(), amount()).prop_map(|(new, to, amount)| Step::Pay(new, to, amount)),
         1 => any::<u8>().prop_map(Step::Unlock),
@@ -123,6 +133,14 @@ proptest! {
                         prop_assert_eq!(books.take(&tx), Err(Reject::Stale), "said twice, done once");
                     }
                     done
+                }
+                Step::EndOfEpoch(seat) => {
+                    let seat = id(100 + seat % PEOPLE);
+                    for books in [&mut books, &mut lazy] {
+                        books.drop_seat(&seat);
+                        books.free_seat(&seat);
+                    }
+                    Ok(())
                 }
                 Step::Wait(ms) => {
                     now += ms;
@@ -230,6 +248,25 @@ fn a_bond_comes_back_late_and_can_be_slashed_until_then() {
 }
 
 #[test]
+fn a_bond_stands_for_its_seats_until_they_are_out() {
+    let mut books = opened();
+    assert_eq!(take(&mut books, 0, Tx::Seat { claim: claim(0, 0) }), Err(Reject::Insufficient), "no bond, no seat");
+    take(&mut books, 0, Tx::Bond { amount: Credits(150) }).expect("bonded");
+    assert_eq!(take(&mut books, 1, Tx::Seat { claim: claim(0, 0) }), Err(Reject::BadSignature), "another's claim");
+    take(&mut books, 0, Tx::Seat { claim: claim(0, 0) }).expect("seated");
+    assert_eq!(take(&mut books, 0, Tx::Seat { claim: claim(0, 0) }), Err(Reject::Duplicate));
+    assert_eq!(take(&mut books, 0, Tx::Seat { claim: claim(1, 0) }), Err(Reject::Insufficient), "a bond for each");
+    assert_eq!(take(&mut books, 0, Tx::Unbond { amount: Credits(60) }), Err(Reject::Insufficient));
+    assert_eq!(take(&mut books, 1, Tx::Unseat { key: id(100) }), Err(Reject::NotMember));
+    take(&mut books, 0, Tx::Unseat { key: id(100) }).expect("given up");
+    assert_eq!(take(&mut books, 0, Tx::Unseat { key: id(100) }), Err(Reject::Duplicate));
+    take(&mut books, 0, Tx::Seat { claim: claim(1, 0) }).expect("the bond is handed on to another key");
+    assert_eq!(take(&mut books, 0, Tx::Unbond { amount: Credits(60) }), Err(Reject::Insufficient), "both stand");
+    books.free_seat(&id(100));
+    take(&mut books, 0, Tx::Unbond { amount: Credits(50) }).expect("one is out");
+}
+
+#[test]
 fn vouchers_are_cumulative_and_pay_one_payee_once() {
     let mut books = opened();
     take(&mut books, 0, Tx::Deposit { amount: Credits(300) }).expect("deposited");
@@ -279,20 +316,10 @@ fn earnings_unlock_after_w_units_and_a_failure_burns_them() {
 }
 
 #[test]
-fn the_worker_has_a_lane_of_its_own() {
-    let mut books = opened();
-    assert_eq!(books.worker(&id(0), 0), Ok(()));
-    assert_eq!(books.worker(&id(0), 0), Err(Reject::Stale));
-    assert_eq!(books.worker(&id(0), 2), Err(Reject::Early));
-    take(&mut books, 0, Tx::Bond { amount: Credits(1) }).expect("the wallet's numbers are untouched");
-}
-
-/// Frozen: changing it changes what every validator agrees on.
-#[test]
 fn the_root_of_a_known_history_is_frozen() {
     let mut books = opened();
     take(&mut books, 0, Tx::Transfer { to: id(1), amount: Credits(10) }).expect("done");
     take(&mut books, 1, Tx::Fund { pot: Hash([9; 32]), amount: Credits(20) }).expect("done");
     books.pay(Purse::Pot(Hash([9; 32])), &id(2), Credits(5)).expect("done");
-    assert_eq!(books.root().to_string(), "c125c014aa8df79ef73a699710c1a55323384f9d4d6a6a7562266960b1b60c00");
+    assert_eq!(books.root().to_string(), "f6eaa2cd8bc4afe0574de35bcb69fb8b2c31e366747155955fc073bc2d5f5f78");
 }

@@ -3,7 +3,7 @@
 use crate::bulk::{self, Content, FetchError, Fetched};
 use crate::gossip;
 use crate::links::{self, Listener};
-use crate::log::{self, LogClient, LogService};
+use crate::log::{self, Follow, LogClient, LogService};
 use crate::pool::Pool;
 use crate::ticket::Address;
 use base::{Hash, NodeId, Reject};
@@ -192,9 +192,9 @@ impl Net {
         bulk::fetch(&self.pool, root, sources, have, progress).await
     }
 
-    /// Follows the log of `peer` from `height` on.
-    pub async fn follow(&self, peer: NodeId, height: u64) -> Result<LogClient, Reject> {
-        log::follow(&self.pool, peer, height).await
+    /// Follows a chain that `peer` keeps.
+    pub async fn follow(&self, peer: NodeId, follow: Follow) -> Result<LogClient, Reject> {
+        log::follow(&self.pool, peer, follow).await
     }
 
     /// A standing link to `peer`: frames put in are sent in order while it stands, dropped while it does not.

@@ -22,5 +22,5 @@ mod ticket;
 pub use bulk::{Content, FetchError, Fetched};
 pub use endpoint::{Config, Net, NetError, PeerInfo};
 pub use links::Listener;
-pub use log::{LogClient, LogEvent, LogService};
+pub use log::{Follow, LogClient, LogEvent, LogService, Served};
 pub use ticket::{Address, Ticket, TicketError};

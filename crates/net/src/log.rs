@@ -1,8 +1,9 @@
-//! Following a log and submitting to it: one stream, blocks one way, transactions the other.
+//! Following a chain and submitting to it: one stream, a snapshot and certified blocks one way, transactions
+//! the other.
 
 use crate::frame;
 use crate::pool::Pool;
-use base::{NodeId, Reject, Wire};
+use base::{Hash, NodeId, Reader, Reject, Wire, wire_struct};
 use bytes::Bytes;
 use iroh::endpoint::{Connection, RecvStream, SendStream};
 use std::future::Future;
@@ -11,33 +12,57 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// Names the protocol and its version.
-pub(crate) const ALPN: &[u8] = b"talkoo/log/1";
+pub(crate) const ALPN: &[u8] = b"talkoo/log/2";
 
-/// A block is at most this long.
+/// A block with its certificate is at most this long.
 const BLOCK_MAX: usize = 8 << 20;
 /// A transaction is at most this long: the longest carries a run with its configuration.
 const TX_MAX: usize = 1 << 18;
 /// Blocks that wait for the follower, and transactions that wait for the log.
 const QUEUE: usize = 256;
+/// Snapshots travel in parts of this size, and are at most so long in all.
+const PART: usize = 1 << 20;
+const SNAPSHOT_MAX: usize = 1 << 28;
 
-/// A log that this node keeps for others.
+/// A future of a service.
+pub type Served<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Chains that this node keeps for others.
 pub trait LogService: Send + Sync + 'static {
     /// Takes an encoded transaction, or refuses it.
-    fn submit(&self, from: NodeId, tx: Vec<u8>) -> Result<(), Reject>;
-    /// The encoded block at `height`, as soon as there is one; `None` when the log ends.
-    fn block(&self, height: u64) -> Pin<Box<dyn Future<Output = Option<Bytes>> + Send + '_>>;
+    fn submit(&self, chain: &Hash, from: NodeId, tx: Vec<u8>) -> Result<(), Reject>;
+    /// The encoded block at `height` as soon as there is one, with its certificate (empty where it has none of
+    /// its own); `None` when this node does not have it.
+    fn block(&self, chain: Hash, height: u64) -> Served<'_, Option<(Bytes, Bytes)>>;
+    /// An encoded snapshot for who begins at the block `anchor`, or at the genesis, and the height of its state.
+    fn snapshot(&self, chain: Hash, anchor: Option<u64>) -> Served<'_, Option<(u64, Bytes)>>;
 }
+
+/// What a follower asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Follow {
+    /// Which chain.
+    pub chain: Hash,
+    /// Blocks from this height on; 0 = a snapshot first.
+    pub from: u64,
+    /// Height of the block that vouches for the snapshot.
+    pub anchor: Option<u64>,
+}
+
+wire_struct!(Follow { chain, from, anchor });
 
 /// What a follower is told.
 #[derive(Debug)]
 pub enum LogEvent {
-    /// The next encoded block.
-    Block(Vec<u8>),
+    /// An encoded snapshot; blocks go on behind it.
+    Snapshot(Vec<u8>),
+    /// The next encoded block, and its certificate (empty where it has none of its own).
+    Block(Vec<u8>, Vec<u8>),
     /// A transaction was refused.
     Refused(String),
 }
 
-/// A followed log. Ends when the connection does.
+/// A followed chain. Ends when the connection does.
 pub struct LogClient {
     /// Blocks from the height asked for on, in order.
     pub events: mpsc::Receiver<LogEvent>,
@@ -47,16 +72,18 @@ pub struct LogClient {
 
 const BLOCK: u8 = 0;
 const REFUSED: u8 = 1;
+const SNAPSHOT_PART: u8 = 2;
+const SNAPSHOT_END: u8 = 3;
 
 /// Serves one follower.
 pub(crate) async fn serve(connection: Connection, by: NodeId, log: Arc<dyn LogService>) {
     let Ok((send, mut receive)) = connection.accept_bi().await else { return };
-    let Ok(from) = frame::receive_as::<u64>(&mut receive, 8).await else { return };
+    let Ok(follow) = frame::receive_as::<Follow>(&mut receive, 64).await else { return };
     let (refusals, mut refused) = mpsc::channel::<Reject>(QUEUE);
-    let blocks = serve_blocks(send, from, log.clone(), &mut refused);
+    let blocks = serve_blocks(send, follow, log.clone(), &mut refused);
     let submits = async {
         while let Ok(Some(tx)) = frame::receive(&mut receive, TX_MAX).await {
-            if let Err(reject) = log.submit(by, tx) {
+            if let Err(reject) = log.submit(&follow.chain, by, tx) {
                 // A follower that does not read its refusals loses them, nobody waits.
                 let _ = refusals.try_send(reject);
             }
@@ -70,31 +97,45 @@ pub(crate) async fn serve(connection: Connection, by: NodeId, log: Arc<dyn LogSe
 
 async fn serve_blocks(
     mut send: SendStream,
-    from: u64,
+    follow: Follow,
     log: Arc<dyn LogService>,
     refused: &mut mpsc::Receiver<Reject>,
 ) -> Result<(), Reject> {
-    let mut height = from;
+    let mut height = follow.from;
+    if height == 0 {
+        let (at, bytes) = log.snapshot(follow.chain, follow.anchor).await.ok_or(Reject::NotHeld)?;
+        let mut parts = bytes.chunks(PART).peekable();
+        while let Some(part) = parts.next() {
+            let tag = if parts.peek().is_some() { SNAPSHOT_PART } else { SNAPSHOT_END };
+            frame::send(&mut send, &[&[tag], part].concat()).await?;
+        }
+        height = at + 1;
+    }
     loop {
-        let (tag, bytes) = tokio::select! {
-            block = log.block(height) => {
+        let mut framed = Vec::new();
+        tokio::select! {
+            block = log.block(follow.chain, height) => {
                 height += 1;
-                (BLOCK, block.ok_or(Reject::Ended)?)
+                let (block, certificate) = block.ok_or(Reject::NotHeld)?;
+                framed.reserve(9 + block.len() + certificate.len());
+                framed.push(BLOCK);
+                certificate.to_vec().encode(&mut framed);
+                framed.extend_from_slice(&block);
             }
-            Some(reject) = refused.recv() => (REFUSED, Bytes::from_static(reject.name().as_bytes())),
+            Some(reject) = refused.recv() => {
+                framed.push(REFUSED);
+                framed.extend_from_slice(reject.name().as_bytes());
+            }
         };
-        let mut framed = Vec::with_capacity(1 + bytes.len());
-        framed.push(tag);
-        framed.extend_from_slice(&bytes);
         frame::send(&mut send, &framed).await?;
     }
 }
 
-/// Follows the log that `peer` keeps, from `height` on.
-pub(crate) async fn follow(pool: &Pool, peer: NodeId, height: u64) -> Result<LogClient, Reject> {
+/// Follows a chain that `peer` keeps.
+pub(crate) async fn follow(pool: &Pool, peer: NodeId, follow: Follow) -> Result<LogClient, Reject> {
     let connection = pool.get(peer, ALPN, 0).await?;
     let (mut send, receive) = connection.open_bi().await.map_err(|_| Reject::NotHeld)?;
-    frame::send(&mut send, &height.to_bytes()).await?;
+    frame::send(&mut send, &follow.to_bytes()).await?;
     let (events_in, events) = mpsc::channel(QUEUE);
     let (submit, submits) = mpsc::channel(QUEUE);
     // Each ends when the other side of its channel or the stream does.
@@ -104,28 +145,40 @@ pub(crate) async fn follow(pool: &Pool, peer: NodeId, height: u64) -> Result<Log
 }
 
 async fn read_events(connection: Connection, mut receive: RecvStream, events: mpsc::Sender<LogEvent>) {
+    let mut snapshot = Vec::new();
     loop {
-        let event = tokio::select! {
-            frame = frame::receive(&mut receive, 1 + BLOCK_MAX) => match frame {
-                Ok(Some(bytes)) => decode(bytes),
-                _ => break,
-            },
+        let frame = tokio::select! {
+            frame = frame::receive(&mut receive, 1 + BLOCK_MAX) => frame,
             () = events.closed() => break,
         };
-        let Some(event) = event else { break };
-        if events.send(event).await.is_err() {
+        let Ok(Some(bytes)) = frame else { break };
+        let Some(event) = decode(bytes, &mut snapshot) else { break };
+        if let Some(event) = event
+            && events.send(event).await.is_err()
+        {
             break;
         }
     }
     connection.close(0u32.into(), b"done");
 }
 
-fn decode(mut bytes: Vec<u8>) -> Option<LogEvent> {
-    match *bytes.first()? {
-        BLOCK => Some(LogEvent::Block(bytes.split_off(1))),
-        REFUSED => Some(LogEvent::Refused(String::from_utf8_lossy(&bytes[1..]).into_owned())),
-        _ => None,
-    }
+/// `None` for what is no event; inside `None` while a snapshot is not whole.
+fn decode(bytes: Vec<u8>, snapshot: &mut Vec<u8>) -> Option<Option<LogEvent>> {
+    let (tag, rest) = bytes.split_first()?;
+    Some(match *tag {
+        BLOCK => {
+            let mut input = Reader::new(rest);
+            let certificate = input.bytes(BLOCK_MAX).ok()?.to_vec();
+            let block = input.take(input.remaining()).ok()?.to_vec();
+            Some(LogEvent::Block(block, certificate))
+        }
+        REFUSED => Some(LogEvent::Refused(String::from_utf8_lossy(rest).into_owned())),
+        SNAPSHOT_PART | SNAPSHOT_END if snapshot.len() + rest.len() <= SNAPSHOT_MAX => {
+            snapshot.extend_from_slice(rest);
+            (*tag == SNAPSHOT_END).then(|| LogEvent::Snapshot(std::mem::take(snapshot)))
+        }
+        _ => return None,
+    })
 }
 
 async fn write_submits(mut send: SendStream, mut submits: mpsc::Receiver<Vec<u8>>) {

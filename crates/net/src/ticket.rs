@@ -22,7 +22,9 @@ pub struct Ticket {
     pub chain: Hash,
     /// Which run.
     pub run: Hash,
-    /// The node that keeps the log first, then other members.
+    /// Height and hash of a final block: who joins believes nothing that does not follow from it.
+    pub anchor: Option<(u64, Hash)>,
+    /// Nodes that keep the chain, the writer of the ticket first.
     pub peers: Vec<Address>,
 }
 
@@ -52,11 +54,13 @@ impl Wire for Address {
 impl Wire for Ticket {
     fn encode(&self, out: &mut Vec<u8>) {
         (self.chain, self.run).encode(out);
+        self.anchor.encode(out);
         self.peers.encode(out);
     }
     fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
         let (chain, run) = Wire::decode(input)?;
-        Ok(Self { chain, run, peers: input.list(LIST_MAX)? })
+        let anchor = Wire::decode(input)?;
+        Ok(Self { chain, run, anchor, peers: input.list(LIST_MAX)? })
     }
 }
 
@@ -97,6 +101,7 @@ mod tests {
         Ticket {
             chain: Hash::default(),
             run: Hash::of("test", b""),
+            anchor: Some((7, Hash::default())),
             peers: vec![Address { node: NodeId([7; 32]), sockets }],
         }
     }

@@ -4,7 +4,7 @@
 use crate::content::Contents;
 use crate::corpus;
 use crate::follow::follow_log;
-use crate::log::ChainLog;
+use crate::log::{ChainLog, Chains};
 use crate::moving::fetching;
 use crate::status::{RoundLine, RunStatus};
 use crate::store::Store;
@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use swarm::{Block, DOMAIN, Envelope, Event, Input, Outcome, Output, Peer, RunId, Tx};
+use swarm::{Block, DOMAIN, Envelope, Event, Input, Outcome, Output, Peer, RunId, State, Tx};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -27,7 +27,7 @@ pub(crate) struct Shared {
     pub(crate) contents: Arc<Contents>,
     pub(crate) net: Arc<Net>,
     pub(crate) key: Keypair,
-    pub(crate) log: Arc<ChainLog>,
+    pub(crate) chains: Arc<Chains>,
     pub(crate) limits: Limits,
     pub(crate) device: String,
     pub(crate) eval_tokens: u64,
@@ -43,10 +43,10 @@ pub(crate) enum Order {
 /// What happens to a driver.
 pub(crate) enum Happening {
     Input(Box<Input>),
+    /// What the chain says so far; comes first.
+    State(Box<State>),
     Block(Block),
     Refused(String),
-    /// Whether the log's keeper cannot be reached.
-    Away(bool),
     Prepared(RunId, Result<Arc<Work>>),
     Fetching(RunId, &'static str, usize, usize),
     Trouble(RunId, String),
@@ -86,13 +86,14 @@ pub(crate) struct Run {
 
 pub(crate) struct Driver {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) keeper: NodeId,
-    /// The keeper cannot be reached.
-    pub(crate) away: bool,
+    pub(crate) log: Arc<ChainLog>,
     pub(crate) peer: Peer,
     pub(crate) runs: BTreeMap<RunId, Run>,
     pub(crate) happenings: mpsc::Sender<Happening>,
     to_log: mpsc::Sender<Vec<u8>>,
+    /// What was to be said before the chain was known.
+    early: Vec<Tx>,
+    known: bool,
     seqs: std::ops::Range<u64>,
     wake: Option<Millis>,
     started: Instant,
@@ -100,26 +101,28 @@ pub(crate) struct Driver {
     stop: CancellationToken,
 }
 
-/// Runs a driver for the log that `keeper` keeps until `stop`.
+/// Runs a driver for the runs of a chain until `stop`.
 pub(crate) async fn run(
     shared: Arc<Shared>,
-    keeper: NodeId,
+    log: Arc<ChainLog>,
     mut orders: mpsc::Receiver<Order>,
     status: watch::Sender<Vec<RunStatus>>,
     stop: CancellationToken,
 ) -> Result<()> {
     let (happenings, mut happened) = mpsc::channel(QUEUE);
     let (to_log, from_driver) = mpsc::channel(QUEUE);
-    tokio::spawn(follow_log(shared.clone(), keeper, happenings.clone(), from_driver, stop.clone()));
-    let peer = Peer::new(shared.net.id());
+    tokio::spawn(follow_log(log.clone(), happenings.clone(), from_driver, stop.clone()));
+    let mut away = log.away.subscribe();
+    let peer = Peer::new(shared.net.id(), State::new(log.chain(), 0));
     let mut driver = Driver {
         shared,
-        keeper,
-        away: false,
+        log,
         peer,
         runs: BTreeMap::new(),
         happenings,
         to_log,
+        early: Vec::new(),
+        known: false,
         seqs: 0..0,
         wake: None,
         started: Instant::now(),
@@ -132,6 +135,7 @@ pub(crate) async fn run(
             () = stop.cancelled() => break,
             Some(order) = orders.recv() => driver.order(order)?,
             Some(happening) = happened.recv() => driver.happen(happening)?,
+            Ok(()) = away.changed() => driver.show(),
             () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {
                 driver.wake = None;
                 driver.step(Input::Wake)?;
@@ -181,6 +185,7 @@ impl Driver {
                 self.shared.store.unfollow(&run)?;
                 self.step(Input::Quit(run))?;
             }
+            Order::Say(tx) if !self.known => self.early.push(tx),
             Order::Say(tx) => self.submit(tx)?,
         }
         self.show();
@@ -204,7 +209,17 @@ impl Driver {
                     self.prepare(run);
                 }
             }
-            Happening::Away(away) => self.away = away,
+            // Nothing is followed before the chain is known.
+            Happening::State(state) => {
+                self.peer = Peer::new(self.shared.net.id(), *state);
+                self.known = true;
+                for said in std::mem::take(&mut self.early) {
+                    self.submit(said)?;
+                }
+                for run in self.runs.keys().copied().collect::<Vec<_>>() {
+                    self.prepare(run);
+                }
+            }
             Happening::Refused(reason) => tracing::debug!(reason, "the log refused a transaction"),
             Happening::Fetching(id, what, done, of) => {
                 if let Some(run) = self.runs.get_mut(&id) {
@@ -309,7 +324,10 @@ impl Driver {
                 first
             }
         };
-        let tx = Signed::new(DOMAIN, &self.shared.key, Envelope { seq, tx });
+        let state = self.peer.state();
+        let (chain, bits, me) = (state.chain, state.work_bits, self.shared.key.id());
+        let envelope = tokio::task::block_in_place(|| Envelope::new(chain, bits, &me, seq, tx));
+        let tx = Signed::new(DOMAIN, &self.shared.key, envelope);
         // A full queue is a log that does not keep up; the machine says it again later.
         let _ = self.to_log.try_send(chain::Tx::Work { tx }.to_bytes());
         Ok(())

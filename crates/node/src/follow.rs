@@ -1,101 +1,125 @@
-//! Follows a log, one's own or another node's.
+//! Follows chains: from other nodes as far as certificates hold, and on to the driver of its runs.
 
-use crate::driver::{Happening, RECONNECT, Shared};
+use crate::driver::{Happening, RECONNECT};
 use crate::log::ChainLog;
 use base::{NodeId, Reject, Wire};
 use chain::Block;
-use net::{LogEvent, LogService};
+use net::{Follow, LogEvent, Net};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// Follows a log for as long as the node lives: blocks in, transactions out.
+/// Blocks that wait for a certificate.
+const UNCERTIFIED_MAX: usize = 4096;
+
+/// Brings the chain here for as long as the node lives and does not validate itself: from one node after the
+/// other that may keep it.
+pub(crate) async fn sync(log: Arc<ChainLog>, net: Arc<Net>, stop: CancellationToken) {
+    let following = async {
+        loop {
+            validating(&log).await;
+            for source in log.sources(&net.id()) {
+                let ended = from(&log, &net, source).await;
+                log.upstream.lock().expect("nobody panics while holding it").take();
+                match ended {
+                    Ok(()) => {}
+                    Err(error) => {
+                        tracing::debug!(chain = %log.chain().short(), source = %source.short(), %error, "following")
+                    }
+                }
+            }
+            tokio::time::sleep(RECONNECT).await;
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = following => {}
+    }
+}
+
+/// Waits as long as this node validates the chain: then its blocks come from the engine.
+async fn validating(log: &ChainLog) {
+    let Some(kept) = log.kept() else { return };
+    let mut height = kept.keeper.height();
+    while kept.keeper.validates() && height.changed().await.is_ok() {}
+}
+
+/// Follows one node until it ends, or gives what does not hold.
+async fn from(log: &ChainLog, net: &Net, source: NodeId) -> anyhow::Result<()> {
+    let newest = log.kept().map(|kept| *kept.keeper.height().borrow());
+    let follow = Follow {
+        chain: log.chain(),
+        from: newest.map_or(0, |newest| newest + 1),
+        anchor: log.anchor.map(|anchor| anchor.height),
+    };
+    let client = net.follow(source, follow).await;
+    let mut client = client.inspect_err(|_| {
+        let text = format!(
+            "cannot reach {}, which keeps the chain; trying again (if it moved, ask for a fresh ticket)",
+            source.short()
+        );
+        log.away.send_replace(Some(text));
+    })?;
+    let mut uncertified = Vec::new();
+    while let Some(event) = client.events.recv().await {
+        match event {
+            LogEvent::Snapshot(bytes) => {
+                let kept = tokio::task::block_in_place(|| log.begin(&bytes));
+                kept.inspect_err(|error| drop(log.away.send_replace(Some(error.to_string()))))?;
+            }
+            LogEvent::Block(bytes, certificate) => {
+                let kept = log.kept().ok_or(Reject::Early)?;
+                uncertified.push(Block::from_bytes(&bytes).map_err(|_| Reject::Malformed)?);
+                if !certificate.is_empty() {
+                    let offered = kept.keeper.offer(std::mem::take(&mut uncertified), certificate).await;
+                    offered.inspect_err(|reject| kept.keeper.count(*reject))?;
+                } else if uncertified.len() > UNCERTIFIED_MAX {
+                    kept.keeper.count(Reject::TooMany);
+                    return Err(Reject::TooMany.into());
+                }
+                if kept.keeper.validates() {
+                    return Ok(());
+                }
+            }
+            LogEvent::Refused(reason) => tracing::debug!(reason, "a transaction was refused"),
+        }
+        log.away.send_if_modified(|away| away.take().is_some());
+        *log.upstream.lock().expect("nobody panics while holding it") = Some(client.submit.clone());
+    }
+    log.away.send_replace(Some(format!("{} ended the connection; trying the next", source.short())));
+    Ok(())
+}
+
+/// Hands the chain's blocks to a driver, and its transactions to the chain.
 pub(crate) async fn follow_log(
-    shared: Arc<Shared>,
-    keeper: NodeId,
+    log: Arc<ChainLog>,
     out: mpsc::Sender<Happening>,
     mut txs: mpsc::Receiver<Vec<u8>>,
     stop: CancellationToken,
 ) {
-    let mut height = 0;
-    while !stop.is_cancelled() {
-        let ended = if keeper == shared.net.id() {
-            follow_own(&shared.log, keeper, &out, &mut txs, &mut height, &stop).await
-        } else {
-            follow_remote(&shared, keeper, &out, &mut txs, &mut height, &stop).await
-        };
-        if ended.is_none() {
-            return;
-        }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(RECONNECT) => {}
-        }
-    }
-}
-
-/// `None` when the driver is gone.
-async fn follow_own(
-    log: &ChainLog,
-    me: NodeId,
-    out: &mpsc::Sender<Happening>,
-    txs: &mut mpsc::Receiver<Vec<u8>>,
-    height: &mut u64,
-    stop: &CancellationToken,
-) -> Option<()> {
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return None,
-            tx = txs.recv() => {
-                if let Err(reject) = log.submit(me, tx?) {
-                    out.send(Happening::Refused(reject.name().into())).await.ok()?;
+    let following = async {
+        let kept = log.wait_kept().await?;
+        let (mut height, state) = kept.keeper.look(|o| (o.state().height(), o.state().runs().clone()));
+        out.send(Happening::State(Box::new(state))).await.ok()?;
+        loop {
+            tokio::select! {
+                tx = txs.recv() => {
+                    if let Err(reject) = log.submit(&tx?) {
+                        out.send(Happening::Refused(reject.name().into())).await.ok()?;
+                    }
                 }
-            }
-            block = log.block(*height + 1) => {
-                let Some(block) = block.and_then(|bytes| Block::from_bytes(&bytes).ok()) else { return Some(()) };
-                *height = block.height;
-                out.send(Happening::Block(block.work())).await.ok()?;
-            }
-        }
-    }
-}
-
-/// `None` when the driver is gone, otherwise the connection ended.
-async fn follow_remote(
-    shared: &Shared,
-    keeper: NodeId,
-    out: &mpsc::Sender<Happening>,
-    txs: &mut mpsc::Receiver<Vec<u8>>,
-    height: &mut u64,
-    stop: &CancellationToken,
-) -> Option<()> {
-    let client = tokio::select! {
-        () = stop.cancelled() => return None,
-        client = shared.net.follow(keeper, *height + 1) => client,
-    };
-    let Ok(mut client) = client else {
-        return out.send(Happening::Away(true)).await.ok();
-    };
-    out.send(Happening::Away(false)).await.ok()?;
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return None,
-            tx = txs.recv() => {
-                // Full: the log does not keep up, and the machine says it again.
-                let _ = client.submit.try_send(tx?);
-            }
-            event = client.events.recv() => match event {
-                Some(LogEvent::Block(bytes)) => {
-                    let Ok(block) = Block::from_bytes(&bytes) else {
-                        shared.contents.count(Reject::Malformed);
-                        return Some(());
-                    };
-                    *height = block.height;
+                block = kept.block(height + 1) => {
+                    let block = Block::from_bytes(&block?.0).ok()?;
+                    height = block.header.height;
                     out.send(Happening::Block(block.work())).await.ok()?;
                 }
-                Some(LogEvent::Refused(reason)) => out.send(Happening::Refused(reason)).await.ok()?,
-                None => return Some(()),
             }
         }
+        #[expect(unreachable_code, reason = "the type of a block that ends by its questions alone")]
+        Some(())
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        _ = following => {}
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! *Goals*: kill it anywhere and start it again, and it goes on. *Non-goals*: decisions.
 
+mod chain_store;
 mod content;
 mod control;
 mod corpus;
@@ -11,6 +12,7 @@ mod eval;
 mod export;
 mod follow;
 mod log;
+mod mark;
 mod moving;
 mod network;
 mod platform;
@@ -24,6 +26,7 @@ mod wallet;
 mod work;
 mod workers;
 
+pub use chain_store::ChainStore;
 pub use control::{Request, call};
 pub use eval::bits_per_byte;
 pub use export::{Saved, saved};
@@ -35,9 +38,10 @@ pub use wallet::{AccountStatus, BlockStatus, ChainStatus};
 pub use work::Limits;
 
 use anyhow::{Context, Result, bail};
-use base::NodeId;
+use base::{Hash, NodeId};
 use content::Contents;
 use driver::{Order, Shared};
+use log::{ChainLog, Chains};
 use net::{Address, Net, PeerInfo, Ticket};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -68,11 +72,11 @@ pub struct NodeConfig {
 /// A running node.
 pub struct Node {
     shared: Arc<Shared>,
-    drivers: Mutex<BTreeMap<NodeId, mpsc::Sender<Order>>>,
+    drivers: Mutex<BTreeMap<Hash, mpsc::Sender<Order>>>,
     status: watch::Sender<Status>,
     stop: CancellationToken,
     tasks: Mutex<tokio::task::JoinSet<Result<()>>>,
-    parts: watch::Sender<BTreeMap<NodeId, Vec<RunStatus>>>,
+    parts: watch::Sender<BTreeMap<Hash, Vec<RunStatus>>>,
 }
 
 /// Orders that wait for a driver.
@@ -81,23 +85,35 @@ const ORDERS: usize = 64;
 /// A run is on the chain after so long, or something is wrong.
 const CREATED_WITHIN: Duration = Duration::from_secs(30);
 
+/// The chain that this node keeps at home: made on first use, with `owner`'s first credits.
+fn home(store: &Store, owner: NodeId) -> Result<ChainLog> {
+    let seat = store.secret("seat")?;
+    let network = match NetworkFile::of(store.dir())? {
+        Some(network) => network,
+        None => {
+            let network = network::private(owner, seat.id());
+            network.put(store)?;
+            network
+        }
+    };
+    ChainLog::home(store.dir(), network, seat)
+}
+
 impl Node {
     /// Opens the data folder and goes on with every run in it.
     pub async fn start(config: NodeConfig) -> Result<Arc<Self>> {
         let store = Arc::new(Store::open(&config.dir)?);
         let key = store.keypair()?;
         let contents = Arc::new(Contents::default());
-        let (log, outgoing) = log::ChainLog::open(store.clone(), key.id())?;
-        let log = Arc::new(log);
+        let chains = Arc::new(Chains::new(&config.dir, home(&store, key.id())?));
         let net_config = net::Config { secret: key.secret(), bind: config.bind, mdns: config.mdns };
-        let net = Arc::new(Net::open(net_config, contents.clone(), Some(log.clone()), Some(log.clone())).await?);
-        log.connect(&net, outgoing);
+        let net = Arc::new(Net::open(net_config, contents.clone(), Some(chains.clone()), Some(chains.clone())).await?);
         let shared = Arc::new(Shared {
             store,
             contents,
             net,
             key,
-            log: log.clone(),
+            chains,
             limits: config.limits,
             device: config.device,
             eval_tokens: config.eval_tokens,
@@ -113,6 +129,11 @@ impl Node {
             parts: watch::Sender::default(),
         });
         node.show();
+        let home = node.shared.chains.home.clone();
+        if let Some(kept) = home.kept() {
+            kept.connect(&node.shared.net);
+        }
+        tokio::spawn(follow::sync(home, node.shared.net.clone(), node.stop.child_token()));
         for followed in node.shared.store.followed()? {
             tracing::info!(run = %followed.run.short(), "rejoining");
             node.follow(followed.ticket).await?;
@@ -146,8 +167,9 @@ impl Node {
             bytes.extend_from_slice(&weights.bytes());
             store::write_whole(&self.shared.store.run_dir(&id)?.join("weights"), &bytes, true)?;
         }
-        let ticket = Ticket { chain: self.shared.log.chain(), run: id, peers: vec![self.address()] };
-        let driver = self.driver(self.id()).await;
+        let home = self.shared.chains.home.clone();
+        let ticket = Ticket { chain: home.chain(), run: id, anchor: None, peers: vec![self.address()] };
+        let driver = self.driver(home).await;
         let gone = || anyhow::anyhow!("the node is stopping");
         driver.send(Order::Say(Tx::Create { spec })).await.map_err(|_| gone())?;
         driver.send(Order::Follow(ticket.clone())).await.map_err(|_| gone())?;
@@ -157,18 +179,20 @@ impl Node {
         let known =
             status.wait_for(|status| status.runs.iter().any(|shown| shown.run == run && !shown.name.is_empty()));
         match tokio::time::timeout(CREATED_WITHIN, known).await {
-            Ok(known) => known.map(|_| ticket).map_err(|_| gone()),
+            Ok(known) => known.map(|_| ()).map_err(|_| gone())?,
             Err(_) => bail!("the chain did not take the run: {}", self.status().trouble.unwrap_or_default()),
         }
+        Ok(self.ticket(&ticket))
     }
 
     /// Takes part in the run of a ticket.
     pub async fn follow(self: &Arc<Self>, ticket: Ticket) -> Result<()> {
-        let keeper = ticket.peers.first().context("the ticket names no node")?.clone();
-        self.shared.net.know(&keeper);
-        // A run of one's own chain is followed at home: it outlives whoever wrote the ticket.
-        let own = ticket.chain == self.shared.log.chain();
-        let driver = self.driver(if own { self.id() } else { keeper.node }).await;
+        ticket.peers.first().context("the ticket names no node")?;
+        ticket.peers.iter().for_each(|address| self.shared.net.know(address));
+        let anchor = ticket.anchor.map(|(height, hash)| chain::Anchor { height, hash });
+        let log = self.shared.chains.enter(&self.shared.net, ticket.chain, anchor, &self.stop)?;
+        log.add_sources(ticket.peers.iter().map(|address| address.node));
+        let driver = self.driver(log).await;
         driver.send(Order::Follow(ticket)).await.map_err(|_| anyhow::anyhow!("the node is stopping"))
     }
 
@@ -186,7 +210,7 @@ impl Node {
 
     /// What the node shows of itself.
     pub fn status(&self) -> Status {
-        Status { trouble: self.shared.log.trouble(), ..self.status.borrow().clone() }
+        Status { trouble: self.shared.chains.home.trouble(), ..self.status.borrow().clone() }
     }
 
     /// The same, as it changes.
@@ -211,7 +235,9 @@ impl Node {
         while let Some(ended) = tasks.join_next().await {
             result = result.and(ended.map_err(anyhow::Error::from).flatten());
         }
-        self.shared.log.validator().stop().await;
+        for kept in self.shared.chains.all().iter().filter_map(|log| log.kept()) {
+            kept.keeper.stop().await;
+        }
         self.shared.net.close().await;
         result
     }
@@ -221,16 +247,22 @@ impl Node {
         self.stop.cancelled().await;
     }
 
-    async fn driver(self: &Arc<Self>, keeper: NodeId) -> mpsc::Sender<Order> {
+    /// The ticket by which others join now: it names the newest block, and the nodes as they are reached now.
+    fn ticket(&self, ticket: &Ticket) -> Ticket {
+        self.shared.fresh(ticket)
+    }
+
+    async fn driver(self: &Arc<Self>, log: Arc<ChainLog>) -> mpsc::Sender<Order> {
+        let chain = log.chain();
         let mut drivers = self.drivers.lock().await;
-        if let Some(driver) = drivers.get(&keeper) {
+        if let Some(driver) = drivers.get(&chain) {
             return driver.clone();
         }
         let (sender, orders) = mpsc::channel(ORDERS);
         let (status, mut changed) = watch::channel(Vec::new());
         let mut tasks = self.tasks.lock().await;
         let stop = self.stop.child_token();
-        tasks.spawn(driver::run(self.shared.clone(), keeper, orders, status, stop.clone()));
+        tasks.spawn(driver::run(self.shared.clone(), log, orders, status, stop.clone()));
         let node = Arc::downgrade(self);
         tasks.spawn(async move {
             loop {
@@ -241,12 +273,12 @@ impl Node {
                 let Some(node) = node.upgrade() else { return Ok(()) };
                 let runs = changed.borrow_and_update().clone();
                 node.parts.send_modify(|parts| {
-                    parts.insert(keeper, runs);
+                    parts.insert(chain, runs);
                 });
                 node.show();
             }
         });
-        drivers.insert(keeper, sender.clone());
+        drivers.insert(chain, sender.clone());
         sender
     }
 

@@ -1,128 +1,361 @@
-//! The chain that this node keeps: that of the network it has a seat in, or one of its own with one
-//! validator, made on first use. The latter is its owner's own book-keeping; with four validators and more
-//! the same path is nobody's.
+//! The chains of a node. At home it keeps the one it has a seat in, or one of its own with one validator, made
+//! on first use: that is its owner's own book-keeping. Others, to which a ticket led, it follows: it verifies
+//! certificates, applies every block, and serves them on.
 
-use crate::network::{NetworkFile, private};
-use crate::store::Store;
-use anyhow::Result;
-use base::{Hash, NodeId, Reject, Wire};
+use crate::chain_store::ChainStore;
+use crate::mark;
+use crate::network::NetworkFile;
+use anyhow::{Context, Result, bail};
+use base::{Hash, Keypair, NodeId, Reject, Wire};
 use bytes::Bytes;
-use chain::{Connections, Disk, PACKET_MAX, Packet, Timing, Validator, ValidatorConfig};
-use net::Net;
-use std::collections::BTreeMap;
-use std::future::Future;
-use std::pin::Pin;
-use std::sync::Arc;
-use tokio::sync::mpsc;
+use chain::{
+    AccountProof, Anchor, Block, Connections, Disk, Keeper, KeeperConfig, PACKET_MAX, Packet, RootProof, Snapshot, Step,
+};
+use net::{Net, Served};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
-/// The chain of this node.
+/// A chain of this node.
 pub(crate) struct ChainLog {
-    store: Arc<Store>,
-    validator: Validator,
-    network: NetworkFile,
-    /// Packets of other validators on their way in.
+    chain: Hash,
+    dir: PathBuf,
+    kept: watch::Sender<Option<Arc<Kept>>>,
+    /// A block that somebody vouched for, until there is a state.
+    pub(crate) anchor: Option<Anchor>,
+    /// Nodes that may keep it, beside its validators.
+    sources: Mutex<BTreeSet<NodeId>>,
+    /// Where transactions go while another node is followed.
+    pub(crate) upstream: Mutex<Option<mpsc::Sender<Vec<u8>>>>,
+    /// Why nothing comes, if nothing does.
+    pub(crate) away: watch::Sender<Option<String>>,
+}
+
+/// A chain as far as it is here.
+pub(crate) struct Kept {
+    pub(crate) store: Arc<ChainStore>,
+    pub(crate) keeper: Keeper,
+    pub(crate) network: NetworkFile,
+    /// Packets of validators on their way in and out.
     incoming: mpsc::Sender<(NodeId, Packet)>,
-    /// Whose seat a node has.
-    seats: BTreeMap<NodeId, NodeId>,
+    outgoing: Mutex<Option<Outgoing>>,
+    /// The key of the seat that a node has.
+    seats: Mutex<(u64, BTreeMap<NodeId, NodeId>)>,
 }
 
 /// Packets on their way out, and whom they are for.
-pub(crate) type Outgoing = mpsc::UnboundedReceiver<(Vec<NodeId>, Packet)>;
+type Outgoing = mpsc::UnboundedReceiver<(Vec<NodeId>, Packet)>;
 
 /// Packets that wait to be taken.
 const QUEUE: usize = 4096;
 
+/// The folder of a chain in a data folder.
+pub(crate) fn chain_dir(data: &Path, chain: &Hash) -> PathBuf {
+    data.join("chains").join(chain.to_string())
+}
+
 impl ChainLog {
-    /// Goes on with the chain on disk, or begins one whose first credits are `owner`'s.
-    pub(crate) fn open(store: Arc<Store>, owner: NodeId) -> Result<(Self, Outgoing)> {
-        let seat = store.secret("seat")?;
-        let network = match NetworkFile::of(&store)? {
-            Some(network) => network,
-            None => {
-                let network = private(owner, seat.id());
-                network.put(&store)?;
-                network
-            }
-        };
-        let (out, outgoing) = mpsc::unbounded_channel();
-        let (incoming, packets) = mpsc::channel(QUEUE);
-        let genesis = network.genesis.clone();
-        let timing = Timing::of(genesis.validators.len());
-        let journal = store.dir().join("consensus");
-        let config = ValidatorConfig { genesis, key: seat, journal, disk: store.clone(), timing };
-        let validator = Validator::start(config, Connections { out, incoming: packets })?;
-        let seats = network.seats.iter().map(|seat| (seat.address.node, seat.key)).collect();
-        Ok((Self { store, validator, network, incoming, seats }, outgoing))
+    /// The chain of the node's own network; `key` is that of its seat.
+    pub(crate) fn home(data: &Path, network: NetworkFile, key: Keypair) -> Result<Self> {
+        let log = Self::named(data, network.genesis.chain(), None);
+        let key = mark::may_vote(&log.dir, &network)?.then_some(key);
+        log.kept.send_replace(Some(Arc::new(Kept::open(&log.dir, network, key)?)));
+        Ok(log)
+    }
+
+    /// A chain to which a ticket led; what there is of it on disk is gone on with.
+    pub(crate) fn followed(data: &Path, chain: Hash, anchor: Option<Anchor>) -> Result<Self> {
+        let log = Self::named(data, chain, anchor);
+        if let Some(network) = NetworkFile::of(&log.dir)? {
+            log.kept.send_replace(Some(Arc::new(Kept::open(&log.dir, network, None)?)));
+        }
+        Ok(log)
+    }
+
+    fn named(data: &Path, chain: Hash, anchor: Option<Anchor>) -> Self {
+        let (kept, away) = (watch::Sender::default(), watch::Sender::default());
+        let (sources, upstream) = (Mutex::default(), Mutex::default());
+        Self { chain, dir: chain_dir(data, &chain), kept, anchor, sources, upstream, away }
     }
 
     /// Names the chain.
     pub(crate) fn chain(&self) -> Hash {
-        self.network.genesis.chain()
+        self.chain
     }
 
-    /// Why the chain stands still, if it does.
+    /// What there is of it.
+    pub(crate) fn kept(&self) -> Option<Arc<Kept>> {
+        self.kept.borrow().clone()
+    }
+
+    /// The same, as soon as there is something.
+    pub(crate) async fn wait_kept(&self) -> Option<Arc<Kept>> {
+        self.kept.subscribe().wait_for(Option::is_some).await.ok().and_then(|kept| kept.clone())
+    }
+
+    /// Why the chain stands still here, if it does.
     pub(crate) fn trouble(&self) -> Option<String> {
-        self.validator.trouble()
+        self.kept().and_then(|kept| kept.keeper.trouble()).or_else(|| self.away.borrow().clone())
     }
 
-    /// The chain itself.
-    pub(crate) fn validator(&self) -> &Validator {
-        &self.validator
+    /// Nodes that may keep the chain too.
+    pub(crate) fn add_sources(&self, nodes: impl Iterator<Item = NodeId>) {
+        self.sources.lock().expect("nobody panics while holding it").extend(nodes);
     }
 
-    /// Sends what the validator has to say to the others.
-    pub(crate) fn connect(&self, net: &Net, mut outgoing: Outgoing) {
-        let others = self.network.seats.iter().filter(|seat| seat.address.node != net.id());
-        let mut links = BTreeMap::new();
-        for seat in others {
+    /// Nodes to follow, validators first.
+    pub(crate) fn sources(&self, me: &NodeId) -> Vec<NodeId> {
+        let mut sources: Vec<NodeId> = self.kept().map(|kept| kept.nodes()).unwrap_or_default();
+        let others = self.sources.lock().expect("nobody panics while holding it");
+        sources.extend(others.iter().filter(|node| !sources.contains(node)).copied().collect::<Vec<_>>());
+        sources.retain(|node| node != me);
+        sources
+    }
+
+    /// Takes a snapshot as the beginning of the chain here.
+    pub(crate) fn begin(&self, bytes: &[u8]) -> Result<Arc<Kept>> {
+        let snapshot = Snapshot::from_bytes(bytes).ok().context("a snapshot that is none")?;
+        let unbonding = snapshot.genesis.money.unbonding_ms;
+        let oldest = base::Millis(chain::clock().0.saturating_sub(unbonding / 2));
+        let state = snapshot.check(&self.chain, self.anchor.as_ref(), oldest).map_err(|reject| match reject {
+            Reject::Stale => anyhow::anyhow!(
+                "the newest block that this ticket leads to is older than half the unbonding delay, so former \
+                 validators could have made it up: ask a member for a fresh ticket"
+            ),
+            other => anyhow::anyhow!("a snapshot that does not hold: {other}"),
+        })?;
+        let store = ChainStore::open(&self.dir)?;
+        let ends: Vec<Step> = snapshot.proof.steps.iter().filter(|step| step.header.next.is_some()).cloned().collect();
+        store.keep_state(&state.to_snapshot(), &ends)?;
+        let network = NetworkFile { genesis: snapshot.genesis, seats: Vec::new() };
+        network.write(&NetworkFile::path(&self.dir))?;
+        drop(store);
+        let kept = Arc::new(Kept::open(&self.dir, network, None)?);
+        self.kept.send_replace(Some(kept.clone()));
+        Ok(kept)
+    }
+
+    /// Takes a transaction: for the next block where this node validates, else for whom it follows.
+    pub(crate) fn submit(&self, tx: &[u8]) -> Result<(), Reject> {
+        let kept = self.kept().ok_or(Reject::Early)?;
+        kept.keeper.submit(tx)?;
+        if !kept.keeper.validates() {
+            let upstream = self.upstream.lock().expect("nobody panics while holding it");
+            // Nobody to give it to, or it does not keep up: who said it says it again.
+            upstream
+                .as_ref()
+                .map_or(Err(Reject::NotHeld), |to| to.try_send(tx.to_vec()).map_err(|_| Reject::TooMany))?;
+        }
+        Ok(())
+    }
+}
+
+impl Kept {
+    fn open(dir: &Path, network: NetworkFile, key: Option<Keypair>) -> Result<Self> {
+        let store = Arc::new(ChainStore::open(dir)?);
+        let (out, outgoing) = mpsc::unbounded_channel();
+        let (incoming, packets) = mpsc::channel(QUEUE);
+        let journal = dir.join("consensus");
+        let config = KeeperConfig { genesis: network.genesis.clone(), key, journal, disk: store.clone() };
+        let keeper = Keeper::start(config, Connections { out, incoming: packets })?;
+        let outgoing = Mutex::new(Some(outgoing));
+        Ok(Self { store, keeper, network, incoming, outgoing, seats: Mutex::new((u64::MAX, BTreeMap::new())) })
+    }
+
+    /// Nodes of the seats.
+    fn nodes(&self) -> Vec<NodeId> {
+        self.keeper.look(|orderer| orderer.state().money().seats().map(|(_, seat)| seat.node).collect())
+    }
+
+    /// The key of the seat of `node`, as of the newest block.
+    fn seat_of(&self, node: &NodeId) -> Option<NodeId> {
+        let height = *self.keeper.height().borrow();
+        let mut seats = self.seats.lock().expect("nobody panics while holding it");
+        if seats.0 != height {
+            let now = |o: &mut chain::Orderer| o.state().money().seats().map(|(key, seat)| (seat.node, *key)).collect();
+            *seats = (height, self.keeper.look(now));
+        }
+        seats.1.get(node).copied()
+    }
+
+    /// Sends what the validator of this node has to say to the others.
+    pub(crate) fn connect(&self, net: &Arc<Net>) {
+        for seat in self.network.seats.iter().filter(|seat| seat.address.node != net.id()) {
             net.know(&seat.address);
-            links.insert(seat.key, net.link(seat.address.node));
         }
-        if links.is_empty() {
-            return;
+        let mut peers = self.nodes();
+        peers.extend(self.network.seats.iter().map(|seat| seat.address.node));
+        peers.retain(|node| *node != net.id());
+        if !peers.is_empty() {
+            net.meet(self.network.genesis.chain(), &peers);
         }
-        let peers: Vec<NodeId> = self.network.seats.iter().map(|seat| seat.address.node).collect();
-        net.meet(self.chain(), &peers);
+        let Some(mut outgoing) = self.outgoing.lock().expect("nobody panics while holding it").take() else { return };
+        // Founders are known before the first block.
+        let founders = self.network.genesis.validators.iter().map(|founder| (founder.key, founder.node));
+        let mut nodes: BTreeMap<NodeId, NodeId> = founders.collect();
+        let (net, seats) = (net.clone(), self.keeper.seats());
         tokio::spawn(async move {
+            let mut links = BTreeMap::new();
             while let Some((to, packet)) = outgoing.recv().await {
                 let bytes = Arc::new(packet.to_bytes());
-                for link in to.iter().filter_map(|seat| links.get(seat)) {
+                for seat in to {
+                    if !nodes.contains_key(&seat) {
+                        nodes.extend(seats());
+                    }
+                    let Some(node) = nodes.get(&seat).filter(|node| **node != net.id()) else { continue };
+                    let link = links.entry(*node).or_insert_with(|| net.link(*node));
                     // A link that does not keep up loses frames; the engine asks again.
                     let _ = link.try_send(bytes.clone());
                 }
             }
         });
     }
-}
 
-impl net::LogService for ChainLog {
-    fn submit(&self, _from: NodeId, tx: Vec<u8>) -> Result<(), Reject> {
-        self.validator.submit(&tx)
+    /// The block at `height` when there is one, with its certificate.
+    pub(crate) async fn block(&self, height: u64) -> Option<(Vec<u8>, Vec<u8>)> {
+        let mut heights = self.keeper.height();
+        heights.wait_for(|newest| *newest >= height).await.ok()?;
+        tokio::task::block_in_place(|| {
+            let block = self.store.block(height).ok()??;
+            Some((block, self.store.certificate(height).ok()?.unwrap_or_default()))
+        })
     }
 
-    fn block(&self, height: u64) -> Pin<Box<dyn Future<Output = Option<Bytes>> + Send + '_>> {
+    fn header(&self, height: u64) -> Result<chain::Header> {
+        let bytes = self.store.block(height)?.with_context(|| format!("block {height} is not kept here"))?;
+        Ok(Block::from_bytes(&bytes)?.header)
+    }
+
+    /// Waits for the block that certifies the state at `height`, and gathers what proves it from the epoch `since` on.
+    async fn root_proof(&self, height: u64, since: u64) -> Result<RootProof> {
+        self.keeper.height().wait_for(|newest| *newest > height).await?;
+        tokio::task::block_in_place(|| {
+            let newest = *self.keeper.height().borrow();
+            let mut between = Vec::new();
+            for at in height + 1..=newest {
+                let header = self.header(at)?;
+                let Some(certificate) = self.store.certificate(at)? else {
+                    between.push(header);
+                    continue;
+                };
+                let mut steps = Vec::new();
+                for epoch in since..header.epoch {
+                    steps.push(
+                        self.store.end(epoch)?.with_context(|| format!("the end of epoch {epoch} is not kept here"))?,
+                    );
+                }
+                steps.push(Step { header, certificate });
+                return Ok(RootProof { between, steps });
+            }
+            bail!("the newest block has no certificate yet; try again")
+        })
+    }
+
+    /// Proves what `owner` holds: waits for the next block, which certifies it.
+    pub(crate) async fn prove(&self, owner: &NodeId) -> Result<AccountProof> {
+        let mut proof = self.keeper.look(|orderer| orderer.prove(owner));
+        proof.root = self.root_proof(proof.height, 0).await?;
+        Ok(proof)
+    }
+
+    /// The state now, for who begins at the block `anchor`.
+    async fn snapshot(&self, anchor: Option<u64>) -> Result<(u64, Snapshot)> {
+        let genesis = self.network.genesis.clone();
+        let begin = |height| -> Result<_> {
+            let header = self.header(height)?;
+            let set = match (&header.next, header.epoch.checked_sub(1)) {
+                (Some(next), _) => next.clone(),
+                (None, Some(before)) => self.store.end(before)?.and_then(|step| step.header.next).unwrap_or_default(),
+                (None, None) => chain::first_set(&genesis),
+            };
+            Ok((header, set))
+        };
+        let anchor = anchor.filter(|height| *height > 0).map(begin).transpose()?;
+        let since = anchor.as_ref().map_or(0, |(header, _)| header.epoch);
+        let (height, state) = self.keeper.look(|orderer| (orderer.state().height(), orderer.state().to_snapshot()));
+        let proof = self.root_proof(height, since).await?;
+        Ok((height, Snapshot { genesis, anchor, state, proof }))
+    }
+}
+
+/// Every chain of the node.
+pub(crate) struct Chains {
+    data: PathBuf,
+    pub(crate) home: Arc<ChainLog>,
+    logs: Mutex<BTreeMap<Hash, Arc<ChainLog>>>,
+}
+
+impl Chains {
+    pub(crate) fn new(data: &Path, home: ChainLog) -> Self {
+        let home = Arc::new(home);
+        let logs = Mutex::new(BTreeMap::from([(home.chain(), home.clone())]));
+        Self { data: data.to_owned(), home, logs }
+    }
+
+    pub(crate) fn get(&self, chain: &Hash) -> Option<Arc<ChainLog>> {
+        self.logs.lock().expect("nobody panics while holding it").get(chain).cloned()
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<ChainLog>> {
+        self.logs.lock().expect("nobody panics while holding it").values().cloned().collect()
+    }
+
+    /// The chain of a ticket, followed from now on.
+    pub(crate) fn enter(
+        &self,
+        net: &Arc<Net>,
+        chain: Hash,
+        anchor: Option<Anchor>,
+        stop: &CancellationToken,
+    ) -> Result<Arc<ChainLog>> {
+        let mut logs = self.logs.lock().expect("nobody panics while holding it");
+        if let Some(log) = logs.get(&chain) {
+            return Ok(log.clone());
+        }
+        let log = Arc::new(ChainLog::followed(&self.data, chain, anchor)?);
+        logs.insert(chain, log.clone());
+        tokio::spawn(crate::follow::sync(log.clone(), net.clone(), stop.child_token()));
+        Ok(log)
+    }
+}
+
+impl net::LogService for Chains {
+    fn submit(&self, chain: &Hash, _from: NodeId, tx: Vec<u8>) -> Result<(), Reject> {
+        self.get(chain).ok_or(Reject::WrongChain)?.submit(&tx)
+    }
+
+    fn block(&self, chain: Hash, height: u64) -> Served<'_, Option<(Bytes, Bytes)>> {
         Box::pin(async move {
-            let mut heights = self.validator.height();
-            heights.wait_for(|newest| *newest >= height).await.ok()?;
-            tokio::task::block_in_place(|| self.store.block(height)).ok().flatten().map(Bytes::from)
+            let (block, certificate) = self.get(&chain)?.kept()?.block(height).await?;
+            Some((block.into(), certificate.into()))
+        })
+    }
+
+    fn snapshot(&self, chain: Hash, anchor: Option<u64>) -> Served<'_, Option<(u64, Bytes)>> {
+        Box::pin(async move {
+            let (height, snapshot) = self.get(&chain)?.kept()?.snapshot(anchor).await.ok()?;
+            Some((height, snapshot.to_bytes().into()))
         })
     }
 }
 
-impl net::Listener for ChainLog {
+impl net::Listener for Chains {
     fn frame_max(&self, by: &NodeId) -> usize {
-        if self.seats.contains_key(by) { PACKET_MAX } else { 0 }
+        if self.home.kept().is_some_and(|kept| kept.seat_of(by).is_some()) { PACKET_MAX } else { 0 }
     }
 
     fn take(&self, by: &NodeId, frame: Vec<u8>) {
-        let Some(seat) = self.seats.get(by) else { return };
+        let Some(kept) = self.home.kept() else { return };
+        let Some(seat) = kept.seat_of(by) else { return };
         match Packet::from_bytes(&frame) {
             Ok(packet) => {
-                if self.incoming.try_send((*seat, packet)).is_err() {
-                    self.validator.count(Reject::TooMany);
+                if kept.incoming.try_send((seat, packet)).is_err() {
+                    kept.keeper.count(Reject::TooMany);
                 }
             }
-            Err(_) => self.validator.count(Reject::Malformed),
+            Err(_) => kept.keeper.count(Reject::Malformed),
         }
     }
 }

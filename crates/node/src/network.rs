@@ -3,14 +3,18 @@
 use crate::store::{Store, write_whole};
 use anyhow::{Context, Result, bail, ensure};
 use base::{NodeId, Wire, wire_struct};
-use chain::Genesis;
+use chain::{Founder, Genesis};
 use ledger::{Credits, Params};
 use net::Address;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What a network begins with: its first credits, in all.
 const FAUCET: Credits = Credits::whole(10_000);
+/// An hour: validators change no faster.
+const EPOCH_MS: u64 = 3_600_000;
+/// About a quarter of a million hashes: a moment for a member, a cost for a flood.
+const WORK_BITS: u32 = 18;
 const FILE: &str = "network";
 
 /// A network as a file that its members hand to each other.
@@ -46,7 +50,8 @@ impl NetworkFile {
         keys.dedup();
         ensure!(keys.len() == seats.len(), "a seat is named twice");
         let share = Credits(FAUCET.0 / seats.len() as u64);
-        let mut genesis = genesis(name.to_owned(), keys);
+        let found = |seat: &Seat| Founder { key: seat.key, owner: seat.address.node, node: seat.address.node };
+        let mut genesis = genesis(name.to_owned(), seats.iter().map(found).collect());
         genesis.opening = seats.iter().map(|seat| (seat.address.node, share)).collect();
         Ok(Self { genesis, seats })
     }
@@ -54,7 +59,11 @@ impl NetworkFile {
     /// Reads a file.
     pub fn read(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
-        Self::from_bytes(&bytes).with_context(|| format!("{} is no network file, or damaged", path.display()))
+        let network = Self::from_bytes(&bytes);
+        let network = network.with_context(|| format!("{} is no network file, or damaged", path.display()))?;
+        let sound = network.genesis.check();
+        sound.with_context(|| format!("{}: no network can begin like this", path.display()))?;
+        Ok(network)
     }
 
     /// Writes a file.
@@ -62,14 +71,19 @@ impl NetworkFile {
         write_whole(path, &self.to_bytes(), true)
     }
 
-    /// The network of a data folder, if it has one.
-    pub(crate) fn of(store: &Store) -> Result<Option<Self>> {
-        let path = store.dir().join(FILE);
+    /// Where a folder keeps it.
+    pub(crate) fn path(dir: &Path) -> PathBuf {
+        dir.join(FILE)
+    }
+
+    /// The network of a folder, if it has one.
+    pub(crate) fn of(dir: &Path) -> Result<Option<Self>> {
+        let path = Self::path(dir);
         if path.exists() { Self::read(&path).map(Some) } else { Ok(None) }
     }
 
     pub(crate) fn put(&self, store: &Store) -> Result<()> {
-        self.write(&store.dir().join(FILE))
+        self.write(&Self::path(store.dir()))
     }
 }
 
@@ -84,7 +98,7 @@ pub fn seat(dir: &Path, bind: SocketAddr) -> Result<Seat> {
 /// Takes a seat in a network: from its next start on the node keeps that network's chain.
 pub fn join(dir: &Path, network: &NetworkFile) -> Result<()> {
     let store = Store::open(dir)?;
-    if let Some(old) = NetworkFile::of(&store)? {
+    if let Some(old) = NetworkFile::of(store.dir())? {
         if old.genesis == network.genesis {
             return network.put(&store);
         }
@@ -92,7 +106,7 @@ pub fn join(dir: &Path, network: &NetworkFile) -> Result<()> {
     }
     let seat = store.secret("seat")?.id();
     ensure!(
-        network.genesis.validators.contains(&seat),
+        network.genesis.validators.iter().any(|founder| founder.key == seat),
         "this folder has no seat in {}; send the line of `talkoo network seat` to whoever makes the network",
         network.genesis.name
     );
@@ -101,12 +115,13 @@ pub fn join(dir: &Path, network: &NetworkFile) -> Result<()> {
 
 /// A network of one owner.
 pub(crate) fn private(owner: NodeId, seat: NodeId) -> NetworkFile {
-    let mut genesis = genesis(format!("private network of {}", owner.short()), vec![seat]);
+    let mut genesis =
+        genesis(format!("private network of {}", owner.short()), vec![Founder { key: seat, owner, node: owner }]);
     genesis.opening = vec![(owner, FAUCET)];
     NetworkFile { genesis, seats: Vec::new() }
 }
 
-fn genesis(name: String, validators: Vec<NodeId>) -> Genesis {
+fn genesis(name: String, validators: Vec<Founder>) -> Genesis {
     Genesis {
         name,
         time: chain::clock(),
@@ -115,5 +130,8 @@ fn genesis(name: String, validators: Vec<NodeId>) -> Genesis {
         // Nothing can fail an audit where there are none, so nothing is locked.
         money: Params { locked_units: 0, ..Params::default() },
         per_pflop: Credits::whole(1),
+        epoch_ms: EPOCH_MS,
+        work_bits: WORK_BITS,
+        recovers: None,
     }
 }

@@ -44,7 +44,7 @@ pub fn replay(
     let last = last_version(blocks, id)?;
     let store = Arc::new(Store::open(scratch)?);
     corpus::import(&store, corpus)?;
-    let mut state = State::default();
+    let mut state = State::new(chain_of(blocks), 0);
     let mut again: Option<Again> = None;
     for block in blocks {
         let events = state.apply(block).map_err(|e| anyhow::anyhow!("block {}: {e}", block.height))?;
@@ -67,11 +67,16 @@ pub fn replay(
     Ok(again.found)
 }
 
+/// The chain that the blocks are of: that of their transactions. Whether they are final was checked when they came.
+fn chain_of(blocks: &[Block]) -> Hash {
+    blocks.iter().flat_map(|block| &block.txs).map(|tx| tx.value.chain).next().unwrap_or_default()
+}
+
 const NO_RUN: &str =
     "the log on this node does not have this run: replay on the node that created it, which keeps its log";
 
 fn last_version(blocks: &[Block], id: &RunId) -> Result<u64> {
-    let mut state = State::default();
+    let mut state = State::new(chain_of(blocks), 0);
     for block in blocks {
         state.apply(block).map_err(|e| anyhow::anyhow!("block {}: {e}", block.height))?;
     }

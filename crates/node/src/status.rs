@@ -31,7 +31,7 @@ pub struct RunStatus {
     /// What others need to join.
     pub ticket: String,
     /// The node that keeps the log.
-    pub keeper: String,
+    pub chain: String,
     /// `gradients` or `local`.
     pub mode: String,
     /// Parameters of the model.

@@ -1,20 +1,19 @@
 //! The data folder of a node: one redb file for what must survive a crash, plain files for content.
 
+use crate::chain_store::ChainStore;
+use crate::log::chain_dir;
 use anyhow::{Context, Result, bail};
 use base::{Hash, Keypair, Wire};
-use chain::{Block, Disk};
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use swarm::{Memory, RunId};
 
-/// Final blocks of the chain by height, certificates of some, and blocks that may become final.
-const FINAL: TableDefinition<u64, &[u8]> = TableDefinition::new("final");
-const CERTIFICATES: TableDefinition<u64, &[u8]> = TableDefinition::new("certificates");
-const BODIES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("bodies");
 const RUNS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("runs");
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+/// Names the chain of a run in its folder.
+const CHAIN_FILE: &str = "chain";
 /// Metrics of a run are turned over at this size; one older file stays.
 const METRICS_MAX: u64 = 32 << 20;
 
@@ -48,9 +47,6 @@ impl Store {
         })?;
         let store = Self { dir: dir.to_owned(), database, _lock: lock };
         let write = store.database.begin_write()?;
-        write.open_table(FINAL)?;
-        write.open_table(CERTIFICATES)?;
-        write.open_table(BODIES)?;
         write.open_table(RUNS)?;
         write.open_table(META)?;
         write.commit()?;
@@ -121,23 +117,22 @@ impl Store {
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
-    /// What the blocks of the chain that this node keeps say of runs.
-    pub fn blocks(&self) -> Result<Vec<swarm::Block>> {
-        let read = self.database.begin_read()?;
-        let table = read.open_table(FINAL)?;
-        let mut out = Vec::new();
-        for entry in table.iter()? {
-            let (height, bytes) = entry?;
-            let block = Block::from_bytes(bytes.value());
-            out.push(block.with_context(|| format!("block {} of the chain is damaged", height.value()))?.work());
-        }
-        Ok(out)
+    /// What the blocks of `chain` say of runs, as far as this node keeps them from the beginning.
+    pub fn blocks(&self, chain: &Hash) -> Result<Vec<swarm::Block>> {
+        ChainStore::open(&chain_dir(&self.dir, chain))?.works()
+    }
+
+    /// The chain of a run that this node follows or has followed.
+    pub fn chain_of(&self, run: &RunId) -> Result<Option<Hash>> {
+        let path = self.run_dir(run)?.join(CHAIN_FILE);
+        Ok(std::fs::read_to_string(path).ok().and_then(|text| text.parse().ok()))
     }
 
     pub(crate) fn follow(&self, run: &RunId, ticket: &net::Ticket) -> Result<()> {
         let write = self.database.begin_write()?;
         write.open_table(RUNS)?.insert(run.0.as_slice(), ticket.to_bytes().as_slice())?;
         write.commit()?;
+        write_whole(&self.run_dir(run)?.join(CHAIN_FILE), ticket.chain.to_string().as_bytes(), true)?;
         Ok(())
     }
 
@@ -184,55 +179,6 @@ impl Store {
         let dir = self.dir.join("corpora").join(manifest.to_string());
         std::fs::create_dir_all(&dir)?;
         Ok(dir)
-    }
-}
-
-impl Disk for Store {
-    fn keep(&self, hash: &Hash, block: &[u8]) -> std::io::Result<()> {
-        let keep = || -> Result<(), redb::Error> {
-            let mut write = self.database.begin_write()?;
-            write.set_durability(Durability::Immediate)?;
-            write.open_table(BODIES)?.insert(hash.0.as_slice(), block)?;
-            Ok(write.commit()?)
-        };
-        keep().map_err(std::io::Error::other)
-    }
-
-    fn kept(&self) -> std::io::Result<Vec<Vec<u8>>> {
-        let kept = || -> Result<Vec<Vec<u8>>, redb::Error> {
-            let read = self.database.begin_read()?;
-            let table = read.open_table(BODIES)?;
-            table.iter()?.map(|entry| Ok(entry?.1.value().to_vec())).collect()
-        };
-        kept().map_err(std::io::Error::other)
-    }
-
-    fn finish(&self, blocks: &[Block], certificate: &[u8]) -> std::io::Result<()> {
-        let finish = || -> Result<(), redb::Error> {
-            let mut write = self.database.begin_write()?;
-            write.set_durability(Durability::Immediate)?;
-            {
-                let mut finals = write.open_table(FINAL)?;
-                for block in blocks {
-                    finals.insert(block.height, block.to_bytes().as_slice())?;
-                }
-                if let Some(last) = blocks.last() {
-                    write.open_table(CERTIFICATES)?.insert(last.height, certificate)?;
-                    let over = |bytes: &[u8]| Block::from_bytes(bytes).map_or(true, |body| body.height <= last.height);
-                    write.open_table(BODIES)?.retain(|_, bytes| !over(bytes))?;
-                }
-            }
-            Ok(write.commit()?)
-        };
-        finish().map_err(std::io::Error::other)
-    }
-
-    fn block(&self, height: u64) -> std::io::Result<Option<Vec<u8>>> {
-        let block = || -> Result<Option<Vec<u8>>, redb::Error> {
-            let read = self.database.begin_read()?;
-            Ok(read.open_table(FINAL)?.get(height)?.map(|value| value.value().to_vec()))
-        };
-        block().map_err(std::io::Error::other)
     }
 }
 

@@ -1,11 +1,13 @@
 //! What the owner asks of the chain that this node keeps: what is on it, and what to say on it.
 
 use crate::Node;
+use crate::log::Kept;
 use anyhow::{Result, bail};
 use base::{NodeId, Signed, Wire};
 use chain::{Tx, VOTE_DOMAIN, Vote};
 use ledger::{Account, Credits, Envelope};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 use std::time::Duration;
 use swarm::RunId;
 
@@ -78,9 +80,14 @@ pub struct BlockStatus {
 const FINAL_WITHIN: Duration = Duration::from_secs(30);
 
 impl Node {
+    pub(crate) fn home(&self) -> Arc<Kept> {
+        self.shared.chains.home.kept().expect("the chain at home is kept from the start")
+    }
+
     /// What the chain of this node says of itself.
     pub fn chain(&self) -> ChainStatus {
-        let validator = self.shared.log.validator();
+        let kept = self.home();
+        let validator = &kept.keeper;
         let trouble = validator.trouble();
         let refused = validator.refused().iter().map(|(reject, n)| (reject.name().to_owned(), n)).collect();
         let blocked = validator.blocked().iter().map(NodeId::to_string).collect();
@@ -105,7 +112,7 @@ impl Node {
 
     /// What `key` owns on it.
     pub fn account(&self, key: &NodeId) -> AccountStatus {
-        self.shared.log.validator().look(|orderer| {
+        self.home().keeper.look(|orderer| {
             let nothing = Account::default();
             let account = orderer.state().money().account(key).unwrap_or(&nothing);
             let sum = |parts: &mut dyn Iterator<Item = Credits>| parts.map(|part| part.0).sum();
@@ -123,32 +130,32 @@ impl Node {
 
     /// A final block.
     pub fn block(&self, height: u64) -> Result<BlockStatus> {
-        let bytes = chain::Disk::block(self.shared.store.as_ref(), height)?;
+        let bytes = chain::Disk::block(self.home().store.as_ref(), height)?;
         let Some(bytes) = bytes else { bail!("there is no block {height}; the last one is {}", self.chain().height) };
         let block = chain::Block::from_bytes(&bytes)?;
         Ok(BlockStatus {
             height,
             hash: block.hash().to_string(),
-            parent: block.parent.to_string(),
-            root: block.root.to_string(),
-            time_ms: block.time.0,
+            parent: block.header.parent.to_string(),
+            root: block.header.root.to_string(),
+            time_ms: block.header.time.0,
             transactions: block.txs.iter().map(|tx| (tx.kind().to_owned(), tx.by().to_string())).collect(),
         })
     }
 
     /// What a wallet transaction costs.
     pub fn fee(&self) -> Credits {
-        self.shared.log.validator().look(|orderer| orderer.state().money().params().fee)
+        self.home().keeper.look(|orderer| orderer.state().money().params().fee)
     }
 
     /// Says a wallet transaction of this node's own account; gives the height of the block it is final in.
     pub async fn spend(&self, tx: ledger::Tx) -> Result<u64> {
         let (me, key) = (self.id(), &self.shared.key);
-        let nonce = self.shared.log.validator().look(|orderer| {
+        let nonce = self.home().keeper.look(|orderer| {
             let used = orderer.state().money().account(&me).map_or(0, |account| account.wallet_nonce);
             used + orderer.waiting(&me)
         });
-        let chain = self.shared.log.chain();
+        let chain = self.shared.chains.home.chain();
         let tx = Tx::Wallet { tx: Signed::new(ledger::DOMAIN, key, Envelope { chain, nonce, tx }) };
         self.say(&tx).await
     }
@@ -156,7 +163,7 @@ impl Node {
     /// This node's vote on a run's part of new money.
     pub async fn admit(&self, run: RunId, share_permille: u16) -> Result<u64> {
         let seat = self.shared.store.secret("seat")?;
-        let chain = self.shared.log.chain();
+        let chain = self.shared.chains.home.chain();
         let seq = chain::clock().0;
         let vote = Signed::new(VOTE_DOMAIN, &seat, Vote { chain, seq, run, share_permille });
         self.say(&Tx::Vote { vote }).await
@@ -164,7 +171,8 @@ impl Node {
 
     /// Submits and waits until it is final.
     async fn say(&self, tx: &Tx) -> Result<u64> {
-        let validator = self.shared.log.validator();
+        let kept = self.home();
+        let validator = &kept.keeper;
         if let Err(reject) = validator.submit(&tx.to_bytes()) {
             bail!("refused: {}", why(reject));
         }

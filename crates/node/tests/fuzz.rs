@@ -85,7 +85,7 @@ fn txs() -> Vec<SignedTx> {
         Tx::Verdict { verdict: Verdict { run, by: key.id(), version: 4, root: run, hash: run } },
         Tx::Final { run, root: run },
     ];
-    let sign = |(seq, tx)| Signed::new(DOMAIN, &key, Envelope { seq, tx });
+    let sign = |(seq, tx)| Signed::new(DOMAIN, &key, Envelope { chain: run, seq, work: 0, tx });
     (0..).zip(all).map(sign).collect()
 }
 
@@ -109,26 +109,60 @@ fn chains_packets_and_networks() {
     let work = txs().into_iter().map(|tx| chain::Tx::Work { tx });
     let all: Vec<chain::Tx> = all.into_iter().chain(work).collect();
     canonical::<chain::Tx>("chain transaction", &all.iter().map(Wire::to_bytes).collect::<Vec<_>>());
-    let block = chain::Block { height: 3, parent: chain, time: Millis(9), root: chain, txs: all };
+    let (by, set) = (key.id(), vec![key.id()]);
+    let header = chain::Header {
+        height: 3,
+        epoch: 1,
+        set: chain,
+        parent: chain,
+        time: Millis(9),
+        root: chain,
+        by,
+        missing: set.clone(),
+        next: Some(set),
+        txs: chain,
+    };
+    let block = chain::Block::new(header, all);
     canonical::<chain::Block>("chain block", &[block.to_bytes()]);
+    let step = chain::Step { header: block.header.clone(), certificate: vec![7; 90] };
+    let root = chain::RootProof { between: vec![block.header.clone()], steps: vec![step] };
     let packets = [
         chain::Packet::Engine { channel: chain::Channel::Votes, epoch: 0, bytes: vec![1, 2, 3] },
         chain::Packet::Block(block.to_bytes()),
         chain::Packet::Ask(chain),
         chain::Packet::Tx(vec![4; 40]),
+        chain::Packet::End(4),
+        chain::Packet::Final(vec![5; 90]),
     ];
     canonical::<chain::Packet>("packet", &packets.map(|packet| packet.to_bytes()));
     let address = net::Address { node: key.id(), sockets: vec!["127.0.0.1:1".parse().expect("socket")] };
     let seats = (0..4).map(|i| node::Seat { key: Keypair::from_secret([i; 32]).id(), address: address.clone() });
     let network = node::NetworkFile::new("x", seats.collect()).expect("four seats");
     canonical::<node::NetworkFile>("network", &[network.to_bytes()]);
+    let mut state = chain::State::new(&network.genesis);
+    let mut proof = state.prove(&key.id());
+    proof.root = root.clone();
+    canonical::<chain::AccountProof>("account proof", &[proof.to_bytes()]);
+    let genesis = network.genesis.clone();
+    let anchor = Some((block.header.clone(), vec![key.id()]));
+    let snapshot = chain::Snapshot { genesis: genesis.clone(), anchor, state: state.to_snapshot(), proof: root };
+    canonical::<chain::Snapshot>("snapshot", &[snapshot.to_bytes()]);
+    fuzz("state", &[state.to_snapshot()], |bytes| {
+        if let Ok(mut state) = chain::State::from_snapshot(&genesis, bytes) {
+            state.root();
+        }
+    });
+    let set = chain::first_set(&genesis);
+    fuzz("certificate", &[vec![7; 90]], |bytes| {
+        let _ = chain::certified(&chain, 0, &set, bytes);
+    });
 }
 
 #[test]
 fn trees_tickets_and_manifests() {
     canonical::<ChunkTree>("chunk tree", &[ChunkTree::of(&vec![1; 3 << 20]).to_bytes()]);
     let address = net::Address { node: base::NodeId([1; 32]), sockets: vec!["127.0.0.1:1".parse().expect("socket")] };
-    let ticket = net::Ticket { chain: Hash::default(), run: Hash::default(), peers: vec![address] };
+    let ticket = net::Ticket { chain: Hash::default(), run: Hash::default(), anchor: None, peers: vec![address] };
     canonical::<net::Ticket>("ticket", &[ticket.to_bytes()]);
     fuzz("ticket text", &[ticket.to_string().into_bytes()], |bytes| {
         let _ = String::from_utf8_lossy(bytes).parse::<net::Ticket>();

@@ -100,7 +100,8 @@ impl World {
         }
         let victim = self.rng.below(self.nodes.len() as u64) as usize;
         let victim = self.nodes[victim].id;
-        let mine: SignedTx = Signed::new(DOMAIN, &self.nodes[i].key, Envelope { seq: 1 << 60, tx: Tx::Leave { run } });
+        let leave = Envelope { chain: self.scenario.chain, seq: 1 << 60, work: 0, tx: Tx::Leave { run } };
+        let mine: SignedTx = Signed::new(DOMAIN, &self.nodes[i].key, leave);
         if victim != mine.by {
             self.send(i, Signed { by: victim, ..mine }, true);
         }

@@ -3,7 +3,7 @@
 use crate::scenario::{Liar, Part};
 use base::{Hash, Keypair, NodeId};
 use std::collections::{BTreeSet, VecDeque};
-use swarm::{DOMAIN, Envelope, Output, Peer, SignedTx, Tx};
+use swarm::{DOMAIN, Envelope, Output, Peer, SignedTx, State, Tx};
 
 /// Versions of the weights kept in memory for others: a quorum knows a root one round late, with delay two.
 const VERSIONS_KEPT: usize = 4;
@@ -29,6 +29,7 @@ pub(crate) struct Node {
     pub key: Keypair,
     pub id: NodeId,
     pub part: Part,
+    pub chain: Hash,
     pub peer: Peer,
     pub disk: Disk,
     /// Whether its process runs.
@@ -60,13 +61,14 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub fn new(key: Keypair, part: Part) -> Self {
+    pub fn new(key: Keypair, part: Part, chain: Hash) -> Self {
         let id = key.id();
         Self {
             key,
             id,
             part,
-            peer: Peer::new(id),
+            chain,
+            peer: Peer::new(id, State::new(chain, 0)),
             disk: Disk::default(),
             up: false,
             epoch: 0,
@@ -99,7 +101,8 @@ impl Node {
     /// Signs with the next running number, which is on disk before anything is sent.
     pub fn sign(&mut self, tx: Tx) -> SignedTx {
         self.disk.seq += 1;
-        SignedTx::new(DOMAIN, &self.key, Envelope { seq: self.disk.seq, tx })
+        let envelope = Envelope { chain: self.chain, seq: self.disk.seq, work: 0, tx };
+        SignedTx::new(DOMAIN, &self.key, envelope)
     }
 
     /// Takes weights into memory and, now and then, to disk.

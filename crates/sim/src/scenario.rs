@@ -6,6 +6,8 @@ use swarm::{Access, Init, Mode, Spec};
 /// A network, its run and its misfortunes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scenario {
+    /// The chain for which its transactions are signed.
+    pub chain: Hash,
     /// Of everything that is drawn while it runs.
     pub seed: u64,
     /// The machines, in the order of their identities; the first one makes the run.
@@ -261,6 +263,7 @@ impl Scenario {
             faults: Faults::default(),
             calm_ms: 0,
             warm_rounds: 0,
+            chain: Hash::default(),
             shared_state: false,
         }
     }

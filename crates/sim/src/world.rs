@@ -177,8 +177,11 @@ impl World {
         let key = |i: usize| Keypair::from_secret(Hash::of("sim key", &(scenario.seed, i as u64).to_bytes()).0);
         let mut keys: Vec<Keypair> = (0..scenario.members.len()).map(key).collect();
         keys.sort_by_key(Keypair::id);
-        let nodes: Vec<Node> =
-            keys.into_iter().zip(&scenario.members).map(|(key, part)| Node::new(key, part.clone())).collect();
+        let nodes: Vec<Node> = keys
+            .into_iter()
+            .zip(&scenario.members)
+            .map(|(key, part)| Node::new(key, part.clone(), scenario.chain))
+            .collect();
         let index = nodes.iter().enumerate().map(|(i, node)| (node.id, i)).collect();
         let mut world = Self {
             scenario: scenario.clone(),
@@ -188,7 +191,7 @@ impl World {
             order: 0,
             nodes,
             index,
-            log: Log::default(),
+            log: Log { sequencer: Sequencer::new(scenario.chain), ..Log::default() },
             run: RunId::default(),
             mass: Mass::default(),
             watch: Watch::default(),
@@ -365,7 +368,7 @@ impl World {
         let node = &mut self.nodes[i];
         let seen = if node.whole_log { self.log.blocks.len() } else { node.height as usize };
         let (now, mut ignored) = (node.part.clock.local(self.now), Outbox::default());
-        node.peer = Peer::new(node.id);
+        node.peer = Peer::new(node.id, State::new(node.chain, 0));
         let shared = self.log.applied.get(&(seen as u64)).cloned();
         if let Some((state, events)) = shared.clone() {
             node.peer.step(now, Input::Applied { state, events }, &mut ignored);

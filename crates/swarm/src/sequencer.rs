@@ -4,7 +4,7 @@
 use crate::state::State;
 use crate::tx::BLOCK_TXS_MAX;
 use crate::{Block, Event, SignedTx};
-use base::{Millis, NodeId, Reject};
+use base::{Hash, Millis, NodeId, Reject};
 use std::collections::BTreeMap;
 
 /// Orders transactions into blocks.
@@ -19,13 +19,9 @@ pub struct Sequencer {
 const WAITING_PER_SIGNER: usize = 64;
 
 impl Sequencer {
-    /// Goes on after blocks that were made before.
-    pub fn replay(blocks: impl Iterator<Item = Block>) -> Result<Self, Reject> {
-        let mut sequencer = Self::default();
-        for block in blocks {
-            sequencer.state.apply(&block)?;
-        }
-        Ok(sequencer)
+    /// Orders for `chain`, without proofs of work.
+    pub fn new(chain: Hash) -> Self {
+        Self { state: State::new(chain, 0), ..Self::default() }
     }
 
     /// The state behind the last block.

@@ -118,6 +118,10 @@ pub enum Event {
 /// Everything the log decides. Applying the same blocks gives the same state.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct State {
+    /// Transactions for another chain are refused.
+    pub chain: Hash,
+    /// Leading zero bits of the proof of work that creating and joining cost.
+    pub work_bits: u32,
     /// Of the last block.
     pub height: u64,
     /// Of the last block.
@@ -131,6 +135,11 @@ pub struct State {
 }
 
 impl State {
+    /// No runs yet, on `chain`, where creating and joining cost a proof of work of `work_bits`.
+    pub fn new(chain: Hash, work_bits: u32) -> Self {
+        Self { chain, work_bits, ..Self::default() }
+    }
+
     /// Applies the next block. A block that does not follow is refused whole; a transaction that is
     /// refused changes nothing and is counted.
     pub fn apply(&mut self, block: &Block) -> Result<Vec<Event>, Reject> {
@@ -193,8 +202,14 @@ impl State {
     }
 
     fn check_envelope(&self, tx: &SignedTx, verify: bool) -> Result<(), Reject> {
+        if tx.value.chain != self.chain {
+            return Err(Reject::WrongChain);
+        }
         if self.seqs.get(&tx.by).is_some_and(|&last| tx.value.seq <= last) {
             return Err(Reject::Duplicate);
+        }
+        if !tx.value.is_paid(&tx.by, self.work_bits) {
+            return Err(Reject::NoWork);
         }
         if !verify || tx.verify(DOMAIN) { Ok(()) } else { Err(Reject::BadSignature) }
     }

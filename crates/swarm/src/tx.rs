@@ -1,7 +1,7 @@
 //! What is written on the log.
 
 use crate::{Claim, Spec, Verdict};
-use base::{Hash, Millis, Reader, Round, Signed, Wire, WireError, wire_enum, wire_struct};
+use base::{Hash, Millis, NodeId, Reader, Round, Signed, Wire, WireError, wire_enum, wire_struct};
 
 /// Domain of signatures on transactions.
 pub const DOMAIN: &str = "talkoo 2026 transaction v1";
@@ -15,8 +15,12 @@ pub type SignedTx = Signed<Envelope>;
 /// What is signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Envelope {
+    /// The chain it is meant for.
+    pub chain: Hash,
     /// Strictly rising per signer: nothing counts twice.
     pub seq: u64,
+    /// Proof of work of a transaction that anybody may send; 0 in others.
+    pub work: u64,
     /// What is said.
     pub tx: Tx,
 }
@@ -134,6 +138,33 @@ pub struct Block {
     pub txs: Vec<SignedTx>,
 }
 
+impl Envelope {
+    /// An envelope that `by` may send on a chain whose proof of work has `bits` leading zero bits. Looks for
+    /// one where the transaction needs it: about `2^bits` hashes.
+    pub fn new(chain: Hash, bits: u32, by: &NodeId, seq: u64, tx: Tx) -> Self {
+        let mut envelope = Self { chain, seq, work: 0, tx };
+        while !envelope.is_paid(by, bits) {
+            envelope.work += 1;
+        }
+        envelope
+    }
+
+    /// Whether it costs nothing, for membership entitles to it, or carries its proof of work.
+    pub fn is_paid(&self, by: &NodeId, bits: u32) -> bool {
+        match &self.tx {
+            Tx::Create { .. } | Tx::Join { .. } => {}
+            _ => return self.work == 0,
+        }
+        let said = Hash::of("talkoo 2026 entry v1", &self.tx.to_bytes());
+        let hash = Hash::keyed(
+            b"talkoo 2026 entry proof of work.",
+            &(*by, ((self.chain, said), (self.seq, self.work))).to_bytes(),
+        );
+        // The bits of a hash in order, from the first byte.
+        u64::from_be_bytes(hash.0[..8].try_into().expect("eight bytes")).leading_zeros() >= bits
+    }
+}
+
 impl Tx {
     /// The run it is about, where it exists already.
     pub fn run(&self) -> Option<RunId> {
@@ -152,7 +183,7 @@ impl Tx {
 /// A block carries at most this many transactions.
 pub(crate) const BLOCK_TXS_MAX: usize = 4096;
 
-wire_struct!(Envelope { seq, tx });
+wire_struct!(Envelope { chain, seq, work, tx });
 wire_enum!(Tx {
     0 => Create { spec },
     1 => Join { run, class },

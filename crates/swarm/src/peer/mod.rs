@@ -86,9 +86,9 @@ impl Part {
 }
 
 impl Peer {
-    /// A node that takes part in nothing yet.
-    pub fn new(id: NodeId) -> Self {
-        Self { id, state: Arc::default(), parts: BTreeMap::new() }
+    /// A node that takes part in nothing yet, and knows of the chain what `state` says.
+    pub fn new(id: NodeId, state: State) -> Self {
+        Self { id, state: Arc::new(state), parts: BTreeMap::new() }
     }
 
     /// The replicated state.

@@ -1,12 +1,13 @@
-//! A validator: the orderer between the engine, a disk and a network. It translates and decides nothing.
+//! A keeper of a chain: the orderer between the consensus engine, a disk and a network. It translates and
+//! decides nothing. With a key that has a seat it is a validator; without one it follows.
 
 use crate::block::{Block, Genesis, Tx};
-use crate::desk::{Desk, Refused};
-use crate::engine::{Begin, Engine, EngineError, Mailbox, Timing};
+use crate::desk::{Desk, Offer, Refused, SILENT_MS, Work};
+use crate::light::Step;
 use crate::orderer::{Answer, Orderer};
-use crate::wires::{Blocked, Outgoing, Packet, engine_key, wires};
-use base::{Hash, Keypair, Millis, NodeId, Reject, RejectCounts, Wire};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::state::State;
+use crate::wires::{Blocked, Outgoing, Packet};
+use base::{Keypair, Millis, NodeId, Reject, RejectCounts, Wire};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -15,7 +16,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 /// Where blocks are kept. What a call gave back is on disk, whatever happens next.
 pub trait Disk: Send + Sync + 'static {
     /// Keeps a block that may become final.
-    fn keep(&self, hash: &Hash, block: &[u8]) -> std::io::Result<()>;
+    fn keep(&self, block: &Block) -> std::io::Result<()>;
     /// Blocks kept that are not final.
     fn kept(&self) -> std::io::Result<Vec<Vec<u8>>>;
     /// Appends final blocks, in order, the last one with the certificate that makes them final; lets go of
@@ -23,23 +24,29 @@ pub trait Disk: Send + Sync + 'static {
     fn finish(&self, blocks: &[Block], certificate: &[u8]) -> std::io::Result<()>;
     /// The final block at a height.
     fn block(&self, height: u64) -> std::io::Result<Option<Vec<u8>>>;
+    /// The newest state that was kept whole, with its height; blocks after it make the rest.
+    fn state(&self) -> std::io::Result<Option<Vec<u8>>>;
+    /// Keeps a state whole, so that who starts again does not begin at the genesis, and ends of epochs before it.
+    fn keep_state(&self, state: &[u8], ends: &[Step]) -> std::io::Result<()>;
+    /// The certificate of the final block at a height; not every one has its own.
+    fn certificate(&self, height: u64) -> std::io::Result<Option<Vec<u8>>>;
+    /// The last block of an epoch that has ended, with its certificate.
+    fn end(&self, epoch: u64) -> std::io::Result<Option<Step>>;
 }
 
-/// What a validator begins with.
-pub struct ValidatorConfig {
+/// What a keeper begins with.
+pub struct KeeperConfig {
     /// The network.
     pub genesis: Genesis,
-    /// Its consensus key: the one of its seat.
-    pub key: Keypair,
-    /// Folder of the engine's journal.
+    /// Its consensus key; it votes in the epochs whose set has it.
+    pub key: Option<Keypair>,
+    /// Folder of the engine's journal: never copied, never deleted while its key votes.
     pub journal: PathBuf,
     /// Its blocks.
     pub disk: Arc<dyn Disk>,
-    /// How patient it is.
-    pub timing: Timing,
 }
 
-/// The validator's network: packets out, with whom they are for; packets in, with whom they are from,
+/// The keeper's network: packets out, with whom they are for; packets in, with whom they are from,
 /// authenticated by their consensus keys.
 pub struct Connections {
     /// Out.
@@ -48,26 +55,27 @@ pub struct Connections {
     pub incoming: mpsc::Receiver<(NodeId, Packet)>,
 }
 
-/// A running validator. Dropped, it stops.
-pub struct Validator {
+/// A running keeper. Dropped, it stops.
+pub struct Keeper {
     orderer: Arc<Mutex<Orderer>>,
+    me: Option<NodeId>,
     arrived: Arc<Notify>,
+    offers: mpsc::Sender<Offer>,
     height: watch::Receiver<u64>,
     trouble: watch::Receiver<Option<String>>,
     blocked: Blocked,
     refused: Refused,
     out: Outgoing,
-    others: Vec<NodeId>,
     stop: Mutex<Option<oneshot::Sender<()>>>,
     task: tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
 }
 
-/// Why a validator cannot begin.
+/// Why a keeper cannot begin.
 #[derive(Debug, thiserror::Error)]
-pub enum ValidatorError {
-    /// The engine cannot.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
+pub enum KeeperError {
+    /// No network begins like this.
+    #[error("the genesis is not one that a network can begin with: {0}")]
+    Genesis(Reject),
     /// The disk cannot be read.
     #[error("the chain on disk: {0}")]
     Disk(#[from] std::io::Error),
@@ -76,16 +84,26 @@ pub enum ValidatorError {
     Damaged(u64, Reject),
 }
 
+/// Offers that wait to be taken.
+const OFFERS: usize = 16;
+
 /// The chain on a disk, as far as it is final.
-pub fn replay(genesis: &Genesis, disk: &dyn Disk) -> Result<Orderer, ValidatorError> {
-    let mut orderer = Orderer::new(genesis);
-    for height in 1.. {
+pub fn replay(genesis: &Genesis, disk: &dyn Disk) -> Result<Orderer, KeeperError> {
+    genesis.check().map_err(KeeperError::Genesis)?;
+    let mut orderer = match disk.state()? {
+        // What this node wrote itself is believed; the blocks after it must follow from it all the same.
+        Some(bytes) => {
+            Orderer::behind_state(State::from_snapshot(genesis, &bytes).map_err(|r| KeeperError::Damaged(0, r))?)
+        }
+        None => Orderer::new(genesis),
+    };
+    for height in orderer.state().height() + 1.. {
         let Some(bytes) = disk.block(height)? else { break };
-        let block = Block::from_bytes(&bytes).map_err(|_| ValidatorError::Damaged(height, Reject::Malformed))?;
+        let block = Block::from_bytes(&bytes).map_err(|_| KeeperError::Damaged(height, Reject::Malformed))?;
         let hash = orderer.body(block);
         orderer.finalized(&hash).map_err(|answer| match answer {
-            Answer::Invalid(reject) => ValidatorError::Damaged(height, reject),
-            _ => ValidatorError::Damaged(height, Reject::NotHeld),
+            Answer::Invalid(reject) => KeeperError::Damaged(height, reject),
+            _ => KeeperError::Damaged(height, Reject::NotHeld),
         })?;
     }
     for bytes in disk.kept()? {
@@ -96,60 +114,58 @@ pub fn replay(genesis: &Genesis, disk: &dyn Disk) -> Result<Orderer, ValidatorEr
     Ok(orderer)
 }
 
-impl Validator {
+impl Keeper {
     /// Goes on with the chain on its disk.
-    pub fn start(config: ValidatorConfig, connections: Connections) -> Result<Self, ValidatorError> {
+    pub fn start(config: KeeperConfig, connections: Connections) -> Result<Self, KeeperError> {
         let orderer = replay(&config.genesis, config.disk.as_ref())?;
-        let me = config.key.id();
-        let validators = config.genesis.validators.clone();
-        let others: Vec<NodeId> = validators.iter().filter(|id| **id != me).copied().collect();
-        let peers = others.iter().filter_map(engine_key).collect();
-        let (ends, inlet) = wires(peers, 0, &connections.out);
-        let (mailbox, asked) = mpsc::unbounded_channel();
-        let begin = Begin {
-            dir: config.journal,
-            chain: config.genesis.chain(),
-            key: config.key,
-            validators,
-            epoch: 0,
-            genesis: config.genesis.block().hash(),
-            timing: config.timing,
-        };
-        let engine = Engine::start(begin, Mailbox(mailbox), ends, inlet.blocked.clone())?;
         let (height, trouble) = (watch::Sender::new(orderer.state().height()), watch::Sender::default());
+        let (heights, troubles) = (height.subscribe(), trouble.subscribe());
         let (orderer, arrived) = (Arc::new(Mutex::new(orderer)), Arc::new(Notify::new()));
-        let refused = Refused::default();
-        let (heights, troubles, blocked) = (height.subscribe(), trouble.subscribe(), inlet.blocked.clone());
+        let (refused, blocked) = (Refused::default(), Blocked::default());
+        let me = config.key.as_ref().map(Keypair::id);
         let desk = Desk {
             orderer: orderer.clone(),
             disk: config.disk,
+            chain: config.genesis.chain(),
+            genesis: config.genesis.block().hash(),
+            key: config.key,
+            journal: config.journal,
+            silent_ms: SILENT_MS.min(config.genesis.epoch_ms / 4),
             out: connections.out.clone(),
-            others: others.clone(),
-            inlet,
             height,
             trouble,
-            hold: config.timing.hold(),
-            proposal: None,
-            questions: Vec::new(),
-            asked_for: None,
-            wanted: BTreeSet::new(),
-            given: BTreeMap::new(),
+            blocked: blocked.clone(),
             refused: refused.clone(),
+            work: Work::default(),
         };
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(desk.run(engine, asked, connections.incoming, arrived.clone(), stopped));
+        let (offers, offered) = mpsc::channel(OFFERS);
+        let task = tokio::spawn(desk.run(connections.incoming, offered, arrived.clone(), stopped));
         Ok(Self {
             orderer,
+            me,
             arrived,
+            offers,
             height: heights,
             trouble: troubles,
             blocked,
             refused,
             out: connections.out,
-            others,
             stop: Mutex::new(Some(stop)),
             task: tokio::sync::Mutex::new(Some(task)),
         })
+    }
+
+    /// Takes final blocks that another node gave, in order from the next one on, with a certificate for the last.
+    pub async fn offer(&self, blocks: Vec<Block>, certificate: Vec<u8>) -> Result<(), Reject> {
+        let (taken, answer) = oneshot::channel();
+        self.offers.send(Offer { blocks, certificate, taken }).await.map_err(|_| Reject::Ended)?;
+        answer.await.map_err(|_| Reject::Ended)?
+    }
+
+    /// Whether this node's key is in the set of the current epoch.
+    pub fn validates(&self) -> bool {
+        self.look(|orderer| self.me.is_some_and(|me| orderer.state().validators().contains(&me)))
     }
 
     /// Takes an encoded transaction, or refuses it with a reason, and tells the other validators.
@@ -157,10 +173,21 @@ impl Validator {
         let tx = Tx::from_bytes(bytes).map_err(|_| Reject::Malformed)?;
         self.look(|orderer| orderer.submit(tx))?;
         self.arrived.notify_one();
-        if !self.others.is_empty() {
-            let _ = self.out.send((self.others.clone(), Packet::Tx(bytes.to_vec())));
+        let mut to = self.look(|orderer| orderer.state().validators().to_vec());
+        to.retain(|id| Some(*id) != self.me);
+        if !to.is_empty() {
+            let _ = self.out.send((to, Packet::Tx(bytes.to_vec())));
         }
         Ok(())
+    }
+
+    /// Tells, whenever asked, which node has which seat.
+    pub fn seats(&self) -> impl Fn() -> Vec<(NodeId, NodeId)> + Send + 'static {
+        let orderer = self.orderer.clone();
+        move || {
+            let orderer = orderer.lock().expect("the orderer does not panic");
+            orderer.state().money().seats().map(|(key, seat)| (*key, seat.node)).collect()
+        }
     }
 
     /// Height of the last final block, as it grows.

@@ -1,0 +1,84 @@
+//! What a set of validators signed, checked by anyone who knows the set: certificates that a block is
+//! final, and evidence that one of them signed two things of which an honest one signs one.
+
+use crate::engine::Activity;
+use crate::wires::{engine_key, node};
+use base::{Hash, NodeId, Reject};
+use commonware_codec::{Copying, Encode as _, Read};
+use commonware_consensus::Epochable as _;
+use commonware_consensus::simplex::scheme::ed25519::Scheme;
+use commonware_consensus::simplex::types::{Attributable as _, Finalization};
+use commonware_cryptography::blake3::Digest;
+use commonware_cryptography::certificate::Verifier as _;
+use commonware_cryptography::ed25519::PublicKey;
+use commonware_parallel::Sequential;
+use commonware_utils::ordered::Set;
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::SeedableRng as _;
+
+/// A certificate is at most this long.
+pub const CERTIFICATE_MAX: usize = 1 << 15;
+/// Evidence is at most this long.
+pub const EVIDENCE_MAX: usize = 1 << 12;
+
+/// Binds votes to a chain.
+pub(crate) fn namespace(chain: &Hash) -> Vec<u8> {
+    [b"talkoo 2026 consensus v1 ".as_slice(), &chain.0].concat()
+}
+
+/// The validators' keys as the engine sorts them; `None` when one is no key or there twice.
+pub(crate) fn participants(set: &[NodeId]) -> Option<Set<PublicKey>> {
+    let keys: Vec<PublicKey> = set.iter().filter_map(engine_key).collect();
+    Set::try_from(keys).ok().filter(|keys: &Set<PublicKey>| keys.len() == set.len() && !set.is_empty())
+}
+
+/// Checks in batches draw random factors; everybody draws the same, from what is checked.
+fn rng(bytes: &[u8]) -> ChaCha20Rng {
+    ChaCha20Rng::from_seed(Hash::of("talkoo 2026 certificate check v1", bytes).0)
+}
+
+fn verifier(chain: &Hash, set: &[NodeId]) -> Result<Scheme, Reject> {
+    participants(set).map(|keys| Scheme::verifier(&namespace(chain), keys)).ok_or(Reject::WrongShape)
+}
+
+/// The block that more than two thirds of `set` made final in `epoch`, by this certificate.
+pub fn certified(chain: &Hash, epoch: u64, set: &[NodeId], certificate: &[u8]) -> Result<Hash, Reject> {
+    if certificate.len() > CERTIFICATE_MAX {
+        return Err(Reject::Oversized);
+    }
+    let scheme = verifier(chain, set)?;
+    let mut input = Copying(certificate);
+    let found = Finalization::<Scheme, Digest>::read_cfg(&mut input, &scheme.certificate_codec_config());
+    let found = found.map_err(|_| Reject::Malformed)?;
+    if found.encode().as_ref() != certificate {
+        return Err(Reject::Malformed);
+    }
+    if found.proposal.round.epoch().get() != epoch {
+        return Err(Reject::WrongShape);
+    }
+    if !found.verify(&mut rng(certificate), &scheme, &Sequential) {
+        return Err(Reject::BadSignature);
+    }
+    Ok(Hash(found.proposal.payload.0))
+}
+
+/// Who of `set` signed two things in `epoch` that exclude each other, by this evidence.
+pub(crate) fn accused(chain: &Hash, epoch: u64, set: &[NodeId], evidence: &[u8]) -> Result<NodeId, Reject> {
+    if evidence.len() > EVIDENCE_MAX {
+        return Err(Reject::Oversized);
+    }
+    let scheme = verifier(chain, set)?;
+    let config = scheme.certificate_codec_config();
+    let found = Activity::read_cfg(&mut Copying(evidence), &config).map_err(|_| Reject::Malformed)?;
+    let signer = match &found {
+        Activity::ConflictingNotarize(two) => two.signer(),
+        Activity::ConflictingFinalize(two) => two.signer(),
+        Activity::NullifyFinalize(two) => two.signer(),
+        _ => return Err(Reject::Malformed),
+    };
+    if found.epoch().get() != epoch {
+        return Err(Reject::WrongShape);
+    }
+    let key = participants(set).and_then(|keys| keys.get(usize::from(signer)).map(node)).ok_or(Reject::WrongShape)?;
+    if found.verify(&mut rng(evidence), &scheme, &Sequential) { Ok(key) } else { Err(Reject::BadSignature) }
+}

@@ -1,0 +1,122 @@
+//! Who orders blocks, and for how long: a set of seats for an epoch, and the next one at its end.
+
+use crate::block::Genesis;
+use base::{Hash, Millis, NodeId, Reader, Wire, WireError, wire_struct};
+use ledger::{Ledger, Seat};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Validators of an epoch at most.
+pub const SET_MAX: usize = 64;
+
+/// An epoch under way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Epoch {
+    /// From 0.
+    pub number: u64,
+    /// Time of the last block before it.
+    pub began: Millis,
+    /// Keys of its validators, sorted.
+    pub set: Vec<NodeId>,
+    /// Those of the epoch before, against whom evidence still counts.
+    pub before: Vec<NodeId>,
+    /// What each proposer said of the others.
+    reports: BTreeMap<NodeId, Report>,
+}
+
+/// Blocks that a validator proposed in this epoch, and in how many of them it had not heard from whom.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Report {
+    blocks: u64,
+    missing: BTreeMap<NodeId, u64>,
+}
+
+wire_struct!(Report { blocks, missing });
+
+impl Epoch {
+    /// The first one.
+    pub(crate) fn first(genesis: &Genesis) -> Self {
+        let (set, began) = (first_set(genesis), genesis.time);
+        Self { number: 0, began, set, before: Vec::new(), reports: BTreeMap::new() }
+    }
+
+    /// What blocks name the set by.
+    pub(crate) fn set_hash(&self) -> Hash {
+        set_hash(&self.set)
+    }
+
+    /// Somebody proposed a block and had not heard from these.
+    pub(crate) fn note(&mut self, by: &NodeId, missing: &[NodeId]) {
+        let report = self.reports.entry(*by).or_default();
+        report.blocks += 1;
+        for silent in missing {
+            *report.missing.entry(*silent).or_default() += 1;
+        }
+    }
+
+    /// Validators that missed half of the epoch, as more than half of all say, each in at least half of its blocks.
+    pub(crate) fn absent(&self) -> BTreeSet<NodeId> {
+        let says = |report: &Report, key: &NodeId| report.missing.get(key).is_some_and(|n| 2 * n >= report.blocks);
+        let many =
+            |key: &&NodeId| 2 * self.reports.values().filter(|report| says(report, *key)).count() > self.set.len();
+        self.set.iter().filter(many).copied().collect()
+    }
+
+    /// The set of the next epoch: seats that stay, in the order in which they were taken, each with its
+    /// bond. Fewer than four of several would halt when one sleeps: then the set stays as it is.
+    pub(crate) fn next_set(&self, money: &Ledger) -> Vec<NodeId> {
+        let absent = self.absent();
+        let bond = money.params().seat_bond.0;
+        let mut seats: Vec<(&NodeId, &Seat)> = money.seats().filter(|(_, seat)| !seat.leaving).collect();
+        seats.retain(|(key, _)| !absent.contains(*key));
+        seats.sort_unstable_by_key(|(_, seat)| seat.serial);
+        let mut standing: BTreeMap<NodeId, u64> = BTreeMap::new();
+        let mut next: Vec<NodeId> = Vec::new();
+        for (key, seat) in seats {
+            let bonded = money.account(&seat.owner).map_or(0, |account| account.bond.0);
+            let n = standing.entry(seat.owner).or_default();
+            if next.len() < SET_MAX && bonded / bond.max(1) > *n {
+                *n += 1;
+                next.push(*key);
+            }
+        }
+        next.sort_unstable();
+        if matches!(next.len(), 0 | 2 | 3) { self.set.clone() } else { next }
+    }
+
+    /// The next epoch begins.
+    pub(crate) fn turn(&mut self, next: Vec<NodeId>, now: Millis) {
+        let before = std::mem::replace(&mut self.set, next);
+        *self = Self {
+            number: self.number + 1,
+            began: now,
+            set: std::mem::take(&mut self.set),
+            before,
+            reports: BTreeMap::new(),
+        };
+    }
+}
+
+/// The validators of a network's first epoch, sorted.
+pub fn first_set(genesis: &Genesis) -> Vec<NodeId> {
+    let mut set: Vec<NodeId> = genesis.validators.iter().map(|founder| founder.key).collect();
+    set.sort_unstable();
+    set
+}
+
+/// What blocks name a set of validators by.
+pub(crate) fn set_hash(set: &[NodeId]) -> Hash {
+    Hash::of("talkoo 2026 validators v1", &set.to_vec().to_bytes())
+}
+
+impl Wire for Epoch {
+    fn encode(&self, out: &mut Vec<u8>) {
+        (self.number, self.began).encode(out);
+        (self.set.clone(), self.before.clone()).encode(out);
+        self.reports.encode(out);
+    }
+    fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
+        let (number, began) = Wire::decode(input)?;
+        let (set, before) = (input.list(SET_MAX)?, input.list(SET_MAX)?);
+        Ok(Self { number, began, set, before, reports: Wire::decode(input)? })
+    }
+}

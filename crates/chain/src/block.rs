@@ -246,9 +246,24 @@ pub struct Genesis {
     pub epoch_ms: u64,
     /// Leading zero bits of the proof of work that creating and joining a run cost.
     pub work_bits: u32,
-    /// The network that this one goes on from, its validators being gone: its chain and its last certified block.
-    pub recovers: Option<(Hash, Hash)>,
+    /// The network that this one goes on from, its validators being gone.
+    pub recovers: Option<Recovery>,
 }
+
+/// From where a network goes on whose validators are gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recovery {
+    /// The chain.
+    pub chain: Hash,
+    /// Its last certified block as far as who recovers it knows.
+    pub block: Hash,
+    /// Of that block.
+    pub height: u64,
+    /// Root of the state with which the new network begins.
+    pub root: Hash,
+}
+
+wire_struct!(Recovery { chain, block, height, root });
 
 /// A first validator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -312,6 +327,10 @@ impl Genesis {
     pub(crate) fn books(&self) -> Result<Ledger, Reject> {
         let money = ledger::Params { chain: self.chain(), ..self.money.clone() };
         let mut books = Ledger::new(money, &self.opening);
+        if self.recovers.is_some() {
+            // The books are those of the state that it goes on with.
+            return Ok(books);
+        }
         self.validators.iter().try_for_each(|founder| books.found_seat(founder.key, founder.owner, founder.node))?;
         Ok(books)
     }

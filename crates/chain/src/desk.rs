@@ -4,7 +4,7 @@
 use crate::block::{Block, EVIDENCE_DOMAIN, Evidence, Tx};
 use crate::certificate::certified;
 use crate::engine::{Asked, Begin, Engine, EngineError, Mailbox, Timing};
-use crate::keeper::{Disk, clock};
+use crate::keeper::{Disk, Note, clock};
 use crate::orderer::{Answer, Orderer, Turn};
 use crate::state::Happened;
 use crate::wires::{Blocked, Inlet, Outgoing, Packet, engine_key, wires};
@@ -58,6 +58,7 @@ struct Place {
 pub(crate) struct Desk {
     pub(crate) orderer: Arc<Mutex<Orderer>>,
     pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) note: Arc<Note>,
     pub(crate) chain: Hash,
     /// The block before the first epoch.
     pub(crate) genesis: Hash,
@@ -417,8 +418,11 @@ impl Desk {
         }
         self.write(|disk| disk.finish(&path, certificate)).map_err(Wait::Disk)?;
         let done: Result<Vec<(Block, Vec<Happened>)>, Answer> = self.look(|orderer| orderer.finalized(block));
-        if let Err(answer) = done {
-            self.trouble.send_replace(Some(format!("a block that is final cannot be applied: {answer:?}")));
+        match done {
+            Ok(done) => done.iter().for_each(|(block, happened)| (self.note)(block, happened)),
+            Err(answer) => {
+                self.trouble.send_replace(Some(format!("a block that is final cannot be applied: {answer:?}")));
+            }
         }
         if path.iter().any(|block| block.header.next.is_some()) {
             let state = self.look(|orderer| orderer.state().to_snapshot());

@@ -5,7 +5,7 @@ use crate::block::{Block, Genesis, Tx};
 use crate::desk::{Desk, Offer, Refused, SILENT_MS, Work};
 use crate::light::Step;
 use crate::orderer::{Answer, Orderer};
-use crate::state::State;
+use crate::state::{Happened, State};
 use crate::wires::{Blocked, Outgoing, Packet};
 use base::{Keypair, Millis, NodeId, Reject, RejectCounts, Wire};
 use std::path::PathBuf;
@@ -44,7 +44,13 @@ pub struct KeeperConfig {
     pub journal: PathBuf,
     /// Its blocks.
     pub disk: Arc<dyn Disk>,
+    /// Told of every block that became final, and of what it did; after a restart again of those since the
+    /// last whole state.
+    pub note: Arc<Note>,
 }
+
+/// Who is told of final blocks.
+pub type Note = dyn Fn(&Block, &[Happened]) + Send + Sync;
 
 /// The keeper's network: packets out, with whom they are for; packets in, with whom they are from,
 /// authenticated by their consensus keys.
@@ -88,23 +94,25 @@ pub enum KeeperError {
 const OFFERS: usize = 16;
 
 /// The chain on a disk, as far as it is final.
-pub fn replay(genesis: &Genesis, disk: &dyn Disk) -> Result<Orderer, KeeperError> {
+pub fn replay(genesis: &Genesis, disk: &dyn Disk, note: &Note) -> Result<Orderer, KeeperError> {
     genesis.check().map_err(KeeperError::Genesis)?;
     let mut orderer = match disk.state()? {
         // What this node wrote itself is believed; the blocks after it must follow from it all the same.
         Some(bytes) => {
             Orderer::behind_state(State::from_snapshot(genesis, &bytes).map_err(|r| KeeperError::Damaged(0, r))?)
         }
+        None if genesis.recovers.is_some() => return Err(KeeperError::Damaged(0, Reject::NotHeld)),
         None => Orderer::new(genesis),
     };
     for height in orderer.state().height() + 1.. {
         let Some(bytes) = disk.block(height)? else { break };
         let block = Block::from_bytes(&bytes).map_err(|_| KeeperError::Damaged(height, Reject::Malformed))?;
         let hash = orderer.body(block);
-        orderer.finalized(&hash).map_err(|answer| match answer {
+        let done = orderer.finalized(&hash).map_err(|answer| match answer {
             Answer::Invalid(reject) => KeeperError::Damaged(height, reject),
             _ => KeeperError::Damaged(height, Reject::NotHeld),
         })?;
+        done.iter().for_each(|(block, happened)| note(block, happened));
     }
     for bytes in disk.kept()? {
         if let Ok(block) = Block::from_bytes(&bytes) {
@@ -117,7 +125,7 @@ pub fn replay(genesis: &Genesis, disk: &dyn Disk) -> Result<Orderer, KeeperError
 impl Keeper {
     /// Goes on with the chain on its disk.
     pub fn start(config: KeeperConfig, connections: Connections) -> Result<Self, KeeperError> {
-        let orderer = replay(&config.genesis, config.disk.as_ref())?;
+        let orderer = replay(&config.genesis, config.disk.as_ref(), config.note.as_ref())?;
         let (height, trouble) = (watch::Sender::new(orderer.state().height()), watch::Sender::default());
         let (heights, troubles) = (height.subscribe(), trouble.subscribe());
         let (orderer, arrived) = (Arc::new(Mutex::new(orderer)), Arc::new(Notify::new()));
@@ -126,6 +134,7 @@ impl Keeper {
         let desk = Desk {
             orderer: orderer.clone(),
             disk: config.disk,
+            note: config.note,
             chain: config.genesis.chain(),
             genesis: config.genesis.block().hash(),
             key: config.key,

@@ -25,16 +25,16 @@ mod state;
 mod wires;
 
 pub use block::{
-    BLOCK_BYTES_MAX, BLOCK_TXS_MAX, Block, EVIDENCE_DOMAIN, Evidence, Founder, Genesis, Header, TX_BYTES_MAX, Tx,
-    VOTE_DOMAIN, Vote,
+    BLOCK_BYTES_MAX, BLOCK_TXS_MAX, Block, EVIDENCE_DOMAIN, Evidence, Founder, Genesis, Header, Recovery, TX_BYTES_MAX,
+    Tx, VOTE_DOMAIN, Vote,
 };
 pub use certificate::{CERTIFICATE_MAX, EVIDENCE_MAX, certified};
 pub use engine::EngineError;
 pub use epoch::{Epoch, SET_MAX, first_set};
-pub use keeper::{Connections, Disk, Keeper, KeeperConfig, KeeperError, clock, replay};
+pub use keeper::{Connections, Disk, Keeper, KeeperConfig, KeeperError, Note, clock, replay};
 pub use light::{AccountProof, Anchor, Light, RootProof, Step};
 pub use orderer::{Answer, Orderer, Turn};
-pub use pay::reference_flops;
+pub use pay::{reference_flops, units};
 pub use snapshot::Snapshot;
 pub use state::{Happened, State};
 pub use wires::{Channel, Outgoing, PACKET_MAX, Packet};

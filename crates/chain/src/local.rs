@@ -157,6 +157,7 @@ impl Local {
             key: Some(Keypair::from_secret(self.keys[i].secret())),
             journal: self.stage.join(format!("journal-{i}")),
             disk: self.disks[i].clone(),
+            note: Arc::new(|_, _| {}),
         };
         Keeper::start(config, Connections { out, incoming })
     }

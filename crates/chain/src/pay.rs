@@ -26,9 +26,9 @@ pub fn reference_flops(config: &str, seq_len: u32) -> Option<u64> {
 
 /// The units that a closed round pays, with their tokens: those that the quorum held, and the one of a
 /// member alone.
-pub(crate) fn units(closed: &Closed) -> Vec<(NodeId, u64)> {
+pub fn units(closed: &Closed) -> Vec<(NodeId, u64)> {
     let alone = closed.plain.and_then(|(member, _)| Some((member, closed.commits.get(&member)?.tokens)));
-    let set = closed.set.iter().map(|candidate| (candidate.member, candidate.tokens));
+    let set = closed.set.iter().filter(|_| alone.is_none()).map(|candidate| (candidate.member, candidate.tokens));
     set.chain(alone).filter(|(_, tokens)| *tokens > 0).collect()
 }
 

@@ -514,6 +514,23 @@ impl State {
     pub(crate) fn stand_behind(&mut self, tip: Hash) {
         self.tip = tip;
     }
+
+    /// The state with which a network goes on whose validators are gone: everything that was, on a chain of
+    /// its own, with the validators of `genesis`, whose owners bond anew.
+    pub fn recovered(&self, genesis: &Genesis) -> Result<Self, Reject> {
+        let mut state = Self::new(genesis);
+        let chain = state.chain;
+        state.money = self.money.clone();
+        state.money.begin_anew(chain);
+        for founder in &genesis.validators {
+            state.money.found_seat(founder.key, founder.owner, founder.node)?;
+        }
+        state.runs = swarm::State { chain, height: 0, ..self.runs.clone() };
+        (state.flops, state.vote_seqs) = (self.flops.clone(), self.vote_seqs.clone());
+        // All of it is entered anew.
+        let bytes = state.to_snapshot();
+        Self::from_snapshot(genesis, &bytes)
+    }
 }
 
 impl Entry {

@@ -5,6 +5,7 @@ macro_rules! outln {
     ($($part:tt)*) => { $crate::render::write_line(format_args!($($part)*)) };
 }
 
+mod chain_cmd;
 mod data_cmd;
 mod demo;
 mod render;
@@ -72,10 +73,10 @@ enum Command {
     Wallet(wallet::WalletCommand),
     /// Networks of several validators.
     #[command(subcommand)]
-    Network(wallet::NetworkCommand),
+    Network(chain_cmd::NetworkCommand),
     /// The chain that orders everything.
     #[command(subcommand)]
-    Chain(wallet::ChainCommand),
+    Chain(chain_cmd::ChainCommand),
     /// What the node on the data folder does, and why it waits.
     Status,
     /// Four peers train the shipped example on this machine; one is killed, another joins.
@@ -167,9 +168,9 @@ async fn run(cli: Cli) -> Result<()> {
         Command::Up => train::up(&common).await,
         Command::Train(command) => train::run(&common, command).await,
         Command::Data(command) => data_cmd::run(&common, command),
-        Command::Network(command) => wallet::network(&common, command),
+        Command::Network(command) => chain_cmd::network(&common, command).await,
         Command::Wallet(command) => wallet::wallet(&common, command).await,
-        Command::Chain(command) => wallet::chain(&common, command).await,
+        Command::Chain(command) => chain_cmd::chain(&common, command).await,
         Command::Peer(PeerCommand::Ls) => {
             let status = train::status(&common).await?;
             render::print(&common, &render::peers_json(&status), || render::peers(&status));

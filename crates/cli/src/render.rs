@@ -132,6 +132,11 @@ pub(crate) fn short(id: &str) -> &str {
     id.get(..8).unwrap_or(id)
 }
 
+/// Micro-credits as credits.
+pub(crate) fn credits(micro: &serde_json::Value) -> String {
+    ledger::Credits(micro.as_u64().unwrap_or_default()).to_string()
+}
+
 /// A number with thin groups.
 pub(crate) fn grouped(n: u64) -> String {
     let digits = n.to_string();

@@ -119,6 +119,15 @@ pub(crate) async fn status(common: &Common) -> Result<Status> {
     Ok(serde_json::from_value(ask(common, Request::Status).await?)?)
 }
 
+/// An account by its whole key, or by the beginning of a member's.
+pub(crate) async fn key_of(common: &Common, text: &str) -> Result<base::NodeId> {
+    if let Ok(key) = text.parse() {
+        return Ok(key);
+    }
+    let answer = ask(common, Request::Account { network: None, key: Some(text.to_owned()) }).await?;
+    Ok(answer["key"].as_str().unwrap_or_default().parse()?)
+}
+
 /// Asks the running node.
 pub(crate) async fn ask(common: &Common, request: Request) -> Result<Value> {
     let dir = common.dir();

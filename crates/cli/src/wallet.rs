@@ -1,27 +1,48 @@
-//! Credits, and the chain that keeps count of them.
+//! Credits: of the node's own account, which earns, and of the owner's wallet, which holds.
 
 use crate::{Common, render, train};
-use anyhow::{Context, Result, bail};
-use base::Wire;
-use clap::Subcommand;
-use ledger::Credits;
-use node::{NetworkFile, Request, Seat};
+use anyhow::{Context, Result, bail, ensure};
+use base::{NodeId, Signed, Wire};
+use clap::{Args, Subcommand};
+use ledger::{Credits, Envelope, Tx};
+use node::Request;
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::io::IsTerminal;
 
 #[derive(Subcommand)]
 pub(crate) enum WalletCommand {
-    /// What the node's account holds.
-    Show,
+    /// Make a wallet: a key of its own, encrypted; prints the 24 words that restore it.
+    New,
+    /// What the wallet and the node's account hold.
+    Show(On),
+    /// The same as one number of each.
+    Balance(On),
+    /// What happened to an account, newest first.
+    History {
+        #[command(flatten)]
+        on: On,
+        /// At most so many entries.
+        #[arg(long, default_value_t = 20)]
+        count: usize,
+        /// Of the node's account, where there is a wallet too.
+        #[arg(long)]
+        node: bool,
+    },
     /// Send credits to another account.
     Send {
         /// Its key; for a member of one of this node's runs the beginning is enough.
         to: String,
         /// Credits, up to six digits after the point.
         amount: String,
-        /// Do it; without this the command only shows what it would do.
-        #[arg(long)]
-        yes: bool,
+        #[command(flatten)]
+        spend: Spend,
+    },
+    /// Move what the node has earned into the wallet.
+    Collect {
+        /// Credits; everything but a fee if left out.
+        amount: Option<String>,
+        #[command(flatten)]
+        spend: Spend,
     },
     /// Pay into the budget of a run, from which its members are paid by tokens.
     Fund {
@@ -29,206 +50,264 @@ pub(crate) enum WalletCommand {
         run: String,
         /// Credits, up to six digits after the point.
         amount: String,
-        /// Do it; without this the command only shows what it would do.
-        #[arg(long)]
-        yes: bool,
+        #[command(flatten)]
+        spend: Spend,
     },
+    /// Put credits up as a bond: a part of it stands for each seat of a validator.
+    Bond {
+        /// Credits.
+        amount: String,
+        #[command(flatten)]
+        spend: Spend,
+    },
+    /// Take credits out of the bond; they are free after the unbonding delay.
+    Unbond {
+        /// Credits.
+        amount: String,
+        #[command(flatten)]
+        spend: Spend,
+    },
+    /// Print the 24 words that restore the wallet.
+    Backup,
+    /// Make the wallet anew from its 24 words, given on standard input.
+    Restore,
 }
 
-#[derive(Subcommand)]
-pub(crate) enum ChainCommand {
-    /// The network, its validators, and the last block.
-    Status,
-    /// A final block.
-    Block {
-        /// From 1.
-        height: u64,
-    },
-    /// An account.
-    Account {
-        /// Its key; for a member of one of this node's runs the beginning is enough.
-        key: String,
-    },
-    /// Vote for a run to earn new credits (only where this node is a validator).
-    Admit {
-        /// The run: its name, or the beginning of its id.
-        run: String,
-        /// Of 1,000 parts of what may be issued, at most how many; 0 takes the vote back.
-        #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u16).range(0..=1000))]
-        share_permille: u16,
-    },
+/// Which network.
+#[derive(Args)]
+pub(crate) struct On {
+    /// The network: its name, or the beginning of its chain's id; this folder's own if left out.
+    #[arg(long)]
+    pub(crate) network: Option<String>,
 }
 
-#[derive(Subcommand)]
-pub(crate) enum NetworkCommand {
-    /// The line by which this data folder is given a seat; `--bind` says where the node will listen.
-    Seat,
-    /// Make a network of seats: a file for everybody who has one.
-    Create {
-        /// Its name.
-        name: String,
-        /// What `talkoo network seat` printed, once for each validator: one, or four and more.
-        #[arg(long = "seat", required = true)]
-        seats: Vec<String>,
-        /// Where the file goes.
-        #[arg(long)]
-        out: PathBuf,
-    },
-    /// Take this data folder's seat in a network, before its node is first started.
-    Join {
-        /// The network's file.
-        file: PathBuf,
-    },
-}
-
-const SEAT: &str = "seat1";
-
-pub(crate) fn network(common: &Common, command: NetworkCommand) -> Result<()> {
-    match command {
-        NetworkCommand::Seat => {
-            let seat = node::seat(&common.dir(), common.bind)?;
-            let line = format!("{SEAT}{}", base::to_hex(&seat.to_bytes()));
-            render::print(common, &json!({ "seat": line }), || line.clone());
-        }
-        NetworkCommand::Create { name, seats, out } => {
-            let parse = |line: &String| {
-                let hex = line.trim().strip_prefix(SEAT).context("a seat begins with `seat1`; copy the whole line")?;
-                Seat::from_bytes(&base::from_hex(hex)?).context("a seat that was cut off or mistyped")
-            };
-            let file = NetworkFile::new(&name, seats.iter().map(parse).collect::<Result<_>>()?)?;
-            file.write(&out)?;
-            let chain = file.genesis.chain();
-            render::print(common, &json!({ "chain": chain, "file": out }), || {
-                format!(
-                    "{}: chain {chain}; each of its {} nodes joins with\n\n  talkoo network join {}\n",
-                    out.display(),
-                    file.seats.len(),
-                    out.display()
-                )
-            });
-        }
-        NetworkCommand::Join { file } => {
-            let file = NetworkFile::read(&file)?;
-            node::join_network(&common.dir(), &file)?;
-            let chain = file.genesis.chain();
-            render::print(common, &json!({ "chain": chain }), || {
-                format!("joined {} (chain {chain}); `talkoo up` starts the node", file.genesis.name)
-            });
-        }
-    }
-    Ok(())
+#[derive(Args)]
+pub(crate) struct Spend {
+    #[command(flatten)]
+    on: On,
+    /// From the node's account, where there is a wallet too.
+    #[arg(long)]
+    node: bool,
+    /// Do it; without this the command only shows what it would do.
+    #[arg(long)]
+    yes: bool,
 }
 
 pub(crate) async fn wallet(common: &Common, command: WalletCommand) -> Result<()> {
     match command {
-        WalletCommand::Show => account(common, None).await,
-        WalletCommand::Send { to, amount, yes } => {
-            let micro = parse(&amount)?;
-            preview(common, yes, &format!("send {} to {to}", Credits(micro)), Request::Send { to, micro }).await
-        }
-        WalletCommand::Fund { run, amount, yes } => {
-            let micro = parse(&amount)?;
-            let found = train::find(&train::status(common).await?, Some(&run))?;
-            let text = format!("pay {} into the budget of {}", Credits(micro), found.name);
-            preview(common, yes, &text, Request::Fund { run: found.run, micro }).await
-        }
-    }
-}
-
-pub(crate) async fn chain(common: &Common, command: ChainCommand) -> Result<()> {
-    match command {
-        ChainCommand::Status => {
-            let answer = train::ask(common, Request::Chain).await?;
-            let text = |name: &str| answer[name].as_str().unwrap_or_default().to_owned();
-            render::print(common, &answer, || {
-                let trouble = answer["trouble"].as_str().map(|text| format!("\ntrouble: {text}")).unwrap_or_default();
-                format!(
-                    "{}\nchain {}\nblock {} {}\n{}\n{} credits exist, {} runs{trouble}",
-                    text("network"),
-                    text("chain"),
-                    answer["height"],
-                    text("tip"),
-                    text("trust"),
-                    credits(&answer["supply_micro"]),
-                    answer["runs"],
-                )
-            });
+        WalletCommand::New => {
+            let (account, words) = node::new_wallet(&common.dir(), &new_passphrase()?)?;
+            told(common, &account, Some(&words));
             Ok(())
         }
-        ChainCommand::Block { height } => {
-            let answer = train::ask(common, Request::Block { height }).await?;
-            render::print(common, &answer, || block_text(&answer));
+        WalletCommand::Backup => {
+            let words = node::wallet_words(&common.dir(), &passphrase()?)?;
+            let account = wallet_of(common)?.context("this folder has no wallet")?;
+            told(common, &account, Some(&words));
             Ok(())
         }
-        ChainCommand::Account { key } => account(common, Some(key)).await,
-        ChainCommand::Admit { run, share_permille } => {
-            let found = train::find(&train::status(common).await?, Some(&run))?;
-            let request = Request::Admit { run: found.run, share_permille };
-            let answer = train::ask(common, request).await?;
-            render::print(common, &answer, || {
-                format!("voted: {} of 1,000 parts of new credits for {}", share_permille, found.name)
-            });
-            Ok(())
-        }
-    }
-}
-
-async fn account(common: &Common, key: Option<String>) -> Result<()> {
-    let answer = train::ask(common, Request::Account { key }).await?;
-    render::print(common, &answer, || {
-        let mut out = format!("account {}\n", answer["key"].as_str().unwrap_or_default());
-        let parts = [
-            ("balance", "free"),
-            ("locked", "earned, still open to audit"),
-            ("bond", "bonded"),
-            ("unbonding", "leaving the bond"),
-            ("deposit", "set aside for providers"),
-        ];
-        for (name, text) in parts {
-            let micro = &answer[format!("{name}_micro")];
-            if name == "balance" || micro.as_u64() != Some(0) {
-                out.push_str(&format!("{:>18}  {text}\n", credits(micro)));
+        WalletCommand::Restore => {
+            if std::io::stdin().is_terminal() {
+                eprintln!("the 24 words, on one line:");
             }
+            let mut words = String::new();
+            std::io::stdin().read_line(&mut words)?;
+            let account = node::restore_wallet(&common.dir(), &words, &new_passphrase()?)?;
+            told(common, &account, None);
+            Ok(())
         }
-        out.push_str(&format!("{} wallet transactions", answer["transactions"]));
-        out
+        WalletCommand::Show(on) => show(common, on).await,
+        WalletCommand::Balance(on) => balance(common, on).await,
+        WalletCommand::History { on, count, node } => history(common, on, count, node).await,
+        WalletCommand::Send { to, amount, spend } => {
+            let amount = parse(&amount)?;
+            let to = train::key_of(common, &to).await?;
+            say(common, spend, &format!("send {amount} to {to}"), Tx::Transfer { to, amount }).await
+        }
+        WalletCommand::Collect { amount, spend } => collect(common, amount, spend).await,
+        WalletCommand::Fund { run, amount, spend } => {
+            let amount = parse(&amount)?;
+            let found = train::find(&train::status(common).await?, Some(&run))?;
+            let spend = Spend { on: On { network: spend.on.network.or(Some(found.chain)) }, ..spend };
+            let text = format!("pay {amount} into the budget of {}", found.name);
+            say(common, spend, &text, Tx::Fund { pot: found.run.parse()?, amount }).await
+        }
+        WalletCommand::Bond { amount, spend } => {
+            let amount = parse(&amount)?;
+            say(common, spend, &format!("bond {amount}"), Tx::Bond { amount }).await
+        }
+        WalletCommand::Unbond { amount, spend } => {
+            let amount = parse(&amount)?;
+            say(common, spend, &format!("take {amount} out of the bond, fee included"), Tx::Unbond { amount }).await
+        }
+    }
+}
+
+fn wallet_of(common: &Common) -> Result<Option<NodeId>> {
+    node::wallet_account(&common.dir())
+}
+
+fn told(common: &Common, account: &NodeId, words: Option<&str>) {
+    render::print(common, &json!({ "account": account.to_string(), "words": words }), || match words {
+        Some(words) => format!(
+            "account {account}\n\n  {words}\n\nWrite these words down and keep them where nobody else looks: they are the wallet.\n\
+             Without them and without this folder its credits are lost. A running node takes it up at its next start."
+        ),
+        None => format!("account {account}; a running node takes it up at its next start"),
+    });
+}
+
+/// From the environment, or asked for; never from the command line, which others can read.
+fn passphrase() -> Result<String> {
+    match std::env::var("TALKOO_PASSPHRASE") {
+        Ok(text) => Ok(text),
+        Err(_) if std::io::stderr().is_terminal() => Ok(rpassword::prompt_password("passphrase: ")?),
+        Err(_) => bail!("the wallet needs its passphrase: set TALKOO_PASSPHRASE, or run this in a terminal"),
+    }
+}
+
+fn new_passphrase() -> Result<String> {
+    let text = passphrase()?;
+    if std::env::var_os("TALKOO_PASSPHRASE").is_none() {
+        ensure!(rpassword::prompt_password("once more: ")? == text, "the two passphrases differ");
+    }
+    Ok(text)
+}
+
+/// Shows what would be done, or does it: signed here where the wallet pays, by the node where its account does.
+async fn say(common: &Common, spend: Spend, text: &str, tx: Tx) -> Result<()> {
+    let network = spend.on.network;
+    let wallet = wallet_of(common)?.filter(|_| !spend.node);
+    let from = if wallet.is_some() { "the wallet" } else { "the node's account" };
+    let key = match wallet {
+        Some(wallet) => wallet.to_string(),
+        None => train::ask(common, Request::Account { network: None, key: None }).await?["key"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned(),
+    };
+    let next = train::ask(common, Request::Next { network: network.clone(), key }).await?;
+    let fee = Credits(next["fee_micro"].as_u64().unwrap_or_default());
+    if !spend.yes {
+        bail!("this would {text} from {from} and burn the fee of {fee}; add --yes to do it");
+    }
+    let answer = if wallet.is_some() {
+        let key = node::open_wallet(&common.dir(), &passphrase()?)?;
+        let chain = next["chain"].as_str().unwrap_or_default().parse()?;
+        let nonce = next["nonce"].as_u64().context("the node's answer has no number")?;
+        let tx = chain::Tx::Wallet { tx: Signed::new(ledger::DOMAIN, &key, Envelope { chain, nonce, tx }) };
+        train::ask(common, Request::Submit { network, tx: base::to_hex(&tx.to_bytes()) }).await?
+    } else {
+        train::ask(common, Request::Spend { network, tx: base::to_hex(&tx.to_bytes()) }).await?
+    };
+    render::print(common, &answer, || {
+        format!("done: {text}, from {from}, fee {fee}; final in block {}", answer["final_at"])
     });
     Ok(())
 }
 
-/// Shows what would be done, or does it.
-async fn preview(common: &Common, yes: bool, text: &str, request: Request) -> Result<()> {
-    if !yes {
-        bail!("this would {text} and burn the fee; add --yes to do it");
+async fn collect(common: &Common, amount: Option<String>, spend: Spend) -> Result<()> {
+    let to = wallet_of(common)?.context("this folder has no wallet; `talkoo wallet new` makes one")?;
+    let network = spend.on.network.clone();
+    let amount = match amount {
+        Some(amount) => parse(&amount)?,
+        None => {
+            let held = train::ask(common, Request::Account { network: network.clone(), key: None }).await?;
+            let key = held["key"].as_str().unwrap_or_default().to_owned();
+            let next = train::ask(common, Request::Next { network, key }).await?;
+            let micro = |value: &Value| value.as_u64().unwrap_or_default();
+            let left = micro(&held["balance_micro"]).saturating_sub(micro(&next["fee_micro"]));
+            ensure!(left > 0, "the node's account holds no more than the fee");
+            Credits(left)
+        }
+    };
+    let spend = Spend { node: true, ..spend };
+    say(common, spend, &format!("move {amount} into the wallet"), Tx::Transfer { to, amount }).await
+}
+
+/// The wallet's account, where there is one, and the node's.
+async fn accounts(common: &Common, on: &On) -> Result<Vec<(&'static str, Value)>> {
+    let network = || on.network.clone();
+    let own = train::ask(common, Request::Account { network: network(), key: None }).await?;
+    let mut out = Vec::new();
+    if let Some(wallet) = wallet_of(common)? {
+        let key = Some(wallet.to_string());
+        out.push(("wallet", train::ask(common, Request::Account { network: network(), key }).await?));
     }
-    let answer = train::ask(common, request).await?;
-    let fee = credits(&answer["fee_micro"]);
-    render::print(common, &answer, || format!("done: {text}, fee {fee}; final in block {}", answer["final_at"]));
+    out.push(("node", own));
+    Ok(out)
+}
+
+async fn show(common: &Common, on: On) -> Result<()> {
+    let all = accounts(common, &on).await?;
+    // The node's account stands for the folder where there is no wallet.
+    let mut value = all.last().map(|(_, value)| value.clone()).unwrap_or_default();
+    if let [(_, wallet), _] = all.as_slice() {
+        value["wallet"] = wallet.clone();
+    }
+    render::print(common, &value, || {
+        all.iter().map(|(name, account)| account_text(name, account)).collect::<Vec<_>>().join("\n\n")
+    });
     Ok(())
 }
 
-fn block_text(block: &Value) -> String {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let mut out = format!(
-        "block {} {}\nparent {}\nroot of the state behind it {}\n",
-        block["height"],
-        text(&block["hash"]),
-        text(&block["parent"]),
-        text(&block["root"])
-    );
-    for tx in block["transactions"].as_array().into_iter().flatten() {
-        out.push_str(&format!("  {:<9} by {}\n", text(&tx[0]), render::short(&text(&tx[1]))));
-    }
-    out.trim_end().to_owned()
+async fn balance(common: &Common, on: On) -> Result<()> {
+    let all = accounts(common, &on).await?;
+    let value = all.iter().map(|(name, account)| ((*name).to_owned(), account["balance_micro"].clone())).collect();
+    render::print(common, &Value::Object(value), || {
+        let line =
+            |(name, account): &(&str, Value)| format!("{name:<7} {}", render::credits(&account["balance_micro"]));
+        all.iter().map(line).collect::<Vec<_>>().join("\n")
+    });
+    Ok(())
 }
 
-fn parse(amount: &str) -> Result<u64> {
+async fn history(common: &Common, on: On, count: usize, node: bool) -> Result<()> {
+    let key = wallet_of(common)?.filter(|_| !node).map(|key| key.to_string());
+    let answer = train::ask(common, Request::History { network: on.network, key, count }).await?;
+    render::print(common, &answer, || {
+        let entries: Vec<node::Entry> = serde_json::from_value(answer.clone()).unwrap_or_default();
+        let line = |entry: &node::Entry| {
+            let amount = match (entry.in_micro, entry.out_micro) {
+                (0, 0) => String::new(),
+                (coming, 0) => format!("+{}", Credits(coming)),
+                (_, going) => format!("-{}", Credits(going)),
+            };
+            format!("block {:>7}  {:<9} {amount:>16}  {}", entry.height, entry.what, render::short(&entry.other))
+        };
+        if entries.is_empty() {
+            "nothing happened to it yet".into()
+        } else {
+            entries.iter().map(line).collect::<Vec<_>>().join("\n")
+        }
+    });
+    Ok(())
+}
+
+/// An account for people.
+pub(crate) fn account_text(name: &str, account: &Value) -> String {
+    let text = |field: &str| account[field].as_str().unwrap_or_default().to_owned();
+    let mut out = format!("{name} account {}\non {}\n", text("key"), text("network"));
+    let parts = [
+        ("balance", "free"),
+        ("locked", "earned, still open to audit"),
+        ("bond", "bonded"),
+        ("unbonding", "leaving the bond"),
+        ("deposit", "set aside for providers"),
+    ];
+    for (field, what) in parts {
+        let micro = &account[format!("{field}_micro")];
+        if field == "balance" || micro.as_u64() != Some(0) {
+            out.push_str(&format!("{:>18}  {what}\n", render::credits(micro)));
+        }
+    }
+    out.push_str(&format!("{} wallet transactions", account["transactions"]));
+    out
+}
+
+fn parse(amount: &str) -> Result<Credits> {
     match Credits::parse(amount) {
-        Ok(Credits(micro)) if micro > 0 => Ok(micro),
+        Ok(amount) if amount > Credits::ZERO => Ok(amount),
         _ => bail!("`{amount}` is no amount; write credits like 3 or 0.25, up to six digits after the point"),
     }
-}
-
-fn credits(micro: &Value) -> String {
-    Credits(micro.as_u64().unwrap_or_default()).to_string()
 }

@@ -2,7 +2,7 @@
 
 use crate::tx::{SEAT_DOMAIN, SeatClaim};
 use crate::{Credits, Ledger};
-use base::{NodeId, Reject, Signed, wire_struct};
+use base::{Hash, NodeId, Reject, Signed, wire_struct};
 
 /// Seats that a network has at most, those that wait for a place included.
 pub const SEATS_MAX: usize = 256;
@@ -47,15 +47,26 @@ impl Ledger {
         }
     }
 
+    /// Every seat is given up at once, and the books are those of another chain: a network that goes on after its
+    /// validators are gone.
+    pub fn begin_anew(&mut self, chain: Hash) {
+        let keys: Vec<NodeId> = self.seats.keys().copied().collect();
+        keys.iter().for_each(|key| self.free_seat(key));
+        self.params.chain = chain;
+    }
+
     /// A seat of the genesis: its bond is taken from the opening balance of its owner.
     pub fn found_seat(&mut self, key: NodeId, owner: NodeId, node: NodeId) -> Result<(), Reject> {
         let bond = self.params.seat_bond;
-        let balance = self.of(&owner).balance.less(bond)?;
         if self.seats.contains_key(&key) || self.seats.len() >= SEATS_MAX {
             return Err(Reject::Duplicate);
         }
+        // What is bonded already, and stands for no other seat, counts.
+        let needed = self.bond_of_seats(self.seats_of(&owner).count() + 1);
+        let lacking = Credits(needed.0.saturating_sub(self.of(&owner).bond.0).min(bond.0));
+        let balance = self.of(&owner).balance.less(lacking)?;
         let account = self.account_mut(&owner);
-        (account.balance, account.bond) = (balance, account.bond.joined(bond));
+        (account.balance, account.bond) = (balance, account.bond.joined(lacking));
         let serial = self.seats.len() as u64;
         self.set_seat(key, Some(Seat { owner, node, serial, leaving: false }));
         Ok(())

@@ -1,7 +1,9 @@
 //! A chain on disk: one redb file for final blocks, certificates, and what may become final.
 
+use crate::history::Entry;
+use crate::log::chain_dir;
 use anyhow::{Context, Result, bail};
-use base::Wire;
+use base::{Hash, NodeId, Wire};
 use chain::{Block, Disk, Step};
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use std::io;
@@ -13,6 +15,8 @@ const CERTIFICATES: TableDefinition<u64, &[u8]> = TableDefinition::new("certific
 const ENDS: TableDefinition<u64, &[u8]> = TableDefinition::new("ends");
 /// Blocks that may become final, by height and hash.
 const BODIES: TableDefinition<(u64, &[u8]), &[u8]> = TableDefinition::new("bodies");
+/// What happened to the owner's accounts: by account, height and place in the block.
+const HISTORY: TableDefinition<(&[u8], u64, u32), &[u8]> = TableDefinition::new("history");
 /// The newest whole state.
 const STATE: TableDefinition<(), &[u8]> = TableDefinition::new("state");
 
@@ -39,8 +43,14 @@ impl ChainStore {
         write.open_table(ENDS)?;
         write.open_table(BODIES)?;
         write.open_table(STATE)?;
+        write.open_table(HISTORY)?;
         write.commit()?;
         Ok(Self { database })
+    }
+
+    /// That of a chain in a data folder on which no node runs.
+    pub fn of(data: &Path, chain: &Hash) -> Result<Self> {
+        Self::open(&chain_dir(data, chain))
     }
 
     /// What the final blocks say of runs.
@@ -54,6 +64,28 @@ impl ChainStore {
             out.push(block.with_context(|| format!("block {} of the chain is damaged", height.value()))?.work());
         }
         Ok(out)
+    }
+
+    /// Writes down what happened to an account at a height; said again it changes nothing.
+    pub(crate) fn note(&self, account: &NodeId, height: u64, entries: &[Entry]) -> io::Result<()> {
+        self.write(|write| {
+            let mut table = write.open_table(HISTORY)?;
+            for (i, entry) in (0..).zip(entries) {
+                let text = serde_json::to_vec(entry).map_err(|error| redb::Error::Io(error.into()))?;
+                table.insert((account.0.as_slice(), height, i), text.as_slice())?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The last `count` things that happened to an account, newest first.
+    pub(crate) fn history(&self, account: &NodeId, count: usize) -> io::Result<Vec<Entry>> {
+        let key = account.0.as_slice();
+        self.read(|read| {
+            let table = read.open_table(HISTORY)?;
+            let entries = table.range((key, 0, 0)..=(key, u64::MAX, u32::MAX))?.rev().take(count);
+            entries.map(|entry| Ok(serde_json::from_slice(entry?.1.value()).unwrap_or_default())).collect()
+        })
     }
 
     fn read<T>(&self, read: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>) -> io::Result<T> {

@@ -4,7 +4,7 @@
 use crate::Node;
 use anyhow::{Context, Result, bail};
 use base::Wire;
-use ledger::{Credits, Tx};
+use ledger::Tx;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -44,31 +44,70 @@ pub enum Request {
         /// Its key.
         peer: String,
     },
-    /// The chain that the node keeps.
-    Chain,
-    /// A final block of it.
+    /// Every network of the node.
+    Networks,
+    /// A chain of the node; that at home where no network is named, here and below.
+    Chain {
+        /// The network's name, or the beginning of the chain's id.
+        network: Option<String>,
+    },
+    /// A final block.
     Block {
+        /// As above.
+        network: Option<String>,
         /// Its height.
         height: u64,
     },
-    /// An account on it; the node's own where no key is given.
+    /// A final transaction.
+    Transaction {
+        /// As above.
+        network: Option<String>,
+        /// The beginning of its hash.
+        hash: String,
+    },
+    /// An account; the node's own where no key is given.
     Account {
+        /// As above.
+        network: Option<String>,
         /// Its key, or the beginning of a member's.
         key: Option<String>,
     },
-    /// Credits of the node's account to another.
-    Send {
-        /// To whom.
-        to: String,
-        /// Micro-credits.
-        micro: u64,
+    /// What happened to an account of the owner.
+    History {
+        /// As above.
+        network: Option<String>,
+        /// Its key; the node's own where none is given.
+        key: Option<String>,
+        /// At most so many entries, newest first.
+        count: usize,
     },
-    /// Credits of the node's account to the budget of a run.
-    Fund {
-        /// Which run.
-        run: String,
-        /// Micro-credits.
-        micro: u64,
+    /// What an account holds, with a proof.
+    Prove {
+        /// As above.
+        network: Option<String>,
+        /// Its key, or the beginning of a member's; the node's own where none is given.
+        key: Option<String>,
+    },
+    /// What the next transaction of an account has to carry.
+    Next {
+        /// As above.
+        network: Option<String>,
+        /// Its key.
+        key: String,
+    },
+    /// A transaction of a wallet that signed it itself, in hex.
+    Submit {
+        /// As above.
+        network: Option<String>,
+        /// Encoded.
+        tx: String,
+    },
+    /// A transaction of the node's own account, in hex.
+    Spend {
+        /// As above.
+        network: Option<String>,
+        /// Encoded, unsigned.
+        tx: String,
     },
     /// The node's vote on a run's part of new money.
     Admit {
@@ -77,6 +116,10 @@ pub enum Request {
         /// Of 1,000 parts.
         share_permille: u16,
     },
+    /// Take this folder's seat in the set of validators.
+    TakeSeat,
+    /// Give it up.
+    LeaveSeat,
     /// End the process.
     Stop,
 }
@@ -165,21 +208,43 @@ async fn answer(node: &Arc<Node>, line: &str) -> Result<Value> {
                 "address": info.address,
             }))
         }
-        Request::Chain => Ok(serde_json::to_value(node.chain())?),
-        Request::Block { height } => Ok(serde_json::to_value(node.block(height)?)?),
-        Request::Account { key } => {
-            let key = key.map_or(Ok(node.id()), |key| known(node, &key))?;
-            Ok(serde_json::to_value(node.account(&key))?)
+        Request::Networks => Ok(serde_json::to_value(node.networks())?),
+        Request::Chain { network } => Ok(serde_json::to_value(node.chain(network.as_deref())?)?),
+        Request::Block { network, height } => Ok(serde_json::to_value(node.block(network.as_deref(), height)?)?),
+        Request::Transaction { network, hash } => {
+            let (height, tx) = node.transaction(network.as_deref(), &hash)?;
+            Ok(json!({ "height": height, "hash": tx.hash, "kind": tx.kind, "by": tx.by }))
         }
-        Request::Send { to, micro } => {
-            let to = known(node, &to)?;
-            let height = node.spend(Tx::Transfer { to, amount: Credits(micro) }).await?;
-            Ok(json!({ "final_at": height, "to": to.to_string(), "micro": micro, "fee_micro": node.fee().0 }))
+        Request::Account { network, key } => {
+            let key = own_or_known(node, key)?;
+            Ok(serde_json::to_value(node.account(network.as_deref(), &key)?)?)
         }
-        Request::Fund { run, micro } => {
-            let height = node.spend(Tx::Fund { pot: run.parse()?, amount: Credits(micro) }).await?;
-            Ok(json!({ "final_at": height, "run": run, "micro": micro, "fee_micro": node.fee().0 }))
+        Request::History { network, key, count } => {
+            let key = own_or_known(node, key)?;
+            Ok(serde_json::to_value(node.history(network.as_deref(), &key, count)?)?)
         }
+        Request::Prove { network, key } => {
+            let key = own_or_known(node, key)?;
+            let proof = node.prove(network.as_deref(), &key).await?;
+            Ok(json!({ "proof": base::to_hex(&proof.to_bytes()) }))
+        }
+        Request::Next { network, key } => {
+            let (chain, nonce) = node.next_of(network.as_deref(), &key.parse()?)?;
+            let fee = node.fee(network.as_deref())?;
+            Ok(json!({ "chain": chain.to_string(), "nonce": nonce, "fee_micro": fee.0 }))
+        }
+        Request::Submit { network, tx } => {
+            let tx = chain::Tx::from_bytes(&base::from_hex(&tx)?)?;
+            let height = node.say(network.as_deref(), &tx).await?;
+            Ok(json!({ "final_at": height, "tx": tx.hash().to_string() }))
+        }
+        Request::Spend { network, tx } => {
+            let tx = Tx::from_bytes(&base::from_hex(&tx)?)?;
+            let height = node.spend(network.as_deref(), tx).await?;
+            Ok(json!({ "final_at": height, "fee_micro": node.fee(network.as_deref())?.0 }))
+        }
+        Request::TakeSeat => Ok(json!({ "final_at": node.take_seat().await? })),
+        Request::LeaveSeat => Ok(json!({ "final_at": node.leave_seat().await? })),
         Request::Admit { run, share_permille } => {
             let height = node.admit(run.parse()?, share_permille).await?;
             Ok(json!({ "final_at": height, "run": run, "share_permille": share_permille }))
@@ -189,6 +254,10 @@ async fn answer(node: &Arc<Node>, line: &str) -> Result<Value> {
             Ok(json!({ "stopping": true }))
         }
     }
+}
+
+fn own_or_known(node: &Node, key: Option<String>) -> Result<base::NodeId> {
+    key.map_or(Ok(node.id()), |key| known(node, &key))
 }
 
 /// A peer by its whole key, or by the beginning of that of a member of a run.

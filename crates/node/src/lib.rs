@@ -11,6 +11,7 @@ mod driver;
 mod eval;
 mod export;
 mod follow;
+mod history;
 mod log;
 mod mark;
 mod moving;
@@ -22,6 +23,7 @@ mod show;
 mod status;
 mod store;
 mod throttle;
+mod vault;
 mod wallet;
 mod work;
 mod workers;
@@ -30,11 +32,13 @@ pub use chain_store::ChainStore;
 pub use control::{Request, call};
 pub use eval::bits_per_byte;
 pub use export::{Saved, saved};
-pub use network::{NetworkFile, Seat, join as join_network, seat};
+pub use history::Entry;
+pub use network::{NetworkFile, Recovered, Seat, join as join_network, network_of, recover, seat};
 pub use replay::{Replayed, replay};
 pub use status::{MemberStatus, RoundLine, RunStatus, Status};
 pub use store::Store;
-pub use wallet::{AccountStatus, BlockStatus, ChainStatus};
+pub use vault::{new_wallet, open_wallet, restore_wallet, wallet_account, wallet_words};
+pub use wallet::{AccountStatus, BlockStatus, ChainStatus, ProofFile, Proved, TxStatus};
 pub use work::Limits;
 
 use anyhow::{Context, Result, bail};
@@ -87,7 +91,7 @@ const CREATED_WITHIN: Duration = Duration::from_secs(30);
 
 /// The chain that this node keeps at home: made on first use, with `owner`'s first credits.
 fn home(store: &Store, owner: NodeId) -> Result<ChainLog> {
-    let seat = store.secret("seat")?;
+    let seat = store.secret(network::SEAT_FILE)?;
     let network = match NetworkFile::of(store.dir())? {
         Some(network) => network,
         None => {
@@ -96,7 +100,9 @@ fn home(store: &Store, owner: NodeId) -> Result<ChainLog> {
             network
         }
     };
-    ChainLog::home(store.dir(), network, seat)
+    let mut own = vec![owner];
+    own.extend(wallet_account(store.dir())?);
+    ChainLog::home(store.dir(), network, seat, Arc::new(own))
 }
 
 impl Node {

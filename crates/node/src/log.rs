@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) struct ChainLog {
     chain: Hash,
     dir: PathBuf,
+    own: Own,
     kept: watch::Sender<Option<Arc<Kept>>>,
     /// A block that somebody vouched for, until there is a state.
     pub(crate) anchor: Option<Anchor>,
@@ -45,6 +46,9 @@ pub(crate) struct Kept {
     seats: Mutex<(u64, BTreeMap<NodeId, NodeId>)>,
 }
 
+/// Accounts of the owner: their history is kept.
+pub(crate) type Own = Arc<Vec<NodeId>>;
+
 /// Packets on their way out, and whom they are for.
 type Outgoing = mpsc::UnboundedReceiver<(Vec<NodeId>, Packet)>;
 
@@ -58,26 +62,26 @@ pub(crate) fn chain_dir(data: &Path, chain: &Hash) -> PathBuf {
 
 impl ChainLog {
     /// The chain of the node's own network; `key` is that of its seat.
-    pub(crate) fn home(data: &Path, network: NetworkFile, key: Keypair) -> Result<Self> {
-        let log = Self::named(data, network.genesis.chain(), None);
+    pub(crate) fn home(data: &Path, network: NetworkFile, key: Keypair, own: Own) -> Result<Self> {
+        let log = Self::named(data, network.genesis.chain(), None, own);
         let key = mark::may_vote(&log.dir, &network)?.then_some(key);
-        log.kept.send_replace(Some(Arc::new(Kept::open(&log.dir, network, key)?)));
+        log.kept.send_replace(Some(Arc::new(Kept::open(&log.dir, network, key, &log.own)?)));
         Ok(log)
     }
 
     /// A chain to which a ticket led; what there is of it on disk is gone on with.
-    pub(crate) fn followed(data: &Path, chain: Hash, anchor: Option<Anchor>) -> Result<Self> {
-        let log = Self::named(data, chain, anchor);
+    pub(crate) fn followed(data: &Path, chain: Hash, anchor: Option<Anchor>, own: Own) -> Result<Self> {
+        let log = Self::named(data, chain, anchor, own);
         if let Some(network) = NetworkFile::of(&log.dir)? {
-            log.kept.send_replace(Some(Arc::new(Kept::open(&log.dir, network, None)?)));
+            log.kept.send_replace(Some(Arc::new(Kept::open(&log.dir, network, None, &log.own)?)));
         }
         Ok(log)
     }
 
-    fn named(data: &Path, chain: Hash, anchor: Option<Anchor>) -> Self {
+    fn named(data: &Path, chain: Hash, anchor: Option<Anchor>, own: Own) -> Self {
         let (kept, away) = (watch::Sender::default(), watch::Sender::default());
         let (sources, upstream) = (Mutex::default(), Mutex::default());
-        Self { chain, dir: chain_dir(data, &chain), kept, anchor, sources, upstream, away }
+        Self { chain, dir: chain_dir(data, &chain), own, kept, anchor, sources, upstream, away }
     }
 
     /// Names the chain.
@@ -129,10 +133,10 @@ impl ChainLog {
         let store = ChainStore::open(&self.dir)?;
         let ends: Vec<Step> = snapshot.proof.steps.iter().filter(|step| step.header.next.is_some()).cloned().collect();
         store.keep_state(&state.to_snapshot(), &ends)?;
-        let network = NetworkFile { genesis: snapshot.genesis, seats: Vec::new() };
+        let network = NetworkFile { genesis: snapshot.genesis, seats: Vec::new(), state: None };
         network.write(&NetworkFile::path(&self.dir))?;
         drop(store);
-        let kept = Arc::new(Kept::open(&self.dir, network, None)?);
+        let kept = Arc::new(Kept::open(&self.dir, network, None, &self.own)?);
         self.kept.send_replace(Some(kept.clone()));
         Ok(kept)
     }
@@ -153,12 +157,13 @@ impl ChainLog {
 }
 
 impl Kept {
-    fn open(dir: &Path, network: NetworkFile, key: Option<Keypair>) -> Result<Self> {
+    fn open(dir: &Path, network: NetworkFile, key: Option<Keypair>, own: &Own) -> Result<Self> {
         let store = Arc::new(ChainStore::open(dir)?);
         let (out, outgoing) = mpsc::unbounded_channel();
         let (incoming, packets) = mpsc::channel(QUEUE);
         let journal = dir.join("consensus");
-        let config = KeeperConfig { genesis: network.genesis.clone(), key, journal, disk: store.clone() };
+        let note = crate::history::writer(store.clone(), own.clone());
+        let config = KeeperConfig { genesis: network.genesis.clone(), key, journal, disk: store.clone(), note };
         let keeper = Keeper::start(config, Connections { out, incoming: packets })?;
         let outgoing = Mutex::new(Some(outgoing));
         Ok(Self { store, keeper, network, incoming, outgoing, seats: Mutex::new((u64::MAX, BTreeMap::new())) })
@@ -283,15 +288,17 @@ impl Kept {
 /// Every chain of the node.
 pub(crate) struct Chains {
     data: PathBuf,
+    own: Own,
     pub(crate) home: Arc<ChainLog>,
     logs: Mutex<BTreeMap<Hash, Arc<ChainLog>>>,
 }
 
 impl Chains {
     pub(crate) fn new(data: &Path, home: ChainLog) -> Self {
+        let own = home.own.clone();
         let home = Arc::new(home);
         let logs = Mutex::new(BTreeMap::from([(home.chain(), home.clone())]));
-        Self { data: data.to_owned(), home, logs }
+        Self { data: data.to_owned(), own, home, logs }
     }
 
     pub(crate) fn get(&self, chain: &Hash) -> Option<Arc<ChainLog>> {
@@ -314,7 +321,7 @@ impl Chains {
         if let Some(log) = logs.get(&chain) {
             return Ok(log.clone());
         }
-        let log = Arc::new(ChainLog::followed(&self.data, chain, anchor)?);
+        let log = Arc::new(ChainLog::followed(&self.data, chain, anchor, self.own.clone())?);
         logs.insert(chain, log.clone());
         tokio::spawn(crate::follow::sync(log.clone(), net.clone(), stop.child_token()));
         Ok(log)

@@ -1,9 +1,11 @@
 //! Networks: a genesis, and where its validators are.
 
+use crate::chain_store::ChainStore;
+use crate::log::chain_dir;
 use crate::store::{Store, write_whole};
 use anyhow::{Context, Result, bail, ensure};
-use base::{NodeId, Wire, wire_struct};
-use chain::{Founder, Genesis};
+use base::{Hash, NodeId, Wire, wire_struct};
+use chain::{Founder, Genesis, Recovery, State};
 use ledger::{Credits, Params};
 use net::Address;
 use std::net::SocketAddr;
@@ -16,6 +18,8 @@ const EPOCH_MS: u64 = 3_600_000;
 /// About a quarter of a million hashes: a moment for a member, a cost for a flood.
 const WORK_BITS: u32 = 18;
 const FILE: &str = "network";
+/// The key of the folder's seat.
+pub(crate) const SEAT_FILE: &str = "seat";
 
 /// A network as a file that its members hand to each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +28,8 @@ pub struct NetworkFile {
     pub genesis: Genesis,
     /// The validators and where they are. Not part of the chain: machines move.
     pub seats: Vec<Seat>,
+    /// The state that a recovered network goes on with.
+    pub state: Option<Vec<u8>>,
 }
 
 /// A validator's word of itself.
@@ -35,7 +41,7 @@ pub struct Seat {
     pub address: Address,
 }
 
-wire_struct!(NetworkFile { genesis, seats });
+wire_struct!(NetworkFile { genesis, seats, state });
 wire_struct!(Seat { key, address });
 
 impl NetworkFile {
@@ -53,7 +59,7 @@ impl NetworkFile {
         let found = |seat: &Seat| Founder { key: seat.key, owner: seat.address.node, node: seat.address.node };
         let mut genesis = genesis(name.to_owned(), seats.iter().map(found).collect());
         genesis.opening = seats.iter().map(|seat| (seat.address.node, share)).collect();
-        Ok(Self { genesis, seats })
+        Ok(Self { genesis, seats, state: None })
     }
 
     /// Reads a file.
@@ -77,7 +83,7 @@ impl NetworkFile {
     }
 
     /// The network of a folder, if it has one.
-    pub(crate) fn of(dir: &Path) -> Result<Option<Self>> {
+    pub fn of(dir: &Path) -> Result<Option<Self>> {
         let path = Self::path(dir);
         if path.exists() { Self::read(&path).map(Some) } else { Ok(None) }
     }
@@ -92,25 +98,70 @@ pub fn seat(dir: &Path, bind: SocketAddr) -> Result<Seat> {
     ensure!(bind.port() != 0 && !bind.ip().is_unspecified(), "name the address of this machine: --bind IP:PORT");
     let store = Store::open(dir)?;
     let address = Address { node: store.keypair()?.id(), sockets: vec![bind] };
-    Ok(Seat { key: store.secret("seat")?.id(), address })
+    Ok(Seat { key: store.secret(SEAT_FILE)?.id(), address })
 }
 
-/// Takes a seat in a network: from its next start on the node keeps that network's chain.
-pub fn join(dir: &Path, network: &NetworkFile) -> Result<()> {
+/// Makes a network the folder's own: from its next start on the node keeps that network's chain. Whether it has
+/// a seat there.
+pub fn join(dir: &Path, network: &NetworkFile) -> Result<bool> {
     let store = Store::open(dir)?;
-    if let Some(old) = NetworkFile::of(store.dir())? {
-        if old.genesis == network.genesis {
-            return network.put(&store);
-        }
+    if let Some(old) = NetworkFile::of(store.dir())?
+        && old.genesis != network.genesis
+        && network.genesis.recovers.map(|from| from.chain) != Some(old.genesis.chain())
+    {
         bail!("{} keeps the chain of {} already; name another folder with --data", dir.display(), old.genesis.name);
     }
-    let seat = store.secret("seat")?.id();
-    ensure!(
-        network.genesis.validators.iter().any(|founder| founder.key == seat),
-        "this folder has no seat in {}; send the line of `talkoo network seat` to whoever makes the network",
-        network.genesis.name
-    );
-    network.put(&store)
+    if let Some(recovery) = &network.genesis.recovers {
+        let state = network.state.as_deref().context("the file lacks the state that the network goes on with")?;
+        let mut begun = State::from_snapshot(&network.genesis, state).context("the state in the file")?;
+        ensure!(begun.root() == recovery.root, "the state in the file is not the one that the network begins with");
+        let chain = ChainStore::open(&chain_dir(store.dir(), &network.genesis.chain()))?;
+        if chain::Disk::state(&chain)?.is_none() {
+            chain::Disk::keep_state(&chain, state, &[])?;
+        }
+    }
+    let seat = store.secret(SEAT_FILE)?.id();
+    network.put(&store)?;
+    Ok(network.genesis.validators.iter().any(|founder| founder.key == seat))
+}
+
+/// The file of a chain that a folder keeps, its own or another.
+pub fn network_of(dir: &Path, chain: &Hash) -> Result<Option<NetworkFile>> {
+    match NetworkFile::of(&chain_dir(dir, chain))? {
+        Some(network) => Ok(Some(network)),
+        None => Ok(NetworkFile::of(dir)?.filter(|network| network.genesis.chain() == *chain)),
+    }
+}
+
+/// A network that goes on from another's last certified state.
+pub struct Recovered {
+    /// The new one.
+    pub file: NetworkFile,
+    /// The old chain.
+    pub from: Hash,
+    /// Its last certified block in this folder.
+    pub height: u64,
+}
+
+/// Makes the network `name` of these seats out of the last certified state of the folder's own one. No node may
+/// run on the folder.
+pub fn recover(dir: &Path, name: &str, seats: Vec<Seat>) -> Result<Recovered> {
+    let store = Store::open(dir)?;
+    let old = NetworkFile::of(store.dir())?.context("this folder has no network to recover")?;
+    let from = old.genesis.chain();
+    let disk = ChainStore::open(&chain_dir(store.dir(), &from))?;
+    let orderer = chain::replay(&old.genesis, &disk, &|_, _| {})?;
+    let (height, block) = (orderer.state().height(), orderer.state().tip());
+    let mut file = NetworkFile::new(name, seats)?;
+    let zero = Recovery { chain: from, block, height, root: Hash::default() };
+    let time = orderer.state().time().max(file.genesis.time);
+    let begun = Genesis { opening: Vec::new(), time, recovers: Some(zero), ..file.genesis };
+    let mut state = orderer.state().recovered(&begun).context("a new validator's owner cannot pay the bond")?;
+    let genesis = Genesis { recovers: Some(Recovery { root: state.root(), ..zero }), ..begun };
+    // The root is in the genesis, so the chain's id depends on it, and the state names the chain.
+    let state = orderer.state().recovered(&genesis)?;
+    file = NetworkFile { state: Some(state.to_snapshot()), genesis, ..file };
+    Ok(Recovered { file, from, height })
 }
 
 /// A network of one owner.
@@ -118,7 +169,7 @@ pub(crate) fn private(owner: NodeId, seat: NodeId) -> NetworkFile {
     let mut genesis =
         genesis(format!("private network of {}", owner.short()), vec![Founder { key: seat, owner, node: owner }]);
     genesis.opening = vec![(owner, FAUCET)];
-    NetworkFile { genesis, seats: Vec::new() }
+    NetworkFile { genesis, seats: Vec::new(), state: None }
 }
 
 fn genesis(name: String, validators: Vec<Founder>) -> Genesis {

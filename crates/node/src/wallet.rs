@@ -1,11 +1,13 @@
-//! What the owner asks of the chain that this node keeps: what is on it, and what to say on it.
+//! What the owner asks of the chains of this node: what is on them, and what to say there.
 
 use crate::Node;
-use crate::log::Kept;
-use anyhow::{Result, bail};
-use base::{NodeId, Signed, Wire};
+use crate::history::Entry;
+use crate::log::{ChainLog, Kept};
+use crate::network::SEAT_FILE;
+use anyhow::{Context, Result, bail, ensure};
+use base::{Hash, NodeId, Signed, Wire, wire_struct};
 use chain::{Tx, VOTE_DOMAIN, Vote};
-use ledger::{Account, Credits, Envelope};
+use ledger::{Account, Credits, Envelope, SEAT_DOMAIN, SeatClaim};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,12 +20,16 @@ pub struct ChainStatus {
     pub network: String,
     /// The chain's.
     pub chain: String,
+    /// Whether this node validates or follows.
+    pub role: String,
     /// Of the last final block.
     pub height: u64,
     /// Its hash.
     pub tip: String,
     /// Its time, Unix milliseconds.
     pub time_ms: u64,
+    /// Which set of validators it is, from 0.
+    pub epoch: u64,
     /// Who orders blocks.
     pub validators: Vec<String>,
     /// What so many validators prove.
@@ -45,6 +51,8 @@ pub struct ChainStatus {
 pub struct AccountStatus {
     /// Whose.
     pub key: String,
+    /// On which network.
+    pub network: String,
     /// Free.
     pub balance_micro: u64,
     /// Earned, and still to be forfeited if a unit fails its audit.
@@ -72,33 +80,70 @@ pub struct BlockStatus {
     pub root: String,
     /// Unix milliseconds.
     pub time_ms: u64,
-    /// Its transactions: kind and signer.
-    pub transactions: Vec<(String, String)>,
+    /// Its epoch.
+    pub epoch: u64,
+    /// The validator that proposed it.
+    pub by: String,
+    /// Whether it has a certificate of its own, or is final as the ancestor of one that has.
+    pub certified: bool,
+    /// Its transactions.
+    pub transactions: Vec<TxStatus>,
+}
+
+/// A transaction of a block.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TxStatus {
+    /// Its name.
+    pub hash: String,
+    /// What it does.
+    pub kind: String,
+    /// Who signed it.
+    pub by: String,
 }
 
 /// A transaction is final after so long, or something is wrong.
 const FINAL_WITHIN: Duration = Duration::from_secs(30);
 
 impl Node {
-    pub(crate) fn home(&self) -> Arc<Kept> {
-        self.shared.chains.home.kept().expect("the chain at home is kept from the start")
+    /// A chain of this node by the name of its network or the beginning of its id; that at home without any.
+    pub(crate) fn pick(&self, network: Option<&str>) -> Result<Arc<ChainLog>> {
+        let Some(text) = network else { return Ok(self.shared.chains.home.clone()) };
+        let named = |log: &Arc<ChainLog>| {
+            let name = log.kept().map(|kept| kept.network.genesis.name.clone());
+            name.as_deref() == Some(text) || (!text.is_empty() && log.chain().to_string().starts_with(text))
+        };
+        let mut found: Vec<Arc<ChainLog>> = self.shared.chains.all().into_iter().filter(named).collect();
+        match (found.pop(), found.is_empty()) {
+            (Some(one), true) => Ok(one),
+            (None, _) => bail!("this node keeps no network `{text}`; `talkoo network show` lists them"),
+            _ => bail!("several networks are called `{text}`; give the beginning of the chain's id"),
+        }
     }
 
-    /// What the chain of this node says of itself.
-    pub fn chain(&self) -> ChainStatus {
-        let kept = self.home();
-        let validator = &kept.keeper;
-        let trouble = validator.trouble();
-        let refused = validator.refused().iter().map(|(reject, n)| (reject.name().to_owned(), n)).collect();
-        let blocked = validator.blocked().iter().map(NodeId::to_string).collect();
-        validator.look(|orderer| {
+    pub(crate) fn picked(&self, network: Option<&str>) -> Result<Arc<Kept>> {
+        let log = self.pick(network)?;
+        log.kept().with_context(|| log.trouble().unwrap_or_else(|| "the chain has not arrived yet; try again".into()))
+    }
+
+    /// What a chain of this node says of itself.
+    pub fn chain(&self, network: Option<&str>) -> Result<ChainStatus> {
+        let log = self.pick(network)?;
+        let kept = self.picked(network)?;
+        let keeper = &kept.keeper;
+        let trouble = log.trouble();
+        let refused = keeper.refused().iter().map(|(reject, n)| (reject.name().to_owned(), n)).collect();
+        let blocked = keeper.blocked().iter().map(NodeId::to_string).collect();
+        let role = if keeper.validates() { "validates" } else { "follows" };
+        Ok(keeper.look(|orderer| {
             let state = orderer.state();
             ChainStatus {
                 network: state.name().to_owned(),
                 chain: state.chain().to_string(),
+                role: role.into(),
                 height: state.height(),
                 tip: state.tip().to_string(),
                 time_ms: state.time().0,
+                epoch: state.epoch().number,
                 validators: state.validators().iter().map(NodeId::to_string).collect(),
                 trust: trust(state.validators().len()),
                 supply_micro: state.money().supply().0,
@@ -107,31 +152,43 @@ impl Node {
                 blocked,
                 trouble,
             }
-        })
+        }))
     }
 
-    /// What `key` owns on it.
-    pub fn account(&self, key: &NodeId) -> AccountStatus {
-        self.home().keeper.look(|orderer| {
+    /// Every network of this node.
+    pub fn networks(&self) -> Vec<ChainStatus> {
+        let chains = self.shared.chains.all();
+        chains.iter().filter_map(|log| self.chain(Some(&log.chain().to_string())).ok()).collect()
+    }
+
+    /// What `key` owns on a chain.
+    pub fn account(&self, network: Option<&str>, key: &NodeId) -> Result<AccountStatus> {
+        Ok(self.picked(network)?.keeper.look(|orderer| {
+            let state = orderer.state();
             let nothing = Account::default();
-            let account = orderer.state().money().account(key).unwrap_or(&nothing);
-            let sum = |parts: &mut dyn Iterator<Item = Credits>| parts.map(|part| part.0).sum();
-            AccountStatus {
-                key: key.to_string(),
-                balance_micro: account.balance.0,
-                locked_micro: sum(&mut account.locked.iter().copied()),
-                bond_micro: account.bond.0,
-                unbonding_micro: sum(&mut account.unbonding.iter().map(|part| part.amount)),
-                deposit_micro: account.deposit.0,
-                transactions: account.wallet_nonce,
-            }
-        })
+            AccountStatus::of(key, state.name(), state.money().account(key).unwrap_or(&nothing))
+        }))
+    }
+
+    /// Proves what `key` owns: waits for the block that certifies it.
+    pub async fn prove(&self, network: Option<&str>, key: &NodeId) -> Result<ProofFile> {
+        let kept = self.picked(network)?;
+        let proof = tokio::time::timeout(FINAL_WITHIN, kept.prove(key)).await;
+        let proof = proof.context("no block came that certifies it: too few validators answer")??;
+        Ok(ProofFile { chain: kept.network.genesis.chain(), proof })
+    }
+
+    /// What happened to an account of the owner since this node keeps the chain, newest first.
+    pub fn history(&self, network: Option<&str>, key: &NodeId, count: usize) -> Result<Vec<Entry>> {
+        Ok(self.picked(network)?.store.history(key, count)?)
     }
 
     /// A final block.
-    pub fn block(&self, height: u64) -> Result<BlockStatus> {
-        let bytes = chain::Disk::block(self.home().store.as_ref(), height)?;
-        let Some(bytes) = bytes else { bail!("there is no block {height}; the last one is {}", self.chain().height) };
+    pub fn block(&self, network: Option<&str>, height: u64) -> Result<BlockStatus> {
+        let kept = self.picked(network)?;
+        let newest = *kept.keeper.height().borrow();
+        let bytes = chain::Disk::block(kept.store.as_ref(), height)?;
+        let Some(bytes) = bytes else { bail!("this node has no block {height}; the last one is {newest}") };
         let block = chain::Block::from_bytes(&bytes)?;
         Ok(BlockStatus {
             height,
@@ -139,46 +196,93 @@ impl Node {
             parent: block.header.parent.to_string(),
             root: block.header.root.to_string(),
             time_ms: block.header.time.0,
-            transactions: block.txs.iter().map(|tx| (tx.kind().to_owned(), tx.by().to_string())).collect(),
+            epoch: block.header.epoch,
+            by: block.header.by.to_string(),
+            certified: chain::Disk::certificate(kept.store.as_ref(), height)?.is_some(),
+            transactions: block.txs.iter().map(TxStatus::of).collect(),
         })
     }
 
+    /// The final block that carries a transaction, by the beginning of the transaction's hash. Looks from the
+    /// newest block back.
+    pub fn transaction(&self, network: Option<&str>, hash: &str) -> Result<(u64, TxStatus)> {
+        let kept = self.picked(network)?;
+        let newest = *kept.keeper.height().borrow();
+        for height in (1..=newest).rev() {
+            let Some(bytes) = chain::Disk::block(kept.store.as_ref(), height)? else { break };
+            let block = chain::Block::from_bytes(&bytes)?;
+            if let Some(tx) = block.txs.iter().map(TxStatus::of).find(|tx| tx.hash.starts_with(hash)) {
+                return Ok((height, tx));
+            }
+        }
+        bail!("no final block that this node keeps has the transaction `{hash}`")
+    }
+
     /// What a wallet transaction costs.
-    pub fn fee(&self) -> Credits {
-        self.home().keeper.look(|orderer| orderer.state().money().params().fee)
+    pub fn fee(&self, network: Option<&str>) -> Result<Credits> {
+        Ok(self.picked(network)?.keeper.look(|orderer| orderer.state().money().params().fee))
+    }
+
+    /// What the next wallet transaction of `key` has to carry: the chain, and its running number.
+    pub fn next_of(&self, network: Option<&str>, key: &NodeId) -> Result<(Hash, u64)> {
+        let kept = self.picked(network)?;
+        let nonce = kept.keeper.look(|orderer| {
+            let used = orderer.state().money().account(key).map_or(0, |account| account.wallet_nonce);
+            used + orderer.waiting(key)
+        });
+        Ok((kept.network.genesis.chain(), nonce))
     }
 
     /// Says a wallet transaction of this node's own account; gives the height of the block it is final in.
-    pub async fn spend(&self, tx: ledger::Tx) -> Result<u64> {
-        let (me, key) = (self.id(), &self.shared.key);
-        let nonce = self.home().keeper.look(|orderer| {
-            let used = orderer.state().money().account(&me).map_or(0, |account| account.wallet_nonce);
-            used + orderer.waiting(&me)
-        });
-        let chain = self.shared.chains.home.chain();
-        let tx = Tx::Wallet { tx: Signed::new(ledger::DOMAIN, key, Envelope { chain, nonce, tx }) };
-        self.say(&tx).await
+    pub async fn spend(&self, network: Option<&str>, tx: ledger::Tx) -> Result<u64> {
+        let (chain, nonce) = self.next_of(network, &self.id())?;
+        let tx = Signed::new(ledger::DOMAIN, &self.shared.key, Envelope { chain, nonce, tx });
+        self.say(network, &Tx::Wallet { tx }).await
     }
 
     /// This node's vote on a run's part of new money.
     pub async fn admit(&self, run: RunId, share_permille: u16) -> Result<u64> {
-        let seat = self.shared.store.secret("seat")?;
+        let seat = self.shared.store.secret(SEAT_FILE)?;
         let chain = self.shared.chains.home.chain();
         let seq = chain::clock().0;
         let vote = Signed::new(VOTE_DOMAIN, &seat, Vote { chain, seq, run, share_permille });
-        self.say(&Tx::Vote { vote }).await
+        self.say(None, &Tx::Vote { vote }).await
     }
 
-    /// Submits and waits until it is final.
-    async fn say(&self, tx: &Tx) -> Result<u64> {
-        let kept = self.home();
-        let validator = &kept.keeper;
-        if let Err(reject) = validator.submit(&tx.to_bytes()) {
+    /// Takes a seat for this folder's validator key at home: bonds what is lacking, then claims it.
+    pub async fn take_seat(&self) -> Result<u64> {
+        let seat = self.shared.store.secret(SEAT_FILE)?;
+        let chain = self.shared.chains.home.chain();
+        let (bond, free) = self.picked(None)?.keeper.look(|orderer| {
+            let money = orderer.state().money();
+            let account = money.account(&self.id()).cloned().unwrap_or_default();
+            let taken = money.seats().filter(|(_, seat)| seat.owner == self.id() && !seat.leaving).count() as u64;
+            let bond = money.params().seat_bond.0;
+            (bond, account.bond.0.saturating_sub(bond * taken))
+        });
+        if free < bond {
+            self.spend(None, ledger::Tx::Bond { amount: Credits(bond - free) }).await?;
+        }
+        let claim = SeatClaim { chain, owner: self.id(), node: self.id() };
+        self.spend(None, ledger::Tx::Seat { claim: Signed::new(SEAT_DOMAIN, &seat, claim) }).await
+    }
+
+    /// Gives up the seat of this folder at the end of the epoch.
+    pub async fn leave_seat(&self) -> Result<u64> {
+        let key = self.shared.store.secret(SEAT_FILE)?.id();
+        self.spend(None, ledger::Tx::Unseat { key }).await
+    }
+
+    /// Submits a transaction and waits until it is final.
+    pub async fn say(&self, network: Option<&str>, tx: &Tx) -> Result<u64> {
+        let log = self.pick(network)?;
+        let kept = self.picked(network)?;
+        if let Err(reject) = log.submit(&tx.to_bytes()) {
             bail!("refused: {}", why(reject));
         }
-        let mut heights = validator.height();
+        let mut heights = kept.keeper.height();
         let done = async {
-            while !validator.look(|orderer| orderer.state().used(tx)) {
+            while !kept.keeper.look(|orderer| orderer.state().used(tx)) {
                 heights.changed().await?;
             }
             let height = *heights.borrow();
@@ -189,9 +293,77 @@ impl Node {
             Err(_) => bail!(
                 "not final yet after {} s: {}",
                 FINAL_WITHIN.as_secs(),
-                validator.trouble().unwrap_or_else(|| "too few validators answer".into())
+                log.trouble().unwrap_or_else(|| "too few validators answer".into())
             ),
         }
+    }
+}
+
+impl AccountStatus {
+    /// Of an account.
+    pub fn of(key: &NodeId, network: &str, account: &Account) -> Self {
+        let sum = |parts: &mut dyn Iterator<Item = Credits>| parts.map(|part| part.0).sum();
+        Self {
+            key: key.to_string(),
+            network: network.to_owned(),
+            balance_micro: account.balance.0,
+            locked_micro: sum(&mut account.locked.iter().copied()),
+            bond_micro: account.bond.0,
+            unbonding_micro: sum(&mut account.unbonding.iter().map(|part| part.amount)),
+            deposit_micro: account.deposit.0,
+            transactions: account.wallet_nonce,
+        }
+    }
+}
+
+impl TxStatus {
+    fn of(tx: &Tx) -> Self {
+        Self { hash: tx.hash().to_string(), kind: tx.kind().to_owned(), by: tx.by().to_string() }
+    }
+}
+
+/// A proof as it is handed on: what an account holds on which chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProofFile {
+    /// The chain.
+    pub chain: Hash,
+    /// The proof.
+    pub proof: chain::AccountProof,
+}
+
+wire_struct!(ProofFile { chain, proof });
+
+/// What a proof says, to who knows how the network began.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Proved {
+    /// What the account held.
+    pub account: AccountStatus,
+    /// Behind which block.
+    pub height: u64,
+    /// At what time, Unix milliseconds.
+    pub time_ms: u64,
+    /// The block whose certificate says so, and how many epochs lead there.
+    pub certified_by: u64,
+    /// Of which epoch.
+    pub epoch: u64,
+    /// How many validators' signatures had to be there.
+    pub signers: usize,
+}
+
+impl ProofFile {
+    /// What it proves. Needs no network: only how it began.
+    pub fn check(&self, genesis: &chain::Genesis) -> Result<Proved> {
+        ensure!(self.chain == genesis.chain(), "the proof is of another chain than {}", genesis.name);
+        let (account, light) = self.proof.check(chain::Light::of(genesis)).context("the proof does not hold")?;
+        let n = light.set().len();
+        Ok(Proved {
+            account: AccountStatus::of(&self.proof.owner, &genesis.name, &account.unwrap_or_default()),
+            height: self.proof.height,
+            time_ms: self.proof.time.0,
+            certified_by: light.newest().height,
+            epoch: light.newest().epoch,
+            signers: n - (n - 1) / 3,
+        })
     }
 }
 

@@ -38,7 +38,7 @@ pub struct Member {
     pub private: Hash,
     /// Units committed.
     pub units: u64,
-    /// Tokens in units that were in a closed set.
+    /// Tokens in units that were applied: in a closed set, or alone.
     pub tokens: u64,
     /// Units planned and not committed.
     pub missed: u64,
@@ -420,9 +420,11 @@ impl Run {
             self.steps += 1;
         }
         self.tokens += closed.tokens;
-        for candidate in &closed.set {
-            if let Some(member) = self.members.get_mut(&candidate.member) {
-                member.tokens += candidate.tokens;
+        let alone = closed.plain.map(|(member, _)| (member, closed.tokens));
+        let set = closed.set.iter().filter(|_| alone.is_none()).map(|candidate| (candidate.member, candidate.tokens));
+        for (id, tokens) in set.chain(alone) {
+            if let Some(member) = self.members.get_mut(&id) {
+                member.tokens += tokens;
             }
         }
         self.closed.push_back(closed);

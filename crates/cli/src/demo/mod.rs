@@ -1,5 +1,7 @@
 //! `talkoo demo`: the main job, end to end, on one machine, with real processes.
 
+mod ledger;
+
 use crate::{Common, render};
 use anyhow::{Context, Result, bail, ensure};
 use base::Hash;
@@ -12,7 +14,10 @@ use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
 
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct DemoArgs {
+    #[command(subcommand)]
+    act: Option<DemoAct>,
     /// Seconds of the main act.
     #[arg(long, default_value_t = 150)]
     seconds: u64,
@@ -22,6 +27,12 @@ pub(crate) struct DemoArgs {
     /// Keep the files here instead of deleting them.
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
+}
+
+#[derive(clap::Subcommand)]
+enum DemoAct {
+    /// Four validators order and pay a run, one of them is killed, and balances are proved.
+    Ledger(ledger::LedgerArgs),
 }
 
 /// Relative speeds of the peers, percent of the fastest; the one alone is as fast as the fastest.
@@ -65,11 +76,15 @@ struct Peer {
 
 impl Peer {
     fn start(stage: &Path, name: &str, duty: u32, arguments: &[&str]) -> Result<Self> {
+        Self::start_at(stage, name, "127.0.0.1:0", duty, arguments)
+    }
+
+    fn start_at(stage: &Path, name: &str, bind: &str, duty: u32, arguments: &[&str]) -> Result<Self> {
         let dir = stage.join(name);
         std::fs::create_dir_all(&dir)?;
         let log = std::fs::File::options().create(true).append(true).open(stage.join(format!("{name}.log")))?;
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(["--data", &dir.to_string_lossy(), "--bind", "127.0.0.1:0", "--no-mdns", "--json"]);
+        command.args(["--data", &dir.to_string_lossy(), "--bind", bind, "--no-mdns", "--json"]);
         command.args(["--threads", "1", "--duty", &duty.to_string()]).args(arguments);
         command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null()).stderr(log);
         let child = command.kill_on_drop(true).spawn().context("cannot start a peer")?;
@@ -102,13 +117,21 @@ struct Act {
 }
 
 pub(crate) async fn run(common: &Common, args: DemoArgs) -> Result<()> {
-    let keep = args.keep.is_some();
-    let dir =
-        args.keep.clone().unwrap_or_else(|| std::env::temp_dir().join(format!("talkoo-demo-{}", std::process::id())));
+    let kept = match &args.act {
+        Some(DemoAct::Ledger(ledger)) => ledger.keep.clone(),
+        None => args.keep.clone(),
+    };
+    let keep = kept.is_some();
+    let dir = kept.unwrap_or_else(|| std::env::temp_dir().join(format!("talkoo-demo-{}", std::process::id())));
     let stage = Stage { dir: std::path::absolute(dir)?, keep };
     std::fs::create_dir_all(&stage.dir)?;
     tokio::select! {
-        result = show(common, &args, &stage.dir) => result,
+        result = async {
+            match &args.act {
+                Some(DemoAct::Ledger(ledger)) => ledger::show(common, ledger, &stage.dir).await,
+                None => show(common, &args, &stage.dir).await,
+            }
+        } => result,
         _ = tokio::signal::ctrl_c() => bail!("interrupted; the peers were stopped{}", if keep { "" } else { " and the files deleted" }),
     }
 }

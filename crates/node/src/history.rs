@@ -1,0 +1,99 @@
+//! What happened to the owner's accounts, written down as blocks become final.
+
+use crate::chain_store::ChainStore;
+use crate::log::Own;
+use base::{Hash, NodeId, Signed};
+use chain::{Block, Happened, Note, Tx};
+use ledger::{Purse, Tx as Wallet, Voucher};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// One thing that happened to an account.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// In which block.
+    pub height: u64,
+    /// When, Unix milliseconds.
+    pub time_ms: u64,
+    /// What: `paid`, `received`, or the kind of a transaction of its own.
+    pub what: String,
+    /// Micro-credits that came in.
+    pub in_micro: u64,
+    /// Micro-credits that went out, without the fee.
+    pub out_micro: u64,
+    /// To or from whom, or the run.
+    pub other: String,
+    /// The transaction, where it was one.
+    pub tx: String,
+}
+
+/// Writes down what concerns `own`.
+pub(crate) fn writer(store: Arc<ChainStore>, own: Own) -> Arc<Note> {
+    Arc::new(move |block: &Block, happened: &[Happened]| {
+        for account in own.iter() {
+            let entries = entries(account, block, happened);
+            if entries.is_empty() {
+                continue;
+            }
+            if let Err(error) = store.note(account, block.header.height, &entries) {
+                tracing::warn!(%error, "the account's history was not written down");
+            }
+        }
+    })
+}
+
+fn entries(account: &NodeId, block: &Block, happened: &[Happened]) -> Vec<Entry> {
+    let (height, time_ms) = (block.header.height, block.header.time.0);
+    let entry = |what: &str, coming: u64, going: u64, other: String, tx: &str| Entry {
+        height,
+        time_ms,
+        what: what.into(),
+        in_micro: coming,
+        out_micro: going,
+        other,
+        tx: tx.into(),
+    };
+    let refused = |h: &Happened| if let Happened::Refused(hash, _) = h { Some(*hash) } else { None };
+    let refused: BTreeSet<Hash> = happened.iter().filter_map(refused).collect();
+    let mut out = Vec::new();
+    for tx in &block.txs {
+        let Tx::Wallet { tx: signed } = tx else { continue };
+        let (own, hash) = (signed.by == *account, tx.hash());
+        let name = hash.to_string();
+        if refused.contains(&hash) {
+            continue;
+        }
+        match &signed.value.tx {
+            Wallet::Transfer { to, amount } if *to == *account && !own => {
+                out.push(entry("received", amount.0, 0, signed.by.to_string(), &name));
+            }
+            Wallet::Redeem { voucher: Signed { by, value: Voucher { payee, total, .. }, .. } }
+                if *payee == *account =>
+            {
+                out.push(entry("redeemed", total.0, 0, by.to_string(), &name));
+            }
+            _ if !own => {}
+            Wallet::Transfer { to, amount } => out.push(entry("sent", 0, amount.0, to.to_string(), &name)),
+            Wallet::Fund { pot, amount } => out.push(entry("funded", 0, amount.0, pot.to_string(), &name)),
+            Wallet::Bond { amount } | Wallet::Deposit { amount } => {
+                out.push(entry(tx.kind(), 0, amount.0, String::new(), &name));
+            }
+            Wallet::Unbond { amount } | Wallet::Withdraw { amount } => {
+                out.push(entry(tx.kind(), amount.0, 0, String::new(), &name));
+            }
+            _ => out.push(entry(tx.kind(), 0, 0, String::new(), &name)),
+        }
+    }
+    for what in happened {
+        match what {
+            Happened::Paid { run, to, amount, from } if to == account => {
+                let what = if *from == Purse::Issuance { "issued" } else { "paid" };
+                out.push(entry(what, amount.0, 0, run.to_string(), ""));
+            }
+            Happened::Slashed(seat, amount) => out.push(entry("slashed", 0, amount.0, seat.to_string(), "")),
+            _ => {}
+        }
+    }
+    out
+}

@@ -111,6 +111,21 @@ pub(crate) async fn run(common: &Common, command: TrainCommand) -> Result<()> {
 /// Runs the node until Ctrl-C or `stop`.
 pub(crate) async fn up(common: &Common) -> Result<()> {
     let node = Node::start(common.node()).await?;
+    let chain = node.chain(None)?;
+    let value = json!({
+        "node": node.id().to_string(),
+        "network": chain.network,
+        "chain": chain.chain,
+        "addresses": node.status().addresses,
+    });
+    render::print(common, &value, || {
+        let alone = if chain.validators.len() == 1 {
+            "; alone in a network of its own until it joins a run by ticket"
+        } else {
+            ""
+        };
+        format!("node {}, {}{alone}", node.id(), chain.network)
+    });
     until_stopped(common, &node).await
 }
 

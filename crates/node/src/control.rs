@@ -153,12 +153,17 @@ fn socket_path(dir: &Path) -> PathBuf {
     std::env::temp_dir().join(format!("talkoo-{name}.sock"))
 }
 
-/// Answers until `stop`.
-pub(crate) async fn serve(node: Arc<Node>, stop: CancellationToken) -> Result<()> {
-    let path = socket_path(node.shared.store.dir());
+/// Where requests of a data folder arrive.
+pub(crate) fn listen(dir: &Path) -> Result<UnixListener> {
+    let path = socket_path(dir);
     // The folder is locked: a socket that is there is left over from a process that was killed.
     let _ = std::fs::remove_file(&path);
-    let listener = UnixListener::bind(&path).with_context(|| path.display().to_string())?;
+    UnixListener::bind(&path).with_context(|| path.display().to_string())
+}
+
+/// Answers until `stop`.
+pub(crate) async fn serve(node: Arc<Node>, listener: UnixListener, stop: CancellationToken) -> Result<()> {
+    let path = socket_path(node.shared.store.dir());
     loop {
         let stream = tokio::select! {
             () = stop.cancelled() => break,

@@ -91,18 +91,17 @@ const CREATED_WITHIN: Duration = Duration::from_secs(30);
 
 /// The chain that this node keeps at home: made on first use, with `owner`'s first credits.
 fn home(store: &Store, owner: NodeId) -> Result<ChainLog> {
-    let seat = store.secret(network::SEAT_FILE)?;
     let network = match NetworkFile::of(store.dir())? {
         Some(network) => network,
         None => {
-            let network = network::private(owner, seat.id());
+            let network = network::private(owner, store.secret(network::SEAT_FILE)?.id());
             network.put(store)?;
             network
         }
     };
     let mut own = vec![owner];
     own.extend(wallet_account(store.dir())?);
-    ChainLog::home(store.dir(), network, seat, Arc::new(own))
+    ChainLog::home(store, network, Arc::new(own))
 }
 
 impl Node {
@@ -139,12 +138,14 @@ impl Node {
         if let Some(kept) = home.kept() {
             kept.connect(&node.shared.net);
         }
+        node.tasks.lock().await.spawn(wallet::reseat(node.clone(), node.stop.clone()));
         tokio::spawn(follow::sync(home, node.shared.net.clone(), node.stop.child_token()));
         for followed in node.shared.store.followed()? {
             tracing::info!(run = %followed.run.short(), "rejoining");
             node.follow(followed.ticket).await?;
         }
-        node.tasks.lock().await.spawn(control::serve(node.clone(), node.stop.clone()));
+        let listener = control::listen(&config.dir)?;
+        node.tasks.lock().await.spawn(control::serve(node.clone(), listener, node.stop.clone()));
         Ok(node)
     }
 

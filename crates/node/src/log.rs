@@ -3,8 +3,9 @@
 //! certificates, applies every block, and serves them on.
 
 use crate::chain_store::ChainStore;
-use crate::mark;
+use crate::mark::{self, Voter};
 use crate::network::NetworkFile;
+use crate::store::Store;
 use anyhow::{Context, Result, bail};
 use base::{Hash, Keypair, NodeId, Reject, Wire};
 use bytes::Bytes;
@@ -30,6 +31,8 @@ pub(crate) struct ChainLog {
     sources: Mutex<BTreeSet<NodeId>>,
     /// Where transactions go while another node is followed.
     pub(crate) upstream: Mutex<Option<mpsc::Sender<Vec<u8>>>>,
+    /// Whether this is a copy of a folder that votes alone.
+    copy: bool,
     /// Why nothing comes, if nothing does.
     pub(crate) away: watch::Sender<Option<String>>,
 }
@@ -52,6 +55,9 @@ pub(crate) type Own = Arc<Vec<NodeId>>;
 /// Packets on their way out, and whom they are for.
 type Outgoing = mpsc::UnboundedReceiver<(Vec<NodeId>, Packet)>;
 
+/// What a copy of the folder of a network of one says.
+const COPY: &str = "this folder is a copy of one whose key votes, or was restored from a backup: it does not vote, \
+    for two that vote with one key could contradict each other; `talkoo network recover` goes on as a network of its own";
 /// Packets that wait to be taken.
 const QUEUE: usize = 4096;
 
@@ -61,10 +67,16 @@ pub(crate) fn chain_dir(data: &Path, chain: &Hash) -> PathBuf {
 }
 
 impl ChainLog {
-    /// The chain of the node's own network; `key` is that of its seat.
-    pub(crate) fn home(data: &Path, network: NetworkFile, key: Keypair, own: Own) -> Result<Self> {
-        let log = Self::named(data, network.genesis.chain(), None, own);
-        let key = mark::may_vote(&log.dir, &network)?.then_some(key);
+    /// The chain of the node's own network.
+    pub(crate) fn home(store: &Store, network: NetworkFile, own: Own) -> Result<Self> {
+        let mut log = Self::named(store.dir(), network.genesis.chain(), None, own);
+        let key = match mark::voter(store, &log.dir, &network)? {
+            Voter::Own(key) | Voter::New(key) => Some(key),
+            Voter::None => {
+                log.copy = true;
+                None
+            }
+        };
         log.kept.send_replace(Some(Arc::new(Kept::open(&log.dir, network, key, &log.own)?)));
         Ok(log)
     }
@@ -81,7 +93,7 @@ impl ChainLog {
     fn named(data: &Path, chain: Hash, anchor: Option<Anchor>, own: Own) -> Self {
         let (kept, away) = (watch::Sender::default(), watch::Sender::default());
         let (sources, upstream) = (Mutex::default(), Mutex::default());
-        Self { chain, dir: chain_dir(data, &chain), own, kept, anchor, sources, upstream, away }
+        Self { chain, dir: chain_dir(data, &chain), own, copy: false, kept, anchor, sources, upstream, away }
     }
 
     /// Names the chain.
@@ -101,6 +113,9 @@ impl ChainLog {
 
     /// Why the chain stands still here, if it does.
     pub(crate) fn trouble(&self) -> Option<String> {
+        if self.copy {
+            return Some(COPY.into());
+        }
         self.kept().and_then(|kept| kept.keeper.trouble()).or_else(|| self.away.borrow().clone())
     }
 

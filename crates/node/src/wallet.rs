@@ -1,8 +1,10 @@
 //! What the owner asks of the chains of this node: what is on them, and what to say there.
 
 use crate::Node;
+use crate::driver::RECONNECT;
 use crate::history::Entry;
 use crate::log::{ChainLog, Kept};
+use crate::mark;
 use crate::network::SEAT_FILE;
 use anyhow::{Context, Result, bail, ensure};
 use base::{Hash, NodeId, Signed, Wire, wire_struct};
@@ -12,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
 use swarm::RunId;
+use tokio_util::sync::CancellationToken;
 
 /// The chain as a node sees it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -273,6 +276,17 @@ impl Node {
         self.spend(None, ledger::Tx::Unseat { key }).await
     }
 
+    /// Gives a seat to the new key of a folder that was copied or restored, in place of the old one.
+    async fn replace_seat(&self, old: NodeId) -> Result<()> {
+        let standing = |o: &mut chain::Orderer| o.state().money().seat(&old).is_some_and(|seat| !seat.leaving);
+        if self.picked(None)?.keeper.look(standing) {
+            self.spend(None, ledger::Tx::Unseat { key: old }).await?;
+        }
+        self.take_seat().await?;
+        mark::reseated(&self.shared.store);
+        Ok(())
+    }
+
     /// Submits a transaction and waits until it is final.
     pub async fn say(&self, network: Option<&str>, tx: &Tx) -> Result<u64> {
         let log = self.pick(network)?;
@@ -297,6 +311,23 @@ impl Node {
             ),
         }
     }
+}
+
+/// In a folder that was copied or restored: has the new key take the old one's seat, as soon as the others answer.
+pub(crate) async fn reseat(node: Arc<Node>, stop: CancellationToken) -> Result<()> {
+    let Some(old) = mark::old_seat(&node.shared.store) else { return Ok(()) };
+    tracing::warn!("this folder is a copy or was restored: its old key never votes again, a new one takes its seat");
+    let replacing = async {
+        while let Err(error) = node.replace_seat(old).await {
+            tracing::warn!(%error, "the new key has no seat yet; trying again");
+            tokio::time::sleep(RECONNECT).await;
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = replacing => {}
+    }
+    Ok(())
 }
 
 impl AccountStatus {

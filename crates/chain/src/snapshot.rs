@@ -46,12 +46,3 @@ impl Snapshot {
         Ok(state)
     }
 }
-
-impl State {
-    /// The state in bytes.
-    pub fn to_snapshot(&self) -> Vec<u8> {
-        let mut out = Vec::new();
-        self.encode_snapshot(&mut out);
-        out
-    }
-}

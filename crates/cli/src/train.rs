@@ -118,14 +118,11 @@ pub(crate) async fn up(common: &Common) -> Result<()> {
         "chain": chain.chain,
         "addresses": node.status().addresses,
     });
-    render::print(common, &value, || {
-        let alone = if chain.validators.len() == 1 {
-            "; alone in a network of its own until it joins a run by ticket"
-        } else {
-            ""
-        };
-        format!("node {}, {}{alone}", node.id(), chain.network)
-    });
+    let alone =
+        if chain.validators.len() == 1 { "; alone in a network of its own until it joins a run by ticket" } else { "" };
+    let text = format!("node {}, {}{alone}", node.id(), chain.network);
+    // Whoever started it may not be there to read.
+    let _ = writeln!(std::io::stdout(), "{}", if common.json { value.to_string() } else { text });
     until_stopped(common, &node).await
 }
 

@@ -25,6 +25,23 @@ fn balances(node: &Path, members: &Value) -> u64 {
     keys.map(|key| json(node, &["chain", "account", key])["balance_micro"].as_u64().expect("an amount")).sum()
 }
 
+/// The worker without a seat: it was paid on the chain that it follows, and its own network is another.
+fn followed(dir: &Path, end: &Value) {
+    let status = json(dir, &["chain", "status", "--network", "lab"]);
+    assert_eq!((status["role"].as_str(), &status["trouble"]), (Some("follows"), &Value::Null));
+    let paid = json(dir, &["wallet", "balance", "--network", "lab"])["node"].as_u64().expect("an amount");
+    let own = json(dir, &["wallet", "show"])["key"].clone();
+    let members = end["members"].as_array().expect("members");
+    let tokens = members.iter().find(|member| member["node"] == own).expect("a member")["tokens"].as_f64().expect("n");
+    let due = 8e6 * tokens / end["tokens"][0].as_f64().expect("tokens");
+    assert!(paid > 0 && (paid as f64 - due).abs() < 0.2 * 8e6, "{paid} paid, {due} due");
+    let history = json(dir, &["wallet", "history", "--network", "lab", "--count", "100000"]);
+    let entries = history.as_array().expect("a list");
+    let seen: u64 = entries.iter().filter(|e| e["what"] == "paid").filter_map(|e| e["in_micro"].as_u64()).sum();
+    assert_eq!(seen, paid, "every payment is in the history");
+    assert_eq!(json(dir, &["network", "show"]).as_array().map(Vec::len), Some(2), "its own, and the one of the ticket");
+}
+
 #[test]
 fn four_validators_outlive_the_creator_of_their_run() {
     let begun = Instant::now();
@@ -43,21 +60,24 @@ fn four_validators_outlive_the_creator_of_their_run() {
 
     let run = stage.path().join("run.toml");
     std::fs::write(&run, RUN.replace("tokens = 12000", "tokens = 16000")).expect("written");
-    let up = |i: usize| start(&dir(i), &["--bind", &binds[i], "up"]);
-    let mut others: Vec<Peer> = (1..4).map(|i| up(i).0).collect();
+    let up = |i: usize| common::up(&dir(i), &["--bind", &binds[i]]);
+    let mut others: Vec<Peer> = (1..4).map(|i| up(i)).collect();
     let create = ["--bind", &binds[0], "train", "create", run.to_str().expect("utf-8")];
     let (mut creator, mut lines) = start(&dir(0), &create);
     let created: Value = serde_json::from_str(&lines.next().expect("a line").expect("read")).expect("JSON");
-    let ticket = created["ticket"].as_str().expect("a ticket").to_owned();
+    let ticket = created["ticket"].as_str().unwrap_or_else(|| panic!("{created}")).to_owned();
     for i in 1..4 {
         json(&dir(i), &["train", "join", &ticket]);
     }
     json(&dir(0), &["wallet", "fund", created["run"].as_str().expect("an id"), "8", "--yes"]);
-    watch(&dir(1), begun, "a round of four", |run| active(run) == 4);
+    // A fifth has no seat: it follows the chain, trains, and finds another keeper when the first is gone.
+    let (worker, _lines) = start(&dir(4), &["train", "join", &ticket]);
+    others.push(worker);
+    watch(&dir(1), begun, "a round of five", |run| active(run) == 5);
     creator.0.kill().expect("SIGKILL");
     creator.0.wait().expect("gone");
 
-    let ends: Vec<Value> = (1..4).map(|i| watch(&dir(i), begun, "the end", whole)).collect();
+    let ends: Vec<Value> = (1..5).map(|i| watch(&dir(i), begun, "the end", whole)).collect();
     for end in &ends {
         assert_eq!(end["root"], ends[0]["root"], "everybody ends with the same weights");
     }
@@ -67,6 +87,7 @@ fn four_validators_outlive_the_creator_of_their_run() {
     // Budget and opening balances of all four, less the fee of paying in: the dead one's account included.
     assert_eq!(shown["supply_micro"].as_u64(), Some(10_000_000_000 - 1_000));
     assert!(balances(&dir(3), &ends[0]["members"]) <= 10_000_000_000 - 1_000);
+    followed(&dir(4), &ends[3]);
     let height = shown["height"].as_u64().expect("a height");
     let at = |i: usize| json(&dir(i), &["chain", "block", &height.to_string()])["hash"].clone();
     let (one, two, three) = (at(1), at(2), at(3));

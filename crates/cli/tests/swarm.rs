@@ -28,7 +28,7 @@ fn three_peers_a_kill_a_return_and_a_replay() {
     c.0.wait().expect("gone");
     let run = watch(&dir("a"), begun, "a round without the killed one", |run| active(run) == 2);
     assert_eq!(run["ended"], false, "the run outlives its member");
-    let (again, _) = start(&dir("c"), &["up"]);
+    let again = common::up(&dir("c"), &[]);
     c = again;
     watch(&dir("a"), begun, "the return", |run| active(run) == 3 || run["ended"] == true);
 
@@ -40,7 +40,7 @@ fn three_peers_a_kill_a_return_and_a_replay() {
     for peer in [&mut a, &mut b, &mut c] {
         stop(peer);
     }
-    let (mut again, _) = start(&dir("a"), &["up"]);
+    let mut again = common::up(&dir("a"), &[]);
     let shown = watch(&dir("a"), begun, "the run after a restart", whole);
     assert_eq!(shown["agreed"], ends[0]["root"], "the last root is on the log");
     let ticket = json(&dir("a"), &["train", "show"])["ticket"].as_str().expect("a ticket").to_owned();
@@ -163,7 +163,7 @@ fn damaged_files_are_noticed_and_fetched_or_declared_lost() {
     assert!(damaged >= 3, "weights, private state and data: {damaged}");
     let before = watch(&dir("a"), begun, "a version", |run| run["version"].as_u64() > Some(0));
     let before = before["version"].as_u64().expect("a number");
-    let (_b, _) = start(&dir("b"), &["up"]);
+    let _b = common::up(&dir("b"), &[]);
     let run =
         watch(&dir("b"), begun, "a round of two again", |run| run["version"].as_u64() > Some(before + 2) && two(run));
     assert_eq!(run["trouble"], Value::Null);

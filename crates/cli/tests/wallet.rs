@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Peer, start, stop, talkoo};
+use common::{stop, talkoo, up};
 use serde_json::Value;
 use std::path::Path;
 use std::process::Output;
@@ -23,13 +23,6 @@ fn refused(dir: &Path, arguments: &[&str], why: &str) {
     let value: Value = serde_json::from_slice(&output.stdout).expect("an error is JSON too");
     let text = value["error"].as_str().expect("an error");
     assert!(!output.status.success() && text.contains(why), "{arguments:?}: {text}");
-}
-
-/// Starts the node; it is there when this returns.
-fn up(dir: &Path) -> Peer {
-    let (peer, mut lines) = start(dir, &["up"]);
-    lines.next().expect("a line").expect("read");
-    peer
 }
 
 fn micro(value: &Value, name: &str) -> u64 {
@@ -56,7 +49,7 @@ fn a_wallet_holds_sends_bonds_and_proves() {
     let made = json(&dir, &["wallet", "new"]);
     let (account, words) = (made["account"].as_str().expect("a key"), made["words"].as_str().expect("words"));
     refused(&dir, &["wallet", "new"], "has a wallet already");
-    let mut node = up(&dir);
+    let mut node = up(&dir, &[]);
     let before = json(&dir, &["wallet", "balance"]);
     assert_eq!((micro(&before, "wallet"), micro(&before, "node")), (0, 9_900_000_000), "100 stand for the seat");
     refused(&dir, &["wallet", "collect", "50"], "add --yes");
@@ -114,12 +107,12 @@ fn a_wallet_holds_sends_bonds_and_proves() {
 fn a_copied_folder_does_not_vote_and_recovers_as_a_network_of_its_own() {
     let stage = tempfile::tempdir().expect("a folder");
     let (dir, twin) = (stage.path().join("node"), stage.path().join("twin"));
-    let mut node = up(&dir);
+    let mut node = up(&dir, &[]);
     let friend = "22".repeat(32);
     json(&dir, &["wallet", "send", &friend, "3", "--yes"]);
     stop(&mut node);
     copy(&dir, &twin);
-    let mut copied = up(&twin);
+    let mut copied = up(&twin, &[]);
     let status = json(&twin, &["chain", "status"]);
     assert!(status["trouble"].as_str().is_some_and(|text| text.contains("copy")), "{status}");
     assert_eq!(status["role"], "follows", "its key is silent");
@@ -132,7 +125,7 @@ fn a_copied_folder_does_not_vote_and_recovers_as_a_network_of_its_own() {
     let recovered = json(&twin, &["network", "recover", "anew", "--seat", seat, "--out", file]);
     assert_eq!(recovered["from_chain"], status["chain"]);
     assert_eq!(json(&twin, &["network", "join", file])["seated"], true);
-    let mut anew = up(&twin);
+    let mut anew = up(&twin, &[]);
     let status = json(&twin, &["chain", "status"]);
     assert_eq!((&status["chain"], status["network"].as_str()), (&recovered["chain"], Some("anew")));
     assert_eq!(micro(&json(&twin, &["chain", "account", &friend]), "balance_micro"), 3_000_000, "what was, is");
@@ -140,7 +133,7 @@ fn a_copied_folder_does_not_vote_and_recovers_as_a_network_of_its_own() {
     assert_eq!(micro(&json(&twin, &["chain", "account", &friend]), "balance_micro"), 4_000_000);
     stop(&mut anew);
     // The original goes on as if nothing had been.
-    let mut node = up(&dir);
+    let mut node = up(&dir, &[]);
     json(&dir, &["wallet", "send", &friend, "2", "--yes"]);
     assert_eq!(micro(&json(&dir, &["chain", "account", &friend]), "balance_micro"), 5_000_000);
     stop(&mut node);

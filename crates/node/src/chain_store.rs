@@ -1,5 +1,6 @@
 //! A chain on disk: one redb file for final blocks, certificates, and what may become final.
 
+use crate::crash;
 use crate::history::Entry;
 use crate::log::chain_dir;
 use anyhow::{Context, Result, bail};
@@ -106,12 +107,15 @@ impl ChainStore {
 
 impl Disk for ChainStore {
     fn keep(&self, block: &Block) -> io::Result<()> {
+        crash::point("keep-before");
         self.write(|write| {
             let hash = block.hash();
             let key = (block.header.height, hash.0.as_slice());
             write.open_table(BODIES)?.insert(key, block.to_bytes().as_slice())?;
             Ok(())
-        })
+        })?;
+        crash::point("keep-after");
+        Ok(())
     }
 
     fn kept(&self) -> io::Result<Vec<Vec<u8>>> {
@@ -120,6 +124,7 @@ impl Disk for ChainStore {
 
     fn finish(&self, blocks: &[Block], certificate: &[u8]) -> io::Result<()> {
         let Some(last) = blocks.last() else { return Ok(()) };
+        crash::point("finish-before");
         self.write(|write| {
             let mut finals = write.open_table(FINAL)?;
             for block in blocks {
@@ -133,8 +138,11 @@ impl Disk for ChainStore {
             }
             let mut bodies = write.open_table(BODIES)?;
             bodies.retain_in(..(height + 1, [].as_slice()), |_, _| false)?;
+            crash::point("finish-within");
             Ok(())
-        })
+        })?;
+        crash::point("finish-after");
+        Ok(())
     }
 
     fn block(&self, height: u64) -> io::Result<Option<Vec<u8>>> {

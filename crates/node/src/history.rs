@@ -1,6 +1,7 @@
 //! What happened to the owner's accounts, written down as blocks become final.
 
 use crate::chain_store::ChainStore;
+use crate::crash;
 use crate::log::Own;
 use base::{Hash, NodeId, Signed};
 use chain::{Block, Happened, Note, Tx};
@@ -31,6 +32,7 @@ pub struct Entry {
 /// Writes down what concerns `own`.
 pub(crate) fn writer(store: Arc<ChainStore>, own: Own) -> Arc<Note> {
     Arc::new(move |block: &Block, happened: &[Happened]| {
+        crash::point("applied");
         for account in own.iter() {
             let entries = entries(account, block, happened);
             if entries.is_empty() {

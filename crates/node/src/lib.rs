@@ -7,6 +7,7 @@ mod chain_store;
 mod content;
 mod control;
 mod corpus;
+mod crash;
 mod driver;
 mod eval;
 mod export;

@@ -3,6 +3,7 @@
 //! certificates, applies every block, and serves them on.
 
 use crate::chain_store::ChainStore;
+use crate::crash;
 use crate::mark::{self, Voter};
 use crate::network::NetworkFile;
 use crate::store::Store;
@@ -160,6 +161,7 @@ impl ChainLog {
     pub(crate) fn submit(&self, tx: &[u8]) -> Result<(), Reject> {
         let kept = self.kept().ok_or(Reject::Early)?;
         kept.keeper.submit(tx)?;
+        crash::point("submitted");
         if !kept.keeper.validates() {
             let upstream = self.upstream.lock().expect("nobody panics while holding it");
             // Nobody to give it to, or it does not keep up: who said it says it again.
@@ -176,7 +178,7 @@ impl Kept {
         let store = Arc::new(ChainStore::open(dir)?);
         let (out, outgoing) = mpsc::unbounded_channel();
         let (incoming, packets) = mpsc::channel(QUEUE);
-        let journal = dir.join("consensus");
+        let journal = dir.join(mark::JOURNAL);
         let note = crate::history::writer(store.clone(), own.clone());
         let config = KeeperConfig { genesis: network.genesis.clone(), key, journal, disk: store.clone(), note };
         let keeper = Keeper::start(config, Connections { out, incoming: packets })?;

@@ -5,10 +5,12 @@ use crate::network::{NetworkFile, SEAT_FILE};
 use crate::platform;
 use crate::store::{Store, write_whole};
 use anyhow::Result;
-use base::{Keypair, NodeId};
+use base::{Hash, Keypair, NodeId};
 use std::path::Path;
 
 const MARK: &str = "voted-here";
+/// Folder of the engine's journal.
+pub(crate) const JOURNAL: &str = "consensus";
 /// Names the key whose seat is to be given up for the new one.
 const OLD_SEAT: &str = "seat.old";
 
@@ -22,16 +24,20 @@ pub(crate) enum Voter {
     None,
 }
 
-/// The key with which the folder of a chain may vote. Marks it at first.
+/// The key with which a data folder may vote on the chain in `dir`. Marks it at first.
 pub(crate) fn voter(store: &Store, dir: &Path, network: &NetworkFile) -> Result<Voter> {
-    std::fs::create_dir_all(dir)?;
-    let path = dir.join(MARK);
+    let (mark, journal) = (store.dir().join(MARK), dir.join(JOURNAL));
     let key = store.secret(SEAT_FILE)?;
-    if !path.exists() {
-        mark(&path)?;
-        return Ok(Voter::Own(key));
-    }
-    if std::fs::read_to_string(&path)? == platform::file_identity(&path)? {
+    let told = std::fs::read_to_string(&mark).unwrap_or_default();
+    let chain = network.genesis.chain();
+    // The journal is what the key has voted: without it, or with another's, the key is not safe to use.
+    let own = journal.exists() && told == words(&mark, &journal, &chain)?;
+    if own || !told.contains(&chain.to_string()) {
+        std::fs::create_dir_all(&journal)?;
+        if !own {
+            std::fs::write(&mark, b"")?;
+            std::fs::write(&mark, words(&mark, &journal, &chain)?)?;
+        }
         return Ok(Voter::Own(key));
     }
     if network.genesis.validators.len() < 4 {
@@ -39,17 +45,15 @@ pub(crate) fn voter(store: &Store, dir: &Path, network: &NetworkFile) -> Result<
     }
     write_whole(&store.dir().join(OLD_SEAT), key.id().to_string().as_bytes(), true)?;
     std::fs::remove_file(store.dir().join(SEAT_FILE))?;
-    // The journal is that of the old key.
-    let _ = std::fs::remove_dir_all(dir.join("consensus"));
-    std::fs::remove_file(&path)?;
-    mark(&path)?;
+    let _ = std::fs::remove_dir_all(&journal);
+    std::fs::create_dir_all(&journal)?;
+    std::fs::write(&mark, words(&mark, &journal, &chain)?)?;
     Ok(Voter::New(store.secret(SEAT_FILE)?))
 }
 
-/// The mark says which file it is: a copy is another file with the same words.
-fn mark(path: &Path) -> Result<()> {
-    std::fs::write(path, b"")?;
-    Ok(std::fs::write(path, platform::file_identity(path)?)?)
+/// The mark says which file and which journal they are: copies are others with the same words.
+fn words(mark: &Path, journal: &Path, chain: &Hash) -> Result<String> {
+    Ok(format!("{chain} {} {}", platform::file_identity(mark)?, platform::file_identity(journal)?))
 }
 
 /// The key whose seat is still to be given up for the new one.

@@ -39,6 +39,8 @@ pub struct ChainStatus {
     pub trust: String,
     /// All credits that exist, in micro-credits.
     pub supply_micro: u64,
+    /// What all accounts and budgets hold together; the same, or the books are wrong.
+    pub held_micro: u64,
     /// Runs on it.
     pub runs: usize,
     /// What was refused of other validators, by reason.
@@ -150,6 +152,7 @@ impl Node {
                 validators: state.validators().iter().map(NodeId::to_string).collect(),
                 trust: trust(state.validators().len()),
                 supply_micro: state.money().supply().0,
+                held_micro: u64::try_from(state.money().held()).unwrap_or(u64::MAX),
                 runs: state.runs().runs.len(),
                 refused,
                 blocked,

@@ -56,6 +56,13 @@ pub fn start(dir: &Path, arguments: &[&str]) -> (Peer, Lines<BufReader<ChildStdo
     (Peer(child), lines)
 }
 
+/// Starts a node; it answers when this returns.
+pub fn up(dir: &Path, options: &[&str]) -> Peer {
+    let (peer, mut lines) = start(dir, &[options, &["up"]].concat());
+    lines.next().expect("a line").expect("read");
+    peer
+}
+
 /// Follows the run of a node line by line until `done`, at most until the deadline.
 pub fn watch(dir: &Path, begun: Instant, what: &str, done: impl Fn(&Value) -> bool) -> Value {
     loop {

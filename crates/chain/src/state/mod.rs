@@ -1,11 +1,13 @@
 //! The replicated state: money, runs and votes, equal on every node that applied the same blocks.
 
-use crate::block::{Block, EVIDENCE_DOMAIN, Evidence, Genesis, Header, Tx, VOTE_DOMAIN, Vote};
-use crate::certificate::accused;
+mod voters;
+mod whole;
+
+use crate::block::{Block, Genesis, Header, Tx};
 use crate::epoch::Epoch;
 use crate::light::{AccountProof, RootProof, state_root};
 use crate::pay::{divide, reference_flops, units};
-use base::{Hash, Millis, NodeId, Reader, Reject, RejectCounts, Signed, Wire, WireError};
+use base::{Hash, Millis, NodeId, Reject, RejectCounts, Wire};
 use ledger::{Credits, Ledger, Purse, Tree};
 use std::collections::{BTreeMap, BTreeSet};
 use swarm::{Event, RunId};
@@ -405,65 +407,6 @@ impl State {
         shares[(shares.len() - 1) / 2].min(SHARE_MAX)
     }
 
-    fn check_vote(&self, vote: &Signed<Vote>) -> Result<(), Reject> {
-        if vote.value.chain != self.chain {
-            return Err(Reject::WrongChain);
-        }
-        self.check_voter(&vote.by, vote.value.seq)?;
-        if !self.runs.runs.contains_key(&vote.value.run) {
-            return Err(Reject::UnknownRun);
-        }
-        if vote.verify(VOTE_DOMAIN) { Ok(()) } else { Err(Reject::BadSignature) }
-    }
-
-    fn vote(&mut self, vote: &Signed<Vote>) -> Result<(), Reject> {
-        self.check_vote(vote)?;
-        let Vote { seq, run, share_permille, .. } = vote.value;
-        self.vote_seqs.insert(vote.by, seq);
-        self.votes.entry(run).or_default().insert(vote.by, share_permille);
-        self.touched.extend([Entry::Votes(run), Entry::Voter(vote.by)]);
-        Ok(())
-    }
-
-    /// Validators speak in a lane of their own.
-    fn check_voter(&self, by: &NodeId, seq: u64) -> Result<(), Reject> {
-        if !self.epoch.set.contains(by) {
-            return Err(Reject::NotCommittee);
-        }
-        if self.vote_seqs.get(by).is_some_and(|last| seq <= *last) { Err(Reject::Stale) } else { Ok(()) }
-    }
-
-    /// Whom the evidence convicts, and whose bond that is.
-    fn check_evidence(&self, evidence: &Signed<Evidence>) -> Result<(NodeId, NodeId), Reject> {
-        if evidence.value.chain != self.chain {
-            return Err(Reject::WrongChain);
-        }
-        self.check_voter(&evidence.by, evidence.value.seq)?;
-        if !evidence.verify(EVIDENCE_DOMAIN) {
-            return Err(Reject::BadSignature);
-        }
-        let Evidence { epoch, votes, .. } = &evidence.value;
-        let set = match self.epoch.number.checked_sub(*epoch) {
-            Some(0) => &self.epoch.set,
-            Some(1) => &self.epoch.before,
-            _ => return Err(Reject::Stale),
-        };
-        let key = accused(&self.chain, *epoch, set, votes)?;
-        // Once for each seat: it goes with its bond.
-        let seat = self.money.seat(&key).filter(|seat| !seat.leaving).ok_or(Reject::Duplicate)?;
-        Ok((key, seat.owner))
-    }
-
-    fn convict(&mut self, evidence: &Signed<Evidence>) -> Result<Happened, Reject> {
-        let (key, owner) = self.check_evidence(evidence)?;
-        self.vote_seqs.insert(evidence.by, evidence.value.seq);
-        self.touched.insert(Entry::Voter(evidence.by));
-        let prover = self.money.seat(&evidence.by).map(|seat| seat.owner);
-        let bond = self.money.params().seat_bond;
-        self.money.drop_seat(&key);
-        Ok(Happened::Slashed(key, self.money.slash(&owner, bond, None, prover.as_ref())))
-    }
-
     /// An epoch ends: seats that were given up or not kept are out, as far as the set can do without them.
     fn turn(&mut self, next: &[NodeId]) {
         let absent = self.epoch.absent();
@@ -473,63 +416,6 @@ impl State {
         for key in out {
             self.money.free_seat(&key);
         }
-    }
-
-    pub(crate) fn encode_snapshot(&self, out: &mut Vec<u8>) {
-        ((self.height, self.time), self.tip).encode(out);
-        (self.runs.runs.clone(), self.runs.seqs.clone()).encode(out);
-        self.money.encode(out);
-        self.epoch.encode(out);
-        (self.votes.clone(), self.vote_seqs.clone()).encode(out);
-    }
-
-    /// A state from bytes, as yet believed by nobody: compare its [`root`](Self::root).
-    pub fn from_snapshot(genesis: &Genesis, bytes: &[u8]) -> Result<Self, Reject> {
-        let mut input = Reader::new(bytes);
-        let decoded = Self::decode_snapshot(genesis, &mut input);
-        let state = decoded.and_then(|state| input.end().map(|()| state));
-        let state = state.map_err(|_| Reject::Malformed)?;
-        let params = ledger::Params { chain: state.chain, ..genesis.money.clone() };
-        if *state.money.params() == params { Ok(state) } else { Err(Reject::WrongChain) }
-    }
-
-    fn decode_snapshot(genesis: &Genesis, input: &mut Reader<'_>) -> Result<Self, WireError> {
-        let mut state = Self::new(genesis);
-        ((state.height, state.time), state.tip) = Wire::decode(input)?;
-        (state.runs.height, state.runs.time) = (state.height, state.time);
-        (state.runs.runs, state.runs.seqs) = Wire::decode(input)?;
-        state.money = Wire::decode(input)?;
-        state.epoch = Wire::decode(input)?;
-        (state.votes, state.vote_seqs) = Wire::decode(input)?;
-        let flops = |run: &swarm::Run| reference_flops(&run.spec.config, run.spec.seq_len).unwrap_or(0);
-        state.flops = state.runs.runs.iter().map(|(id, run)| (*id, flops(run))).collect();
-        state.touched.extend(state.runs.runs.keys().map(|run| Entry::Run(*run)));
-        state.touched.extend(state.runs.seqs.keys().map(|by| Entry::Signer(*by)));
-        state.touched.extend(state.votes.keys().map(|run| Entry::Votes(*run)));
-        state.touched.extend(state.vote_seqs.keys().map(|by| Entry::Voter(*by)));
-        Ok(state)
-    }
-
-    /// What block this state is behind, by the word of the next one.
-    pub(crate) fn stand_behind(&mut self, tip: Hash) {
-        self.tip = tip;
-    }
-
-    /// The state with which a network goes on whose validators are gone: everything that was, on a chain of
-    /// its own, with the validators of `genesis`, whose owners bond anew.
-    pub fn recovered(&self, genesis: &Genesis) -> Result<Self, Reject> {
-        let mut state = Self::new(genesis);
-        let chain = state.chain;
-        state.money = self.money.clone();
-        state.money.begin_anew(chain);
-        for founder in &genesis.validators {
-            state.money.found_seat(founder.key, founder.owner, founder.node)?;
-        }
-        state.runs = swarm::State { chain, height: 0, ..self.runs.clone() };
-        (state.flops, state.vote_seqs) = (self.flops.clone(), self.vote_seqs.clone());
-        // All of it is entered anew.
-        let bytes = state.to_snapshot();
-        Self::from_snapshot(genesis, &bytes)
     }
 }
 

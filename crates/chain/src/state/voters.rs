@@ -1,0 +1,67 @@
+//! What validators say beside blocks: votes on new money, and evidence against each other.
+
+use super::{Entry, Happened, State};
+use crate::block::{EVIDENCE_DOMAIN, Evidence, VOTE_DOMAIN, Vote};
+use crate::certificate::accused;
+use base::{NodeId, Reject, Signed};
+
+impl State {
+    pub(super) fn check_vote(&self, vote: &Signed<Vote>) -> Result<(), Reject> {
+        if vote.value.chain != self.chain {
+            return Err(Reject::WrongChain);
+        }
+        self.check_voter(&vote.by, vote.value.seq)?;
+        if !self.runs.runs.contains_key(&vote.value.run) {
+            return Err(Reject::UnknownRun);
+        }
+        if vote.verify(VOTE_DOMAIN) { Ok(()) } else { Err(Reject::BadSignature) }
+    }
+
+    pub(super) fn vote(&mut self, vote: &Signed<Vote>) -> Result<(), Reject> {
+        self.check_vote(vote)?;
+        let Vote { seq, run, share_permille, .. } = vote.value;
+        self.vote_seqs.insert(vote.by, seq);
+        self.votes.entry(run).or_default().insert(vote.by, share_permille);
+        self.touched.extend([Entry::Votes(run), Entry::Voter(vote.by)]);
+        Ok(())
+    }
+
+    /// Validators speak in a lane of their own.
+    fn check_voter(&self, by: &NodeId, seq: u64) -> Result<(), Reject> {
+        if !self.epoch.set.contains(by) {
+            return Err(Reject::NotCommittee);
+        }
+        if self.vote_seqs.get(by).is_some_and(|last| seq <= *last) { Err(Reject::Stale) } else { Ok(()) }
+    }
+
+    /// Whom the evidence convicts, and whose bond that is.
+    pub(super) fn check_evidence(&self, evidence: &Signed<Evidence>) -> Result<(NodeId, NodeId), Reject> {
+        if evidence.value.chain != self.chain {
+            return Err(Reject::WrongChain);
+        }
+        self.check_voter(&evidence.by, evidence.value.seq)?;
+        if !evidence.verify(EVIDENCE_DOMAIN) {
+            return Err(Reject::BadSignature);
+        }
+        let Evidence { epoch, votes, .. } = &evidence.value;
+        let set = match self.epoch.number.checked_sub(*epoch) {
+            Some(0) => &self.epoch.set,
+            Some(1) => &self.epoch.before,
+            _ => return Err(Reject::Stale),
+        };
+        let key = accused(&self.chain, *epoch, set, votes)?;
+        // Once for each seat: it goes with its bond.
+        let seat = self.money.seat(&key).filter(|seat| !seat.leaving).ok_or(Reject::Duplicate)?;
+        Ok((key, seat.owner))
+    }
+
+    pub(super) fn convict(&mut self, evidence: &Signed<Evidence>) -> Result<Happened, Reject> {
+        let (key, owner) = self.check_evidence(evidence)?;
+        self.vote_seqs.insert(evidence.by, evidence.value.seq);
+        self.touched.insert(Entry::Voter(evidence.by));
+        let prover = self.money.seat(&evidence.by).map(|seat| seat.owner);
+        let bond = self.money.params().seat_bond;
+        self.money.drop_seat(&key);
+        Ok(Happened::Slashed(key, self.money.slash(&owner, bond, None, prover.as_ref())))
+    }
+}

@@ -3,13 +3,22 @@
 CARGO ?= cargo
 BIN = $(shell $(CARGO) metadata --format-version 1 --no-deps 2>/dev/null | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug
 
-.PHONY: demo test bench claims claims-full lint fuzz build prerequisites
+.PHONY: demo demo-ledger test nightly bench claims claims-full lint fuzz build prerequisites
 
 demo: build ## four peers train together on this machine (about four minutes)
 	$(BIN)/talkoo demo
 
+demo-ledger: build ## four validators order and pay a run, one is killed, balances are proved (about two minutes)
+	$(BIN)/talkoo demo ledger
+
 test: prerequisites ## every test
 	$(CARGO) test --workspace
+
+nightly: prerequisites ## the same faults longer (hours): simulated dishonesty, kills, fuzzing, and mutants of the ledger
+	TALKOO_SEEDS=$${TALKOO_SEEDS:-200} $(CARGO) test --workspace --test simulated
+	TALKOO_CRASHES=$${TALKOO_CRASHES:-200} $(CARGO) test --workspace --test faults
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-300} $(CARGO) test --workspace --test fuzz
+	./scripts/mutants.sh
 
 build: prerequisites
 	$(CARGO) build --workspace

@@ -3,15 +3,17 @@
 
 use crate::engine::Activity;
 use crate::wires::{engine_key, node};
-use base::{Hash, NodeId, Reject};
-use commonware_codec::{Copying, Encode as _, Read};
+use base::{Hash, Keypair, NodeId, Reject};
+use commonware_codec::{Copying, DecodeExt as _, Encode as _, Read};
 use commonware_consensus::Epochable as _;
 use commonware_consensus::simplex::scheme::ed25519::Scheme;
-use commonware_consensus::simplex::types::{Attributable as _, Finalization};
+use commonware_consensus::simplex::types::{Attributable as _, Finalization, Finalize, Proposal};
+use commonware_consensus::types::{Epoch, Round, View};
 use commonware_cryptography::blake3::Digest;
 use commonware_cryptography::certificate::Verifier as _;
-use commonware_cryptography::ed25519::PublicKey;
+use commonware_cryptography::ed25519::{PrivateKey, PublicKey};
 use commonware_parallel::Sequential;
+use commonware_utils::iter::NonEmpty;
 use commonware_utils::ordered::Set;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng as _;
@@ -60,6 +62,30 @@ pub fn certified(chain: &Hash, epoch: u64, set: &[NodeId], certificate: &[u8]) -
         return Err(Reject::BadSignature);
     }
     Ok(Hash(found.proposal.payload.0))
+}
+
+/// The certificate that the holders of `keys` together make of a block that they find final: what a quorum of
+/// `set` signs in the engine. For tests and measurements; who holds so many keys holds the chain.
+pub fn certify(
+    chain: &Hash,
+    set: &[NodeId],
+    keys: &[Keypair],
+    (epoch, view): (u64, u64),
+    block: &Hash,
+) -> Result<Vec<u8>, Reject> {
+    let round = Round::new(Epoch::new(epoch), View::new(view));
+    let proposal = Proposal::new(round, View::new(view.saturating_sub(1)), Digest(block.0));
+    let sign = |key: &Keypair| {
+        let key = PrivateKey::decode(key.secret().to_vec()).ok()?;
+        let scheme = Scheme::signer(&namespace(chain), participants(set)?, key)?;
+        Finalize::sign(&scheme, proposal.clone())
+    };
+    let votes: Vec<Finalize<Scheme, Digest>> = keys.iter().filter_map(sign).collect();
+    let scheme = verifier(chain, set)?;
+    let mut votes = votes.into_iter();
+    let votes = NonEmpty::new(votes.next().ok_or(Reject::WrongShape)?, votes);
+    let made = Finalization::from_owned_finalizes(&scheme, votes, &Sequential);
+    made.map(|made| made.encode().as_ref().to_vec()).map_err(|_| Reject::WrongShape)
 }
 
 /// Who of `set` signed two things in `epoch` that exclude each other, by this evidence.

@@ -47,7 +47,7 @@ impl Timing {
         if n == 1 {
             Self { leader: ms(8_000), certificate: ms(9_000), retry: ms(1_000), skip: ms(10_000) }
         } else {
-            Self { leader: ms(1_000), certificate: ms(1_500), retry: ms(1_000), skip: ms(2_500) }
+            Self { leader: ms(1_500), certificate: ms(2_000), retry: ms(1_500), skip: ms(3_500) }
         }
     }
 

@@ -28,7 +28,7 @@ pub use block::{
     BLOCK_BYTES_MAX, BLOCK_TXS_MAX, Block, EVIDENCE_DOMAIN, Evidence, Founder, Genesis, Header, Recovery, TX_BYTES_MAX,
     Tx, VOTE_DOMAIN, Vote,
 };
-pub use certificate::{CERTIFICATE_MAX, EVIDENCE_MAX, certified};
+pub use certificate::{CERTIFICATE_MAX, EVIDENCE_MAX, certified, certify};
 pub use engine::EngineError;
 pub use epoch::{Epoch, SET_MAX, first_set};
 pub use keeper::{Connections, Disk, Keeper, KeeperConfig, KeeperError, Note, clock, replay};

@@ -23,12 +23,16 @@ const COUNTED: Duration = Duration::from_secs(5);
 pub(crate) fn measure(book: &mut Book) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let stage = tempfile::tempdir()?;
-    let (mut latency, rate, dead) = runtime.block_on(async {
+    let (mut latency, rate, alive, dead) = runtime.block_on(async {
         let mut network = Network::start(stage.path())?;
         let latency = network.latency().await?;
         let rate = network.rate().await?;
-        let dead = network.one_dead().await?;
-        anyhow::Ok((latency, rate, dead))
+        let alive = network.blocks(SENDERS + 1).await?;
+        if let Some(gone) = network.validators[3].take() {
+            gone.stop().await;
+        }
+        let dead = network.blocks(2 * SENDERS).await?;
+        anyhow::Ok((latency, rate, alive, dead))
     })?;
     latency.sort_by(f64::total_cmp);
     let (p50, p99) = (latency[SINGLE / 2], latency[SINGLE * 99 / 100]);
@@ -37,8 +41,11 @@ pub(crate) fn measure(book: &mut Book) -> Result<()> {
     book.add("quick", "ledger.finality.p99", (p99, "ms"), Bar::Most(400.0), "<= 150", how);
     let how = "the same four; 12,000 transfers of distinct senders, every validator checks every signature, from the first submission to the last one final";
     book.add("quick", "ledger.finalized.rate", (rate, "transfers/s"), Bar::Least(1_000.0), ">= 5000", how);
-    let how = "the same with one stopped, transfers always waiting, over 5 s after 4 s";
-    book.add("quick", "ledger.one_dead.blocks", (dead, "blocks/s"), Bar::Least(10.0), ">= 0.7 x all alive", how);
+    let how = format!(
+        "the same with one stopped, transfers always waiting, over 5 s after 4 s; with all alive {alive:.0} blocks/s, so {:.2} of it",
+        dead / alive
+    );
+    book.add("quick", "ledger.one_dead.blocks", (dead, "blocks/s"), Bar::Least(10.0), ">= 0.7 x all alive", &how);
     Ok(())
 }
 
@@ -56,7 +63,7 @@ fn sender(i: usize) -> Keypair {
 
 impl Network {
     fn start(stage: &Path) -> Result<Self> {
-        let opening = (0..=2 * SENDERS).map(|i| (sender(i).id(), Credits::whole(100))).collect();
+        let opening = (0..=3 * SENDERS).map(|i| (sender(i).id(), Credits::whole(100))).collect();
         let mut local = Local::new(VALIDATORS, stage.to_owned(), opening, 3_600_000);
         for (i, disk) in local.disks.iter_mut().enumerate() {
             *disk = Arc::new(node::ChainStore::open(&stage.join(format!("store-{i}")))?);
@@ -66,7 +73,7 @@ impl Network {
     }
 
     fn transfer(&self, from: usize, nonce: u64) -> Vec<u8> {
-        let tx = ledger::Tx::Transfer { to: sender(2 * SENDERS).id(), amount: Credits(1) };
+        let tx = ledger::Tx::Transfer { to: sender(3 * SENDERS).id(), amount: Credits(1) };
         let envelope = ledger::Envelope { chain: self.genesis.chain(), nonce, tx };
         Tx::Wallet { tx: Signed::new(ledger::DOMAIN, &sender(from), envelope) }.to_bytes()
     }
@@ -77,7 +84,7 @@ impl Network {
 
     async fn until(&self, i: usize, total: u64) -> Result<()> {
         let target = Credits::whole(100).0 + total;
-        let to = sender(2 * SENDERS).id();
+        let to = sender(3 * SENDERS).id();
         let got = || self.at(i).look(|o| o.state().money().account(&to).map_or(0, |a| a.balance.0));
         let mut height = self.at(i).height();
         let wait = async {
@@ -115,11 +122,9 @@ impl Network {
         Ok(SENDERS as f64 / begun.elapsed().as_secs_f64())
     }
 
-    async fn one_dead(&mut self) -> Result<f64> {
-        if let Some(gone) = self.validators[3].take() {
-            gone.stop().await;
-        }
-        let txs: Vec<Vec<u8>> = (SENDERS + 1..2 * SENDERS).map(|i| self.transfer(i, 0)).collect();
+    /// Blocks per second under a light load of transfers of the senders from `first` on.
+    async fn blocks(&mut self, first: usize) -> Result<f64> {
+        let txs: Vec<Vec<u8>> = (first..first + SENDERS - 1).map(|i| self.transfer(i, 0)).collect();
         let (begun, heights) = (Instant::now(), self.at(0).height());
         let (mut first, mut from) = (None, Instant::now());
         // A light stream that is never empty: blocks are counted, not transfers.
@@ -136,4 +141,13 @@ impl Network {
         let blocks = *heights.borrow() - first.context("the load ended too early")?;
         Ok(blocks as f64 / from.elapsed().as_secs_f64())
     }
+}
+
+/// CPU time that a process has used so far.
+pub(crate) fn seconds_of_cpu(pid: u32) -> Result<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields: Vec<&str> = text.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |i: usize| fields.get(i).and_then(|field| field.parse::<f64>().ok()).context("/proc/PID/stat");
+    // utime and stime, 14 and 15 of the whole line, in hundredths of a second.
+    Ok((ticks(11)? + ticks(12)?) / 100.0)
 }

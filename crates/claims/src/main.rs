@@ -9,6 +9,7 @@ mod codec;
 mod learning;
 mod ledger;
 mod link;
+mod network;
 mod rounds;
 mod schedules;
 mod step;
@@ -149,7 +150,7 @@ fn print(claim: &Claim) {
 }
 
 /// What can be measured by itself: `claims [--full] [AREA…]`.
-const AREAS: [&str; 7] = ["codec", "ledger", "schedules", "rounds", "link", "learning", "step"];
+const AREAS: [&str; 8] = ["codec", "ledger", "network", "schedules", "rounds", "link", "learning", "step"];
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -175,6 +176,9 @@ fn main() -> Result<()> {
     if asked("ledger") {
         ledger::measure(&mut book);
         chain::measure(&mut book)?;
+    }
+    if asked("network") {
+        network::measure(&mut book, full)?;
     }
     if asked("schedules") {
         schedules::measure(&mut book)?;

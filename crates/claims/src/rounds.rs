@@ -72,7 +72,7 @@ async fn four_peers(book: &mut Book) -> Result<()> {
         eval_tokens: 0,
     };
     let first = Node::start(node_config(&dir.path().join("1"))).await?;
-    let ticket = first.create(spec, &corpus, None).await?;
+    let ticket = first.create(spec, &corpus, None, ledger::Credits::ZERO).await?;
     let mut watch = first.watch();
     let wait = Duration::from_secs(60);
     let one = watch.wait_for(|status| status.runs.first().is_some_and(|run| run.version >= 1));

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail};
 use base::{ChunkTree, Hash};
 use data::Corpus;
+use ledger::Credits;
 use model::{Batch, Config, Layout, Part, Trainer, Weights};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -34,6 +35,8 @@ pub(crate) struct Prepared {
     pub(crate) speed: f64,
     pub(crate) corpus: PathBuf,
     pub(crate) model: Option<PathBuf>,
+    /// What the creator pays into the budget.
+    pub(crate) budget: Option<Credits>,
 }
 
 /// Reads `path` and resolves it; `scratch` holds the shipped corpus once it is built.
@@ -73,7 +76,8 @@ pub(crate) fn prepare(path: &Path, scratch: &Path, threads: usize, device: &str,
         resolved.init = Init::Root(initial_root(theta, spec.mode));
         spec = file.resolve(&resolved, chosen)?;
     }
-    Ok(Prepared { spec, outlooks, speed, corpus, model })
+    let budget = file.pay.budget.as_deref().map(crate::wallet::parse).transpose().context("pay.budget")?;
+    Ok(Prepared { spec, outlooks, speed, corpus, model, budget })
 }
 
 fn initial_root(theta: Vec<f32>, mode: Mode) -> Hash {

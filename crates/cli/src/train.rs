@@ -161,14 +161,16 @@ async fn create(common: &Common, file: &Path, others: &Others) -> Result<()> {
     }
     let spec = base::to_hex(&prepared.spec.to_bytes());
     let corpus = std::path::absolute(&prepared.corpus)?;
-    let request = Request::Create { spec, corpus: corpus.clone(), model: prepared.model.clone() };
+    let budget = prepared.budget.unwrap_or_default();
+    let request =
+        Request::Create { spec, corpus: corpus.clone(), model: prepared.model.clone(), budget_micro: budget.0 };
     if let Some(answer) = node::call(&common.dir(), &request).await? {
         render::print(common, &answer, || ticket_text(&answer));
         return Ok(());
     }
     let node = Node::start(common.node()).await?;
     let theta = prepared.model.as_deref().map(model::load).transpose()?.map(|(_, theta)| theta);
-    let ticket = node.create(prepared.spec, &corpus, theta).await?;
+    let ticket = node.create(prepared.spec, &corpus, theta, budget).await?;
     let answer = json!({ "run": ticket.run.to_string(), "ticket": ticket.to_string() });
     render::print(common, &answer, || ticket_text(&answer));
     until_stopped(common, &node).await

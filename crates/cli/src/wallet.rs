@@ -305,7 +305,7 @@ pub(crate) fn account_text(name: &str, account: &Value) -> String {
     out
 }
 
-fn parse(amount: &str) -> Result<Credits> {
+pub(crate) fn parse(amount: &str) -> Result<Credits> {
     match Credits::parse(amount) {
         Ok(amount) if amount > Credits::ZERO => Ok(amount),
         _ => bail!("`{amount}` is no amount; write credits like 3 or 0.25, up to six digits after the point"),

@@ -59,7 +59,8 @@ fn four_validators_outlive_the_creator_of_their_run() {
     (0..4).for_each(|i| assert_eq!(offline(&dir(i), &binds[i], &["network", "join", path])["chain"], chain));
 
     let run = stage.path().join("run.toml");
-    std::fs::write(&run, RUN.replace("tokens = 12000", "tokens = 16000")).expect("written");
+    std::fs::write(&run, format!("{}[pay]\nbudget = \"8\"\n", RUN.replace("tokens = 12000", "tokens = 16000")))
+        .expect("written");
     let up = |i: usize| common::up(&dir(i), &["--bind", &binds[i]]);
     let mut others: Vec<Peer> = (1..4).map(|i| up(i)).collect();
     let create = ["--bind", &binds[0], "train", "create", run.to_str().expect("utf-8")];
@@ -69,7 +70,6 @@ fn four_validators_outlive_the_creator_of_their_run() {
     for i in 1..4 {
         json(&dir(i), &["train", "join", &ticket]);
     }
-    json(&dir(0), &["wallet", "fund", created["run"].as_str().expect("an id"), "8", "--yes"]);
     // A fifth has no seat: it follows the chain, trains, and finds another keeper when the first is gone.
     let (worker, _lines) = start(&dir(4), &["train", "join", &ticket]);
     others.push(worker);

@@ -4,7 +4,7 @@
 use crate::Node;
 use anyhow::{Context, Result, bail};
 use base::Wire;
-use ledger::Tx;
+use ledger::{Credits, Tx};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -28,6 +28,8 @@ pub enum Request {
         corpus: PathBuf,
         /// Folder of the model to continue from.
         model: Option<PathBuf>,
+        /// Micro-credits that the node's account pays into its budget first.
+        budget_micro: u64,
     },
     /// Take part in the run of a ticket.
     Join {
@@ -187,10 +189,10 @@ pub(crate) async fn serve(node: Arc<Node>, listener: UnixListener, stop: Cancell
 async fn answer(node: &Arc<Node>, line: &str) -> Result<Value> {
     match serde_json::from_str(line).context("not a request")? {
         Request::Status => Ok(serde_json::to_value(node.status())?),
-        Request::Create { spec, corpus, model } => {
+        Request::Create { spec, corpus, model, budget_micro } => {
             let spec = Spec::from_bytes(&base::from_hex(&spec)?)?;
             let theta = model.map(|dir| model::load(&dir)).transpose()?.map(|(_, theta)| theta);
-            let ticket = node.create(spec, &corpus, theta).await?;
+            let ticket = node.create(spec, &corpus, theta, Credits(budget_micro)).await?;
             Ok(json!({ "run": ticket.run.to_string(), "ticket": ticket.to_string() }))
         }
         Request::Join { ticket } => {

@@ -46,6 +46,7 @@ use anyhow::{Context, Result, bail};
 use base::{Hash, NodeId};
 use content::Contents;
 use driver::{Order, Shared};
+use ledger::Credits;
 use log::{ChainLog, Chains};
 use net::{Address, Net, PeerInfo, Ticket};
 use std::collections::BTreeMap;
@@ -161,8 +162,15 @@ impl Node {
     }
 
     /// Creates a run on this node's log, joins it, and gives the ticket for others. `corpus` is the
-    /// folder of a built corpus; `weights` are flat initial weights where the run does not start from its seed.
-    pub async fn create(self: &Arc<Self>, spec: Spec, corpus: &Path, weights: Option<Vec<f32>>) -> Result<Ticket> {
+    /// folder of a built corpus; `weights` are flat initial weights where the run does not start from its seed;
+    /// `budget` is paid into the run's budget first, so that every round of it is paid.
+    pub async fn create(
+        self: &Arc<Self>,
+        spec: Spec,
+        corpus: &Path,
+        weights: Option<Vec<f32>>,
+        budget: Credits,
+    ) -> Result<Ticket> {
         let manifest = tokio::task::block_in_place(|| corpus::import(&self.shared.store, corpus))?;
         if manifest.root() != spec.manifest {
             bail!("the run names another corpus than {}", corpus.display());
@@ -174,6 +182,9 @@ impl Node {
             bytes.extend_from_slice(&weights.tree().root().0);
             bytes.extend_from_slice(&weights.bytes());
             store::write_whole(&self.shared.store.run_dir(&id)?.join("weights"), &bytes, true)?;
+        }
+        if budget > Credits::ZERO {
+            self.spend(None, ledger::Tx::Fund { pot: id, amount: budget }).await.context("the run's budget")?;
         }
         let home = self.shared.chains.home.clone();
         let ticket = Ticket { chain: home.chain(), run: id, anchor: None, peers: vec![self.address()] };

@@ -100,7 +100,7 @@ async fn a_disk_that_takes_nothing_costs_rounds_and_nothing_else() {
     let stage = tempfile::tempdir().expect("a folder");
     let (spec, corpus) = spec(stage.path(), Access::Open);
     let (a, b_dir) = (start(&stage.path().join("a")).await, stage.path().join("b"));
-    let ticket = a.create(spec, &corpus, None).await.expect("created");
+    let ticket = a.create(spec, &corpus, None, ledger::Credits::ZERO).await.expect("created");
     let b = start(&b_dir).await;
     b.follow(ticket).await.expect("followed");
     until(&b, "a round of two", two).await;
@@ -130,7 +130,7 @@ async fn a_private_run_gives_strangers_nothing() {
     let invited: Vec<NodeId> = vec![a.id(), b.id()];
     let (spec, corpus) = spec(stage.path(), Access::Invited(invited));
     let manifest = spec.manifest;
-    let ticket = a.create(spec, &corpus, None).await.expect("created");
+    let ticket = a.create(spec, &corpus, None, ledger::Credits::ZERO).await.expect("created");
     b.follow(ticket.clone()).await.expect("followed");
     c.follow(ticket).await.expect("followed");
     until(&a, "a round of two", two).await;

@@ -22,6 +22,9 @@ pub struct RunFile {
     /// In which rounds.
     #[serde(default)]
     pub round: RoundTable,
+    /// What it pays.
+    #[serde(default)]
+    pub pay: PayTable,
     /// What comes out.
     #[serde(default)]
     pub out: OutTable,
@@ -210,6 +213,14 @@ impl Default for RoundTable {
             target_seconds: 600.0,
         }
     }
+}
+
+/// `[pay]`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PayTable {
+    /// Credits that the creator pays into the run's budget, as text: `"7"`, `"0.25"`.
+    pub budget: Option<String>,
 }
 
 /// `[out]`.
@@ -437,55 +448,4 @@ fn fixed(key: &'static str, value: f64, unit: f64) -> Result<u64, SpecError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{Link, Machine, PlanInput, plan};
-
-    const TEXT: &str = r#"
-        [run]
-        name = "bard"
-        [model]
-        size = "tiny"
-        [train]
-        tokens = "2M"
-        batch_tokens = 8192
-        lr = 3e-4
-    "#;
-
-    fn resolve(text: &str) -> Result<Spec, String> {
-        let file = RunFile::parse(text).map_err(|e| e.to_string())?;
-        let link = Link { up_mbit: 1e4, down_mbit: 1e4, rtt_ms: 1.0 };
-        let machines = vec![Machine { tokens_per_s: 1e3 }; 4];
-        let input =
-            PlanInput { params: 1 << 20, batch_tokens: 8192, machines, link, target_s: 10.0, tokens: 2_000_000 };
-        let resolved = Resolved { config: "{}".into(), params: 1 << 20, manifest: Hash::default(), init: Init::Seed };
-        file.resolve(&resolved, &plan(&input)[0]).map_err(|e| e.to_string())
-    }
-
-    #[test]
-    fn a_short_file_is_a_whole_run() {
-        let spec = resolve(TEXT).expect("valid");
-        assert_eq!((spec.tokens, spec.lr_nano, spec.micro_batches), (2_000_000, 300_000, 4));
-        assert_eq!(spec.mode, Mode::Gradients);
-    }
-
-    #[test]
-    fn impossible_files_are_refused_with_the_key() {
-        let cases = [
-            ("name = \"bard\"", "name = \"\"", "run.name"),
-            ("name = \"bard\"", "nome = \"bard\"", "nome"),
-            ("lr = 3e-4", "lr = -1", "train.lr"),
-            ("lr = 3e-4", "lr = 3e-4\nschedule = \"cosine\"", "train.schedule"),
-            ("tokens = \"2M\"", "tokens = \"many\"", "train.tokens"),
-            ("batch_tokens = 8192", "batch_tokens = 8", "train.batch_tokens"),
-            ("[train]", "[round]\ndensity = 0.3\n[train]", "round.density"),
-            ("[train]", "[round]\nbits = 3\n[train]", "round.bits"),
-            ("[train]", "[round]\nmode = \"gradients\"\ndelay = 1\n[train]", "round.mode"),
-            ("[train]", "[data]\nformat = \"chat\"\n[train]", "data.format"),
-        ];
-        for (from, to, key) in cases {
-            let error = resolve(&TEXT.replace(from, to)).expect_err(to);
-            assert!(error.contains(key), "{to}: {error}");
-        }
-    }
-}
+mod tests;

@@ -131,6 +131,30 @@ async fn four_validators_go_on_without_one_stop_without_two_and_come_back() {
     assert!(validators.iter().flatten().all(|v| v.blocked().is_empty()), "nobody honest is blocked");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn two_halves_of_four_decide_nothing_and_go_on_when_they_meet_again() {
+    let network = Network::new(4);
+    let keepers: Vec<Keeper> = (0..4).map(|i| network.start(i)).collect();
+    keepers[0].submit(&network.transfer(0, 0, 1, 1_000_000)).expect("taken");
+    for keeper in &keepers {
+        until(keeper, "the first transfer everywhere", |v| balance(v, 1) == 101_000_000).await;
+    }
+    network.local.part(&[0, 1]);
+    keepers[0].submit(&network.transfer(0, 1, 1, 1_000_000)).expect("taken");
+    keepers[3].submit(&network.transfer(2, 0, 1, 1_000_000)).expect("taken");
+    // What was certified before the cut may still become final in one half, nothing after it.
+    goes_on(&keepers[0]).await;
+    assert!(!goes_on(&keepers[0]).await && !goes_on(&keepers[3]).await, "half of the validators do not decide");
+    network.local.heal();
+    for keeper in &keepers {
+        until(keeper, "both transfers after the halves met", |v| balance(v, 1) == 103_000_000).await;
+        assert!(keeper.blocked().is_empty(), "nobody honest is blocked");
+    }
+    let low = keepers.iter().map(|keeper| *keeper.height().borrow()).min().expect("four");
+    let blocks: Vec<_> = (0..4).map(|i| network.local.disks[i].block(low).expect("read")).collect();
+    assert!(blocks.iter().all(|block| *block == blocks[0]), "one chain");
+}
+
 /// A fifth validator bonds and takes a seat; it votes from the next epoch on. One that is silent loses its
 /// seat; one that gives its own up is out, and its bond is free.
 #[tokio::test(flavor = "multi_thread")]

@@ -6,6 +6,7 @@ use base::{NodeId, Reject, Wire};
 use chain::Block;
 use net::{Follow, LogEvent, Net};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -15,6 +16,9 @@ const UNCERTIFIED_MAX: usize = 4096;
 /// Brings the chain here for as long as the node lives and does not validate itself: from one node after the
 /// other that may keep it.
 pub(crate) async fn sync(log: Arc<ChainLog>, net: Arc<Net>, stop: CancellationToken) {
+    if log.stale.load(Ordering::Relaxed) {
+        return;
+    }
     let following = async {
         loop {
             validating(&log).await;

@@ -16,6 +16,7 @@ use chain::{
 use net::{Net, Served};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -32,6 +33,8 @@ pub(crate) struct ChainLog {
     sources: Mutex<BTreeSet<NodeId>>,
     /// Where transactions go while another node is followed.
     pub(crate) upstream: Mutex<Option<mpsc::Sender<Vec<u8>>>>,
+    /// Whether what there is of it is too old to go on from.
+    pub(crate) stale: AtomicBool,
     /// Whether this is a copy of a folder that votes alone.
     copy: bool,
     /// Why nothing comes, if nothing does.
@@ -56,6 +59,9 @@ pub(crate) type Own = Arc<Vec<NodeId>>;
 /// Packets on their way out, and whom they are for.
 type Outgoing = mpsc::UnboundedReceiver<(Vec<NodeId>, Packet)>;
 
+/// What a follower says that was away for too long.
+const STALE: &str = "this node was away for longer than half the unbonding delay, so former validators could deceive \
+    it: join again with a fresh ticket of a member that you trust, then restart the node";
 /// What a copy of the folder of a network of one says.
 const COPY: &str = "this folder is a copy of one whose key votes, or was restored from a backup: it does not vote, \
     for two that vote with one key could contradict each other; `talkoo network recover` goes on as a network of its own";
@@ -85,8 +91,21 @@ impl ChainLog {
     /// A chain to which a ticket led; what there is of it on disk is gone on with.
     pub(crate) fn followed(data: &Path, chain: Hash, anchor: Option<Anchor>, own: Own) -> Result<Self> {
         let log = Self::named(data, chain, anchor, own);
-        if let Some(network) = NetworkFile::of(&log.dir)? {
-            log.kept.send_replace(Some(Arc::new(Kept::open(&log.dir, network, None, &log.own)?)));
+        let Some(network) = NetworkFile::of(&log.dir)? else { return Ok(log) };
+        let kept = Kept::open(&log.dir, network, None, &log.own)?;
+        let (height, seen) = kept.keeper.look(|orderer| (orderer.state().height(), orderer.state().time()));
+        let unbonding = kept.network.genesis.money.unbonding_ms;
+        if chain::clock().since(seen) <= unbonding / 2 {
+            log.kept.send_replace(Some(Arc::new(kept)));
+            return Ok(log);
+        }
+        // Former validators may have taken their bonds out by now: what they sign costs them nothing.
+        drop(kept);
+        if anchor.is_some_and(|anchor| anchor.height > height) {
+            std::fs::remove_dir_all(&log.dir)?;
+        } else {
+            log.away.send_replace(Some(STALE.into()));
+            log.stale.store(true, Ordering::Relaxed);
         }
         Ok(log)
     }
@@ -94,7 +113,18 @@ impl ChainLog {
     fn named(data: &Path, chain: Hash, anchor: Option<Anchor>, own: Own) -> Self {
         let (kept, away) = (watch::Sender::default(), watch::Sender::default());
         let (sources, upstream) = (Mutex::default(), Mutex::default());
-        Self { chain, dir: chain_dir(data, &chain), own, copy: false, kept, anchor, sources, upstream, away }
+        Self {
+            chain,
+            dir: chain_dir(data, &chain),
+            own,
+            stale: AtomicBool::new(false),
+            copy: false,
+            kept,
+            anchor,
+            sources,
+            upstream,
+            away,
+        }
     }
 
     /// Names the chain.

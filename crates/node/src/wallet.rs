@@ -413,7 +413,7 @@ fn why(reject: base::Reject) -> String {
 
 fn trust(validators: usize) -> String {
     match validators {
-        1 => "one validator: its owner's own book-keeping, nothing that others need to believe".into(),
-        n => format!("{n} validators: final unless {} or more of them lie together", (n - 1) / 3 + 1),
+        1 => "one validator: its owner's own book-keeping, nothing that others need to believe; unaudited".into(),
+        n => format!("{n} validators: final unless {} or more of them lie together; unaudited", (n - 1) / 3 + 1),
     }
 }

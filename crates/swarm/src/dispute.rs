@@ -4,7 +4,8 @@
 //! hashes on the log let anybody else do that one chunk again.
 
 use crate::RunId;
-use crate::state::{Event, Run, Status};
+use crate::event::Event;
+use crate::state::{Run, Status};
 use base::{CHUNK_BYTES, Hash, Millis, NodeId, Reject, wire_enum, wire_struct};
 use std::collections::BTreeMap;
 

@@ -8,6 +8,7 @@
 //! *Non-goals*: tensors (updates are hashes and sizes here), transport, the order of the log itself.
 
 mod dispute;
+mod event;
 mod peer;
 mod plan;
 mod planner;
@@ -19,6 +20,7 @@ mod state;
 mod tx;
 
 pub use dispute::{Claim, Dispute, Outcome, Verdict};
+pub use event::Event;
 pub use peer::{Fetch, Input, Memory, Output, Peer, Settle, Train, Waiting};
 pub use plan::Slot;
 pub use planner::{Link, Machine, Outlook, PlanInput, plan};
@@ -26,5 +28,5 @@ pub use round::{Candidate, Closed, Phase, RoundState};
 pub use runfile::{Resolved, RunFile, RunFileError};
 pub use sequencer::Sequencer;
 pub use spec::{Access, Init, Mode, Spec, SpecError};
-pub use state::{Event, Member, Run, State, Status};
+pub use state::{Member, Run, State, Status};
 pub use tx::{Attest, Block, Commit, DOMAIN, Envelope, RunId, SignedTx, Tx};

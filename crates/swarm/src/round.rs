@@ -1,8 +1,9 @@
 //! A round: open with a plan, commit, exchange, close. Every rule of `training.md` §2 about order
 //! and time is here; nobody sends "close", time and completeness do.
 
+use crate::event::Event;
 use crate::plan::{Slot, assign};
-use crate::state::{Event, Member, Run, Status};
+use crate::state::{Member, Run, Status};
 use crate::{Attest, Commit};
 use base::{Hash, Millis, NodeId, Reject, Round, wire_enum, wire_struct};
 use std::collections::BTreeMap;

@@ -1,6 +1,7 @@
 //! The replicated state: what the log says, equal on every node.
 
-use crate::dispute::{Dispute, Outcome};
+use crate::dispute::Dispute;
+use crate::event::Event;
 use crate::peer::Settle;
 use crate::round::{Candidate, Closed, RoundState};
 use crate::tx::DOMAIN;
@@ -91,29 +92,6 @@ const ROOTS_KEPT: usize = 128;
 const RUNS_MAX: usize = 1024;
 /// A run has at most this many members.
 const MEMBERS_MAX: usize = 65_536;
-
-/// What happened in a block, for drivers and displays.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// A run began.
-    Created(RunId),
-    /// A node became a member.
-    Joined(RunId, NodeId),
-    /// A member left or was set aside.
-    Gone(RunId, NodeId),
-    /// A round opened.
-    Opened(RunId, Round),
-    /// The commits of a round closed: bytes may move.
-    Committed(RunId, Round),
-    /// A round closed.
-    Closed(RunId, Round),
-    /// A run has all its tokens.
-    Ended(RunId),
-    /// A dispute about a root, opened by this member, is decided.
-    Disputed(RunId, NodeId, Outcome),
-    /// A transaction was refused.
-    Refused(NodeId, Reject),
-}
 
 /// Everything the log decides. Applying the same blocks gives the same state.
 #[derive(Debug, Clone, Default, PartialEq)]

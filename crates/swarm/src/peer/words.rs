@@ -1,7 +1,8 @@
 //! What a node's machine is told, what it asks for, and the words for it.
 
+use crate::event::Event;
 use crate::round::{Candidate, Closed};
-use crate::state::{Event, State};
+use crate::state::State;
 use crate::{Block, Commit, RunId, Tx};
 use base::{Hash, Millis, NodeId, Reject, Round, wire_struct};
 use std::sync::Arc;

@@ -19,7 +19,7 @@ fn three_peers_a_kill_a_return_and_a_replay() {
     let created: Value = serde_json::from_str(&lines.next().expect("a line").expect("read")).expect("JSON");
     let ticket = created["ticket"].as_str().expect("a ticket").to_owned();
     let funded = json(&dir("a"), &["wallet", "fund", "end-to-end", "5", "--yes"]);
-    assert_eq!(funded["micro"], 5_000_000);
+    assert!(funded["final_at"].is_u64(), "{funded}");
     let (mut b, _) = start(&dir("b"), &["train", "join", &ticket]);
     let (mut c, _) = start(&dir("c"), &["train", "join", &ticket]);
 

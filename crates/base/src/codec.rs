@@ -207,7 +207,8 @@ impl<K: Wire + Ord, V: Wire> Wire for BTreeMap<K, V> {
         }
     }
     fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
-        let list: Vec<(K, V)> = input.list(LIST_LIMIT)?;
+        // Bounded by the bytes that are there.
+        let list: Vec<(K, V)> = input.list(u32::MAX as usize)?;
         if list.is_sorted_by(|a, b| a.0 < b.0) {
             Ok(list.into_iter().collect())
         } else {

@@ -316,7 +316,9 @@ impl Genesis {
         {
             return Err(Reject::WrongShape);
         }
-        if self.epoch_ms == 0 || self.work_bits > WORK_BITS_MAX {
+        let spans = [self.epoch_ms, self.money.unbonding_ms, self.money.close_ms];
+        let long = self.epoch_ms == 0 || spans.iter().any(|span| *span > SPAN_MAX_MS);
+        if long || self.time.0 > TIME_MAX_MS || self.work_bits > WORK_BITS_MAX {
             return Err(Reject::WrongShape);
         }
         self.opening.iter().try_fold(Credits::ZERO, |sum, (_, amount)| sum.plus(*amount))?;
@@ -336,5 +338,8 @@ impl Genesis {
     }
 }
 
+/// Ten years, and a time far from here: sums of them are numbers.
+const SPAN_MAX_MS: u64 = 10 * 366 * 24 * 3_600_000;
+const TIME_MAX_MS: u64 = 1 << 48;
 /// More would keep people out.
 const WORK_BITS_MAX: u32 = 30;

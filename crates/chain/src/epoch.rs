@@ -19,6 +19,10 @@ pub struct Epoch {
     pub set: Vec<NodeId>,
     /// Those of the epoch before, against whom evidence still counts.
     pub before: Vec<NodeId>,
+    /// Whose bonds stand for both, also where a seat is free by now.
+    owners: BTreeMap<NodeId, NodeId>,
+    /// Who was convicted already: once for each seat.
+    convicted: BTreeSet<NodeId>,
     /// What each proposer said of the others.
     reports: BTreeMap<NodeId, Report>,
 }
@@ -36,7 +40,9 @@ impl Epoch {
     /// The first one.
     pub(crate) fn first(genesis: &Genesis) -> Self {
         let (set, began) = (first_set(genesis), genesis.time);
-        Self { number: 0, began, set, before: Vec::new(), reports: BTreeMap::new() }
+        let owners = genesis.validators.iter().map(|founder| (founder.key, founder.owner)).collect();
+        let (before, convicted, reports) = (Vec::new(), BTreeSet::new(), BTreeMap::new());
+        Self { number: 0, began, set, before, owners, convicted, reports }
     }
 
     /// What blocks name the set by.
@@ -80,19 +86,31 @@ impl Epoch {
             }
         }
         next.sort_unstable();
-        if matches!(next.len(), 0 | 2 | 3) { self.set.clone() } else { next }
+        let alone = self.set.len() == 1 && next.len() == 1;
+        if next.len() < 4 && !alone { self.set.clone() } else { next }
+    }
+
+    /// Who owns the seat of `key`, of this epoch or the one before, if it was not convicted yet.
+    pub(crate) fn accountable(&self, key: &NodeId) -> Option<NodeId> {
+        self.owners.get(key).filter(|_| !self.convicted.contains(key)).copied()
+    }
+
+    /// A seat was convicted.
+    pub(crate) fn convict(&mut self, key: NodeId) {
+        self.convicted.insert(key);
     }
 
     /// The next epoch begins.
-    pub(crate) fn turn(&mut self, next: Vec<NodeId>, now: Millis) {
-        let before = std::mem::replace(&mut self.set, next);
-        *self = Self {
-            number: self.number + 1,
-            began: now,
-            set: std::mem::take(&mut self.set),
-            before,
-            reports: BTreeMap::new(),
-        };
+    pub(crate) fn turn(&mut self, next: Vec<NodeId>, now: Millis, money: &Ledger) {
+        self.before = std::mem::replace(&mut self.set, next);
+        (self.number, self.began) = (self.number + 1, now);
+        self.reports.clear();
+        let known = std::mem::take(&mut self.owners);
+        for key in self.set.iter().chain(&self.before) {
+            let owner = money.seat(key).map(|seat| seat.owner).or_else(|| known.get(key).copied());
+            self.owners.extend(owner.map(|owner| (*key, owner)));
+        }
+        self.convicted.retain(|key| self.owners.contains_key(key));
     }
 }
 
@@ -112,11 +130,15 @@ impl Wire for Epoch {
     fn encode(&self, out: &mut Vec<u8>) {
         (self.number, self.began).encode(out);
         (self.set.clone(), self.before.clone()).encode(out);
+        self.owners.encode(out);
+        self.convicted.iter().copied().collect::<Vec<NodeId>>().encode(out);
         self.reports.encode(out);
     }
     fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
         let (number, began) = Wire::decode(input)?;
         let (set, before) = (input.list(SET_MAX)?, input.list(SET_MAX)?);
-        Ok(Self { number, began, set, before, reports: Wire::decode(input)? })
+        let owners = Wire::decode(input)?;
+        let convicted = input.list::<NodeId>(2 * SET_MAX)?.into_iter().collect();
+        Ok(Self { number, began, set, before, owners, convicted, reports: Wire::decode(input)? })
     }
 }

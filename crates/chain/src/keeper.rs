@@ -90,6 +90,8 @@ pub enum KeeperError {
     Damaged(u64, Reject),
 }
 
+/// A validator whose newest block is so old has missed some, for a heartbeat comes every five seconds.
+const LATE_MS: u64 = 30_000;
 /// Offers that wait to be taken.
 const OFFERS: usize = 16;
 
@@ -172,22 +174,32 @@ impl Keeper {
         answer.await.map_err(|_| Reject::Ended)?
     }
 
+    /// Whether it validates and has a block of late: otherwise it is well to follow another, too.
+    pub fn keeps_up(&self) -> bool {
+        let time = self.look(|orderer| orderer.state().time());
+        self.validates() && clock().since(time) < LATE_MS
+    }
+
     /// Whether this node's key is in the set of the current epoch.
     pub fn validates(&self) -> bool {
         self.look(|orderer| self.me.is_some_and(|me| orderer.state().validators().contains(&me)))
     }
 
-    /// Takes an encoded transaction, or refuses it with a reason, and tells the other validators.
-    pub fn submit(&self, bytes: &[u8]) -> Result<(), Reject> {
+    /// Takes an encoded transaction, or refuses it with a reason, and tells the other validators; says whether
+    /// it is new.
+    pub fn submit(&self, bytes: &[u8]) -> Result<bool, Reject> {
         let tx = Tx::from_bytes(bytes).map_err(|_| Reject::Malformed)?;
-        self.look(|orderer| orderer.submit(tx))?;
+        let new = self.look(|orderer| orderer.submit(tx))?;
         self.arrived.notify_one();
+        if !self.validates() {
+            return Ok(new);
+        }
         let mut to = self.look(|orderer| orderer.state().validators().to_vec());
         to.retain(|id| Some(*id) != self.me);
         if !to.is_empty() {
             let _ = self.out.send((to, Packet::Tx(bytes.to_vec())));
         }
-        Ok(())
+        Ok(new)
     }
 
     /// Tells, whenever asked, which node has which seat.

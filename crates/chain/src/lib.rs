@@ -35,6 +35,6 @@ pub use keeper::{Connections, Disk, Keeper, KeeperConfig, KeeperError, Note, clo
 pub use light::{AccountProof, Anchor, Light, RootProof, Step};
 pub use orderer::{Answer, Orderer, Turn};
 pub use pay::{reference_flops, units};
-pub use snapshot::Snapshot;
+pub use snapshot::{STATE_MAX, Snapshot};
 pub use state::{Happened, State};
 pub use wires::{Channel, Outgoing, PACKET_MAX, Packet};

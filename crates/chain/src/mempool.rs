@@ -27,15 +27,16 @@ struct Waiting {
 }
 
 impl Mempool {
-    /// Takes a transaction, or refuses it with a reason. One that waits already is taken again without effect.
-    pub(crate) fn submit(&mut self, state: &State, tx: Tx) -> Result<(), Reject> {
+    /// Takes a transaction, or refuses it with a reason; says whether it is new. One that waits already is taken
+    /// again without effect.
+    pub(crate) fn submit(&mut self, state: &State, tx: Tx) -> Result<bool, Reject> {
         let encoded = tx.to_bytes();
         if encoded.len() > TX_BYTES_MAX {
             return Err(Reject::Oversized);
         }
         let hash = tx.hash();
         if self.known.contains(&hash) {
-            return Ok(());
+            return Ok(false);
         }
         let by = tx.by();
         let waiting = self.per_signer.get(&by).copied().unwrap_or_default();
@@ -55,7 +56,7 @@ impl Mempool {
         self.known.insert(hash);
         self.waiting.insert(self.next, Waiting { hash, bytes: encoded.len(), tx });
         self.next += 1;
-        Ok(())
+        Ok(true)
     }
 
     /// Whether a transaction waits: its signature was checked when it came.
@@ -86,9 +87,14 @@ impl Mempool {
         self.waiting.values().any(|waiting| !taken.contains(&waiting.hash))
     }
 
-    /// Blocks are final: what they carry, and what can no longer be carried, is let go of.
-    pub(crate) fn settle(&mut self, state: &State) {
-        let gone = self.waiting.extract_if(.., |_, waiting| state.used(&waiting.tx));
+    /// Blocks are final: what they `carried`, refused there or not, and what can no longer be carried, is let
+    /// go of.
+    pub(crate) fn settle(&mut self, state: &State, carried: &BTreeSet<Hash>) {
+        let spent = |tx: &Tx| match tx {
+            Tx::Work { .. } | Tx::Wallet { .. } => state.used(tx),
+            Tx::Vote { .. } | Tx::Evidence { .. } => state.check(tx, 0).is_err(),
+        };
+        let gone = self.waiting.extract_if(.., |_, waiting| carried.contains(&waiting.hash) || spent(&waiting.tx));
         for (_, waiting) in gone {
             self.known.remove(&waiting.hash);
             if let Some(n) = self.per_signer.get_mut(&waiting.tx.by()) {

@@ -86,8 +86,8 @@ impl Orderer {
         self.state.prove(owner)
     }
 
-    /// Takes a transaction for a later block, or refuses it with a reason.
-    pub fn submit(&mut self, tx: Tx) -> Result<(), Reject> {
+    /// Takes a transaction for a later block, or refuses it with a reason; says whether it is new.
+    pub fn submit(&mut self, tx: Tx) -> Result<bool, Reject> {
         self.mempool.submit(&self.state, tx)
     }
 
@@ -162,7 +162,7 @@ impl Orderer {
     /// The block `tip` is final, and with it its ancestors: gives them in order with what they did.
     pub fn finalized(&mut self, tip: &Hash) -> Result<Vec<(Block, Vec<Happened>)>, Answer> {
         let path = self.path(tip)?;
-        let mut done = Vec::new();
+        let mut done: Vec<(Block, Vec<Happened>)> = Vec::new();
         for block in path {
             let hash = block.hash();
             let seen = self.between.first() == Some(&hash);
@@ -182,7 +182,8 @@ impl Orderer {
         let height = self.state.height();
         self.recent.retain(|_, at| *at + RECENT > height);
         self.bodies.retain(|_, block| block.header.height > height);
-        self.mempool.settle(&self.state);
+        let carried = done.iter().flat_map(|(block, _)| &block.txs).map(Tx::hash).collect();
+        self.mempool.settle(&self.state, &carried);
         Ok(done)
     }
 

@@ -4,7 +4,7 @@
 use crate::block::{Genesis, Header};
 use crate::light::{Anchor, Light, RootProof};
 use crate::state::State;
-use base::{Hash, Millis, NodeId, Reject, wire_struct};
+use base::{Hash, Millis, NodeId, Reader, Reject, Wire, WireError};
 
 /// A state and what makes it believable.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,11 +19,24 @@ pub struct Snapshot {
     pub proof: RootProof,
 }
 
-wire_struct!(Snapshot { genesis, anchor, state, proof });
+/// A state is at most this long.
+pub const STATE_MAX: usize = 1 << 28;
+
+impl Wire for Snapshot {
+    fn encode(&self, out: &mut Vec<u8>) {
+        (self.genesis.clone(), self.anchor.clone()).encode(out);
+        (self.state.clone(), self.proof.clone()).encode(out);
+    }
+    fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
+        let (genesis, anchor) = Wire::decode(input)?;
+        let state = input.bytes(STATE_MAX)?.to_vec();
+        Ok(Self { genesis, anchor, state, proof: Wire::decode(input)? })
+    }
+}
 
 impl Snapshot {
     /// The state, if it is that of `chain` and of nobody else: from `anchor` on where there is one, from the
-    /// genesis otherwise. A certified block that is older than `oldest` is refused as stale.
+    /// genesis otherwise. A beginning that is older than `oldest` is refused as stale.
     pub fn check(&self, chain: &Hash, anchor: Option<&Anchor>, oldest: Millis) -> Result<State, Reject> {
         if self.genesis.chain() != *chain {
             return Err(Reject::WrongChain);
@@ -34,12 +47,13 @@ impl Snapshot {
             (Some(_), None) => return Err(Reject::NotHeld),
             (Some(anchor), Some((header, set))) => Light::anchored(*chain, anchor, header.clone(), set.clone())?,
         };
-        let mut state = State::from_snapshot(&self.genesis, &self.state)?;
-        let root = state.root();
-        let light = self.proof.check(light, state.height(), &root)?;
+        // What the validators of that time sign costs them something only while their bonds are there.
         if light.time() < oldest {
             return Err(Reject::Stale);
         }
+        let mut state = State::from_snapshot(&self.genesis, &self.state)?;
+        let root = state.root();
+        let light = self.proof.check(light, state.height(), &root)?;
         // The root says what is in the state, its child what block it is behind.
         let first = self.proof.between.first().unwrap_or_else(|| light.newest());
         state.stand_behind(first.parent);

@@ -31,6 +31,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
 
 const N: usize = 4;
+const YEAR_MS: u64 = 365 * 24 * 3_600_000;
 /// Blocks that must become final after the beginning, and after every fault.
 const BLOCKS: u64 = 12;
 
@@ -150,7 +151,8 @@ impl Node {
             Ok(done) => {
                 for (block, happened) in done {
                     self.chain.insert(block.header.height, block.hash());
-                    let slashed = |h: &Happened| if let Happened::Slashed(key, _) = h { Some(*key) } else { None };
+                    let slashed =
+                        |h: &Happened| if let Happened::Slashed { seat, .. } = h { Some(*seat) } else { None };
                     self.slashed.extend(happened.iter().filter_map(slashed));
                 }
             }
@@ -252,7 +254,7 @@ fn run(seed: u64, fourth: Fourth, parted: bool) -> Vec<Hash> {
     let runner = deterministic::Config::new().with_seed(seed).with_timeout(Some(Duration::from_secs(600)));
     deterministic::Runner::new(runner).start(|context| async move {
         let opening = (0..N).map(|i| (user(i).id(), Credits::whole(100))).collect();
-        let mut genesis = Local::new(N, std::path::PathBuf::new(), opening, u64::MAX / 2).genesis;
+        let mut genesis = Local::new(N, std::path::PathBuf::new(), opening, YEAR_MS).genesis;
         genesis.time = Millis(0);
         let clock = context.child("clock");
         let now = move || Millis(1 + clock.current().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64);

@@ -76,7 +76,8 @@ impl Ledger {
         if claim.value.chain != self.params.chain {
             return Err(Reject::WrongChain);
         }
-        if claim.value.owner != *by || !claim.verify(SEAT_DOMAIN) {
+        // The owner votes itself: nobody can have a seat point at another's node.
+        if claim.value.owner != *by || claim.value.node != *by || !claim.verify(SEAT_DOMAIN) {
             return Err(Reject::BadSignature);
         }
         if self.seats.contains_key(&claim.by) {
@@ -89,6 +90,10 @@ impl Ledger {
         // One that is leaving hands its bond on to the new one.
         let standing = self.seats_of(by).filter(|seat| !seat.leaving).count();
         self.of(by).bond.less(self.bond_of_seats(standing + 1))?;
+        // Once: a bond that is handed on again and again would fill the table.
+        if self.seats_of(by).count() > 2 * standing + 1 {
+            return Err(Reject::TooMany);
+        }
         let serial = self.seats.values().map(|seat| seat.serial + 1).max().unwrap_or_default();
         self.spend(by, balance);
         self.set_seat(claim.by, Some(Seat { owner: *by, node: claim.value.node, serial, leaving: false }));

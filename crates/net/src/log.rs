@@ -133,7 +133,9 @@ async fn serve_blocks(
 
 /// Follows a chain that `peer` keeps.
 pub(crate) async fn follow(pool: &Pool, peer: NodeId, follow: Follow) -> Result<LogClient, Reject> {
-    let connection = pool.get(peer, ALPN, 0).await?;
+    // A connection for each chain.
+    let lane = follow.chain.seed() as usize;
+    let connection = pool.get(peer, ALPN, lane).await?;
     let (mut send, receive) = connection.open_bi().await.map_err(|_| Reject::NotHeld)?;
     frame::send(&mut send, &follow.to_bytes()).await?;
     let (events_in, events) = mpsc::channel(QUEUE);

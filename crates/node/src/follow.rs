@@ -7,11 +7,16 @@ use chain::Block;
 use net::{Follow, LogEvent, Net};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+/// A keeper that says nothing for so long is left: a heartbeat comes every five seconds. The first word may be
+/// a large snapshot.
+const SILENT: Duration = Duration::from_secs(30);
+const BEGINNING: Duration = Duration::from_secs(180);
 /// Blocks that wait for a certificate.
-const UNCERTIFIED_MAX: usize = 4096;
+const UNCERTIFIED_MAX: usize = 256;
 
 /// Brings the chain here for as long as the node lives and does not validate itself: from one node after the
 /// other that may keep it.
@@ -45,7 +50,8 @@ pub(crate) async fn sync(log: Arc<ChainLog>, net: Arc<Net>, stop: CancellationTo
 async fn validating(log: &ChainLog) {
     let Some(kept) = log.kept() else { return };
     let mut height = kept.keeper.height();
-    while kept.keeper.validates() && height.changed().await.is_ok() {}
+    // A validator that was away catches up as a follower does.
+    while kept.keeper.keeps_up() && !matches!(tokio::time::timeout(SILENT, height.changed()).await, Ok(Err(_))) {}
 }
 
 /// Follows one node until it ends, or gives what does not hold.
@@ -65,7 +71,9 @@ async fn from(log: &ChainLog, net: &Net, source: NodeId) -> anyhow::Result<()> {
         log.away.send_replace(Some(text));
     })?;
     let mut uncertified = Vec::new();
-    while let Some(event) = client.events.recv().await {
+    let mut patience = BEGINNING;
+    while let Ok(Some(event)) = tokio::time::timeout(patience, client.events.recv()).await {
+        patience = SILENT;
         match event {
             LogEvent::Snapshot(bytes) => {
                 let kept = tokio::task::block_in_place(|| log.begin(&bytes));
@@ -81,7 +89,7 @@ async fn from(log: &ChainLog, net: &Net, source: NodeId) -> anyhow::Result<()> {
                     kept.keeper.count(Reject::TooMany);
                     return Err(Reject::TooMany.into());
                 }
-                if kept.keeper.validates() {
+                if kept.keeper.keeps_up() {
                     return Ok(());
                 }
             }

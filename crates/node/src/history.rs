@@ -73,7 +73,8 @@ fn entries(account: &NodeId, block: &Block, happened: &[Happened]) -> Vec<Entry>
             Wallet::Redeem { voucher: Signed { by, value: Voucher { payee, total, .. }, .. } }
                 if *payee == *account =>
             {
-                out.push(entry("redeemed", total.0, 0, by.to_string(), &name));
+                // What came in is less where earlier vouchers were redeemed: this is the total of all.
+                out.push(entry(&format!("redeemed to {total}"), 0, 0, by.to_string(), &name));
             }
             _ if !own => {}
             Wallet::Transfer { to, amount } => out.push(entry("sent", 0, amount.0, to.to_string(), &name)),
@@ -93,7 +94,9 @@ fn entries(account: &NodeId, block: &Block, happened: &[Happened]) -> Vec<Entry>
                 let what = if *from == Purse::Issuance { "issued" } else { "paid" };
                 out.push(entry(what, amount.0, 0, run.to_string(), ""));
             }
-            Happened::Slashed(seat, amount) => out.push(entry("slashed", 0, amount.0, seat.to_string(), "")),
+            Happened::Slashed { seat, owner, amount } if owner == account => {
+                out.push(entry("slashed", 0, amount.0, seat.to_string(), ""));
+            }
             _ => {}
         }
     }

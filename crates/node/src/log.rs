@@ -171,8 +171,8 @@ impl ChainLog {
         let oldest = base::Millis(chain::clock().0.saturating_sub(unbonding / 2));
         let state = snapshot.check(&self.chain, self.anchor.as_ref(), oldest).map_err(|reject| match reject {
             Reject::Stale => anyhow::anyhow!(
-                "the newest block that this ticket leads to is older than half the unbonding delay, so former \
-                 validators could have made it up: ask a member for a fresh ticket"
+                "the block that this ticket vouches for is older than half the unbonding delay, so former validators could \
+                 make up what follows it: ask a member for a fresh ticket"
             ),
             other => anyhow::anyhow!("a snapshot that does not hold: {other}"),
         })?;
@@ -190,14 +190,16 @@ impl ChainLog {
     /// Takes a transaction: for the next block where this node validates, else for whom it follows.
     pub(crate) fn submit(&self, tx: &[u8]) -> Result<(), Reject> {
         let kept = self.kept().ok_or(Reject::Early)?;
-        kept.keeper.submit(tx)?;
-        crash::point("submitted");
-        if !kept.keeper.validates() {
-            let upstream = self.upstream.lock().expect("nobody panics while holding it");
-            // Nobody to give it to, or it does not keep up: who said it says it again.
-            upstream
-                .as_ref()
-                .map_or(Err(Reject::NotHeld), |to| to.try_send(tx.to_vec()).map_err(|_| Reject::TooMany))?;
+        if kept.keeper.validates() {
+            kept.keeper.submit(tx)?;
+            crash::point("submitted");
+            return Ok(());
+        }
+        // Nobody to give it to: who said it says it again.
+        let upstream = self.upstream.lock().expect("nobody panics while holding it").clone().ok_or(Reject::NotHeld)?;
+        let room = upstream.try_reserve().map_err(|_| Reject::TooMany)?;
+        if kept.keeper.submit(tx)? {
+            room.send(tx.to_vec());
         }
         Ok(())
     }
@@ -218,7 +220,10 @@ impl Kept {
 
     /// Nodes of the seats.
     fn nodes(&self) -> Vec<NodeId> {
-        self.keeper.look(|orderer| orderer.state().money().seats().map(|(_, seat)| seat.node).collect())
+        self.keeper.look(|orderer| {
+            let (set, money) = (orderer.state().validators(), orderer.state().money());
+            set.iter().filter_map(|key| Some(money.seat(key)?.node)).collect()
+        })
     }
 
     /// The key of the seat of `node`, as of the newest block.
@@ -226,7 +231,12 @@ impl Kept {
         let height = *self.keeper.height().borrow();
         let mut seats = self.seats.lock().expect("nobody panics while holding it");
         if seats.0 != height {
-            let now = |o: &mut chain::Orderer| o.state().money().seats().map(|(key, seat)| (seat.node, *key)).collect();
+            // Of this set and the one before; others have nothing to say here.
+            let now = |o: &mut chain::Orderer| {
+                let (epoch, money) = (o.state().epoch(), o.state().money());
+                let keys = epoch.before.iter().chain(&epoch.set);
+                keys.filter_map(|key| Some((money.seat(key)?.node, *key))).collect()
+            };
             *seats = (height, self.keeper.look(now));
         }
         seats.1.get(node).copied()

@@ -43,7 +43,10 @@ pub(crate) fn voter(store: &Store, dir: &Path, network: &NetworkFile) -> Result<
     if network.genesis.validators.len() < 4 {
         return Ok(Voter::None);
     }
-    write_whole(&store.dir().join(OLD_SEAT), key.id().to_string().as_bytes(), true)?;
+    // A crash in here is gone through again: the key that had the seat stays named.
+    if old_seat(store).is_none() {
+        write_whole(&store.dir().join(OLD_SEAT), key.id().to_string().as_bytes(), true)?;
+    }
     std::fs::remove_file(store.dir().join(SEAT_FILE))?;
     let _ = std::fs::remove_dir_all(&journal);
     std::fs::create_dir_all(&journal)?;

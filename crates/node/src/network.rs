@@ -4,7 +4,7 @@ use crate::chain_store::ChainStore;
 use crate::log::chain_dir;
 use crate::store::{Store, write_whole};
 use anyhow::{Context, Result, bail, ensure};
-use base::{Hash, NodeId, Wire, wire_struct};
+use base::{Hash, NodeId, Reader, Wire, WireError, wire_struct};
 use chain::{Founder, Genesis, Recovery, State};
 use ledger::{Credits, Params};
 use net::Address;
@@ -41,7 +41,17 @@ pub struct Seat {
     pub address: Address,
 }
 
-wire_struct!(NetworkFile { genesis, seats, state });
+impl Wire for NetworkFile {
+    fn encode(&self, out: &mut Vec<u8>) {
+        (self.genesis.clone(), self.seats.clone()).encode(out);
+        self.state.encode(out);
+    }
+    fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
+        let (genesis, seats) = Wire::decode(input)?;
+        let state = if bool::decode(input)? { Some(input.bytes(chain::STATE_MAX)?.to_vec()) } else { None };
+        Ok(Self { genesis, seats, state })
+    }
+}
 wire_struct!(Seat { key, address });
 
 impl NetworkFile {

@@ -22,11 +22,12 @@ pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// What tells a file from any copy of it: device, number, and machine.
+/// What tells a file from a copy of it: its number and the machine.
 pub(crate) fn file_identity(path: &Path) -> Result<String> {
     use std::os::unix::fs::MetadataExt;
     let file = std::fs::metadata(path).with_context(|| path.display().to_string())?;
     let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
     let machine = base::Hash::of("talkoo 2026 machine v1", machine.as_bytes()).short();
-    Ok(format!("{}:{}:{machine}", file.dev(), file.ino()))
+    // Numbers of devices change from one start of a machine to the next.
+    Ok(format!("{}:{machine}", file.ino()))
 }

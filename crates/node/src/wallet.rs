@@ -259,13 +259,17 @@ impl Node {
     pub async fn take_seat(&self) -> Result<u64> {
         let seat = self.shared.store.secret(SEAT_FILE)?;
         let chain = self.shared.chains.home.chain();
-        let (bond, free) = self.picked(None)?.keeper.look(|orderer| {
+        let (seated, bond, free) = self.picked(None)?.keeper.look(|orderer| {
             let money = orderer.state().money();
             let account = money.account(&self.id()).cloned().unwrap_or_default();
+            let seated = money.seat(&seat.id()).is_some_and(|seat| !seat.leaving);
             let taken = money.seats().filter(|(_, seat)| seat.owner == self.id() && !seat.leaving).count() as u64;
             let bond = money.params().seat_bond.0;
-            (bond, account.bond.0.saturating_sub(bond * taken))
+            (seated, bond, account.bond.0.saturating_sub(bond * taken))
         });
+        if seated {
+            return Ok(*self.picked(None)?.keeper.height().borrow());
+        }
         if free < bond {
             self.spend(None, ledger::Tx::Bond { amount: Credits(bond - free) }).await?;
         }

@@ -413,8 +413,9 @@ impl Run {
                 self.exchanges.pop_front();
             }
         }
-        let reported = round.commits.values().map(|c| c.loss_micro);
-        let loss_micro = reported.sum::<u64>() / (round.commits.len() as u64).max(1);
+        // Reported, and believed by nobody: any number may be there.
+        let reported = round.commits.values().map(|c| u128::from(c.loss_micro));
+        let loss_micro = (reported.sum::<u128>() / (round.commits.len() as u128).max(1)) as u64;
         let closed = Closed {
             round: round.round,
             set,

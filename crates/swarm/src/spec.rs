@@ -125,6 +125,9 @@ impl Spec {
         if self.config.len() > 1 << 16 {
             return refuse("model", "has a config.json above 64 KiB");
         }
+        if !(1..=1 << 44).contains(&self.params) {
+            return refuse("model", "has no parameters, or more than 2^44");
+        }
         if !(1..=1 << 20).contains(&self.seq_len) {
             return refuse("data.seq_len", "is outside 1..=1048576");
         }

@@ -93,6 +93,8 @@ pub(crate) struct Work {
 
 pub(crate) type Refused = Arc<Mutex<RejectCounts>>;
 
+/// Final blocks that wait for what is before them.
+const FINALS_MAX: usize = 16;
 /// Blocks of one validator that are kept without being final.
 const GIVEN_MAX: usize = 64;
 
@@ -215,7 +217,15 @@ impl Desk {
                 self.work.questions.push(Question::Verify { turn, parent, block, answer });
             }
             Asked::Certify { block, answer } => self.work.questions.push(Question::Certify { block, answer }),
-            Asked::Final { block, certificate } => self.work.questions.push(Question::Final { block, certificate }),
+            Asked::Final { block, certificate } => {
+                // Each brings its ancestors: while blocks are fetched, the oldest of many are not needed.
+                let waiting = |q: &Question| matches!(q, Question::Final { .. });
+                if self.work.questions.iter().filter(|q| waiting(q)).count() >= FINALS_MAX {
+                    let first = self.work.questions.iter().position(waiting);
+                    first.into_iter().for_each(|i| drop(self.work.questions.remove(i)));
+                }
+                self.work.questions.push(Question::Final { block, certificate });
+            }
             Asked::Broadcast { block, to } => {
                 let bytes = self.look(|orderer| orderer.block(&block).map(Wire::to_bytes));
                 let to = to.unwrap_or_else(|| self.others());
@@ -234,7 +244,7 @@ impl Desk {
         let tx = Tx::Evidence { evidence: Signed::new(EVIDENCE_DOMAIN, key, evidence) };
         let bytes = tx.to_bytes();
         match self.look(|orderer| orderer.submit(tx)) {
-            Ok(()) => {
+            Ok(_) => {
                 tracing::warn!("a validator signed two things that exclude each other");
                 let _ = self.out.send((self.others(), Packet::Tx(bytes)));
             }

@@ -61,7 +61,14 @@ pub enum Happened {
     /// An epoch ended; this one begins, with these validators.
     Epoch(u64, Vec<NodeId>),
     /// A validator was proved to have signed two things that exclude each other: its bond is lost.
-    Slashed(NodeId, Credits),
+    Slashed {
+        /// Its key.
+        seat: NodeId,
+        /// Whose bond it was.
+        owner: NodeId,
+        /// How much of it there was.
+        amount: Credits,
+    },
     /// A transaction was refused: it changed nothing.
     Refused(Hash, Reject),
 }
@@ -388,7 +395,8 @@ impl State {
         }
         let share = u128::from(self.share_permille(run));
         let flops = self.flops.get(run).copied().unwrap_or(0);
-        let worth = u128::from(flops) * u128::from(tokens) * u128::from(self.genesis.per_pflop.0) / PFLOP;
+        let work = u128::from(flops).saturating_mul(u128::from(tokens));
+        let worth = work.saturating_mul(u128::from(self.genesis.per_pflop.0)) / PFLOP;
         let cap = u128::from(self.money.issuable().0) * share / 1000;
         Credits(u64::try_from(worth.min(cap)).unwrap_or(u64::MAX))
     }
@@ -410,7 +418,7 @@ impl State {
     /// An epoch ends: seats that were given up or not kept are out, as far as the set can do without them.
     fn turn(&mut self, next: &[NodeId]) {
         let absent = self.epoch.absent();
-        self.epoch.turn(next.to_vec(), self.time);
+        self.epoch.turn(next.to_vec(), self.time, &self.money);
         let seats = self.money.seats().filter(|(key, seat)| seat.leaving || absent.contains(*key));
         let out: Vec<NodeId> = seats.map(|(key, _)| *key).filter(|key| !next.contains(key)).collect();
         for key in out {

@@ -50,9 +50,9 @@ impl State {
             _ => return Err(Reject::Stale),
         };
         let key = accused(&self.chain, *epoch, set, votes)?;
-        // Once for each seat: it goes with its bond.
-        let seat = self.money.seat(&key).filter(|seat| !seat.leaving).ok_or(Reject::Duplicate)?;
-        Ok((key, seat.owner))
+        // Once for each seat, also for one that is leaving or left: the bond is still on its way out.
+        let owner = self.epoch.accountable(&key).ok_or(Reject::Duplicate)?;
+        Ok((key, owner))
     }
 
     pub(super) fn convict(&mut self, evidence: &Signed<Evidence>) -> Result<Happened, Reject> {
@@ -62,6 +62,9 @@ impl State {
         let prover = self.money.seat(&evidence.by).map(|seat| seat.owner);
         let bond = self.money.params().seat_bond;
         self.money.drop_seat(&key);
-        Ok(Happened::Slashed(key, self.money.slash(&owner, bond, None, prover.as_ref())))
+        self.epoch.convict(key);
+        self.touched.insert(Entry::Epoch);
+        let amount = self.money.slash(&owner, bond, None, prover.as_ref());
+        Ok(Happened::Slashed { seat: key, owner, amount })
     }
 }

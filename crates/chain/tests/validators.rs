@@ -216,6 +216,46 @@ async fn seats_come_and_go_at_the_ends_of_epochs() {
     }
 }
 
+/// What a block carried and refused is done with: it does not come into every block after it.
+#[test]
+fn a_refused_transaction_leaves_the_mempool() {
+    let network = Network::new(4);
+    let mut orderer = Orderer::new(&network.genesis);
+    let turn = Turn { epoch: 0, leader: Local::key(0).id(), missing: Vec::new() };
+    let tx = |nonce| Tx::from_bytes(&network.transfer(0, nonce, 1, 99_000_000)).expect("a transaction");
+    assert_eq!(orderer.submit(tx(0)), Ok(true));
+    assert_eq!(orderer.submit(tx(0)), Ok(false), "said twice, it waits once");
+    assert_eq!(orderer.submit(tx(1)), Ok(true), "as far as can be told now");
+    let (parent, now) = (orderer.state().tip(), network.genesis.time.plus(1_000));
+    let block = orderer.propose(&turn, &parent, now).expect("known").expect("something is due");
+    assert_eq!(block.txs.len(), 2);
+    let hash = orderer.body(block);
+    orderer.finalized(&hash).expect("it follows");
+    let next = orderer.propose(&turn, &hash, now.plus(1)).expect("known");
+    assert!(next.is_err(), "nothing is due before the heartbeat");
+    assert_eq!(orderer.waiting(&user(0).id()), 0);
+    assert_eq!(orderer.submit(tx(1)), Err(Reject::Insufficient), "now it can be told");
+}
+
+/// Several validators never become one or three, whoever gives up a seat.
+#[test]
+fn a_set_of_four_stays_when_too_many_leave() {
+    let network = Network::with_epochs(4, 1_000);
+    let mut state = chain::State::new(&network.genesis);
+    let set = state.validators().to_vec();
+    let leave = |i: usize| {
+        let key = Local::key(i);
+        Tx::from_bytes(&network.say(&key, 0, ledger::Tx::Unseat { key: key.id() })).expect("a transaction")
+    };
+    let block = state.next(set[0], Vec::new(), network.genesis.time.plus(10), (0..3).map(leave).collect());
+    assert!(state.apply(&block).expect("it follows").is_empty(), "all three are taken");
+    let end = state.next(set[0], Vec::new(), network.genesis.time.plus(5_000), Vec::new());
+    assert_eq!(end.header.next.as_ref(), Some(&set), "it stays as it was");
+    state.apply(&end).expect("it follows");
+    assert_eq!((state.epoch().number, state.validators()), (1, set.as_slice()));
+    assert!(set.iter().all(|key| state.money().seat(key).is_some()), "bonds stand as long as they vote");
+}
+
 /// What is not valid for everybody is answered with a reason, and changes nothing.
 #[test]
 fn an_orderer_refuses_wrong_blocks_by_name() {

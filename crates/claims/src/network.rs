@@ -24,6 +24,8 @@ const ACCOUNTS: u64 = 10_000;
 const IDLE: Duration = Duration::from_secs(40);
 /// Empty blocks whose bytes on disk are counted.
 const EMPTY: u64 = 2_000;
+/// Rounds whose rate is measured.
+const COUNTED: u64 = 25;
 const BLOCKS_PER_DAY: f64 = 86_400.0 / 5.0;
 
 const SYNC: Figure<'static> = Figure { name: "ledger.sync.100k", unit: "s", bar: Bar::Most(60.0), goal: "<= 10" };
@@ -42,11 +44,15 @@ pub(crate) fn measure(book: &mut Book, full: bool) -> Result<()> {
         return Ok(());
     }
     sync(book)?;
-    crashes(book)?;
+    // Ten minutes by itself: `CLAIM_KILLS=0` keeps what was measured last.
+    match std::env::var("CLAIM_KILLS") {
+        Ok(kills) if kills == "0" => book.keep(&[CRASHES]),
+        _ => crashes(book)?,
+    }
     let one = runtime.block_on(rounds(1))?;
     let four = runtime.block_on(rounds(4))?;
     let how = format!(
-        "four real nodes, rounds of about 3 s, the chain of four validators as log against that of one: {four:.3} and {one:.3} rounds/s"
+        "four real nodes, rounds of about 3 s, the chain of four validators as log against that of one: {COUNTED} rounds each, {four:.3} and {one:.3} rounds/s"
     );
     book.full(ROUNDS, four / one, &how);
     Ok(())
@@ -295,20 +301,27 @@ async fn rounds(validators: usize) -> Result<f64> {
     }
     let version = |shown: &Value| shown["runs"][0]["version"].as_u64().unwrap_or_default();
     // The first rounds find the speeds.
-    let warm = 8;
+    let warm = 5;
     loop {
         let shown = status(0).await?;
         if version(&shown) >= warm {
             break;
         }
         ensure!(begun.elapsed() < Duration::from_secs(180), "the run does not come into its rounds: {shown}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    // From the moment a round closed to the moment another did.
     let (first, from) = (version(&status(0).await?), Instant::now());
-    tokio::time::sleep(Duration::from_secs(75)).await;
-    let done = version(&status(0).await?) - first;
+    let rate = loop {
+        let (now, took) = (version(&status(0).await?), from.elapsed());
+        if now >= first + COUNTED {
+            break (now - first) as f64 / took.as_secs_f64();
+        }
+        ensure!(took < Duration::from_secs(300), "{COUNTED} rounds take longer than expected");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
     drop(running);
-    Ok(done as f64 / from.elapsed().as_secs_f64())
+    Ok(rate)
 }
 
 const RUN: &str = r#"
@@ -321,7 +334,7 @@ size = "nano"
 seq_len = 32
 [train]
 tokens = 100000000
-batch_tokens = 2048
+batch_tokens = 24576
 micro_batch = 1
 lr = 1e-3
 [round]

@@ -63,7 +63,7 @@ impl Epoch {
     pub(crate) fn absent(&self) -> BTreeSet<NodeId> {
         let says = |report: &Report, key: &NodeId| report.missing.get(key).is_some_and(|n| 2 * n >= report.blocks);
         let many =
-            |key: &&NodeId| 2 * self.reports.values().filter(|report| says(report, *key)).count() > self.set.len();
+            |key: &&NodeId| 2 * self.reports.values().filter(|report| says(report, key)).count() > self.set.len();
         self.set.iter().filter(many).copied().collect()
     }
 

@@ -287,7 +287,7 @@ fn run(seed: u64, fourth: Fourth, parted: bool) -> Vec<Hash> {
             for channel in 0..3 {
                 channels.push(control.register(channel, quota).await.expect("registered"));
             }
-            let [vote, certificate, question]: [_; 3] = channels.try_into().ok().expect("three");
+            let Ok([vote, certificate, question]) = <[_; 3]>::try_from(channels) else { panic!("three channels") };
             let secret = PrivateKey::decode(key(i).secret().to_vec()).expect("a key");
             let scheme = Scheme::signer(&namespace, set.clone(), secret).expect("a seat");
             let child = context.child("validator").with_attribute("i", i);

@@ -62,7 +62,7 @@ fn four_validators_outlive_the_creator_of_their_run() {
     std::fs::write(&run, format!("{}[pay]\nbudget = \"8\"\n", RUN.replace("tokens = 12000", "tokens = 16000")))
         .expect("written");
     let up = |i: usize| common::up(&dir(i), &["--bind", &binds[i]]);
-    let mut others: Vec<Peer> = (1..4).map(|i| up(i)).collect();
+    let mut others: Vec<Peer> = (1..4).map(up).collect();
     let create = ["--bind", &binds[0], "train", "create", run.to_str().expect("utf-8")];
     let (mut creator, mut lines) = start(&dir(0), &create);
     let created: Value = serde_json::from_str(&lines.next().expect("a line").expect("read")).expect("JSON");

@@ -52,7 +52,8 @@ async fn four_peers(book: &mut Book) -> Result<()> {
         micro_batch: 1,
         micro_batches: 4,
         inner_steps: 1,
-        tokens: 64 * (ROUNDS + 10),
+        // Joining takes a few hundred rounds of a member alone: they are ten milliseconds long.
+        tokens: 64 * (ROUNDS + 600),
         lr_nano: 1_000_000,
         schedule: "constant".into(),
         warmup_tokens: 0,

@@ -142,12 +142,3 @@ impl Network {
         Ok(blocks as f64 / from.elapsed().as_secs_f64())
     }
 }
-
-/// CPU time that a process has used so far.
-pub(crate) fn seconds_of_cpu(pid: u32) -> Result<f64> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let fields: Vec<&str> = text.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks = |i: usize| fields.get(i).and_then(|field| field.parse::<f64>().ok()).context("/proc/PID/stat");
-    // utime and stime, 14 and 15 of the whole line, in hundredths of a second.
-    Ok((ticks(11)? + ticks(12)?) / 100.0)
-}

@@ -4,7 +4,7 @@
 //! this process, which paces what passes to the link's rate and holds it for half the round trip.
 //! Namespaces need root and iproute2; without them the figure stays as it was measured last.
 
-use crate::{Bar, Book, Figure, median};
+use crate::{Bar, Book, Figure, Process, median};
 use anyhow::{Context, Result, bail, ensure};
 use model::{Config, Layout, ModelCard, Part};
 use net::Ticket;
@@ -12,7 +12,7 @@ use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::UdpSocket;
@@ -104,13 +104,13 @@ impl Worlds {
     }
 
     /// Starts talkoo in one of them.
-    fn talkoo(&self, i: usize, dir: &Path, bind: &str, arguments: &[&str]) -> Result<Peer> {
+    fn talkoo(&self, i: usize, dir: &Path, bind: &str, arguments: &[&str]) -> Result<Process> {
         let program = std::env::current_exe()?.with_file_name("talkoo");
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.names[i]]).arg(program);
         command.args(["--bind", bind, "--no-mdns", "--threads", "1", "--json", "--data"]).arg(dir).args(arguments);
         let child = command.stdin(Stdio::null()).stderr(Stdio::null()).stdout(Stdio::piped()).spawn()?;
-        Ok(Peer(child))
+        Ok(Process(child))
     }
 }
 
@@ -126,16 +126,6 @@ fn ip(arguments: &[&str]) -> Result<()> {
     let output = Command::new("ip").args(arguments).output().context("ip")?;
     ensure!(output.status.success(), "ip {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
     Ok(())
-}
-
-/// A process that ends with its measurement.
-struct Peer(Child);
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 async fn two_peers(worlds: &Worlds) -> Result<(f64, f64)> {
@@ -181,7 +171,7 @@ fn reach(dir: &Path, version: u64, begun: Instant) -> Result<(Instant, Value)> {
     while begun.elapsed() < DEADLINE {
         let mut command = Command::new(&program);
         command.args(["--json", "--data"]).arg(dir).args(["train", "watch"]);
-        let mut watch = Peer(command.stdin(Stdio::null()).stderr(Stdio::null()).stdout(Stdio::piped()).spawn()?);
+        let mut watch = Process(command.stdin(Stdio::null()).stderr(Stdio::null()).stdout(Stdio::piped()).spawn()?);
         for line in BufReader::new(watch.0.stdout.take().context("piped")?).lines() {
             let run: Value = serde_json::from_str(&line?)?;
             if run["version"].as_u64().is_some_and(|reached| reached >= version) {

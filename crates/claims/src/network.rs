@@ -1,8 +1,7 @@
 //! What a network costs and how a newcomer gets into it: real nodes left alone, a long chain, crashes, and
 //! rounds on four validators against rounds on one.
 
-use crate::chain::seconds_of_cpu;
-use crate::{Bar, Book, Figure};
+use crate::{Bar, Book, Figure, Process};
 use anyhow::{Context, Result, ensure};
 use base::{Keypair, Millis, NodeId, Wire};
 use chain::local::Local;
@@ -13,7 +12,7 @@ use serde_json::Value;
 use sim::{Scenario, logged};
 use std::net::UdpSocket;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Blocks of the long chain, 5 s apart as in an idle network.
@@ -177,16 +176,6 @@ fn bytes_per_member(book: &mut Book) -> Result<()> {
     Ok(())
 }
 
-/// A process that ends with its figure.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 fn talkoo(dir: &Path, bind: &str, arguments: &[&str]) -> Result<Process> {
     let program = std::env::current_exe()?.with_file_name("talkoo");
     let mut command = Command::new(program);
@@ -244,6 +233,15 @@ async fn idle(book: &mut Book) -> Result<()> {
     let how = "the same four: resident memory of the largest";
     book.add("quick", "ledger.memory", (most, "MB"), Bar::Most(200.0), "<= 100", how);
     Ok(())
+}
+
+/// CPU time that a process has used so far.
+fn seconds_of_cpu(pid: u32) -> Result<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields: Vec<&str> = text.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |i: usize| fields.get(i).and_then(|field| field.parse::<f64>().ok()).context("/proc/PID/stat");
+    // utime and stime, 14 and 15 of the whole line, in hundredths of a second.
+    Ok((ticks(11)? + ticks(12)?) / 100.0)
 }
 
 /// Resident memory of a process in MB.

@@ -2,9 +2,8 @@
 
 mod common;
 
-use common::{Peer, stop, talkoo, up};
+use common::{Lab, Peer, json, stop, talkoo, up};
 use serde_json::Value;
-use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -18,10 +17,6 @@ fn ask(dir: &Path, arguments: &[&str]) -> Result<Value, String> {
     let output = talkoo(dir).args(arguments).output().expect("talkoo runs");
     let value = serde_json::from_slice(&output.stdout).unwrap_or_default();
     if output.status.success() { Ok(value) } else { Err(format!("{value}")) }
-}
-
-fn json(dir: &Path, arguments: &[&str]) -> Value {
-    ask(dir, arguments).unwrap_or_else(|error| panic!("{arguments:?}: {error}"))
 }
 
 fn sound(dir: &Path) -> Value {
@@ -83,18 +78,7 @@ struct Four {
 impl Four {
     fn new() -> Self {
         let stage = tempfile::tempdir().expect("a folder");
-        let dirs: Vec<PathBuf> = (0..4).map(|i| stage.path().join(format!("node-{i}"))).collect();
-        let sockets: Vec<UdpSocket> = (0..4).map(|_| UdpSocket::bind("127.0.0.1:0").expect("a socket")).collect();
-        let binds: Vec<String> = sockets.iter().map(|s| s.local_addr().expect("bound").to_string()).collect();
-        drop(sockets);
-        let file = stage.path().join("lab.network");
-        let file = file.to_str().expect("utf-8");
-        let seat = |i: usize| json(&dirs[i], &["--bind", &binds[i], "network", "seat"])["seat"].clone();
-        let seats: Vec<Value> = (0..4).map(seat).collect();
-        let mut create = vec!["network", "create", "lab", "--out", file];
-        seats.iter().for_each(|seat| create.extend(["--seat", seat.as_str().expect("a seat")]));
-        json(&dirs[0], &create);
-        (0..4).for_each(|i| drop(json(&dirs[i], &["network", "join", file])));
+        let Lab { dirs, binds, .. } = common::lab(stage.path());
         let mut four = Self { _stage: stage, dirs, binds, peers: (0..4).map(|_| None).collect() };
         (0..4).for_each(|i| four.start(i));
         four

@@ -3,22 +3,10 @@
 
 mod common;
 
-use common::{Peer, RUN, active, json, start, watch, whole};
+use common::{Lab, Peer, RUN, active, json, start, watch, whole};
 use serde_json::Value;
-use std::net::UdpSocket;
 use std::path::Path;
 use std::time::Instant;
-
-/// Ports that were free a moment ago.
-fn ports(n: usize) -> Vec<u16> {
-    let sockets: Vec<UdpSocket> = (0..n).map(|_| UdpSocket::bind("127.0.0.1:0").expect("a socket")).collect();
-    sockets.iter().map(|socket| socket.local_addr().expect("bound").port()).collect()
-}
-
-/// A command that needs no node.
-fn offline(dir: &Path, bind: &str, arguments: &[&str]) -> Value {
-    json(dir, &[&["--bind", bind], arguments].concat())
-}
 
 fn balances(node: &Path, members: &Value) -> u64 {
     let keys = members.as_array().expect("members").iter().filter_map(|member| member["node"].as_str());
@@ -46,17 +34,8 @@ fn followed(dir: &Path, end: &Value) {
 fn four_validators_outlive_the_creator_of_their_run() {
     let begun = Instant::now();
     let stage = tempfile::tempdir().expect("a folder");
-    let dir = |i: usize| stage.path().join(format!("node-{i}"));
-    let binds: Vec<String> = ports(4).iter().map(|port| format!("127.0.0.1:{port}")).collect();
-    let file = stage.path().join("lab.network");
-    let path = file.to_str().expect("utf-8");
-    let seats: Vec<Value> = (0..4).map(|i| offline(&dir(i), &binds[i], &["network", "seat"])).collect();
-    let mut arguments = vec!["network", "create", "lab", "--out", path];
-    for seat in &seats {
-        arguments.extend(["--seat", seat["seat"].as_str().expect("a seat")]);
-    }
-    let chain = offline(&dir(0), &binds[0], &arguments)["chain"].clone();
-    (0..4).for_each(|i| assert_eq!(offline(&dir(i), &binds[i], &["network", "join", path])["chain"], chain));
+    let Lab { dirs, binds, chain } = common::lab(stage.path());
+    let dir = |i: usize| dirs.get(i).cloned().unwrap_or_else(|| stage.path().join("worker"));
 
     let run = stage.path().join("run.toml");
     std::fs::write(&run, format!("{}[pay]\nbudget = \"8\"\n", RUN.replace("tokens = 12000", "tokens = 16000")))

@@ -152,10 +152,12 @@ impl Desk {
 
     /// Takes the place that the current epoch has for this node, if any, and leaves that of the last one.
     async fn sit(&mut self) -> Result<(), EngineError> {
-        let (epoch, tip) = self.look(|orderer| (orderer.state().epoch().clone(), orderer.state().tip()));
-        if self.work.place.as_ref().is_some_and(|place| place.epoch == epoch.number) {
+        // Asked on every turn of the loop: an epoch is copied only when there is something to do.
+        let number = self.look(|orderer| orderer.state().epoch().number);
+        if self.work.place.as_ref().is_some_and(|place| place.epoch == number) {
             return Ok(());
         }
+        let (epoch, tip) = self.look(|orderer| (orderer.state().epoch().clone(), orderer.state().tip()));
         if let Some(old) = self.work.place.take() {
             old.engine.stop().await;
             self.work.proposal = None;

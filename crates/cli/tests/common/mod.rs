@@ -4,7 +4,8 @@
 
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Lines};
-use std::path::Path;
+use std::net::UdpSocket;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -98,4 +99,29 @@ pub fn stop(peer: &mut Peer) {
     let pid = peer.0.id().to_string();
     assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
     assert!(peer.0.wait().expect("the process ends").success(), "a stopped node ends cleanly");
+}
+
+/// Four data folders, each with a seat in the network `lab`, and where their nodes listen.
+pub struct Lab {
+    pub dirs: Vec<PathBuf>,
+    pub binds: Vec<String>,
+    pub chain: Value,
+}
+
+/// Founds a network of four in `stage`, as its owners would; no node runs yet.
+pub fn lab(stage: &Path) -> Lab {
+    let dirs: Vec<PathBuf> = (0..4).map(|i| stage.join(format!("node-{i}"))).collect();
+    // Ports that were free a moment ago.
+    let sockets: Vec<UdpSocket> = (0..4).map(|_| UdpSocket::bind("127.0.0.1:0").expect("a socket")).collect();
+    let binds: Vec<String> = sockets.iter().map(|s| s.local_addr().expect("bound").to_string()).collect();
+    drop(sockets);
+    let file = stage.join("lab.network");
+    let file = file.to_str().expect("utf-8");
+    let seat = |i: usize| json(&dirs[i], &["--bind", &binds[i], "network", "seat"])["seat"].clone();
+    let seats: Vec<Value> = (0..4).map(seat).collect();
+    let mut create = vec!["network", "create", "lab", "--out", file];
+    seats.iter().for_each(|seat| create.extend(["--seat", seat.as_str().expect("a seat")]));
+    let chain = json(&dirs[0], &create)["chain"].clone();
+    dirs.iter().for_each(|dir| assert_eq!(json(dir, &["network", "join", file])["chain"], chain));
+    Lab { dirs, binds, chain }
 }

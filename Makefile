@@ -11,7 +11,8 @@ demo: build ## four peers train together on this machine (about four minutes)
 demo-ledger: build ## four validators order and pay a run, one is killed, balances are proved (about two minutes)
 	$(BIN)/talkoo demo ledger
 
-test: prerequisites ## every test
+test: ## every test
+	@./scripts/prerequisites.sh test
 	$(CARGO) test --workspace
 
 nightly: prerequisites ## the same faults longer (hours): simulated dishonesty, kills, fuzzing, and mutants of the ledger

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Checks what a build needs and prints the one command that installs what is missing.
+# Checks what a build needs (with `test`: what the tests need, too) and prints the one command that installs what is missing.
 set -eu
+what="${1:-build}"
 missing=""
 if ! command -v cargo >/dev/null 2>&1; then
   echo "Rust is missing. Install it with:"
@@ -22,4 +23,15 @@ if [ -n "$missing" ]; then
        else echo "  your system's package manager (gcc or clang)"; fi ;;
   esac
   exit 1
+fi
+
+# Tests make networks with routers in them, as any user, in namespaces of their own.
+if [ "$what" = test ] && [ "$(uname -s)" = Linux ]; then
+  for tool in unshare ip nft; do
+    if ! PATH="$PATH:/usr/sbin:/sbin" command -v "$tool" >/dev/null 2>&1; then
+      echo "$tool is missing, with which tests make networks of their own. Install it with:"
+      echo "  sudo apt-get update && sudo apt-get install -y util-linux iproute2 nftables"
+      exit 1
+    fi
+  done
 fi

@@ -19,7 +19,7 @@ use commonware_runtime::buffer::paged::{self, CacheRef};
 use commonware_runtime::{Runner as _, Spawner as _, Supervisor as _, tokio as runtime};
 use commonware_utils::{NZDuration, NZUsize};
 use std::num::NonZeroU64;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
@@ -173,8 +173,8 @@ pub enum EngineError {
     /// A validator's key is no key, or there twice.
     #[error("the validators' keys are not {0} different keys")]
     Validators(usize),
-    /// No thread.
-    #[error("the engine's thread: {0}")]
+    /// No thread, or no files.
+    #[error("the engine's thread or its files: {0}")]
     Thread(#[from] std::io::Error),
 }
 
@@ -196,6 +196,7 @@ impl Engine {
         let participants = participants(&begin.validators).ok_or(EngineError::Validators(n))?;
         let key = PrivateKey::decode(begin.key.secret().to_vec()).map_err(|_| EngineError::NoSeat)?;
         let scheme = Scheme::signer(&namespace(&begin.chain), participants, key).ok_or(EngineError::NoSeat)?;
+        forget_epochs(&begin.dir, begin.epoch)?;
         let (stop, stopped) = oneshot::channel();
         let (end, ended) = oneshot::channel();
         let thread = std::thread::Builder::new().name("simplex".into());
@@ -223,6 +224,25 @@ impl Engine {
         drop(self.stop);
         let _ = self.ended.await;
     }
+}
+
+/// Deletes the records of votes in epochs before the last one: they ended for good, nobody asks for them again.
+fn forget_epochs(dir: &Path, now: u64) -> std::io::Result<()> {
+    let old = |name: &str| {
+        let epoch = name.strip_prefix("epoch-")?.split('-').next()?.parse::<u64>().ok()?;
+        (epoch + 1 < now).then_some(())
+    };
+    let entries = match std::fs::read_dir(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name().to_str().and_then(old).is_some() {
+            std::fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 type Config = simplex::Config<Scheme, RoundRobin<Sha256>, Blocked, Digest, Mailbox, Mailbox, Mailbox, Sequential>;

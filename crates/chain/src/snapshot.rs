@@ -2,7 +2,7 @@
 //! under a certificate.
 
 use crate::block::{Genesis, Header};
-use crate::light::{Anchor, Light, RootProof};
+use crate::light::{Anchor, Light, RootProof, Step};
 use crate::state::State;
 use base::{Hash, Millis, NodeId, Reader, Reject, Wire, WireError};
 
@@ -36,8 +36,9 @@ impl Wire for Snapshot {
 
 impl Snapshot {
     /// The state, if it is that of `chain` and of nobody else: from `anchor` on where there is one, from the
-    /// genesis otherwise. A beginning that is older than `oldest` is refused as stale.
-    pub fn check(&self, chain: &Hash, anchor: Option<&Anchor>, oldest: Millis) -> Result<State, Reject> {
+    /// genesis otherwise; and the ends of epochs that were verified for it. A beginning that is older than `oldest` is
+    /// refused as stale.
+    pub fn check(&self, chain: &Hash, anchor: Option<&Anchor>, oldest: Millis) -> Result<(State, Vec<Step>), Reject> {
         if self.genesis.chain() != *chain {
             return Err(Reject::WrongChain);
         }
@@ -53,10 +54,12 @@ impl Snapshot {
         }
         let mut state = State::from_snapshot(&self.genesis, &self.state)?;
         let root = state.root();
+        let known = light.epoch();
         let light = self.proof.check(light, state.height(), &root)?;
         // The root says what is in the state, its child what block it is behind.
         let first = self.proof.between.first().unwrap_or_else(|| light.newest());
         state.stand_behind(first.parent);
-        Ok(state)
+        let ends = self.proof.steps.iter().filter(|step| step.header.epoch >= known && step.header.next.is_some());
+        Ok((state, ends.cloned().collect()))
     }
 }

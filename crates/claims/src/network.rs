@@ -119,7 +119,7 @@ fn sync(book: &mut Book) -> Result<()> {
     let bytes = snapshot.to_bytes();
     let begun = Instant::now();
     let snapshot = Snapshot::from_bytes(&bytes)?;
-    let synced = snapshot.check(&long.local.genesis.chain(), Some(&anchor), Millis(0))?;
+    let (synced, _) = snapshot.check(&long.local.genesis.chain(), Some(&anchor), Millis(0))?;
     let store = node::ChainStore::open(&stage.path().join("newcomer"))?;
     store.keep_state(&synced.to_snapshot(), &long.ends)?;
     let seconds = begun.elapsed().as_secs_f64();
@@ -188,7 +188,8 @@ fn found(stage: &Path, n: usize) -> Result<Vec<(std::path::PathBuf, String)>> {
     let sockets = (0..n).map(|_| UdpSocket::bind("127.0.0.1:0")).collect::<Result<Vec<_>, _>>()?;
     let binds = sockets.iter().map(|s| Ok(s.local_addr()?.to_string())).collect::<Result<Vec<_>>>()?;
     let dirs: Vec<_> = (0..n).map(|i| stage.join(format!("of-{n}-{i}"))).collect();
-    let seats = dirs.iter().zip(&binds).map(|(dir, bind)| node::seat(dir, bind.parse()?)).collect::<Result<_>>()?;
+    let seats =
+        dirs.iter().zip(&binds).map(|(dir, bind)| node::seat(dir, bind.parse()?, None)).collect::<Result<_>>()?;
     let network = NetworkFile::new("figures", seats)?;
     dirs.iter().try_for_each(|dir| node::join_network(dir, &network).map(|_| ()))?;
     Ok(dirs.into_iter().zip(binds).collect())

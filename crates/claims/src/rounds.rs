@@ -25,6 +25,7 @@ fn node_config(dir: &Path) -> NodeConfig {
         dir: dir.to_owned(),
         bind: ([127, 0, 0, 1], 0).into(),
         mdns: false,
+        relays: vec![],
         limits: Limits { threads: 1, duty_percent: 100 },
         device: "cpu".into(),
         eval_tokens: 0,
@@ -160,7 +161,7 @@ async fn resync(book: &mut Book) -> Result<()> {
     let tree = Arc::new(ChunkTree::of(&content));
     let root = tree.root();
     let open = |secret: u8, content: Arc<One>| {
-        let config = NetConfig { secret: [secret; 32], bind: ([127, 0, 0, 1], 0).into(), mdns: false };
+        let config = NetConfig { secret: [secret; 32], bind: ([127, 0, 0, 1], 0).into(), mdns: false, relays: vec![] };
         Net::open(config, content, None, None)
     };
     let holder = open(1, Arc::new(One(content.into(), tree))).await?;

@@ -8,6 +8,7 @@ macro_rules! outln {
 mod chain_cmd;
 mod data_cmd;
 mod demo;
+mod relay;
 mod render;
 mod runs;
 mod train;
@@ -44,6 +45,9 @@ pub(crate) struct Common {
     /// Do not look for nodes of the local network.
     #[arg(long, global = true)]
     no_mdns: bool,
+    /// A relay that helps behind a router, as `talkoo relay` prints it; may be given several times.
+    #[arg(long, global = true, env = "TALKOO_RELAY", value_delimiter = ',', value_name = "URL")]
+    relay: Vec<node::RelayAddr>,
     /// Threads that training may use (default: all).
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
@@ -68,6 +72,8 @@ enum Command {
     /// Other nodes.
     #[command(subcommand)]
     Peer(PeerCommand),
+    /// Help nodes behind routers to reach each other: this machine has an open port. Ctrl-C stops it.
+    Relay(relay::RelayArgs),
     /// Credits of this node's account.
     #[command(subcommand)]
     Wallet(wallet::WalletCommand),
@@ -114,6 +120,7 @@ impl Common {
             dir: self.dir(),
             bind: self.bind,
             mdns: !self.no_mdns,
+            relays: self.relay.clone(),
             limits: Limits { threads: self.threads(), duty_percent: self.duty },
             device: self.device.clone(),
             eval_tokens: EVAL_TOKENS,
@@ -121,9 +128,12 @@ impl Common {
     }
 }
 
+/// Warnings, but for what is ordinary: that nodes leave a relay without a word.
+const QUIET: &str = "warn,iroh_relay::server=error";
+
 #[tokio::main]
 async fn main() -> std::process::ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("TALKOO_LOG").unwrap_or_else(|_| "warn".into());
+    let filter = tracing_subscriber::EnvFilter::try_from_env("TALKOO_LOG").unwrap_or_else(|_| QUIET.into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let cli = Cli::try_parse().unwrap_or_else(|error| usage(&error));
     let json = cli.common.json;
@@ -179,12 +189,12 @@ async fn run(cli: Cli) -> Result<()> {
         Command::Peer(PeerCommand::Ping { peer }) => {
             let answer = train::ask(&common, node::Request::Ping { peer }).await?;
             render::print(&common, &answer, || {
-                let ms = answer["rtt_ms"].as_f64().unwrap_or_default();
-                let way = if answer["direct"] == true { "direct" } else { "relayed" };
-                format!("{ms:.1} ms, {way}, {}", answer["address"].as_str().unwrap_or_default())
+                let ways = answer["ways"].as_array().map(Vec::as_slice).unwrap_or_default();
+                ways.iter().map(render::way).collect::<Vec<_>>().join("\n")
             });
             Ok(())
         }
+        Command::Relay(args) => relay::run(&common, args).await,
         Command::Status => {
             let status = train::status(&common).await?;
             render::print(&common, &serde_json::to_value(&status)?, || render::status(&status));

@@ -23,6 +23,13 @@ pub(crate) fn write_line(line: std::fmt::Arguments<'_>) {
     }
 }
 
+/// One way to a peer.
+pub(crate) fn way(way: &Value) -> String {
+    let ms = way["rtt_ms"].as_f64().unwrap_or_default();
+    let kind = if way["direct"] == true { "direct" } else { "relayed" };
+    format!("{ms:.1} ms, {kind}, {}", way["address"].as_str().unwrap_or_default())
+}
+
 /// One screen about a node.
 pub(crate) fn status(status: &Status) -> String {
     let mut out = format!("node {}  on {}\n", short(&status.node), status.addresses.join(", "));

@@ -195,13 +195,13 @@ async fn join(common: &Common, ticket: &str) -> Result<()> {
 /// Keeps the node running and prints a line now and then.
 async fn until_stopped(common: &Common, node: &Arc<Node>) -> Result<()> {
     eprintln!("node {} runs; Ctrl-C stops it", node.id().short());
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let stopped = stopped();
+    tokio::pin!(stopped);
     let mut tick = tokio::time::interval(std::time::Duration::from_secs(10));
     let mut shown = String::new();
     loop {
         tokio::select! {
-            _ = tokio::signal::ctrl_c() => break,
-            _ = terminate.recv() => break,
+            asked = &mut stopped => break asked?,
             () = node.stopped() => break,
             _ = tick.tick() => {
                 let lines: Vec<String> = node.status().runs.iter().map(render::line).collect();
@@ -215,6 +215,16 @@ async fn until_stopped(common: &Common, node: &Arc<Node>) -> Result<()> {
     }
     eprintln!("stopping");
     node.close().await
+}
+
+/// Waits until this process is asked to end.
+pub(crate) async fn stopped() -> Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        asked = tokio::signal::ctrl_c() => asked?,
+        _ = terminate.recv() => {}
+    }
+    Ok(())
 }
 
 /// A run by the beginning of its id, or the only one.

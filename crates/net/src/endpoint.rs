@@ -2,16 +2,19 @@
 
 use crate::bulk::{self, Content, FetchError, Fetched};
 use crate::gossip;
-use crate::links::{self, Listener};
+use crate::links::{self, Link, Listener};
 use crate::log::{self, Follow, LogClient, LogService};
 use crate::pool::Pool;
+use crate::relay::{Pins, RelayAddr};
 use crate::ticket::Address;
 use base::{Hash, NodeId, Reject};
 use iroh::address_lookup::memory::MemoryLookup;
 use iroh::endpoint::{NetReportConfig, PortmapperConfig, QuicTransportConfig, VarInt, presets};
-use iroh::{Endpoint, EndpointAddr, EndpointId, RelayMode, SecretKey, TransportAddr};
+use iroh::{Endpoint, EndpointAddr, EndpointId, RelayMap, RelayMode, SecretKey, TransportAddr, Watcher};
 use iroh_gossip::Gossip;
 use iroh_mdns_address_lookup::MdnsAddressLookup;
+use iroh_relay::{RelayConfig, RelayQuicConfig};
+use n0_future::StreamExt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +31,8 @@ pub struct Config {
     pub bind: SocketAddr,
     /// Whether nodes of the local network are found by mDNS.
     pub mdns: bool,
+    /// Relays that may help where packets do not go straight; none: nobody is asked.
+    pub relays: Vec<RelayAddr>,
 }
 
 /// Why there is no endpoint.
@@ -52,6 +57,10 @@ const STREAMS_MAX: u32 = 64;
 const STREAM_WINDOW: u32 = 2 << 20;
 /// What a peer may have in flight to us on one connection.
 const CONNECTION_WINDOW: u32 = 16 << 20;
+/// A relay that answers does so within this.
+const RELAY_WITHIN: Duration = Duration::from_secs(5);
+/// A way that goes straight is found within this, or there is none.
+const PUNCH_WITHIN: Duration = Duration::from_secs(8);
 /// The local network's name for mDNS.
 const MDNS_NAME: &str = "talkoo1";
 
@@ -63,7 +72,7 @@ pub struct Net {
     gossip: Gossip,
     secret: [u8; 32],
     stop: CancellationToken,
-    sockets: Vec<SocketAddr>,
+    pins: Arc<Pins>,
 }
 
 /// What answers the connections of peers.
@@ -99,6 +108,9 @@ impl Net {
     ) -> Result<Self, NetError> {
         let bind = config.bind;
         let failed = |why: String| NetError::Bind { bind, why };
+        let mut report = NetReportConfig::minimal();
+        // Where UDP is blocked, relays are found and served over HTTPS alone.
+        report.https_probes = !config.relays.is_empty();
         let transport = QuicTransportConfig::builder()
             .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
             .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
@@ -108,13 +120,16 @@ impl Net {
             .max_idle_timeout(Some(VarInt::from_u32(6_000).into()))
             .build();
         let book = MemoryLookup::new();
+        let pins = Arc::new(Pins::default());
+        config.relays.iter().for_each(|relay| pins.learn(relay));
         let endpoint = Endpoint::builder(presets::Minimal)
             .secret_key(SecretKey::from_bytes(&config.secret))
-            .relay_mode(RelayMode::Disabled)
+            .relay_mode(relay_mode(&config.relays))
+            .ca_tls_config(pins.tls())
             .clear_address_lookup()
             .address_lookup(book.clone())
             .portmapper_config(PortmapperConfig::Disabled)
-            .net_report_config(NetReportConfig::minimal())
+            .net_report_config(report)
             .transport_config(transport)
             .alpns([bulk::ALPN, log::ALPN, links::ALPN, gossip::ALPN].map(<[u8]>::to_vec).to_vec())
             .clear_ip_transports()
@@ -126,8 +141,14 @@ impl Net {
         if config.mdns {
             add_mdns(&endpoint);
         }
+        if !config.relays.is_empty() && tokio::time::timeout(RELAY_WITHIN, endpoint.online()).await.is_err() {
+            let relays: Vec<String> = config.relays.iter().map(RelayAddr::to_string).collect();
+            tracing::warn!(
+                relays = relays.join(" "),
+                "no relay answers: nodes behind other routers cannot reach this one for now; `talkoo relay` runs one"
+            );
+        }
         let stop = CancellationToken::new();
-        let sockets = sockets_of(&endpoint);
         let gossip = Gossip::builder().alpn(gossip::ALPN).max_message_size(gossip::MESSAGE_MAX).spawn(endpoint.clone());
         let served = content.clone();
         let serve = move |by, alpn: &[u8], connection| {
@@ -139,7 +160,7 @@ impl Net {
         let services =
             Services { content, log, listener, gossip: gossip.clone(), book: book.clone(), pool: pool.clone() };
         tokio::spawn(accept(endpoint.clone(), services, stop.clone()));
-        Ok(Self { endpoint, book, pool, gossip, secret: config.secret, stop, sockets })
+        Ok(Self { endpoint, book, pool, gossip, secret: config.secret, stop, pins })
     }
 
     /// Who this node is.
@@ -147,38 +168,34 @@ impl Net {
         NodeId(*self.endpoint.id().as_bytes())
     }
 
-    /// Where it can be reached from the same machine or network.
+    /// Where it can be reached: from the same machine or network, from outside as far as relays have seen that,
+    /// and through its relay.
     pub fn address(&self) -> Address {
-        Address { node: self.id(), sockets: self.sockets.clone() }
+        address_of(&self.endpoint)
     }
 
     /// Remembers where a peer can be reached.
     pub fn know(&self, address: &Address) {
-        remember(&self.book, self.id(), address);
+        remember(&self.book, &self.pins, self.id(), address);
     }
 
     /// Tells everybody in `topic` where this node is, and learns where they are, beginning with `peers`.
     pub fn meet(&self, topic: Hash, peers: &[NodeId]) {
         let known = peers.iter().filter(|peer| **peer != self.id());
         let bootstrap = known.filter_map(|peer| EndpointId::from_bytes(&peer.0).ok()).collect();
-        let (book, me, pool) = (self.book.clone(), self.id(), self.pool.clone());
+        let (book, me, pool, pins) = (self.book.clone(), self.id(), self.pool.clone(), self.pins.clone());
         let learn = move |address: &Address| {
-            if remember(&book, me, address) {
+            if remember(&book, &pins, me, address) {
                 // It was restarted elsewhere: connections to where it was are dead.
                 let (pool, address) = (pool.clone(), address.clone());
                 tokio::spawn(async move { pool.moved(address.node, &address.sockets).await });
             }
         };
-        let part = gossip::take_part(
-            self.gossip.clone(),
-            topic,
-            bootstrap,
-            self.secret,
-            self.address(),
-            learn,
-            self.stop.clone(),
-        );
-        tokio::spawn(part);
+        let endpoint = self.endpoint.clone();
+        let moved = endpoint.watch_addr().stream_updates_only().map(|_| ());
+        let here = move || address_of(&endpoint);
+        let (gossip, secret, stop) = (self.gossip.clone(), self.secret, self.stop.clone());
+        tokio::spawn(gossip::take_part(gossip, topic, bootstrap, secret, here, moved, learn, stop));
     }
 
     /// Fetches content by root from several peers at once; see [`FetchError`] for going on later.
@@ -198,23 +215,33 @@ impl Net {
     }
 
     /// A standing link to `peer`: frames put in are sent in order while it stands, dropped while it does not.
-    pub fn link(&self, peer: NodeId) -> tokio::sync::mpsc::Sender<Arc<Vec<u8>>> {
+    pub fn link(&self, peer: NodeId) -> Link {
         links::keep(self.pool.clone(), peer, self.stop.clone())
     }
 
-    /// Asks a peer for a sign of life.
-    pub async fn ping(&self, peer: NodeId) -> Result<PeerInfo, Reject> {
+    /// Asks a peer for signs of life: the ways to it, one after the other, until packets go straight. A relayed one
+    /// is given some time to become that.
+    pub async fn ping(&self, peer: NodeId) -> Result<Vec<PeerInfo>, Reject> {
         bulk::ping(&self.pool, peer).await?;
-        let rtt = bulk::ping(&self.pool, peer).await?;
         let connection = self.pool.get(peer, bulk::ALPN, 0).await?;
-        let paths = connection.paths();
-        let path = paths.iter().find(|path| path.is_selected());
-        let direct = path.as_ref().is_some_and(|path| path.is_ip());
-        let address = path.map_or("unknown".into(), |path| match path.remote_addr() {
-            TransportAddr::Ip(socket) => socket.to_string(),
-            other => format!("{other:?}"),
-        });
-        Ok(PeerInfo { rtt, direct, address })
+        let mut changes = connection.paths_stream();
+        let mut ways = Vec::new();
+        let deadline = tokio::time::Instant::now() + PUNCH_WITHIN;
+        loop {
+            let (direct, address) = way_of(&connection);
+            let rtt = bulk::ping(&self.pool, peer).await?;
+            ways.push(PeerInfo { rtt, direct, address: address.clone() });
+            while !direct {
+                match tokio::time::timeout_at(deadline, changes.next()).await {
+                    Ok(Some(_)) if way_of(&connection).1 == address => {}
+                    Ok(Some(_)) => break,
+                    _ => return Ok(ways),
+                }
+            }
+            if direct {
+                return Ok(ways);
+            }
+        }
     }
 
     /// Stops answering and closes every connection.
@@ -239,23 +266,27 @@ impl Services {
             _ => None,
         });
         let (Some(socket), Ok(id)) = (socket, EndpointId::from_bytes(&by.0)) else { return };
-        let known = self.book.get_endpoint_info(id);
-        if known.is_some_and(|info| info.into_endpoint_addr().ip_addrs().any(|known| *known == socket)) {
+        let known = self.book.get_endpoint_info(id).map(|info| info.into_endpoint_addr());
+        if known.as_ref().is_some_and(|known| known.ip_addrs().any(|known| *known == socket)) {
             return;
         }
-        self.book.set_endpoint_info(EndpointAddr::new(id).with_ip_addr(socket));
+        let relays = known.iter().flat_map(EndpointAddr::relay_urls).cloned().map(TransportAddr::Relay);
+        let now = [TransportAddr::Ip(socket)].into_iter().chain(relays);
+        self.book.set_endpoint_info(EndpointAddr::from_parts(id, now));
         self.pool.moved(by, &[socket]).await;
     }
 }
 
 /// Notes where a peer is; whether it was known to be elsewhere.
-fn remember(book: &MemoryLookup, me: NodeId, address: &Address) -> bool {
+fn remember(book: &MemoryLookup, pins: &Pins, me: NodeId, address: &Address) -> bool {
     let Ok(id) = EndpointId::from_bytes(&address.node.0) else { return false };
     if address.node == me {
         return false;
     }
     let sockets = address.sockets.iter().map(|socket| TransportAddr::Ip(*socket));
-    let info = iroh::endpoint_info::EndpointInfo::from(EndpointAddr::from_parts(id, sockets));
+    let relay = address.relay.iter().map(|relay| TransportAddr::Relay(relay.url().clone()));
+    address.relay.iter().for_each(|relay| pins.learn(relay));
+    let info = iroh::endpoint_info::EndpointInfo::from(EndpointAddr::from_parts(id, sockets.chain(relay)));
     let before = book.set_endpoint_info(info.clone());
     before.is_some_and(|before| before != info.data)
 }
@@ -271,9 +302,32 @@ fn add_mdns(endpoint: &Endpoint) {
     }
 }
 
+/// The relays as the endpoint wants them: one port for both services.
+fn relay_mode(relays: &[RelayAddr]) -> RelayMode {
+    if relays.is_empty() {
+        return RelayMode::Disabled;
+    }
+    let config = |relay: &RelayAddr| RelayConfig::new(relay.url().clone(), Some(RelayQuicConfig::new(relay.port())));
+    RelayMode::Custom(relays.iter().map(config).collect::<RelayMap>())
+}
+
+/// Whether packets on a connection go straight, and where to.
+fn way_of(connection: &iroh::endpoint::Connection) -> (bool, String) {
+    let paths = connection.paths();
+    let path = paths.iter().find(|path| path.is_selected());
+    let direct = path.as_ref().is_some_and(|path| path.is_ip());
+    let address = path.map_or("unknown".into(), |path| match path.remote_addr() {
+        TransportAddr::Ip(socket) => socket.to_string(),
+        TransportAddr::Relay(url) => RelayAddr::of(url).map_or_else(|| url.to_string(), |relay| relay.to_string()),
+        other => format!("{other:?}"),
+    });
+    (direct, address)
+}
+
 /// Dialable addresses: a wildcard socket is reached on every address of the machine, loopback included.
-fn sockets_of(endpoint: &Endpoint) -> Vec<SocketAddr> {
-    let mut sockets: Vec<SocketAddr> = endpoint.addr().ip_addrs().copied().collect();
+fn address_of(endpoint: &Endpoint) -> Address {
+    let here = endpoint.addr();
+    let mut sockets: Vec<SocketAddr> = here.ip_addrs().copied().collect();
     for socket in endpoint.bound_sockets() {
         if socket.ip().is_unspecified() && socket.is_ipv4() {
             sockets.push(SocketAddr::from(([127, 0, 0, 1], socket.port())));
@@ -281,7 +335,8 @@ fn sockets_of(endpoint: &Endpoint) -> Vec<SocketAddr> {
     }
     sockets.sort();
     sockets.dedup();
-    sockets
+    let relay = here.relay_urls().next().and_then(RelayAddr::of);
+    Address { node: NodeId(*endpoint.id().as_bytes()), sockets, relay }
 }
 
 async fn accept(endpoint: Endpoint, services: Services, stop: CancellationToken) {

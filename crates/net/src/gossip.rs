@@ -9,13 +9,13 @@ use bytes::Bytes;
 use iroh::EndpointId;
 use iroh_gossip::api::{Event, GossipReceiver, GossipSender};
 use iroh_gossip::{Gossip, TopicId};
-use n0_future::StreamExt;
+use n0_future::{Stream, StreamExt};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// Names the protocol and its version.
-pub(crate) const ALPN: &[u8] = b"talkoo/gossip/1";
+pub(crate) const ALPN: &[u8] = b"talkoo/gossip/2";
 /// Domain of signatures on beats.
 const DOMAIN: &str = "talkoo 2026 beat v1";
 /// The longest message that is sent or taken.
@@ -41,18 +41,20 @@ pub(crate) async fn take_part(
     topic: Hash,
     bootstrap: Vec<EndpointId>,
     secret: [u8; 32],
-    here: Address,
+    here: impl Fn() -> Address,
+    mut moved: impl Stream<Item = ()> + Unpin,
     learn: impl Fn(&Address),
     stop: CancellationToken,
 ) {
     let Ok(subscribed) = gossip.subscribe(TopicId::from_bytes(topic.0), bootstrap).await else { return };
     let (sender, mut receiver) = subscribed.split();
-    let mut beats = Beats { key: Keypair::from_secret(secret), here, count: now_ms(), heard: BTreeMap::new() };
+    let mut beats = Beats { key: Keypair::from_secret(secret), count: now_ms(), heard: BTreeMap::new() };
     let mut tick = tokio::time::interval(BEAT);
     loop {
         let news = tokio::select! {
             () = stop.cancelled() => return,
             _ = tick.tick() => true,
+            Some(()) = moved.next() => true,
             event = next(&mut receiver) => match event {
                 None => return,
                 Some(Event::NeighborUp(_)) => true,
@@ -71,7 +73,7 @@ pub(crate) async fn take_part(
             },
         };
         if news {
-            beats.say(&sender).await;
+            beats.say(&sender, here()).await;
         }
     }
 }
@@ -82,16 +84,15 @@ async fn next(receiver: &mut GossipReceiver) -> Option<Event> {
 
 struct Beats {
     key: Keypair,
-    here: Address,
     count: u64,
     /// The last beat of each node.
     heard: BTreeMap<base::NodeId, (u64, Address)>,
 }
 
 impl Beats {
-    async fn say(&mut self, sender: &GossipSender) {
+    async fn say(&mut self, sender: &GossipSender, address: Address) {
         self.count += 1;
-        let beat = Signed::new(DOMAIN, &self.key, Beat { address: self.here.clone(), count: self.count });
+        let beat = Signed::new(DOMAIN, &self.key, Beat { address, count: self.count });
         let _ = sender.broadcast(Bytes::from(beat.to_bytes())).await;
     }
 
@@ -128,8 +129,11 @@ mod tests {
 
     fn beats(secret: u8) -> Beats {
         let key = Keypair::from_secret([secret; 32]);
-        let here = Address { node: key.id(), sockets: vec![] };
-        Beats { key, here, count: 0, heard: BTreeMap::new() }
+        Beats { key, count: 0, heard: BTreeMap::new() }
+    }
+
+    fn here(beats: &Beats) -> Address {
+        Address { node: beats.key.id(), sockets: vec![], relay: None }
     }
 
     #[test]
@@ -138,13 +142,14 @@ mod tests {
         let say = |address: &Address, count| {
             Signed::new(DOMAIN, &speaker.key, Beat { address: address.clone(), count }).to_bytes()
         };
-        let first = say(&speaker.here, 1);
-        assert_eq!(hearer.hear(&first), Ok(Some((speaker.here.clone(), true))));
+        let at = here(&speaker);
+        let first = say(&at, 1);
+        assert_eq!(hearer.hear(&first), Ok(Some((at.clone(), true))));
         assert_eq!(hearer.hear(&first), Ok(None));
-        assert_eq!(hearer.hear(&say(&speaker.here, 2)), Ok(Some((speaker.here.clone(), false))));
-        let elsewhere = Address { sockets: vec![([127, 0, 0, 1], 9).into()], ..speaker.here.clone() };
+        assert_eq!(hearer.hear(&say(&at, 2)), Ok(Some((at.clone(), false))));
+        let elsewhere = Address { sockets: vec![([127, 0, 0, 1], 9).into()], ..at.clone() };
         assert_eq!(hearer.hear(&say(&elsewhere, 3)), Ok(Some((elsewhere.clone(), true))), "restarted there");
-        assert_eq!(hearer.hear(&say(&beats(3).here, 4)), Err(Reject::BadSignature));
+        assert_eq!(hearer.hear(&say(&here(&beats(3)), 4)), Err(Reject::BadSignature));
         assert_eq!(hearer.hear(&first[1..]), Err(Reject::Malformed));
     }
 }

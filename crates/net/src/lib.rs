@@ -8,7 +8,8 @@
 //!
 //! *Goals*: works offline at once (loopback, LAN by mDNS, static tickets); every buffer that a peer
 //! can fill is bounded; wrong bytes are refused by hash and counted. *Non-goals*: what the bytes
-//! mean. There is no relay, DNS or discovery service of anybody's unless the owner names one.
+//! mean. There is no relay, DNS or discovery service of anybody's unless the owner names one;
+//! [`Relay`] is one to name.
 
 mod bulk;
 mod endpoint;
@@ -17,10 +18,12 @@ mod gossip;
 mod links;
 mod log;
 mod pool;
+mod relay;
 mod ticket;
 
 pub use bulk::{Content, FetchError, Fetched};
 pub use endpoint::{Config, Net, NetError, PeerInfo};
-pub use links::Listener;
+pub use links::{Link, Listener};
 pub use log::{Follow, LogClient, LogEvent, LogService, Served};
+pub use relay::{Relay, RelayAddr, RelayAddrError, RelayError, RelayKey};
 pub use ticket::{Address, Ticket, TicketError};

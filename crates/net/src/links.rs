@@ -7,7 +7,7 @@ use base::NodeId;
 use iroh::endpoint::Connection;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 /// Names the protocol and its version.
@@ -15,6 +15,7 @@ pub(crate) const ALPN: &[u8] = b"talkoo/chain/1";
 
 /// Frames that wait while a link is down or slow; later ones are dropped.
 const QUEUE: usize = 1024;
+const QUEUE_BYTES: usize = 16 << 20;
 /// Pause before a broken link is made again.
 const AGAIN: Duration = Duration::from_millis(300);
 
@@ -40,9 +41,26 @@ pub(crate) async fn serve(connection: Connection, by: NodeId, listener: Arc<dyn 
     }
 }
 
-/// A link to `peer`: frames put in are sent in order while it stands, and dropped while it does not.
-pub(crate) fn keep(pool: Arc<Pool>, peer: NodeId, stop: CancellationToken) -> mpsc::Sender<Arc<Vec<u8>>> {
-    let (sender, mut frames) = mpsc::channel::<Arc<Vec<u8>>>(QUEUE);
+/// A link: frames put in are sent in order while it stands, and dropped while it does not, or does not keep up.
+pub struct Link {
+    frames: mpsc::Sender<Frame>,
+    room: Arc<Semaphore>,
+}
+
+/// A frame and the room that it takes until it is sent.
+type Frame = (Arc<Vec<u8>>, OwnedSemaphorePermit);
+
+impl Link {
+    /// Puts a frame in; whether there was room.
+    pub fn send(&self, frame: Arc<Vec<u8>>) -> bool {
+        let room = u32::try_from(frame.len()).ok().and_then(|n| self.room.clone().try_acquire_many_owned(n).ok());
+        room.is_some_and(|room| self.frames.try_send((frame, room)).is_ok())
+    }
+}
+
+/// Makes a link to `peer`.
+pub(crate) fn keep(pool: Arc<Pool>, peer: NodeId, stop: CancellationToken) -> Link {
+    let (sender, mut frames) = mpsc::channel::<Frame>(QUEUE);
     tokio::spawn(async move {
         let run = async {
             loop {
@@ -57,15 +75,15 @@ pub(crate) fn keep(pool: Arc<Pool>, peer: NodeId, stop: CancellationToken) -> mp
             () = run => {}
         }
     });
-    sender
+    Link { frames: sender, room: Arc::new(Semaphore::new(QUEUE_BYTES)) }
 }
 
 /// Sends until the link breaks; `Some` when nobody puts frames in any more.
-async fn send(pool: &Pool, peer: NodeId, frames: &mut mpsc::Receiver<Arc<Vec<u8>>>) -> Option<()> {
+async fn send(pool: &Pool, peer: NodeId, frames: &mut mpsc::Receiver<Frame>) -> Option<()> {
     let connection = pool.get(peer, ALPN, 0).await.ok()?;
     let mut stream = connection.open_uni().await.ok()?;
     loop {
-        let Some(bytes) = frames.recv().await else { return Some(()) };
+        let Some((bytes, _room)) = frames.recv().await else { return Some(()) };
         if frame::send(&mut stream, &bytes).await.is_err() {
             pool.discard(peer, ALPN, 0, &connection).await;
             return None;

@@ -45,7 +45,11 @@ impl Pool {
     /// `peer` is at these addresses now: lets go of connections to where it was. One that is being
     /// made goes on, and one that the peer itself made from where it is stays.
     pub(crate) async fn moved(&self, peer: NodeId, sockets: &[SocketAddr]) {
-        let at = |address: &TransportAddr| matches!(address, TransportAddr::Ip(socket) if sockets.contains(socket));
+        // One through a relay finds it there wherever it is.
+        let at = |address: &TransportAddr| match address {
+            TransportAddr::Ip(socket) => sockets.contains(socket),
+            _ => true,
+        };
         let there = |connection: &Connection| connection.paths().iter().any(|path| at(path.remote_addr()));
         self.slots.lock().await.retain(|(node, alpn, _), slot| {
             let stale = slot.try_lock().is_ok_and(|slot| slot.as_ref().is_some_and(|connection| !there(connection)));

@@ -1,5 +1,6 @@
 //! Tickets: everything that a stranger needs to reach a node, as one line of text.
 
+use crate::relay::RelayAddr;
 use base::{Hash, NodeId, Reader, Wire, WireError};
 use std::fmt;
 use std::net::SocketAddr;
@@ -13,6 +14,8 @@ pub struct Address {
     pub node: NodeId,
     /// Addresses that were true when the ticket was made.
     pub sockets: Vec<SocketAddr>,
+    /// The relay at which it can be reached where these fail.
+    pub relay: Option<RelayAddr>,
 }
 
 /// An invitation to a run: its name and the nodes through which to begin.
@@ -42,12 +45,16 @@ impl Wire for Address {
         self.node.encode(out);
         let sockets: Vec<String> = self.sockets.iter().map(SocketAddr::to_string).collect();
         sockets.encode(out);
+        self.relay.as_ref().map(RelayAddr::to_string).encode(out);
     }
     fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
         let node = NodeId::decode(input)?;
         let sockets: Vec<String> = input.list(LIST_MAX)?;
         let sockets = sockets.iter().map(|text| text.parse().map_err(|_| WireError::Invalid("socket address")));
-        Ok(Self { node, sockets: sockets.collect::<Result<_, _>>()? })
+        let sockets = sockets.collect::<Result<_, _>>()?;
+        let relay: Option<String> = Wire::decode(input)?;
+        let relay = relay.map(|text| text.parse().map_err(|_| WireError::Invalid("address of a relay")));
+        Ok(Self { node, sockets, relay: relay.transpose()? })
     }
 }
 
@@ -102,7 +109,7 @@ mod tests {
             chain: Hash::default(),
             run: Hash::of("test", b""),
             anchor: Some((7, Hash::default())),
-            peers: vec![Address { node: NodeId([7; 32]), sockets }],
+            peers: vec![Address { node: NodeId([7; 32]), sockets, relay: "https://relay.example.org".parse().ok() }],
         }
     }
 

@@ -207,12 +207,14 @@ async fn answer(node: &Arc<Node>, line: &str) -> Result<Value> {
         }
         Request::Ping { peer } => {
             let peer = known(node, &peer)?;
-            let info = node.ping(peer).await?;
+            let ways: Vec<Value> = node.ping(peer).await?.iter().map(way_json).collect();
+            let last = ways.last().cloned().unwrap_or_default();
             Ok(json!({
                 "peer": peer.to_string(),
-                "rtt_ms": info.rtt.as_secs_f64() * 1e3,
-                "direct": info.direct,
-                "address": info.address,
+                "rtt_ms": last["rtt_ms"],
+                "direct": last["direct"],
+                "address": last["address"],
+                "ways": ways,
             }))
         }
         Request::Networks => Ok(serde_json::to_value(node.networks())?),
@@ -265,6 +267,10 @@ async fn answer(node: &Arc<Node>, line: &str) -> Result<Value> {
 
 fn own_or_known(node: &Node, key: Option<String>) -> Result<base::NodeId> {
     key.map_or(Ok(node.id()), |key| known(node, &key))
+}
+
+fn way_json(way: &net::PeerInfo) -> Value {
+    json!({ "rtt_ms": way.rtt.as_secs_f64() * 1e3, "direct": way.direct, "address": way.address })
 }
 
 /// A peer by its whole key, or by the beginning of that of a member of a run.

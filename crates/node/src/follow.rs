@@ -75,6 +75,8 @@ async fn from(log: &ChainLog, net: &Net, source: NodeId) -> anyhow::Result<()> {
     while let Ok(Some(event)) = tokio::time::timeout(patience, client.events.recv()).await {
         patience = SILENT;
         match event {
+            // One that was not asked for would take the place of what is here.
+            LogEvent::Snapshot(_) if newest.is_some() => return Err(Reject::Malformed.into()),
             LogEvent::Snapshot(bytes) => {
                 let kept = tokio::task::block_in_place(|| log.begin(&bytes));
                 kept.inspect_err(|error| drop(log.away.send_replace(Some(error.to_string()))))?;

@@ -18,6 +18,7 @@ mod mark;
 mod moving;
 mod network;
 mod platform;
+mod relay;
 mod replay;
 mod rules;
 mod show;
@@ -34,7 +35,9 @@ pub use control::{Request, call};
 pub use eval::bits_per_byte;
 pub use export::{Saved, saved};
 pub use history::Entry;
+pub use net::{RelayAddr, RelayKey};
 pub use network::{NetworkFile, Recovered, Seat, join as join_network, network_of, recover, seat};
+pub use relay::relay_key;
 pub use replay::{Replayed, replay};
 pub use status::{MemberStatus, RoundLine, RunStatus, Status};
 pub use store::Store;
@@ -67,6 +70,8 @@ pub struct NodeConfig {
     pub bind: SocketAddr,
     /// Whether nodes of the local network are found by mDNS.
     pub mdns: bool,
+    /// Relays that may help behind a router.
+    pub relays: Vec<net::RelayAddr>,
     /// What training may use.
     pub limits: Limits,
     /// Device of the trainer.
@@ -113,7 +118,8 @@ impl Node {
         let key = store.keypair()?;
         let contents = Arc::new(Contents::default());
         let chains = Arc::new(Chains::new(&config.dir, home(&store, key.id())?));
-        let net_config = net::Config { secret: key.secret(), bind: config.bind, mdns: config.mdns };
+        let net_config =
+            net::Config { secret: key.secret(), bind: config.bind, mdns: config.mdns, relays: config.relays };
         let net = Arc::new(Net::open(net_config, contents.clone(), Some(chains.clone()), Some(chains.clone())).await?);
         let shared = Arc::new(Shared {
             store,
@@ -238,7 +244,7 @@ impl Node {
     }
 
     /// The way to a peer.
-    pub async fn ping(&self, peer: NodeId) -> Result<PeerInfo> {
+    pub async fn ping(&self, peer: NodeId) -> Result<Vec<PeerInfo>> {
         if peer == self.id() {
             bail!("{} is this node itself", peer.short());
         }

@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -51,6 +52,16 @@ pub(crate) struct Kept {
     outgoing: Mutex<Option<Outgoing>>,
     /// The key of the seat that a node has.
     seats: Mutex<(u64, BTreeMap<NodeId, NodeId>)>,
+    /// The last snapshot that was made for others.
+    made: tokio::sync::Mutex<Option<Made>>,
+}
+
+/// A snapshot for who begins at a block, the height of its state, and when it was made.
+struct Made {
+    anchor: Option<u64>,
+    height: u64,
+    at: Instant,
+    bytes: Bytes,
 }
 
 /// Accounts of the owner: their history is kept.
@@ -65,6 +76,8 @@ const STALE: &str = "this node was away for longer than half the unbonding delay
 /// What a copy of the folder of a network of one says.
 const COPY: &str = "this folder is a copy of one whose key votes, or was restored from a backup: it does not vote, \
     for two that vote with one key could contradict each other; `talkoo network recover` goes on as a network of its own";
+/// A snapshot is given out for so long: blocks lead on from it.
+const MADE_FOR: Duration = Duration::from_secs(20);
 /// Packets that wait to be taken.
 const QUEUE: usize = 4096;
 
@@ -169,7 +182,7 @@ impl ChainLog {
         let snapshot = Snapshot::from_bytes(bytes).ok().context("a snapshot that is none")?;
         let unbonding = snapshot.genesis.money.unbonding_ms;
         let oldest = base::Millis(chain::clock().0.saturating_sub(unbonding / 2));
-        let state = snapshot.check(&self.chain, self.anchor.as_ref(), oldest).map_err(|reject| match reject {
+        let (state, ends) = snapshot.check(&self.chain, self.anchor.as_ref(), oldest).map_err(|reject| match reject {
             Reject::Stale => anyhow::anyhow!(
                 "the block that this ticket vouches for is older than half the unbonding delay, so former validators could \
                  make up what follows it: ask a member for a fresh ticket"
@@ -177,7 +190,6 @@ impl ChainLog {
             other => anyhow::anyhow!("a snapshot that does not hold: {other}"),
         })?;
         let store = ChainStore::open(&self.dir)?;
-        let ends: Vec<Step> = snapshot.proof.steps.iter().filter(|step| step.header.next.is_some()).cloned().collect();
         store.keep_state(&state.to_snapshot(), &ends)?;
         let network = NetworkFile { genesis: snapshot.genesis, seats: Vec::new(), state: None };
         network.write(&NetworkFile::path(&self.dir))?;
@@ -215,7 +227,8 @@ impl Kept {
         let config = KeeperConfig { genesis: network.genesis.clone(), key, journal, disk: store.clone(), note };
         let keeper = Keeper::start(config, Connections { out, incoming: packets })?;
         let outgoing = Mutex::new(Some(outgoing));
-        Ok(Self { store, keeper, network, incoming, outgoing, seats: Mutex::new((u64::MAX, BTreeMap::new())) })
+        let (seats, made) = (Mutex::new((u64::MAX, BTreeMap::new())), tokio::sync::Mutex::default());
+        Ok(Self { store, keeper, network, incoming, outgoing, seats, made })
     }
 
     /// Nodes of the seats.
@@ -269,7 +282,7 @@ impl Kept {
                     let Some(node) = nodes.get(&seat).filter(|node| **node != net.id()) else { continue };
                     let link = links.entry(*node).or_insert_with(|| net.link(*node));
                     // A link that does not keep up loses frames; the engine asks again.
-                    let _ = link.try_send(bytes.clone());
+                    let _ = link.send(bytes.clone());
                 }
             }
         });
@@ -320,6 +333,18 @@ impl Kept {
         let mut proof = self.keeper.look(|orderer| orderer.prove(owner));
         proof.root = self.root_proof(proof.height, 0).await?;
         Ok(proof)
+    }
+
+    /// The same for several that ask: one after the other, and the same one for a while.
+    async fn snapshot_bytes(&self, anchor: Option<u64>) -> Result<(u64, Bytes)> {
+        let mut made = self.made.lock().await;
+        if let Some(last) = made.as_ref().filter(|last| last.anchor == anchor && last.at.elapsed() < MADE_FOR) {
+            return Ok((last.height, last.bytes.clone()));
+        }
+        let (height, snapshot) = self.snapshot(anchor).await?;
+        let bytes = Bytes::from(snapshot.to_bytes());
+        *made = Some(Made { anchor, height, at: Instant::now(), bytes: bytes.clone() });
+        Ok((height, bytes))
     }
 
     /// The state now, for who begins at the block `anchor`.
@@ -398,10 +423,7 @@ impl net::LogService for Chains {
     }
 
     fn snapshot(&self, chain: Hash, anchor: Option<u64>) -> Served<'_, Option<(u64, Bytes)>> {
-        Box::pin(async move {
-            let (height, snapshot) = self.get(&chain)?.kept()?.snapshot(anchor).await.ok()?;
-            Some((height, snapshot.to_bytes().into()))
-        })
+        Box::pin(async move { self.get(&chain)?.kept()?.snapshot_bytes(anchor).await.ok() })
     }
 }
 

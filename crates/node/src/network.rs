@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use base::{Hash, NodeId, Reader, Wire, WireError, wire_struct};
 use chain::{Founder, Genesis, Recovery, State};
 use ledger::{Credits, Params};
-use net::Address;
+use net::{Address, RelayAddr};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -103,11 +103,15 @@ impl NetworkFile {
     }
 }
 
-/// The seat that the data folder's keys can take, on a node that listens at `bind`.
-pub fn seat(dir: &Path, bind: SocketAddr) -> Result<Seat> {
-    ensure!(bind.port() != 0 && !bind.ip().is_unspecified(), "name the address of this machine: --bind IP:PORT");
+/// The seat that the data folder's keys can take, on a node that listens at `bind` or is reached at `relay`.
+pub fn seat(dir: &Path, bind: SocketAddr, relay: Option<RelayAddr>) -> Result<Seat> {
+    let named = bind.port() != 0 && !bind.ip().is_unspecified();
+    ensure!(
+        named || relay.is_some(),
+        "name the address of this machine: --bind IP:PORT; behind a router, a relay: --relay URL"
+    );
     let store = Store::open(dir)?;
-    let address = Address { node: store.keypair()?.id(), sockets: vec![bind] };
+    let address = Address { node: store.keypair()?.id(), sockets: named.then_some(bind).into_iter().collect(), relay };
     Ok(Seat { key: store.secret(SEAT_FILE)?.id(), address })
 }
 

@@ -135,7 +135,7 @@ fn chains_packets_and_networks() {
         chain::Packet::Final(vec![5; 90]),
     ];
     canonical::<chain::Packet>("packet", &packets.map(|packet| packet.to_bytes()));
-    let address = net::Address { node: key.id(), sockets: vec!["127.0.0.1:1".parse().expect("socket")] };
+    let address = net::Address { node: key.id(), sockets: vec!["127.0.0.1:1".parse().expect("socket")], relay: None };
     let seats = (0..4).map(|i| node::Seat { key: Keypair::from_secret([i; 32]).id(), address: address.clone() });
     let network = node::NetworkFile::new("x", seats.collect()).expect("four seats");
     canonical::<node::NetworkFile>("network", &[network.to_bytes()]);
@@ -161,7 +161,11 @@ fn chains_packets_and_networks() {
 #[test]
 fn trees_tickets_and_manifests() {
     canonical::<ChunkTree>("chunk tree", &[ChunkTree::of(&vec![1; 3 << 20]).to_bytes()]);
-    let address = net::Address { node: base::NodeId([1; 32]), sockets: vec!["127.0.0.1:1".parse().expect("socket")] };
+    let address = net::Address {
+        node: base::NodeId([1; 32]),
+        sockets: vec!["127.0.0.1:1".parse().expect("socket")],
+        relay: None,
+    };
     let ticket = net::Ticket { chain: Hash::default(), run: Hash::default(), anchor: None, peers: vec![address] };
     canonical::<net::Ticket>("ticket", &[ticket.to_bytes()]);
     fuzz("ticket text", &[ticket.to_string().into_bytes()], |bytes| {

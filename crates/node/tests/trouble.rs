@@ -15,6 +15,7 @@ fn config(dir: &Path) -> NodeConfig {
         dir: dir.to_owned(),
         bind: ([127, 0, 0, 1], 0).into(),
         mdns: false,
+        relays: vec![],
         limits: Limits { threads: 1, duty_percent: 100 },
         device: "cpu".into(),
         eval_tokens: 0,

@@ -1,11 +1,12 @@
 //! What other nodes send to a desk.
 
-use super::{ASK_AGAIN, Desk, GIVEN_MAX, Question, Wait};
+use super::{ASK_AGAIN, Desk, GIVEN_BYTES_MAX, GIVEN_MAX, Question, Wait};
 use crate::block::{Block, Tx};
 use crate::certificate::certified;
 use crate::keeper::clock;
 use crate::wires::Packet;
 use base::{Hash, Millis, NodeId, Reject, Wire};
+use std::collections::VecDeque;
 
 impl Desk {
     pub(super) fn packet(&mut self, from: NodeId, packet: Packet) {
@@ -23,11 +24,15 @@ impl Desk {
                         return;
                     }
                     let given = self.work.given.entry(from).or_default();
-                    given.push_back(hash);
-                    let oldest = if given.len() > GIVEN_MAX { given.pop_front() } else { None };
-                    if let Some(oldest) = oldest {
-                        self.look(|orderer| orderer.forget(&oldest));
+                    given.push_back((hash, bytes.len()));
+                    let too_many = |given: &VecDeque<(Hash, usize)>| {
+                        given.len() > GIVEN_MAX || given.iter().map(|(_, n)| n).sum::<usize>() > GIVEN_BYTES_MAX
+                    };
+                    let mut gone = Vec::new();
+                    while too_many(given) {
+                        gone.extend(given.pop_front());
                     }
+                    self.look(|orderer| gone.iter().for_each(|(oldest, _)| orderer.forget(oldest)));
                 }
                 Err(_) => self.count(Reject::Malformed),
             },

@@ -3,7 +3,7 @@
 
 mod incoming;
 
-use crate::block::{Block, EVIDENCE_DOMAIN, Evidence, Tx};
+use crate::block::{BLOCK_BYTES_MAX, Block, EVIDENCE_DOMAIN, Evidence, Tx};
 use crate::engine::{Asked, Begin, Engine, EngineError, Mailbox, Timing};
 use crate::keeper::{Disk, Note, clock};
 use crate::orderer::{Answer, Orderer, Turn};
@@ -84,8 +84,8 @@ pub(crate) struct Work {
     asked_for: Option<(Hash, Millis)>,
     /// Blocks that were asked for.
     wanted: BTreeSet<Hash>,
-    /// The last blocks that each validator gave unasked, oldest first: one that floods loses its own.
-    given: BTreeMap<NodeId, VecDeque<Hash>>,
+    /// The last blocks that each validator gave unasked, oldest first, with their sizes: one that floods loses its own.
+    given: BTreeMap<NodeId, VecDeque<(Hash, usize)>>,
     /// When each validator was last heard, and when it was last told of the end of an epoch.
     heard: BTreeMap<NodeId, Millis>,
     told: BTreeMap<NodeId, Millis>,
@@ -95,8 +95,9 @@ pub(crate) type Refused = Arc<Mutex<RejectCounts>>;
 
 /// Final blocks that wait for what is before them.
 const FINALS_MAX: usize = 16;
-/// Blocks of one validator that are kept without being final.
+/// Blocks of one validator that are kept without being final, in number and bytes.
 const GIVEN_MAX: usize = 64;
+const GIVEN_BYTES_MAX: usize = 3 * BLOCK_BYTES_MAX;
 
 /// What the engine of a place does next; without a place nothing ever.
 async fn engine(place: &mut Option<Place>) -> Option<Asked> {
@@ -165,8 +166,10 @@ impl Desk {
         }
         let Some(key) = self.key.as_ref().filter(|key| epoch.set.contains(&key.id())) else { return Ok(()) };
         // Not at the beginning of its epoch: the engine has its own record of what it voted on.
-        let before = epoch.number.checked_sub(1).map(|before| self.end_of(before).unwrap_or(tip));
-        let genesis = before.unwrap_or(self.genesis);
+        let genesis = match epoch.number.checked_sub(1) {
+            Some(before) => self.disk.end(before)?.map_or(tip, |step| step.header.hash()),
+            None => self.genesis,
+        };
         let peers = epoch.set.iter().filter(|id| **id != key.id()).filter_map(engine_key).collect();
         let (ends, inlet) = wires(peers, epoch.number, &self.out, self.blocked.clone());
         let (mailbox, asked) = mpsc::unbounded_channel();
@@ -185,11 +188,6 @@ impl Desk {
         self.work.heard = epoch.set.iter().map(|id| (*id, now)).collect();
         self.work.place = Some(Place { engine, epoch: epoch.number, hold: timing.hold(), inlet, asked });
         Ok(())
-    }
-
-    /// The hash of the last block of an epoch.
-    fn end_of(&self, epoch: u64) -> Option<Hash> {
-        self.disk.end(epoch).ok().flatten().map(|step| step.header.hash())
     }
 
     /// The other validators of now.

@@ -121,7 +121,7 @@ fn addresses(n: usize) -> Result<Vec<String>> {
 /// Founds the network as its owners would: each makes a seat, one makes the file, each joins with it.
 fn found(stage: &Path, binds: &[String]) -> Result<NetworkFile> {
     let folder = |i: usize| stage.join(name(i));
-    let seats = binds.iter().enumerate().map(|(i, bind)| node::seat(&folder(i), bind.parse()?));
+    let seats = binds.iter().enumerate().map(|(i, bind)| node::seat(&folder(i), bind.parse()?, None));
     let network = NetworkFile::new("demo", seats.collect::<Result<_>>()?)?;
     network.write(&stage.join("demo.network"))?;
     for i in 0..binds.len() {

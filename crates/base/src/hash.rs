@@ -106,6 +106,21 @@ impl ChunkTree {
         Self { len: content.len() as u64, chunks }
     }
 
+    /// Hashes what `source` gives until its end, on the calling thread.
+    pub fn read(source: &mut impl std::io::Read) -> std::io::Result<Self> {
+        let mut tree = Self { len: 0, chunks: Vec::new() };
+        let mut chunk = Vec::with_capacity(CHUNK_BYTES);
+        loop {
+            chunk.clear();
+            std::io::Read::read_to_end(&mut std::io::Read::take(&mut *source, CHUNK_BYTES as u64), &mut chunk)?;
+            if chunk.is_empty() {
+                return Ok(tree);
+            }
+            tree.len += chunk.len() as u64;
+            tree.chunks.push(Hash::of_chunk(&chunk));
+        }
+    }
+
     /// The hash that names the content.
     pub fn root(&self) -> Hash {
         Hash::of("talkoo 2026 chunk tree v1", &self.to_bytes())

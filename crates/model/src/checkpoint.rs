@@ -55,6 +55,9 @@ pub enum CheckpointError {
         /// What is wrong.
         why: String,
     },
+    /// The tokenizer cannot be written into this format.
+    #[error("the tokenizer: {0}")]
+    Tokenizer(String),
     /// The index of a sharded model is none.
     #[error("model.safetensors.index.json: {0}")]
     Index(String),

@@ -1,0 +1,203 @@
+//! Serving: GGUF models through llama.cpp, many answers at a time.
+//!
+//! One thread owns the context and runs passes over the model: one token of everybody who writes and a piece of the
+//! prompts that are read ([`plan`]), so that a long prompt stalls nobody and a cancel is noticed within a pass. A slot
+//! keeps what it read: the next prompt of the *same client* that begins alike goes on from there; nothing is ever
+//! shared between clients.
+//!
+//! *Goals*: llama.cpp's own tokens at its own rate; every parameter has its effect or is refused. *Non-goals*: HTTP, keys,
+//! money, networks. Token ids and text in, text out.
+
+mod load;
+mod pass;
+mod plan;
+mod sample;
+mod template;
+mod text;
+
+pub use load::{EngineConfig, LoadError, ModelInfo};
+pub use sample::{Format, Sampling};
+pub use template::{Message, Template, TemplateError};
+
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_2::token::LlamaToken;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use thiserror::Error;
+use tokio::sync::mpsc;
+
+/// Whose request it is. What was read for one is never used for another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Client(pub [u8; 32]);
+
+/// A request.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// Whose.
+    pub client: Client,
+    /// Token ids to go on from; not empty.
+    pub prompt: Vec<i32>,
+    /// How many tokens are written at most; 0: the prompt is read only.
+    pub max_tokens: usize,
+    /// How they are chosen.
+    pub sampling: Sampling,
+    /// Texts that end the answer and are not part of it.
+    pub stop: Vec<String>,
+    /// Log-probabilities of each token and of the so many likeliest in its place.
+    pub logprobs: Option<usize>,
+    /// Log-probabilities of the prompt's tokens too.
+    pub echo: bool,
+}
+
+/// What becomes of a request, in order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// The prompt was read.
+    Read {
+        /// How many of its tokens were there from before.
+        cached: usize,
+        /// Of each token of the prompt after the first one, where asked for.
+        logprobs: Vec<Written>,
+    },
+    /// A token was written.
+    Token(Written),
+    /// The end.
+    Done {
+        /// Why.
+        finish: Finish,
+        /// Text that was held back until now.
+        text: String,
+    },
+}
+
+/// A token, what may be shown since, and how likely it was.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Written {
+    /// Its id.
+    pub id: i32,
+    /// Text that can be shown now: whole characters, nothing that may become a stop string.
+    pub text: String,
+    /// The token's own bytes.
+    pub bytes: Vec<u8>,
+    /// Natural logarithm of its probability before temperature and penalties (0 where not asked for).
+    pub logprob: f32,
+    /// The likeliest in its place.
+    pub top: Vec<(i32, f32)>,
+}
+
+/// Why an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// The model ended it, or a stop string came.
+    Stop,
+    /// As many tokens as were asked for, or as there was room for.
+    Length,
+    /// The model failed: what came before is no answer.
+    Failed,
+}
+
+/// Why a request is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// As many wait as may.
+    #[error("as many requests wait as may; try again")]
+    Busy,
+    /// Nothing to go on from.
+    #[error("the prompt is empty")]
+    Empty,
+    /// The prompt does not fit.
+    #[error("the prompt has {0} tokens, this model takes at most {1} with the answer")]
+    TooLong(usize, usize),
+    /// A token that the model does not have.
+    #[error("the model has no token {0}")]
+    Token(i32),
+    /// The asked shape cannot be made into a grammar.
+    #[error("the schema cannot be followed: {0}")]
+    Format(String),
+    /// The engine has ended.
+    #[error("the model is not served any more")]
+    Ended,
+}
+
+/// A model that answers. Dropped, it ends.
+pub struct Engine {
+    model: Arc<LlamaModel>,
+    info: ModelInfo,
+    jobs: std::sync::mpsc::Sender<pass::Begin>,
+    waiting: Arc<AtomicUsize>,
+}
+
+/// Requests that may wait for a slot.
+const WAITING_MAX: usize = 256;
+
+impl Engine {
+    /// Loads a model and begins to serve it. Takes seconds: call it where that does not matter.
+    pub fn load(config: EngineConfig) -> Result<Self, LoadError> {
+        let (model, info) = load::load(&config)?;
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let jobs = pass::start(model.clone(), &config, &info, waiting.clone())?;
+        Ok(Self { model, info, jobs, waiting })
+    }
+
+    /// What is served.
+    pub fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    /// Requests that are being answered or wait.
+    pub fn busy(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Takes a request. Its events come until [`Event::Done`]; who lets go of them cancels it.
+    pub fn submit(&self, mut job: Job) -> Result<mpsc::UnboundedReceiver<Event>, Refusal> {
+        if job.prompt.is_empty() {
+            return Err(Refusal::Empty);
+        }
+        let vocabulary = self.model.n_vocab();
+        if let Some(wrong) = job.prompt.iter().find(|id| !(0..vocabulary).contains(*id)) {
+            return Err(Refusal::Token(*wrong));
+        }
+        let room = self.info.context.saturating_sub(job.prompt.len());
+        if room == 0 && job.max_tokens > 0 || job.prompt.len() > self.info.context {
+            return Err(Refusal::TooLong(job.prompt.len(), self.info.context));
+        }
+        job.max_tokens = job.max_tokens.min(room);
+        let sampler = sample::Sampler::new(&self.model, &job.sampling, job.max_tokens)?;
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING_MAX {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            return Err(Refusal::Busy);
+        }
+        // As long as an answer at most, so it needs no bound of its own.
+        let (events, receiver) = mpsc::unbounded_channel();
+        self.jobs.send(pass::Begin { job, sampler, events }).map_err(|_| Refusal::Ended)?;
+        Ok(receiver)
+    }
+
+    /// The ids of a text; `special`: texts of special tokens become these, and the model's beginning is added.
+    pub fn tokenize(&self, text: &str, special: bool) -> Vec<i32> {
+        let vocabulary = self.model.vocab();
+        vocabulary
+            .tokenize(text.as_bytes(), special && self.info.adds_bos, special)
+            .iter()
+            .map(|token| token.0)
+            .collect()
+    }
+
+    /// The ids of a rendered template: it says itself whether there is a beginning.
+    pub fn tokenize_prompt(&self, text: &str) -> Vec<i32> {
+        self.model.vocab().tokenize(text.as_bytes(), false, true).iter().map(|token| token.0).collect()
+    }
+
+    /// The bytes of a token.
+    pub fn piece(&self, id: i32) -> Vec<u8> {
+        if (0..self.model.n_vocab()).contains(&id) { pass::piece(&self.model, LlamaToken(id)) } else { Vec::new() }
+    }
+
+    /// The text of ids.
+    pub fn detokenize(&self, ids: &[i32]) -> String {
+        let bytes: Vec<u8> = ids.iter().flat_map(|id| self.piece(*id)).collect();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}

@@ -1,0 +1,170 @@
+//! Loading a model: what it is, and whether there is room for it.
+
+use crate::template::Template;
+use base::Hash;
+use llama_cpp_2::llama_backend::LlamaBackend;
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_2::model::params::LlamaModelParams;
+use std::io::{Read, Seek};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use thiserror::Error;
+
+/// How a model is served.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// The GGUF file.
+    pub path: PathBuf,
+    /// Threads that compute.
+    pub threads: usize,
+    /// Answers at a time.
+    pub slots: usize,
+    /// Tokens of a prompt and its answer together; 0 = as many as the model was trained with, at most 8,192.
+    pub context: usize,
+    /// Bytes of memory that the model and its caches may take; 0 = what is free.
+    pub memory: u64,
+}
+
+/// Why a model is not served.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// The file cannot be read.
+    #[error("{0}: {1}")]
+    File(PathBuf, std::io::Error),
+    /// It is no model.
+    #[error("{0} is no GGUF model, or damaged")]
+    NotGguf(PathBuf),
+    /// llama.cpp does not take it.
+    #[error("{0} cannot be served: {1}")]
+    Unknown(PathBuf, String),
+    /// There is no room.
+    #[error(
+        "the model needs {need_mb} MB ({slots} answers at a time, {context} tokens each), {have_mb} MB are free: serve fewer at a \
+         time, a shorter context, or a smaller model"
+    )]
+    Memory {
+        /// What it takes.
+        need_mb: u64,
+        /// What there is.
+        have_mb: u64,
+        /// Answers at a time.
+        slots: usize,
+        /// Tokens of each.
+        context: usize,
+    },
+}
+
+/// What is served.
+#[derive(Debug)]
+pub struct ModelInfo {
+    /// The file's name without its ending.
+    pub name: String,
+    /// Hash of the whole file: names the model among peers.
+    pub hash: Hash,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// Parameters.
+    pub parameters: u64,
+    /// Tokens of a prompt and its answer together.
+    pub context: usize,
+    /// Answers at a time.
+    pub slots: usize,
+    /// Its chat template, if it has one.
+    pub template: Option<Template>,
+    /// Whether texts begin with a token of their own.
+    pub adds_bos: bool,
+    /// Whether it was published as an embedding model.
+    pub embeds: bool,
+    /// Memory that it takes, as counted before it was loaded.
+    pub memory: u64,
+}
+
+/// A model takes this much beside its weights and its cache.
+const WORKING: u64 = 96 << 20;
+/// The longest context where none was asked for: a longer one costs memory that few answers need.
+const CONTEXT: usize = 8192;
+
+/// llama.cpp's own beginning, once in a process.
+pub(crate) fn backend() -> &'static LlamaBackend {
+    static BACKEND: OnceLock<LlamaBackend> = OnceLock::new();
+    BACKEND.get_or_init(|| {
+        llama_cpp_2::send_logs_to_tracing(llama_cpp_2::LogOptions::default().with_logs_enabled(true));
+        LlamaBackend::init().expect("nobody else began it")
+    })
+}
+
+pub(crate) fn load(config: &EngineConfig) -> Result<(Arc<LlamaModel>, ModelInfo), LoadError> {
+    let path = &config.path;
+    let (hash, bytes) = hash_of(path)?;
+    let unknown = |why: &str| LoadError::Unknown(path.clone(), why.to_owned());
+    let params = LlamaModelParams::default();
+    let model = LlamaModel::load_from_file(backend(), path, &params);
+    let model = Arc::new(model.map_err(|error| unknown(&error.to_string()))?);
+    let number = |key: &str| {
+        let architecture = model.meta_val_str("general.architecture").ok()?;
+        model.meta_val_str(&format!("{architecture}.{key}")).ok()?.parse::<u64>().ok()
+    };
+    if model.n_vocab() <= 0 {
+        return Err(unknown("it has no vocabulary"));
+    }
+    let trained = model.n_ctx_train() as usize;
+    let context = match config.context {
+        0 => trained.min(CONTEXT),
+        asked => asked.min(trained),
+    };
+    // Keys and values of every layer in 16 bits.
+    let head = number("attention.key_length").unwrap_or(model.n_embd() as u64 / u64::from(model.n_head()).max(1));
+    let per_token = u64::from(model.n_layer()) * u64::from(model.n_head_kv()) * head * 2 * 2;
+    let memory = bytes + per_token * (config.slots * context) as u64 + WORKING;
+    let have = if config.memory > 0 { config.memory } else { free_memory().unwrap_or(u64::MAX) };
+    if memory > have {
+        let (need_mb, have_mb) = (memory >> 20, have >> 20);
+        return Err(LoadError::Memory { need_mb, have_mb, slots: config.slots, context });
+    }
+    let vocabulary = model.vocab();
+    let text = |token: llama_cpp_2::token::LlamaToken| {
+        if token.0 < 0 {
+            String::new()
+        } else {
+            String::from_utf8_lossy(&crate::pass::piece(&model, token)).into_owned()
+        }
+    };
+    let source = model.meta_val_str("tokenizer.chat_template").ok();
+    let template = source.map(|source| Template::new(&source, &text(vocabulary.bos()), &text(vocabulary.eos())));
+    let template = template.transpose().map_err(|error| unknown(&error.to_string()))?;
+    let name = path.file_stem().map_or_else(|| "model".to_owned(), |stem| stem.to_string_lossy().into_owned());
+    let info = ModelInfo {
+        name,
+        hash,
+        bytes,
+        parameters: model.n_params(),
+        context,
+        slots: config.slots,
+        template,
+        adds_bos: vocabulary.should_add_bos(),
+        embeds: number("pooling_type").is_some_and(|kind| kind > 0),
+        memory,
+    };
+    Ok((model, info))
+}
+
+/// Hash and length of a file, which has to begin like a model.
+fn hash_of(path: &Path) -> Result<(Hash, u64), LoadError> {
+    let failed = |error| LoadError::File(path.to_owned(), error);
+    let mut file = std::fs::File::open(path).map_err(failed)?;
+    let mut magic = [0; 4];
+    if file.read_exact(&mut magic).is_err() || magic != *b"GGUF" {
+        return Err(LoadError::NotGguf(path.to_owned()));
+    }
+    file.rewind().map_err(failed)?;
+    let tree = base::ChunkTree::read(&mut file).map_err(failed)?;
+    Ok((tree.root(), tree.len))
+}
+
+/// Bytes that programs can still have, as the system says.
+fn free_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kb| kb << 10)
+}

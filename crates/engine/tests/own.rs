@@ -1,0 +1,241 @@
+//! A model that our own stages trained, served: the same tokens, whatever else is going on.
+
+use engine::{Client, Engine, EngineConfig, Event, Finish, Format, Job, Refusal, Sampling};
+use model::{Config, Device, GgufType, Layout, ModelCard, Part, Trainer};
+use std::path::Path;
+
+const CONTEXT: usize = 256;
+
+/// Weights that were trained for a moment, so that some tokens are far likelier than others.
+fn weights(config: &Config) -> Vec<f32> {
+    let layout = Layout::new(config, &Part::whole(config));
+    let mut theta = model::init(&layout, config.num_hidden_layers, 5);
+    // Far from the beginning logits differ by several units.
+    for param in layout.params.iter().filter(|param| param.is_matrix()) {
+        theta[param.range()].iter_mut().for_each(|x| *x *= 3.0);
+    }
+    theta
+}
+
+fn config() -> Config {
+    Config::preset("nano", 2048, CONTEXT).expect("a size")
+}
+
+fn served(dir: &Path, kind: GgufType, slots: usize) -> Engine {
+    let config = config();
+    let path = dir.join("own.gguf");
+    let card = ModelCard { name: "own".into(), ..ModelCard::default() };
+    let tokenizer = std::fs::read("../../corpus/tokenizer.json").expect("the shipped tokenizer");
+    model::export_gguf(&path, &config, &weights(&config), &tokenizer, 0, &card, kind).expect("written");
+    Engine::load(EngineConfig { path, threads: 1, slots, context: 0, memory: 0 }).expect("served")
+}
+
+fn job(prompt: Vec<i32>, max_tokens: usize) -> Job {
+    let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
+    Job { client: Client([1; 32]), prompt, max_tokens, sampling, stop: vec![], logprobs: None, echo: false }
+}
+
+struct Answer {
+    ids: Vec<i32>,
+    logprobs: Vec<f32>,
+    top: Vec<Vec<(i32, f32)>>,
+    prompt: Vec<engine::Written>,
+    text: String,
+    cached: usize,
+    finish: Finish,
+}
+
+fn answer(engine: &Engine, job: Job) -> Answer {
+    let mut events = engine.submit(job).expect("taken");
+    let mut out = Answer {
+        ids: vec![],
+        logprobs: vec![],
+        top: vec![],
+        prompt: vec![],
+        text: String::new(),
+        cached: 0,
+        finish: Finish::Failed,
+    };
+    while let Some(event) = events.blocking_recv() {
+        match event {
+            Event::Read { cached, logprobs } => (out.cached, out.prompt) = (cached, logprobs),
+            Event::Token(token) => {
+                out.ids.push(token.id);
+                out.text += &token.text;
+                out.logprobs.push(token.logprob);
+                out.top.push(token.top);
+            }
+            Event::Done { finish, text } => {
+                out.text += &text;
+                out.finish = finish;
+            }
+        }
+    }
+    out
+}
+
+/// Prompts of different lengths.
+fn prompts() -> Vec<Vec<i32>> {
+    (0..20usize).map(|i| (0..3 + 7 * i).map(|k| ((i * 131 + k * 7919) % 2047 + 1) as i32).collect()).collect()
+}
+
+#[test]
+fn the_same_tokens_as_our_own_stages() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let engine = served(dir.path(), GgufType::F32, 2);
+    let config = config();
+    let mut trainer = Trainer::new(&config, &Device::Host);
+    trainer.set(&weights(&config));
+    for prompt in prompts() {
+        let got = answer(&engine, Job { logprobs: Some(5), ..job(prompt.clone(), 12) });
+        let mut ids: Vec<u32> = prompt.iter().map(|id| *id as u32).collect();
+        for (token, top) in got.ids.iter().zip(&got.top) {
+            let row = trainer.next_logits(&ids);
+            let highest = row.iter().copied().fold(f32::MIN, f32::max);
+            let sum: f32 = row.iter().map(|x| (x - highest).exp()).sum();
+            let best = (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b])).expect("a token");
+            assert_eq!(*token, best as i32);
+            for (id, logprob) in top {
+                let ours = row[*id as usize] - highest - sum.ln();
+                assert!((ours - logprob).abs() < 1e-2, "token {id}: {ours} and {logprob}");
+            }
+            ids.push(*token as u32);
+        }
+        assert_eq!(got.ids.len(), 12);
+    }
+}
+
+#[test]
+fn many_at_a_time_write_what_each_writes_alone() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let engine = served(dir.path(), GgufType::Q8_0, 4);
+    let alone: Vec<Vec<i32>> = prompts().into_iter().map(|prompt| answer(&engine, job(prompt, 20)).ids).collect();
+    let together = std::thread::scope(|scope| {
+        let jobs: Vec<_> =
+            prompts().into_iter().map(|prompt| scope.spawn(|| answer(&engine, job(prompt, 20)).ids)).collect();
+        jobs.into_iter().map(|job| job.join().expect("answered")).collect::<Vec<_>>()
+    });
+    assert_eq!(alone, together);
+    assert_eq!(engine.busy(), 0);
+}
+
+#[test]
+fn a_beginning_is_read_once_for_one_client_and_never_for_another() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let engine = served(dir.path(), GgufType::F32, 3);
+    let prompt = prompts().pop().expect("one");
+    let first = answer(&engine, job(prompt.clone(), 4));
+    assert_eq!(first.cached, 0);
+    let mut longer = prompt.clone();
+    longer.extend(&first.ids);
+    longer.push(9);
+    let second = answer(&engine, job(longer.clone(), 4));
+    assert_eq!(second.cached, prompt.len() + 3, "all but what was never read");
+    let other = answer(&engine, Job { client: Client([2; 32]), ..job(longer, 4) });
+    assert_eq!((other.cached, other.ids), (0, second.ids));
+}
+
+#[test]
+fn a_cancel_frees_the_slot() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let engine = served(dir.path(), GgufType::F32, 1);
+    let mut events = engine.submit(job(vec![5], 250)).expect("taken");
+    assert!(events.blocking_recv().is_some());
+    let waits = engine.submit(job(vec![6], 3)).expect("taken");
+    assert_eq!(engine.busy(), 2);
+    drop(events);
+    let mut waits = waits;
+    let mut last = None;
+    while let Some(event) = waits.blocking_recv() {
+        last = Some(event);
+    }
+    assert!(matches!(last, Some(Event::Done { finish: Finish::Length, .. })));
+    assert_eq!(engine.busy(), 0);
+}
+
+#[test]
+fn parameters_have_their_effect() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let engine = served(dir.path(), GgufType::F32, 2);
+    let greedy = answer(&engine, job(vec![5, 6, 7], 8));
+    let with = |sampling: Sampling| answer(&engine, Job { sampling, ..job(vec![5, 6, 7], 8) });
+    let banned = with(Sampling { temperature: 0.0, logit_bias: vec![(greedy.ids[0], -100.0)], ..Sampling::default() });
+    assert_ne!(banned.ids[0], greedy.ids[0]);
+    let hot = Sampling { temperature: 3.0, seed: 7, ..Sampling::default() };
+    let drawn = with(hot.clone());
+    assert_eq!(with(hot.clone()).ids, drawn.ids, "the same seed");
+    assert_ne!(with(Sampling { seed: 8, ..hot.clone() }).ids, drawn.ids, "another seed");
+    assert_eq!(with(Sampling { top_k: 1, ..hot.clone() }).ids, greedy.ids);
+    assert_eq!(with(Sampling { top_p: 1e-6, ..hot.clone() }).ids, greedy.ids);
+    assert_eq!(with(Sampling { min_p: 1.0, ..hot }).ids, greedy.ids);
+    // A penalty that is larger than any difference: no token twice.
+    let fresh = with(Sampling { temperature: 0.0, presence_penalty: 100.0, ..Sampling::default() });
+    let mut seen = fresh.ids.clone();
+    seen.sort_unstable();
+    seen.dedup();
+    assert_eq!(seen.len(), fresh.ids.len());
+    // An answer of letters, so that a part of it can be named.
+    let letters = |prompt: &Vec<i32>| answer(&engine, job(prompt.clone(), 8)).text;
+    let plain = |text: &String| text.len() > 8 && text.is_ascii();
+    let prompt =
+        (300..400).map(|id| vec![id]).find(|prompt| plain(&letters(prompt))).expect("one that is answered in letters");
+    let text = letters(&prompt);
+    let stop: String = text.chars().skip(4).take(3).collect();
+    let stopped = answer(&engine, Job { stop: vec![stop.clone()], ..job(prompt, 8) });
+    assert_eq!((stopped.finish, stopped.text.as_str()), (Finish::Stop, text.split(&stop).next().unwrap_or_default()));
+}
+
+#[test]
+fn an_answer_has_the_shape_that_was_asked_for() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let engine = served(dir.path(), GgufType::F32, 2);
+    let schema = serde_json::json!({
+        "type": "object", "additionalProperties": false, "required": ["kind", "n"],
+        "properties": { "kind": { "enum": ["one", "two"] }, "n": { "type": "integer", "minimum": 0, "maximum": 99 } },
+    });
+    let sampling = Sampling { format: Format::Schema(schema), seed: 3, ..Sampling::default() };
+    let got = answer(&engine, Job { sampling, ..job(vec![5, 6, 7], 200) });
+    let value: serde_json::Value = serde_json::from_str(&got.text).expect("JSON");
+    assert!(["one", "two"].contains(&value["kind"].as_str().expect("a text")), "{value}");
+    assert!(value["n"].as_u64().is_some_and(|n| n <= 99), "{value}");
+    assert_eq!(got.finish, Finish::Stop);
+    let impossible = Sampling { format: Format::Grammar("root ::= (".into()), ..Sampling::default() };
+    assert!(matches!(engine.submit(Job { sampling: impossible, ..job(vec![5], 1) }), Err(Refusal::Format(_))));
+}
+
+#[test]
+fn the_prompts_own_probabilities_are_told() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let engine = served(dir.path(), GgufType::F32, 1);
+    let prompt = prompts()[6].clone();
+    let greedy = answer(&engine, Job { logprobs: Some(0), ..job(prompt.clone(), 5) });
+    let mut whole = prompt.clone();
+    whole.extend(&greedy.ids);
+    let scored = answer(&engine, Job { logprobs: Some(2), echo: true, ..job(whole.clone(), 0) });
+    assert_eq!(scored.prompt.len(), whole.len() - 1);
+    assert!(scored.ids.is_empty());
+    for (k, logprob) in greedy.logprobs.iter().enumerate() {
+        let again = &scored.prompt[prompt.len() - 1 + k];
+        assert_eq!((again.id, again.top.len()), (greedy.ids[k], 2));
+        assert!((again.logprob - logprob).abs() < 1e-3, "{} and {logprob}", again.logprob);
+    }
+}
+
+#[test]
+fn what_cannot_be_answered_is_refused() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let engine = served(dir.path(), GgufType::Q8_0, 1);
+    assert_eq!(engine.submit(job(vec![], 1)).err(), Some(Refusal::Empty));
+    assert_eq!(engine.submit(job(vec![1, 2048], 1)).err(), Some(Refusal::Token(2048)));
+    assert_eq!(engine.submit(job(vec![-1], 1)).err(), Some(Refusal::Token(-1)));
+    assert_eq!(engine.submit(job(vec![1; CONTEXT + 1], 1)).err(), Some(Refusal::TooLong(CONTEXT + 1, CONTEXT)));
+    let full = answer(&engine, job(vec![1; CONTEXT - 2], 50));
+    assert_eq!((full.ids.len(), full.finish), (2, Finish::Length), "as much as there is room for");
+    let config = EngineConfig { path: dir.path().join("own.gguf"), threads: 1, slots: 4, context: 0, memory: 1 << 20 };
+    let error = Engine::load(config.clone()).err().expect("no room").to_string();
+    assert!(error.contains("MB are free"), "{error}");
+    let other = dir.path().join("other.gguf");
+    std::fs::write(&other, b"GGUF and then nothing that a model is made of").expect("written");
+    assert!(Engine::load(EngineConfig { path: other, memory: 0, ..config.clone() }).is_err());
+    assert!(Engine::load(EngineConfig { path: "../../README.md".into(), memory: 0, ..config }).is_err());
+}

@@ -8,9 +8,13 @@ macro_rules! outln {
 mod chain_cmd;
 mod data_cmd;
 mod demo;
+#[cfg(feature = "serve")]
+mod key;
 mod relay;
 mod render;
 mod runs;
+#[cfg(feature = "serve")]
+mod serve;
 mod train;
 mod wallet;
 
@@ -72,6 +76,13 @@ enum Command {
     /// Other nodes.
     #[command(subcommand)]
     Peer(PeerCommand),
+    /// Serve models to any OpenAI client.
+    #[cfg(feature = "serve")]
+    Serve(serve::ServeArgs),
+    /// Keys of the API on this machine.
+    #[cfg(feature = "serve")]
+    #[command(subcommand)]
+    Key(key::KeyCommand),
     /// Help nodes behind routers to reach each other: this machine has an open port. Ctrl-C stops it.
     Relay(relay::RelayArgs),
     /// Credits of this node's account.
@@ -194,6 +205,10 @@ async fn run(cli: Cli) -> Result<()> {
             });
             Ok(())
         }
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => serve::run(&common, args).await,
+        #[cfg(feature = "serve")]
+        Command::Key(command) => key::run(&common, command),
         Command::Relay(args) => relay::run(&common, args).await,
         Command::Status => {
             let status = train::status(&common).await?;

@@ -5,6 +5,7 @@ use crate::{Common, render};
 use anyhow::{Context, Result, bail};
 use base::{Hash, Wire};
 use clap::Subcommand;
+use model::GgufType;
 use node::{Node, Request, RunStatus, Status};
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Write};
@@ -64,6 +65,12 @@ pub(crate) enum TrainCommand {
         /// Also write check.safetensors: logits for another implementation to compare with.
         #[arg(long)]
         check: bool,
+        /// Write one GGUF file, which llama.cpp and `talkoo serve` load, in 8 bits.
+        #[arg(long, conflicts_with = "check")]
+        gguf: bool,
+        /// With --gguf: numbers as they are, four times as long.
+        #[arg(long, requires = "gguf")]
+        f32: bool,
     },
 }
 
@@ -104,7 +111,10 @@ pub(crate) async fn run(common: &Common, command: TrainCommand) -> Result<()> {
         }
         TrainCommand::Watch { run } => watch(common, run.as_deref()).await,
         TrainCommand::Replay { run } => replay(common, run.as_deref()),
-        TrainCommand::Export { out, run, check } => export(common, &out, run.as_deref(), check).await,
+        TrainCommand::Export { out, run, check, gguf, f32 } => {
+            let kind = gguf.then_some(if f32 { GgufType::F32 } else { GgufType::Q8_0 });
+            export(common, &out, run.as_deref(), check, kind).await
+        }
     }
 }
 
@@ -329,7 +339,7 @@ fn replay(common: &Common, id: Option<&str>) -> Result<()> {
     }
 }
 
-async fn export(common: &Common, out: &Path, id: Option<&str>, check: bool) -> Result<()> {
+async fn export(common: &Common, out: &Path, id: Option<&str>, check: bool, gguf: Option<GgufType>) -> Result<()> {
     let dir = common.dir();
     let run = find_on_disk(&dir, id)?;
     let live = node::call(&dir, &Request::Status).await?.map(serde_json::from_value::<Status>).transpose()?;
@@ -337,7 +347,10 @@ async fn export(common: &Common, out: &Path, id: Option<&str>, check: bool) -> R
     let saved = node::saved(&dir, &run)?;
     let (tokens, members) = live.as_ref().map_or((0, 0), |run| (run.tokens.0, run.members.len() as u64));
     let bits = live.as_ref().and_then(|run| run.heldout.last()).map(|(_, bits)| *bits);
-    saved.export(out, tokens, members, bits)?;
+    match gguf {
+        Some(kind) => saved.export_gguf(out, tokens, members, bits, kind)?,
+        None => saved.export(out, tokens, members, bits)?,
+    }
     if check {
         saved.export_check(out)?;
     }

@@ -74,14 +74,8 @@ impl Path {
         if self.beside.len() > DEPTH {
             return Err(Reject::WrongRoot);
         }
-        let mut at = match &self.end {
-            // A leaf elsewhere says nothing of this key.
-            Some((end, _)) if (0..self.beside.len()).any(|i| bit(end, i) != bit(key, i)) => {
-                return Err(Reject::WrongRoot);
-            }
-            Some((end, value)) => leaf(end, value),
-            None => Hash::default(),
-        };
+        // The way up is that of `key`: a leaf that lies elsewhere leads to another root.
+        let mut at = self.end.as_ref().map_or(Hash::default(), |(end, value)| leaf(end, value));
         for (depth, beside) in self.beside.iter().enumerate().rev() {
             at = if bit(key, depth) == 0 { branch(&at, beside) } else { branch(beside, &at) };
         }
@@ -197,6 +191,20 @@ mod tests {
                 let middle = entries.partition_point(|(key, _)| bit(key, depth) == 0);
                 branch(&plain(&entries[..middle], depth + 1), &plain(&entries[middle..], depth + 1))
             }
+        }
+    }
+
+    #[test]
+    fn two_keys_that_differ_in_their_last_bit_are_told_apart() {
+        let (one, mut two) = (key(1), key(1));
+        two.0[31] ^= 1;
+        let mut tree = Tree::default();
+        let mut changes = [(one, Some(key(2))), (two, Some(key(3)))];
+        changes.sort_unstable_by_key(|(key, _)| *key);
+        tree.update(&changes);
+        for (key, value) in changes {
+            let path = tree.path(&key);
+            assert_eq!((path.beside.len(), path.check(&tree.root(), &key)), (DEPTH, Ok(value)));
         }
     }
 

@@ -1,62 +1,12 @@
 //! The books under any history: nothing is made or lost, what is refused changes nothing, and each
 //! rule does what it says.
 
-use base::{Hash, Keypair, Millis, NodeId, Reject, Signed, Wire};
-use ledger::{
-    Allotments, Credits, DOMAIN, Envelope, Issuance, Ledger, Params, Proof, Purse, SEAT_DOMAIN, SeatClaim, SignedTx,
-    Tx, VOUCHER_DOMAIN, Voucher,
-};
+mod common;
+
+use base::{Hash, Millis, Reject, Signed, Wire};
+use common::{FEE, PEOPLE, claim, id, key, opened, params, say, take, voucher};
+use ledger::{Allotments, Credits, DOMAIN, Envelope, Ledger, Proof, Purse, SignedTx, Tx};
 use proptest::prelude::*;
-
-const PEOPLE: u8 = 4;
-const FEE: Credits = Credits(3);
-
-fn key(i: u8) -> Keypair {
-    Keypair::from_secret([i % PEOPLE + 1; 32])
-}
-
-fn id(i: u8) -> NodeId {
-    key(i).id()
-}
-
-fn params() -> Params {
-    Params {
-        chain: Hash([7; 32]),
-        fee: FEE,
-        locked_units: 3,
-        unbonding_ms: 100,
-        close_ms: 50,
-        issuance: Issuance { per_hour: Credits(3_600_000), era_hours: 1 },
-        seat_bond: Credits(100),
-    }
-}
-
-fn opened() -> Ledger {
-    let opening: Vec<_> = (0..PEOPLE).map(|i| (id(i), Credits(1_000))).collect();
-    let mut ledger = Ledger::new(params(), &opening);
-    ledger.advance(Millis(1_000));
-    ledger
-}
-
-fn say(ledger: &Ledger, by: u8, tx: Tx) -> SignedTx {
-    let nonce = ledger.account(&id(by)).map_or(0, |account| account.wallet_nonce);
-    Signed::new(DOMAIN, &key(by), Envelope { chain: params().chain, nonce, tx })
-}
-
-fn take(ledger: &mut Ledger, by: u8, tx: Tx) -> Result<(), Reject> {
-    let tx = say(ledger, by, tx);
-    ledger.take(&tx)
-}
-
-fn voucher(client: u8, payee: u8, serial: u64, total: u64) -> Signed<Voucher> {
-    let voucher = Voucher { chain: params().chain, payee: id(payee), serial, total: Credits(total) };
-    Signed::new(VOUCHER_DOMAIN, &key(client), voucher)
-}
-
-fn claim(seat: u8, owner: u8) -> Signed<SeatClaim> {
-    let claim = SeatClaim { chain: params().chain, owner: id(owner), node: id(owner) };
-    Signed::new(SEAT_DOMAIN, &key(100 + seat % PEOPLE), claim)
-}
 
 /// Anything that can happen to the books.
 #[derive(Debug, Clone)]
@@ -127,7 +77,9 @@ proptest! {
             let done = match &step {
                 Step::Say(by, tx) => {
                     let tx = say(&books, *by, tx.clone());
+                    let asked = books.check(&tx, 0);
                     let done = books.take(&tx);
+                    prop_assert_eq!(asked, done, "a mempool is told what becomes of it");
                     prop_assert_eq!(lazy.take(&tx), done);
                     if done.is_ok() {
                         prop_assert_eq!(books.take(&tx), Err(Reject::Stale), "said twice, done once");

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use base::{Hash, Wire};
 use data::{Corpus, Tokenizer};
-use model::{Config, Layout, ModelCard, Part, Weights};
+use model::{Config, GgufType, Layout, ModelCard, Part, Weights};
 use std::path::{Path, PathBuf};
 use swarm::{Mode, RunId, Spec};
 
@@ -52,11 +52,36 @@ impl Saved {
 
     /// Writes a Hugging Face folder.
     pub fn export(&self, out: &Path, tokens: u64, members: u64, bits_per_byte: Option<f64>) -> Result<()> {
-        let json = std::fs::read(self.corpus.join("tokenizer.json"))?;
-        let tokenizer = Tokenizer::from_json(&json)?;
+        let tokenizer = self.tokenizer()?;
+        let card = self.card(tokens, members, bits_per_byte)?;
+        let end = tokenizer.end_token_text();
+        let theta = self.weights.theta();
+        Ok(model::export(out, &self.config, theta, tokenizer.json(), (tokenizer.end_token(), &end), &card)?)
+    }
+
+    /// Writes a GGUF file.
+    pub fn export_gguf(
+        &self,
+        out: &Path,
+        tokens: u64,
+        members: u64,
+        bits_per_byte: Option<f64>,
+        kind: GgufType,
+    ) -> Result<()> {
+        let tokenizer = self.tokenizer()?;
+        let card = self.card(tokens, members, bits_per_byte)?;
+        let theta = self.weights.theta();
+        Ok(model::export_gguf(out, &self.config, theta, tokenizer.json(), tokenizer.end_token(), &card, kind)?)
+    }
+
+    fn tokenizer(&self) -> Result<Tokenizer> {
+        Ok(Tokenizer::from_json(&std::fs::read(self.corpus.join("tokenizer.json"))?)?)
+    }
+
+    fn card(&self, tokens: u64, members: u64, bits_per_byte: Option<f64>) -> Result<ModelCard> {
         let corpus = Corpus::open(&self.corpus)?;
         let manifest = corpus.manifest();
-        let card = ModelCard {
+        Ok(ModelCard {
             name: self.spec.name.clone(),
             data: format!("{} ({})", manifest.name, manifest.licence),
             manifest: self.spec.manifest.to_string(),
@@ -65,9 +90,6 @@ impl Saved {
             members,
             bits_per_byte,
             root: self.root.to_string(),
-        };
-        let end = tokenizer.end_token_text();
-        model::export(out, &self.config, self.weights.theta(), &json, (tokenizer.end_token(), &end), &card)?;
-        Ok(())
+        })
     }
 }

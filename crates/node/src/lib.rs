@@ -21,6 +21,8 @@ mod platform;
 mod relay;
 mod replay;
 mod rules;
+#[cfg(feature = "serve")]
+mod serve;
 mod show;
 mod status;
 mod store;
@@ -39,6 +41,8 @@ pub use net::{RelayAddr, RelayKey};
 pub use network::{NetworkFile, Recovered, Seat, join as join_network, network_of, recover, seat};
 pub use relay::relay_key;
 pub use replay::{Replayed, replay};
+#[cfg(feature = "serve")]
+pub use serve::{Local, Served, api_keys, keep_api_keys, new_api_key};
 pub use status::{MemberStatus, RoundLine, RunStatus, Status};
 pub use store::Store;
 pub use vault::{new_wallet, open_wallet, restore_wallet, wallet_account, wallet_words};

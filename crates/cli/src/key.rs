@@ -1,0 +1,74 @@
+//! `talkoo key`: keys of the API on this machine.
+
+use crate::{Common, render};
+use anyhow::{Result, bail};
+use clap::Subcommand;
+use gateway::Key;
+use serde_json::json;
+
+#[derive(Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Make a key; it is shown this once. A server that runs takes it at its next start.
+    Create {
+        /// What it is for.
+        name: String,
+        /// A model that it may ask; may be given several times (default: all).
+        #[arg(long, value_name = "MODEL")]
+        model: Vec<String>,
+        /// Requests a minute.
+        #[arg(long, value_name = "N")]
+        per_minute: Option<u32>,
+        /// Tokens that it may have read and written, counted from a server's start.
+        #[arg(long, value_name = "N")]
+        tokens: Option<u64>,
+        /// Days until it expires.
+        #[arg(long, value_name = "DAYS")]
+        days: Option<u64>,
+    },
+    /// The keys.
+    Ls,
+    /// Refuse a key from now on.
+    Revoke {
+        /// Its name.
+        name: String,
+    },
+}
+
+pub(crate) fn run(common: &Common, command: KeyCommand) -> Result<()> {
+    let dir = common.dir();
+    let mut keys = node::api_keys(&dir)?;
+    match command {
+        KeyCommand::Create { name, model, per_minute, tokens, days } => {
+            if keys.iter().any(|key| key.name == name) {
+                bail!("there is a key called {name} already; `talkoo key revoke {name}` makes room");
+            }
+            let secret = node::new_api_key()?;
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
+            let expires = days.map(|days| now + days * 86_400);
+            let (hash, hint) = (Key::hash_of(&secret), secret[..10].to_owned());
+            keys.push(Key { name, hash, hint, models: model, per_minute, tokens, expires });
+            node::keep_api_keys(&dir, &keys)?;
+            render::print(common, &json!({ "key": secret }), || {
+                format!("{secret}\nit is stored as a hash only: keep it, it is not shown again")
+            });
+        }
+        KeyCommand::Ls => {
+            render::print(common, &serde_json::to_value(&keys)?, || {
+                let line = |key: &Key| format!("{}…  {}", key.hint, key.name);
+                if keys.is_empty() { "no keys".into() } else { keys.iter().map(line).collect::<Vec<_>>().join("\n") }
+            });
+        }
+        KeyCommand::Revoke { name } => {
+            let before = keys.len();
+            keys.retain(|key| key.name != name);
+            if keys.len() == before {
+                bail!("there is no key called {name}; `talkoo key ls` lists them");
+            }
+            node::keep_api_keys(&dir, &keys)?;
+            render::print(common, &json!({ "revoked": name }), || {
+                format!("{name} is refused from a server's next start on")
+            });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,314 @@
+//! `/v1/chat/completions`.
+
+use crate::error::ApiError;
+use crate::http::{Shared, name, unix_time};
+use crate::keys::Caller;
+use crate::params::{self, Common, within};
+use crate::stream::{self, Events, Usage, Whole};
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use market::{Ask, Input, Message, ModelCard, Piece, Token};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Instant;
+
+#[derive(Debug, Deserialize)]
+struct Request {
+    #[serde(flatten)]
+    common: Common,
+    messages: Option<Vec<InMessage>>,
+    max_tokens: Option<u64>,
+    max_completion_tokens: Option<u64>,
+    logprobs: Option<bool>,
+    top_logprobs: Option<u32>,
+    response_format: Option<Value>,
+    tools: Option<Vec<Value>>,
+    tool_choice: Option<Value>,
+}
+
+/// A message as clients send it.
+#[derive(Debug, Deserialize)]
+pub(crate) struct InMessage {
+    role: Option<String>,
+    content: Option<Content>,
+    name: Option<String>,
+    tool_calls: Option<Vec<Value>>,
+    tool_call_id: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Content {
+    Text(String),
+    Parts(Vec<Value>),
+}
+
+/// Parameters of the API that have no effect here.
+const REFUSED: [(&str, &str); 8] = [
+    ("functions", "it was replaced by 'tools'"),
+    ("function_call", "it was replaced by 'tool_choice'"),
+    ("audio", "models here read and write text"),
+    ("web_search_options", "models here search nothing"),
+    ("prediction", "predicted output is not built"),
+    ("store", "nothing is stored"),
+    ("reasoning_effort", "models here have no such dial"),
+    ("verbosity", "models here have no such dial"),
+];
+const TOP_MAX: u32 = 20;
+
+/// Reads messages: roles, and content as a text or in parts.
+pub(crate) fn messages(given: Vec<InMessage>) -> Result<Vec<Message>, ApiError> {
+    if given.is_empty() {
+        return Err(ApiError::invalid("messages", "Invalid 'messages': empty array. Expected at least one message."));
+    }
+    given.into_iter().enumerate().map(|(i, message)| one_message(i, message)).collect()
+}
+
+fn one_message(i: usize, message: InMessage) -> Result<Message, ApiError> {
+    let at = |what: &str| format!("messages[{i}].{what}");
+    let role = match message.role.as_deref() {
+        // Newer clients call the system so.
+        Some("developer") => "system",
+        Some(role @ ("system" | "user" | "assistant" | "tool")) => role,
+        Some(other) => {
+            return Err(ApiError::invalid(
+                &at("role"),
+                format!("Invalid value: '{other}'. Supported are system, developer, user, assistant and tool."),
+            ));
+        }
+        None => return Err(ApiError::missing(&at("role"))),
+    };
+    let content = match message.content {
+        Some(Content::Text(text)) => text,
+        Some(Content::Parts(parts)) => {
+            let mut out = String::new();
+            for (k, part) in parts.iter().enumerate() {
+                let param = format!("messages[{i}].content[{k}]");
+                match part["type"].as_str() {
+                    Some("text" | "input_text" | "output_text") => {
+                        out += part["text"].as_str().ok_or_else(|| ApiError::missing(&format!("{param}.text")))?;
+                    }
+                    Some("refusal") => out += part["refusal"].as_str().unwrap_or_default(),
+                    Some(other) => {
+                        return Err(ApiError::unsupported(&param, &format!("models here do not read {other}")));
+                    }
+                    None => return Err(ApiError::missing(&format!("{param}.type"))),
+                }
+            }
+            out
+        }
+        None if role == "assistant" && message.tool_calls.is_some() => String::new(),
+        None => return Err(ApiError::missing(&at("content"))),
+    };
+    if role == "tool" && message.tool_call_id.is_none() {
+        return Err(ApiError::missing(&at("tool_call_id")));
+    }
+    let tool_calls = message.tool_calls.filter(|calls| !calls.is_empty()).map(|calls| Value::from(calls).to_string());
+    Ok(Message { role: role.to_owned(), content, tool_calls, tool_call_id: message.tool_call_id, name: message.name })
+}
+
+pub(crate) async fn create(
+    State(shared): State<Arc<Shared>>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, ApiError> {
+    let (value, request) = params::read::<Request>(&headers, &body)?;
+    let model = request.common.model()?;
+    let given = request.messages.ok_or_else(|| ApiError::missing("messages"))?;
+    params::refuse(&value, &REFUSED)?;
+    if value["modalities"].as_array().is_some_and(|kinds| kinds.iter().any(|kind| kind != "text")) {
+        return Err(ApiError::unsupported("modalities", "models here read and write text"));
+    }
+    if request.tools.as_ref().is_some_and(|tools| !tools.is_empty()) && request.tool_choice != Some("none".into()) {
+        return Err(ApiError::unsupported("tools", "calls of tools are not built yet"));
+    }
+    let asked = [("max_completion_tokens", request.max_completion_tokens), ("max_tokens", request.max_tokens)];
+    let max_tokens =
+        asked.into_iter().find_map(|(what, n)| Some(within(what, n?, 1, u64::from(u32::MAX)))).transpose()?;
+    let logprobs = match (request.logprobs, request.top_logprobs) {
+        (Some(true), top) => Some(within("top_logprobs", top.unwrap_or(0), 0, TOP_MAX)? as u8),
+        (_, Some(top)) if top > 0 => return Err(ApiError::invalid("top_logprobs", "'top_logprobs' needs 'logprobs'.")),
+        _ => None,
+    };
+    let ask = Ask {
+        model: model.clone(),
+        input: Input::Chat { messages: messages(given)?, tools: None },
+        max_tokens,
+        sampling: request.common.sampling(params::format("response_format", request.response_format.as_ref())?)?,
+        stop: request.common.stops()?,
+        logprobs,
+        echo: false,
+    };
+    let (n, usage) = (request.common.n()?, request.common.wants_usage()?);
+    let card = shared.admit(&caller, &model)?;
+    let head = Head { id: name("chatcmpl"), created: unix_time(), card };
+    let asked = ask_all(&shared, &caller, ask, n).await?;
+    if request.common.streams() {
+        let (events, response) = stream::respond();
+        tokio::spawn(send(shared, caller, head, asked, events, usage));
+        return Ok(response);
+    }
+    let _running = shared.metrics.running();
+    let mut choices = Vec::new();
+    let mut used = Usage::default();
+    for (index, pieces) in asked.into_iter().enumerate() {
+        let Whole { text, tokens, usage, finish, .. } = stream::whole(pieces).await?;
+        used.add(&usage);
+        let logprobs =
+            logprobs.map(|_| json!({ "content": tokens.iter().map(token_json).collect::<Vec<_>>(), "refusal": null }));
+        choices.push(json!({
+            "index": index,
+            "message": { "role": "assistant", "content": text, "refusal": null, "annotations": [] },
+            "logprobs": logprobs,
+            "finish_reason": finish.map(stream::finish),
+        }));
+    }
+    shared.metrics.used(&used);
+    shared.keys.count(&caller, used.prompt + used.written);
+    let mut answer = head.json("chat.completion", choices);
+    answer["usage"] = used.json();
+    Ok(Json(answer).into_response())
+}
+
+/// Asks as often as answers are wanted, each with a seed of its own.
+pub(crate) async fn ask_all(
+    shared: &Shared,
+    caller: &Caller,
+    ask: Ask,
+    n: u32,
+) -> Result<Vec<tokio::sync::mpsc::UnboundedReceiver<Piece>>, ApiError> {
+    let mut out = Vec::new();
+    for i in 0..n {
+        let mut ask = ask.clone();
+        ask.sampling.seed = ask.sampling.seed.wrapping_add(i);
+        out.push(shared.answers.ask(&caller.client, ask).await?);
+    }
+    Ok(out)
+}
+
+/// What every chunk of an answer begins with.
+struct Head {
+    id: String,
+    created: u64,
+    card: ModelCard,
+}
+
+impl Head {
+    fn json(&self, object: &str, choices: Vec<Value>) -> Value {
+        json!({
+            "id": self.id, "object": object, "created": self.created, "model": self.card.name,
+            "system_fingerprint": format!("fp_{}", &self.card.hash.to_string()[..12]),
+            "service_tier": "default",
+            "choices": choices,
+        })
+    }
+}
+
+pub(crate) fn token_json(token: &Token) -> Value {
+    let one = |bytes: &[u8], logprob: f32| json!({ "token": String::from_utf8_lossy(bytes), "logprob": logprob, "bytes": bytes });
+    let mut out = one(&token.bytes, token.logprob.unwrap_or_default());
+    out["top_logprobs"] = token.top.iter().map(|(bytes, logprob)| one(bytes, *logprob)).collect();
+    out
+}
+
+/// Streams all answers, chunk by chunk as they come.
+async fn send(
+    shared: Arc<Shared>,
+    caller: Caller,
+    head: Head,
+    asked: Vec<tokio::sync::mpsc::UnboundedReceiver<Piece>>,
+    events: Events,
+    with_usage: bool,
+) {
+    let _running = shared.metrics.running();
+    let begun = Instant::now();
+    let (merged, mut pieces) = tokio::sync::mpsc::unbounded_channel();
+    for (index, mut one) in asked.into_iter().enumerate() {
+        let merged = merged.clone();
+        tokio::spawn(async move {
+            loop {
+                let piece = tokio::select! {
+                    piece = one.recv() => piece,
+                    () = merged.closed() => return,
+                };
+                let Some(piece) = piece else { return };
+                if merged.send((index, piece)).is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    drop(merged);
+    let chunk = |index: usize, delta: Value, logprobs: Value, finish: Value| {
+        let choice = json!({ "index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish });
+        let mut chunk = head.json("chat.completion.chunk", vec![choice]);
+        if with_usage {
+            chunk["usage"] = Value::Null;
+        }
+        chunk
+    };
+    let mut used = Usage::default();
+    let mut first = true;
+    loop {
+        let next = tokio::select! {
+            next = pieces.recv() => next,
+            // Who asked hung up: everything is let go of, and so cancelled.
+            () = events.closed() => return,
+        };
+        let Some((index, piece)) = next else { break };
+        match piece {
+            Piece::Read { tokens, cached, .. } => {
+                used.add(&Usage { prompt: tokens, cached, written: 0 });
+                events.data(&chunk(
+                    index,
+                    json!({ "role": "assistant", "content": "", "refusal": null }),
+                    Value::Null,
+                    Value::Null,
+                ));
+            }
+            Piece::Token(token) => {
+                if std::mem::take(&mut first) {
+                    shared.metrics.first_token(begun.elapsed());
+                }
+                let logprobs =
+                    token.logprob.map_or(Value::Null, |_| json!({ "content": [token_json(&token)], "refusal": null }));
+                if !token.text.is_empty() || !logprobs.is_null() {
+                    events.data(&chunk(index, json!({ "content": token.text }), logprobs, Value::Null));
+                }
+            }
+            Piece::End { finish, text, tokens } => {
+                used.add(&Usage { written: tokens, ..Usage::default() });
+                match finish {
+                    Ok(finish) => {
+                        if !text.is_empty() {
+                            events.data(&chunk(index, json!({ "content": text }), Value::Null, Value::Null));
+                        }
+                        events.data(&chunk(index, json!({}), Value::Null, stream::finish(finish).into()));
+                    }
+                    Err(reason) => {
+                        // A broken answer is no answer: no [DONE] follows.
+                        events.data(&ApiError::from(reason).value());
+                        return count(&shared, &caller, &used);
+                    }
+                }
+            }
+        }
+    }
+    if with_usage {
+        let mut last = head.json("chat.completion.chunk", vec![]);
+        last["usage"] = used.json();
+        events.data(&last);
+    }
+    events.done();
+    count(&shared, &caller, &used);
+}
+
+fn count(shared: &Shared, caller: &Caller, used: &Usage) {
+    shared.metrics.used(used);
+    shared.keys.count(caller, used.prompt + used.written);
+}

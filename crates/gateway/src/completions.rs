@@ -1,0 +1,210 @@
+//! `/v1/completions`: texts that are gone on with, and texts that are scored.
+
+use crate::chat::ask_all;
+use crate::error::ApiError;
+use crate::http::{Shared, name, unix_time};
+use crate::keys::Caller;
+use crate::params::{self, Common, within};
+use crate::stream::{self, Events, Usage, Whole};
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use market::{Ask, Input, Piece, Token};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+#[derive(Debug, Deserialize)]
+struct Request {
+    #[serde(flatten)]
+    common: Common,
+    prompt: Option<Prompt>,
+    max_tokens: Option<u64>,
+    logprobs: Option<u32>,
+    echo: Option<bool>,
+    best_of: Option<u32>,
+}
+
+/// A text, ids, or a list of either.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Prompt {
+    Text(String),
+    Texts(Vec<String>),
+    Ids(Vec<i32>),
+    Many(Vec<Vec<i32>>),
+}
+
+const PROMPTS_MAX: usize = 128;
+const LOGPROBS_MAX: u32 = 20;
+/// What the API writes where nothing was said.
+const TOKENS: u64 = 16;
+
+impl Prompt {
+    fn inputs(self) -> Vec<Input> {
+        match self {
+            Self::Text(text) => vec![Input::Text(text)],
+            Self::Texts(texts) => texts.into_iter().map(Input::Text).collect(),
+            Self::Ids(ids) => vec![Input::Tokens(ids)],
+            Self::Many(many) => many.into_iter().map(Input::Tokens).collect(),
+        }
+    }
+}
+
+pub(crate) async fn create(
+    State(shared): State<Arc<Shared>>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, ApiError> {
+    let (value, request) = params::read::<Request>(&headers, &body)?;
+    let model = request.common.model()?;
+    params::refuse(&value, &[("suffix", "models here write what follows, not what comes between")])?;
+    let inputs = request.prompt.ok_or_else(|| ApiError::missing("prompt"))?.inputs();
+    if inputs.is_empty() || inputs.len() > PROMPTS_MAX {
+        return Err(ApiError::invalid("prompt", format!("'prompt' takes between 1 and {PROMPTS_MAX} texts.")));
+    }
+    let n = request.common.n()?;
+    if request.best_of.is_some_and(|best| best != n) {
+        return Err(ApiError::unsupported("best_of", "only as many answers are written as are given back"));
+    }
+    let logprobs = request.logprobs.map(|top| within("logprobs", top, 0, LOGPROBS_MAX)).transpose()?;
+    let usage = request.common.wants_usage()?;
+    let ask = Ask {
+        model: model.clone(),
+        input: Input::Tokens(Vec::new()),
+        max_tokens: Some(within("max_tokens", request.max_tokens.unwrap_or(TOKENS), 0, u64::from(u32::MAX))?),
+        sampling: request.common.sampling(params::format("response_format", value.get("response_format"))?)?,
+        stop: request.common.stops()?,
+        logprobs: logprobs.map(|top| top as u8),
+        echo: request.echo == Some(true),
+    };
+    let card = shared.admit(&caller, &model)?;
+    let head = json!({
+        "id": name("cmpl"), "object": "text_completion", "created": unix_time(), "model": card.name,
+        "system_fingerprint": format!("fp_{}", &card.hash.to_string()[..12]),
+    });
+    let mut asked = Vec::new();
+    for input in inputs {
+        asked.extend(ask_all(&shared, &caller, Ask { input, ..ask.clone() }, n).await?);
+    }
+    if request.common.streams() {
+        let (events, response) = stream::respond();
+        tokio::spawn(send(shared, caller, head, asked, events, usage));
+        return Ok(response);
+    }
+    let _running = shared.metrics.running();
+    let (mut choices, mut used) = (Vec::new(), Usage::default());
+    for (index, pieces) in asked.into_iter().enumerate() {
+        let Whole { text, tokens, echo, usage, finish } = stream::whole(pieces).await?;
+        // Each prompt counts, but not for each of its answers again.
+        used.prompt += if index as u32 % n == 0 { usage.prompt } else { 0 };
+        used.cached += usage.cached;
+        used.written += usage.written;
+        let said: String = echo.iter().map(|token| token.text.as_str()).collect();
+        let all: Vec<Token> = echo.into_iter().chain(tokens).collect();
+        choices.push(json!({
+            "index": index, "text": said + &text, "finish_reason": finish.map(stream::finish),
+            "logprobs": logprobs.map(|_| logprobs_json(&all)),
+        }));
+    }
+    shared.metrics.used(&used);
+    shared.keys.count(&caller, used.prompt + used.written);
+    let mut answer = head;
+    answer["choices"] = choices.into();
+    answer["usage"] = used.json();
+    Ok(Json(answer).into_response())
+}
+
+/// The older form of log-probabilities: lists beside each other.
+fn logprobs_json(tokens: &[Token]) -> Value {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let mut offset = 0;
+    let mut offsets = Vec::new();
+    for token in tokens {
+        offsets.push(offset);
+        offset += text(&token.bytes).chars().count();
+    }
+    let top = |token: &Token| match token.logprob {
+        None => Value::Null,
+        Some(_) => token.top.iter().map(|(bytes, logprob)| (text(bytes), Value::from(*logprob))).collect(),
+    };
+    json!({
+        "tokens": tokens.iter().map(|token| text(&token.bytes)).collect::<Vec<_>>(),
+        "token_logprobs": tokens.iter().map(|token| token.logprob).collect::<Vec<_>>(),
+        "top_logprobs": tokens.iter().map(top).collect::<Vec<_>>(),
+        "text_offset": offsets,
+    })
+}
+
+async fn send(
+    shared: Arc<Shared>,
+    caller: Caller,
+    head: Value,
+    asked: Vec<UnboundedReceiver<Piece>>,
+    events: Events,
+    with_usage: bool,
+) {
+    let _running = shared.metrics.running();
+    let begun = Instant::now();
+    let mut used = Usage::default();
+    let mut first = true;
+    let chunk = |index: usize, text: &str, logprobs: Value, finish: Value| {
+        let mut chunk = head.clone();
+        chunk["choices"] = json!([{ "index": index, "text": text, "logprobs": logprobs, "finish_reason": finish }]);
+        if with_usage {
+            chunk["usage"] = Value::Null;
+        }
+        chunk
+    };
+    for (index, mut pieces) in asked.into_iter().enumerate() {
+        loop {
+            let piece = tokio::select! {
+                piece = pieces.recv() => piece,
+                () = events.closed() => return,
+            };
+            let Some(piece) = piece else { return };
+            match piece {
+                Piece::Read { tokens, cached, echo } => {
+                    used.prompt += tokens;
+                    used.cached += cached;
+                    let text: String = echo.iter().map(|token| token.text.as_str()).collect();
+                    if !text.is_empty() {
+                        events.data(&chunk(index, &text, Value::Null, Value::Null));
+                    }
+                }
+                Piece::Token(token) => {
+                    if std::mem::take(&mut first) {
+                        shared.metrics.first_token(begun.elapsed());
+                    }
+                    let logprobs = token.logprob.map_or(Value::Null, |_| logprobs_json(std::slice::from_ref(&token)));
+                    events.data(&chunk(index, &token.text, logprobs, Value::Null));
+                }
+                Piece::End { finish, text, tokens } => {
+                    used.written += tokens;
+                    match finish {
+                        Ok(finish) => events.data(&chunk(index, &text, Value::Null, stream::finish(finish).into())),
+                        Err(reason) => {
+                            events.data(&ApiError::from(reason).value());
+                            return;
+                        }
+                    };
+                    break;
+                }
+            }
+        }
+    }
+    if with_usage {
+        let mut last = head.clone();
+        last["choices"] = json!([]);
+        last["usage"] = used.json();
+        events.data(&last);
+    }
+    events.done();
+    shared.metrics.used(&used);
+    shared.keys.count(&caller, used.prompt + used.written);
+}

@@ -1,0 +1,299 @@
+//! The server: routes, keys, identifiers, and answers to what nobody asked for.
+
+use crate::error::ApiError;
+use crate::keys::{Caller, Keys};
+use crate::metrics::Metrics;
+use crate::params::BODY_MAX;
+use crate::{Answers, chat, completions, responses};
+use axum::Json;
+use axum::Router;
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::{get, post};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use market::ModelCard;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::hash::{BuildHasher, Hasher};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+/// What the server needs.
+pub struct Gateway {
+    /// Who answers.
+    pub answers: Arc<dyn Answers>,
+    /// The keys that are accepted.
+    pub keys: Arc<Keys>,
+}
+
+/// Why there is no server.
+#[derive(Debug, Error)]
+#[error("cannot listen on {0}: {1}; choose another address with `--listen`")]
+pub struct GatewayError(SocketAddr, std::io::Error);
+
+/// What requests share.
+pub(crate) struct Shared {
+    pub(crate) answers: Arc<dyn Answers>,
+    pub(crate) keys: Arc<Keys>,
+    pub(crate) metrics: Metrics,
+    /// Whether a request without a key is refused.
+    keys_needed: bool,
+}
+
+/// Connections at a time; more wait to be accepted.
+const CONNECTIONS_MAX: usize = 2048;
+/// A client that does not finish the head of a request for so long is left.
+const HEAD_WITHIN: Duration = Duration::from_secs(15);
+/// A body comes whole within this.
+const BODY_WITHIN: Duration = Duration::from_secs(30);
+
+/// Serves until `stop`; gives the address at which it listens to `ready`. Beyond this machine keys are demanded.
+pub async fn serve(
+    gateway: Gateway,
+    listen: SocketAddr,
+    stop: CancellationToken,
+    ready: impl FnOnce(SocketAddr),
+) -> Result<(), GatewayError> {
+    let listener = TcpListener::bind(listen).await.map_err(|error| GatewayError(listen, error))?;
+    let address = listener.local_addr().unwrap_or(listen);
+    let keys_needed = !address.ip().is_loopback();
+    let shared = Shared { answers: gateway.answers, keys: gateway.keys, metrics: Metrics::default(), keys_needed };
+    let routes = routes(Arc::new(shared));
+    ready(address);
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let permit = room.clone().acquire_owned().await;
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            accepted = listener.accept() => accepted,
+        };
+        let Ok((stream, _)) = accepted else {
+            // Out of files: others end and make room.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let _ = stream.set_nodelay(true);
+        let (service, stop) = (hyper_util::service::TowerToHyperService::new(routes.clone()), stop.clone());
+        tokio::spawn(async move {
+            let mut http = hyper::server::conn::http1::Builder::new();
+            http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN);
+            let connection = http.serve_connection(TokioIo::new(stream), service);
+            tokio::select! {
+                ended = connection => if let Err(error) = ended {
+                    tracing::debug!(%error, "a connection ended");
+                },
+                () = stop.cancelled() => {}
+            }
+            drop(permit);
+        });
+    }
+}
+
+fn routes(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/v1/chat/completions", post(chat::create))
+        .route("/v1/completions", post(completions::create))
+        .route("/v1/responses", post(responses::create))
+        .route("/v1/embeddings", post(embeddings))
+        .route("/v1/models", get(models))
+        .route("/v1/models/{*id}", get(model))
+        .route("/tokenize", post(tokenize))
+        .route("/detokenize", post(detokenize))
+        .route("/health", get(health))
+        .route("/ready", get(ready))
+        .route("/version", get(version))
+        .route("/metrics", get(metrics))
+        .route("/", get(page))
+        .fallback(|request: Request| async move { ApiError::not_found(request.uri().path()) })
+        .method_not_allowed_fallback(|request: Request| async move {
+            ApiError::method(request.method().as_str(), request.uri().path())
+        })
+        .layer(middleware::from_fn_with_state(shared.clone(), around))
+        .with_state(shared)
+}
+
+/// What every request goes through: an identifier, CORS, the size of its body, its key.
+async fn around(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    let begun = Instant::now();
+    let id = request.headers().get("x-request-id").cloned();
+    let id = id.filter(|id| id.len() <= 128).unwrap_or_else(|| header_value(&name("req")));
+    let origin = request.headers().get(header::ORIGIN).cloned();
+    let asked = request.headers().get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
+    let preflight = request.method() == Method::OPTIONS;
+    let path = request.uri().path().to_owned();
+    let mut response = if preflight {
+        StatusCode::NO_CONTENT.into_response()
+    } else {
+        match prepared(&shared, request).await {
+            Ok(request) => next.run(request).await,
+            Err(error) => error.into_response(),
+        }
+    };
+    let headers = response.headers_mut();
+    headers.insert("x-request-id", id);
+    // Pages of others get no credentials; a key has to be given by hand.
+    if origin.is_some() {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("x-request-id, retry-after"));
+    }
+    if preflight {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, OPTIONS"));
+        headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+        let allowed = asked.unwrap_or(HeaderValue::from_static("authorization, content-type"));
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
+    }
+    shared.metrics.request(&path, response.status().as_u16(), begun.elapsed());
+    response
+}
+
+/// Paths that anybody may ask.
+const OPEN: [&str; 4] = ["/health", "/ready", "/version", "/"];
+
+async fn prepared(shared: &Shared, request: Request) -> Result<Request, ApiError> {
+    let (mut parts, body) = request.into_parts();
+    if !OPEN.contains(&parts.uri.path()) {
+        let bearer = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let bearer =
+            bearer.and_then(|value| value.strip_prefix("Bearer ")).map(str::trim).filter(|key| !key.is_empty());
+        let caller = shared.keys.caller(bearer, shared.keys_needed, unix_time())?;
+        parts.extensions.insert(caller);
+    }
+    let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    if length.is_some_and(|length| length > BODY_MAX) {
+        return Err(ApiError::too_large(BODY_MAX));
+    }
+    let read = tokio::time::timeout(BODY_WITHIN, to_bytes(body, BODY_MAX)).await;
+    let bytes = read.map_err(|_| ApiError::body("The body did not come in time."))?;
+    let bytes = bytes.map_err(|_| ApiError::too_large(BODY_MAX))?;
+    Ok(Request::from_parts(parts, Body::from(bytes)))
+}
+
+impl Shared {
+    /// The card of a model that `caller` may ask now.
+    pub(crate) fn admit(&self, caller: &Caller, model: &str) -> Result<ModelCard, ApiError> {
+        let card = self.answers.models().into_iter().find(|card| card.name == model);
+        let card = card.ok_or_else(|| ApiError::model(model))?;
+        self.keys.admit(caller, model, Instant::now())?;
+        Ok(card)
+    }
+}
+
+fn model_json(card: &ModelCard) -> Value {
+    json!({
+        "id": card.name, "object": "model", "created": card.since, "owned_by": "talkoo",
+        "max_model_len": card.context, "hash": card.hash.to_string(),
+    })
+}
+
+async fn models(State(shared): State<Arc<Shared>>) -> Json<Value> {
+    let list: Vec<Value> = shared.answers.models().iter().map(model_json).collect();
+    Json(json!({ "object": "list", "data": list }))
+}
+
+async fn model(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
+    let card = shared.answers.models().into_iter().find(|card| card.name == id).ok_or_else(|| ApiError::model(&id))?;
+    Ok(Json(model_json(&card)))
+}
+
+#[derive(Deserialize)]
+struct Embed {
+    model: Option<String>,
+    input: Option<Value>,
+}
+
+async fn embeddings(
+    State(shared): State<Arc<Shared>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Json<Value>, ApiError> {
+    let (_, embed) = crate::params::read::<Embed>(&headers, &body)?;
+    let model = embed.model.ok_or_else(|| ApiError::missing("model"))?;
+    embed.input.ok_or_else(|| ApiError::missing("input"))?;
+    shared.answers.models().iter().find(|card| card.name == model).ok_or_else(|| ApiError::model(&model))?;
+    Err(ApiError::unsupported("model", "this model was not published as an embedding model"))
+}
+
+#[derive(Deserialize)]
+struct Tokenize {
+    model: Option<String>,
+    prompt: Option<String>,
+    tokens: Option<Vec<i32>>,
+}
+
+impl Tokenize {
+    /// The named model, or the only one.
+    fn model(&self, shared: &Shared) -> Result<String, ApiError> {
+        let only = || shared.answers.models().into_iter().next().map(|card| card.name);
+        self.model.clone().or_else(only).ok_or_else(|| ApiError::missing("model"))
+    }
+}
+
+async fn tokenize(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Result<Json<Value>, ApiError> {
+    let (_, asked) = crate::params::read::<Tokenize>(&headers, &body)?;
+    let text = asked.prompt.as_deref().ok_or_else(|| ApiError::missing("prompt"))?;
+    let ids = shared.answers.tokenize(&asked.model(&shared)?, text).await?;
+    Ok(Json(json!({ "count": ids.len(), "tokens": ids })))
+}
+
+async fn detokenize(
+    State(shared): State<Arc<Shared>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Json<Value>, ApiError> {
+    let (_, asked) = crate::params::read::<Tokenize>(&headers, &body)?;
+    let ids = asked.tokens.as_deref().ok_or_else(|| ApiError::missing("tokens"))?;
+    let text = shared.answers.detokenize(&asked.model(&shared)?, ids).await?;
+    Ok(Json(json!({ "prompt": text })))
+}
+
+async fn health() -> Json<Value> {
+    Json(json!({ "status": "ok" }))
+}
+
+async fn ready(State(shared): State<Arc<Shared>>) -> Response {
+    let n = shared.answers.models().len();
+    let status = if n > 0 { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(json!({ "ready": n > 0, "models": n }))).into_response()
+}
+
+async fn version() -> Json<Value> {
+    Json(json!({ "version": env!("CARGO_PKG_VERSION") }))
+}
+
+async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], shared.metrics.text()).into_response()
+}
+
+async fn page() -> Response {
+    let policy = "default-src 'none'; connect-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'unsafe-inline'; \
+        frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+    let name = HeaderName::from_static("content-security-policy");
+    ([(name, policy)], Html(include_str!("page.html"))).into_response()
+}
+
+/// Seconds of Unix time.
+pub(crate) fn unix_time() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// A number that nobody foresees; not for secrets.
+pub(crate) fn random() -> u64 {
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
+}
+
+/// A new identifier.
+pub(crate) fn name(prefix: &str) -> String {
+    format!("{prefix}-{:016x}{:08x}", random(), random() as u32)
+}
+
+fn header_value(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("req"))
+}

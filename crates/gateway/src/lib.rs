@@ -1,0 +1,38 @@
+//! The OpenAI-compatible front: any client of that API talks to it, on the user's own machine.
+//!
+//! *Goals*: what official clients send works unchanged; every parameter has its effect or is refused by name; every error
+//! is JSON of one shape. *Non-goals*: models, networks, money: questions go to an [`Answers`].
+
+mod chat;
+mod completions;
+mod error;
+mod http;
+mod keys;
+mod metrics;
+mod params;
+mod responses;
+mod stream;
+
+pub use http::{Gateway, GatewayError, serve};
+pub use keys::{Key, Keys};
+
+use market::{Ask, ModelCard, Piece, Reason};
+use std::future::Future;
+use std::pin::Pin;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+/// A future of [`Answers`].
+pub type Asked<'a, T> = Pin<Box<dyn Future<Output = Result<T, Reason>> + Send + 'a>>;
+
+/// Who answers questions: a model on this machine, or providers of a network.
+pub trait Answers: Send + Sync + 'static {
+    /// Models that can be asked.
+    fn models(&self) -> Vec<ModelCard>;
+    /// Asks for `client`; what is read for one client is never shared with another. The pieces come until
+    /// [`Piece::End`]; who lets go of them cancels the answer.
+    fn ask(&self, client: &[u8; 32], ask: Ask) -> Asked<'_, UnboundedReceiver<Piece>>;
+    /// Ids of a text.
+    fn tokenize(&self, model: &str, text: &str) -> Asked<'_, Vec<i32>>;
+    /// Text of ids.
+    fn detokenize(&self, model: &str, ids: &[i32]) -> Asked<'_, String>;
+}

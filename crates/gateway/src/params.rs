@@ -1,0 +1,223 @@
+//! Parameters that several endpoints share, and how bodies are read.
+
+use crate::error::ApiError;
+use axum::body::Bytes;
+use axum::http::HeaderMap;
+use market::{Format, Sampling};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// A body is at most this long.
+pub(crate) const BODY_MAX: usize = 4 << 20;
+/// Answers to one question.
+const N_MAX: u32 = 8;
+const STOPS_MAX: usize = 16;
+
+/// One or several.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum OneOrMany<T> {
+    One(T),
+    Many(Vec<T>),
+}
+
+impl<T> OneOrMany<T> {
+    pub(crate) fn list(self) -> Vec<T> {
+        match self {
+            Self::One(one) => vec![one],
+            Self::Many(many) => many,
+        }
+    }
+}
+
+/// Parameters of every endpoint that writes. What is not named here or by the endpoint is ignored, as the API does.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(crate) struct Common {
+    pub(crate) model: Option<String>,
+    temperature: Option<f32>,
+    top_p: Option<f32>,
+    top_k: Option<i64>,
+    min_p: Option<f32>,
+    n: Option<u32>,
+    stop: Option<OneOrMany<String>>,
+    seed: Option<i64>,
+    presence_penalty: Option<f32>,
+    frequency_penalty: Option<f32>,
+    repetition_penalty: Option<f32>,
+    logit_bias: Option<BTreeMap<String, f32>>,
+    pub(crate) stream: Option<bool>,
+    stream_options: Option<StreamOptions>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+struct StreamOptions {
+    include_usage: Option<bool>,
+}
+
+impl Common {
+    pub(crate) fn model(&self) -> Result<String, ApiError> {
+        self.model.clone().ok_or_else(|| ApiError::missing("model"))
+    }
+
+    pub(crate) fn n(&self) -> Result<u32, ApiError> {
+        within("n", self.n.unwrap_or(1), 1, N_MAX)
+    }
+
+    pub(crate) fn streams(&self) -> bool {
+        self.stream == Some(true)
+    }
+
+    pub(crate) fn wants_usage(&self) -> Result<bool, ApiError> {
+        match &self.stream_options {
+            Some(_) if !self.streams() => {
+                Err(ApiError::invalid("stream_options", "'stream_options' is only allowed when 'stream' is true."))
+            }
+            options => Ok(options.as_ref().and_then(|options| options.include_usage) == Some(true)),
+        }
+    }
+
+    pub(crate) fn stops(&self) -> Result<Vec<String>, ApiError> {
+        let stops = self.stop.clone().map(OneOrMany::list).unwrap_or_default();
+        if stops.len() > STOPS_MAX || stops.iter().any(|stop| stop.len() > 1024) {
+            return Err(ApiError::invalid("stop", format!("'stop' takes at most {STOPS_MAX} texts of 1,024 bytes.")));
+        }
+        Ok(stops)
+    }
+
+    pub(crate) fn sampling(&self, format: Format) -> Result<Sampling, ApiError> {
+        let bias = |(id, bias): (&String, &f32)| {
+            let id =
+                id.parse::<i32>().map_err(|_| ApiError::invalid("logit_bias", format!("'{id}' is no token id.")))?;
+            Ok((id, within("logit_bias", *bias, -100.0, 100.0)?))
+        };
+        let biases = self.logit_bias.iter().flatten().map(bias).collect::<Result<Vec<_>, ApiError>>()?;
+        if biases.len() > 1024 {
+            return Err(ApiError::invalid("logit_bias", "'logit_bias' takes at most 1,024 tokens."));
+        }
+        let top_k = within("top_k", self.top_k.unwrap_or(0), -1, 1 << 20)?;
+        Ok(Sampling {
+            temperature: within("temperature", self.temperature.unwrap_or(1.0), 0.0, 2.0)?,
+            top_p: within("top_p", self.top_p.unwrap_or(1.0), 0.0, 1.0)?,
+            top_k: u32::try_from(top_k).unwrap_or(0),
+            min_p: within("min_p", self.min_p.unwrap_or(0.0), 0.0, 1.0)?,
+            frequency_penalty: within("frequency_penalty", self.frequency_penalty.unwrap_or(0.0), -2.0, 2.0)?,
+            presence_penalty: within("presence_penalty", self.presence_penalty.unwrap_or(0.0), -2.0, 2.0)?,
+            repetition_penalty: within("repetition_penalty", self.repetition_penalty.unwrap_or(1.0), 0.01, 10.0)?,
+            logit_bias: biases,
+            seed: self.seed.map_or_else(|| crate::http::random() as u32, |seed| seed as u32),
+            format,
+        })
+    }
+}
+
+/// A number in its range, or an error that names it.
+pub(crate) fn within<T: PartialOrd + std::fmt::Display + Copy>(
+    what: &str,
+    x: T,
+    low: T,
+    high: T,
+) -> Result<T, ApiError> {
+    // Not a number is in no range.
+    if x >= low && x <= high {
+        return Ok(x);
+    }
+    Err(ApiError::invalid(what, format!("Invalid '{what}': {x} is not between {low} and {high}.")))
+}
+
+/// The shape that is asked for: `response_format`, or `text.format` of the newer endpoint.
+pub(crate) fn format(what: &str, value: Option<&Value>) -> Result<Format, ApiError> {
+    let Some(value) = value.filter(|value| !value.is_null()) else { return Ok(Format::Free) };
+    match value["type"].as_str() {
+        Some("text") => Ok(Format::Free),
+        Some("json_object") => Ok(Format::Schema(r#"{"type":"object"}"#.into())),
+        Some("json_schema") => {
+            // The newer endpoint has it one level higher.
+            let schema = value.pointer("/json_schema/schema").or_else(|| value.get("schema"));
+            let schema = schema
+                .filter(|schema| schema.is_object())
+                .ok_or_else(|| ApiError::missing(&format!("{what}.schema")))?;
+            Ok(Format::Schema(schema.to_string()))
+        }
+        other => {
+            let other = other.unwrap_or("nothing");
+            Err(ApiError::invalid(
+                what,
+                format!("'{what}.type' is {other}: text, json_object and json_schema are known."),
+            ))
+        }
+    }
+}
+
+/// Parameters that are known and have no effect here are refused by name, unless they ask for nothing.
+pub(crate) fn refuse(body: &Value, names: &[(&str, &str)]) -> Result<(), ApiError> {
+    for (name, why) in names {
+        let nothing = |value: &Value| match value {
+            Value::Null | Value::Bool(false) => true,
+            Value::Array(items) => items.is_empty(),
+            Value::String(text) => text.is_empty() || text == "auto" || text == "default" || text == "none",
+            _ => false,
+        };
+        if !nothing(&body[*name]) {
+            return Err(ApiError::unsupported(name, why));
+        }
+    }
+    Ok(())
+}
+
+/// Reads a body: as JSON, and as the parameters of an endpoint.
+pub(crate) fn read<T: DeserializeOwned>(headers: &HeaderMap, body: &Bytes) -> Result<(Value, T), ApiError> {
+    let kind = headers.get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let json =
+        kind.split(';').next().is_some_and(|kind| kind.trim() == "application/json" || kind.trim().ends_with("+json"));
+    if !json {
+        return Err(ApiError::media_type());
+    }
+    let value: Value = serde_json::from_slice(body)
+        .map_err(|error| ApiError::body(format!("We could not parse the JSON body of your request: {error}.")))?;
+    if !value.is_object() {
+        return Err(ApiError::body("The body has to be a JSON object."));
+    }
+    let parsed = serde_path_to_error::deserialize(&value).map_err(|error| {
+        let path = error.path().to_string();
+        ApiError::invalid(&path, format!("Invalid type for '{path}': {}.", error.inner()))
+    })?;
+    Ok((value, parsed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn numbers_out_of_range_are_named() {
+        assert!(within("temperature", 2.0, 0.0, 2.0).is_ok());
+        for wrong in [-0.1, 2.1, f32::NAN, f32::INFINITY] {
+            let error = within("temperature", wrong, 0.0, 2.0).expect_err("refused");
+            assert_eq!((error.param.as_deref(), error.code), (Some("temperature"), Some("invalid_value")));
+        }
+    }
+
+    #[test]
+    fn what_asks_for_nothing_is_not_refused() {
+        let names = [("functions", "use tools")];
+        for nothing in [json!({}), json!({ "functions": null }), json!({ "functions": [] })] {
+            assert!(refuse(&nothing, &names).is_ok());
+        }
+        assert!(refuse(&json!({ "functions": [1] }), &names).is_err());
+    }
+
+    #[test]
+    fn shapes_are_read_in_both_places() {
+        let schema = json!({ "type": "object" });
+        let chat = json!({ "type": "json_schema", "json_schema": { "name": "x", "schema": schema } });
+        let newer = json!({ "type": "json_schema", "name": "x", "schema": schema });
+        for value in [chat, newer] {
+            assert_eq!(format("f", Some(&value)).expect("read"), Format::Schema(schema.to_string()));
+        }
+        assert!(format("f", Some(&json!({ "type": "xml" }))).is_err());
+        assert!(format("f", Some(&json!({ "type": "json_schema" }))).is_err());
+    }
+}

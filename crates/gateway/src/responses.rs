@@ -1,0 +1,259 @@
+//! `/v1/responses`, without memory: what is not in the request is not known.
+
+use crate::chat::{InMessage, messages, token_json};
+use crate::error::ApiError;
+use crate::http::{Shared, name, unix_time};
+use crate::keys::Caller;
+use crate::params::{self, Common, within};
+use crate::stream::{self, Events, Usage};
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use market::{Ask, Finish, Input, Message, Piece};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+#[derive(Debug, Deserialize)]
+struct Request {
+    #[serde(flatten)]
+    common: Common,
+    input: Option<Asked>,
+    instructions: Option<String>,
+    max_output_tokens: Option<u64>,
+    text: Option<Value>,
+    include: Option<Vec<String>>,
+    top_logprobs: Option<u32>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Asked {
+    Text(String),
+    Items(Vec<Value>),
+}
+
+const REFUSED: [(&str, &str); 6] = [
+    ("previous_response_id", "nothing is stored: send the whole conversation as 'input'"),
+    ("conversation", "nothing is stored: send the whole conversation as 'input'"),
+    ("background", "an answer is written while you wait"),
+    ("tools", "calls of tools are not built yet"),
+    ("prompt", "stored prompts are not built"),
+    ("max_tool_calls", "calls of tools are not built yet"),
+];
+/// Asks for log-probabilities.
+const LOGPROBS: &str = "message.output_text.logprobs";
+
+/// The conversation of a request.
+fn conversation(request: &mut Request) -> Result<Vec<Message>, ApiError> {
+    let mut out = Vec::new();
+    if let Some(text) = request.instructions.clone() {
+        out.push(Message { role: "system".into(), content: text, ..Message::default() });
+    }
+    match request.input.take().ok_or_else(|| ApiError::missing("input"))? {
+        Asked::Text(text) => out.push(Message { role: "user".into(), content: text, ..Message::default() }),
+        Asked::Items(items) => {
+            let item = |(i, item): (usize, Value)| {
+                if item["type"].as_str().is_some_and(|kind| kind != "message") {
+                    let kind = item["type"].as_str().unwrap_or_default();
+                    return Err(ApiError::unsupported(
+                        &format!("input[{i}]"),
+                        &format!("items of type {kind} are not read"),
+                    ));
+                }
+                serde_json::from_value::<InMessage>(item).map_err(|error| {
+                    ApiError::invalid(&format!("input[{i}]"), format!("Invalid 'input[{i}]': {error}."))
+                })
+            };
+            let given = items.into_iter().enumerate().map(item).collect::<Result<Vec<_>, _>>()?;
+            let read = messages(given).map_err(|error| ApiError {
+                param: error.param.map(|param| param.replacen("messages", "input", 1)),
+                message: error.message.replace("messages", "input"),
+                ..error
+            })?;
+            out.extend(read);
+        }
+    }
+    Ok(out)
+}
+
+pub(crate) async fn create(
+    State(shared): State<Arc<Shared>>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, ApiError> {
+    let (value, mut request) = params::read::<Request>(&headers, &body)?;
+    let model = request.common.model()?;
+    params::refuse(&value, &REFUSED)?;
+    if value.pointer("/reasoning/effort").is_some_and(|effort| !effort.is_null()) {
+        return Err(ApiError::unsupported("reasoning.effort", "models here have no such dial"));
+    }
+    let format = request.text.as_ref().and_then(|text| text.get("format")).cloned();
+    let logprobs = request.include.iter().flatten().any(|what| what == LOGPROBS);
+    let top = within("top_logprobs", request.top_logprobs.unwrap_or(0), 0, 20)?;
+    let max_tokens =
+        request.max_output_tokens.map(|n| within("max_output_tokens", n, 1, u64::from(u32::MAX))).transpose()?;
+    let ask = Ask {
+        model: model.clone(),
+        sampling: request.common.sampling(params::format("text.format", format.as_ref())?)?,
+        input: Input::Chat { messages: conversation(&mut request)?, tools: None },
+        max_tokens,
+        stop: request.common.stops()?,
+        logprobs: (logprobs || top > 0).then_some(top as u8),
+        echo: false,
+    };
+    let card = shared.admit(&caller, &model)?;
+    let frame = Frame {
+        response: json!({
+            "id": name("resp"), "object": "response", "created_at": unix_time(), "completed_at": null,
+            "status": "in_progress", "background": false, "error": null, "incomplete_details": null,
+            "instructions": request.instructions, "max_output_tokens": max_tokens, "max_tool_calls": null,
+            "model": card.name, "output": [], "parallel_tool_calls": true, "previous_response_id": null,
+            "prompt_cache_key": value["prompt_cache_key"], "reasoning": { "effort": null, "summary": null },
+            "safety_identifier": value["safety_identifier"], "service_tier": "default", "store": false,
+            "temperature": ask.sampling.temperature, "text": { "format": format.unwrap_or(json!({ "type": "text" })) },
+            "tool_choice": "auto", "tools": [], "top_logprobs": top, "top_p": ask.sampling.top_p,
+            "presence_penalty": ask.sampling.presence_penalty, "frequency_penalty": ask.sampling.frequency_penalty,
+            "truncation": "disabled", "usage": null, "user": value["user"],
+            "metadata": if value["metadata"].is_object() { value["metadata"].clone() } else { json!({}) },
+        }),
+        item: name("msg"),
+    };
+    let streams = request.common.streams();
+    let pieces = shared.answers.ask(&caller.client, ask).await?;
+    if streams {
+        let (events, response) = stream::respond();
+        tokio::spawn(send(shared, caller, frame, pieces, events));
+        return Ok(response);
+    }
+    let _running = shared.metrics.running();
+    let whole = stream::whole(pieces).await?;
+    shared.metrics.used(&whole.usage);
+    shared.keys.count(&caller, whole.usage.prompt + whole.usage.written);
+    let logprobs = whole.tokens.iter().filter(|token| token.logprob.is_some()).map(token_json).collect();
+    Ok(Json(frame.ended(&whole.text, logprobs, whole.finish.unwrap_or(Finish::Stop), &whole.usage)).into_response())
+}
+
+/// What belongs to one response.
+struct Frame {
+    response: Value,
+    item: String,
+}
+
+impl Frame {
+    fn part(text: &str, logprobs: Value) -> Value {
+        json!({ "type": "output_text", "text": text, "annotations": [], "logprobs": logprobs })
+    }
+
+    fn item(&self, status: &str, content: Value) -> Value {
+        json!({ "id": self.item, "type": "message", "status": status, "role": "assistant", "content": content })
+    }
+
+    fn ended(&self, text: &str, logprobs: Value, finish: Finish, usage: &Usage) -> Value {
+        let mut out = self.response.clone();
+        let status = match finish {
+            Finish::Stop => "completed",
+            Finish::Length => "incomplete",
+        };
+        if finish == Finish::Length {
+            out["incomplete_details"] = json!({ "reason": "max_output_tokens" });
+        }
+        out["status"] = status.into();
+        out["completed_at"] = unix_time().into();
+        out["output"] = json!([self.item(status, json!([Self::part(text, logprobs)]))]);
+        out["usage"] = json!({
+            "input_tokens": usage.prompt, "input_tokens_details": { "cached_tokens": usage.cached },
+            "output_tokens": usage.written, "output_tokens_details": { "reasoning_tokens": 0 },
+            "total_tokens": usage.prompt + usage.written,
+        });
+        out
+    }
+}
+
+async fn send(shared: Arc<Shared>, caller: Caller, frame: Frame, mut pieces: UnboundedReceiver<Piece>, events: Events) {
+    let _running = shared.metrics.running();
+    let begun = Instant::now();
+    let mut number = 0;
+    let mut say = |kind: &str, mut value: Value| {
+        value["type"] = kind.into();
+        value["sequence_number"] = number.into();
+        number += 1;
+        events.named(kind, &value);
+    };
+    let place = json!({ "item_id": frame.item, "output_index": 0, "content_index": 0 });
+    let with = |key: &str, value: Value| {
+        let mut out = place.clone();
+        out[key] = value;
+        out
+    };
+    say("response.created", json!({ "response": frame.response }));
+    say("response.in_progress", json!({ "response": frame.response }));
+    let (mut text, mut tokens, mut used, mut first) = (String::new(), Vec::new(), Usage::default(), true);
+    loop {
+        let piece = tokio::select! {
+            piece = pieces.recv() => piece,
+            () = events.closed() => return,
+        };
+        let (delta, logprobs) = match piece {
+            Some(Piece::Read { tokens, cached, .. }) => {
+                used = Usage { prompt: tokens, cached, written: 0 };
+                say(
+                    "response.output_item.added",
+                    json!({ "output_index": 0, "item": frame.item("in_progress", json!([])) }),
+                );
+                say("response.content_part.added", with("part", Frame::part("", json!([]))));
+                continue;
+            }
+            Some(Piece::Token(token)) => {
+                if std::mem::take(&mut first) {
+                    shared.metrics.first_token(begun.elapsed());
+                }
+                let logprobs = token.logprob.map_or(json!([]), |_| json!([token_json(&token)]));
+                tokens.extend(token.logprob.map(|_| token_json(&token)));
+                (token.text, logprobs)
+            }
+            Some(Piece::End { finish: Ok(finish), text: rest, tokens: written }) => {
+                used.written = written;
+                if !rest.is_empty() {
+                    let mut delta = with("delta", rest.as_str().into());
+                    delta["logprobs"] = json!([]);
+                    say("response.output_text.delta", delta);
+                    text += &rest;
+                }
+                let all = Value::from(tokens);
+                let mut done = with("text", text.as_str().into());
+                done["logprobs"] = all.clone();
+                say("response.output_text.done", done);
+                say("response.content_part.done", with("part", Frame::part(&text, all.clone())));
+                let ended = frame.ended(&text, all, finish, &used);
+                say("response.output_item.done", json!({ "output_index": 0, "item": ended["output"][0] }));
+                let kind = if finish == Finish::Stop { "response.completed" } else { "response.incomplete" };
+                say(kind, json!({ "response": ended }));
+                events.done();
+                shared.metrics.used(&used);
+                shared.keys.count(&caller, used.prompt + used.written);
+                return;
+            }
+            Some(Piece::End { finish: Err(reason), .. }) => {
+                let error = ApiError::from(reason);
+                let mut failed = frame.response.clone();
+                failed["status"] = "failed".into();
+                failed["error"] = json!({ "code": error.code.unwrap_or("server_error"), "message": error.message });
+                say("response.failed", json!({ "response": failed }));
+                return;
+            }
+            None => return,
+        };
+        if !delta.is_empty() {
+            let mut value = with("delta", delta.as_str().into());
+            value["logprobs"] = logprobs;
+            say("response.output_text.delta", value);
+            text += &delta;
+        }
+    }
+}

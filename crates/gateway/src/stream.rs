@@ -1,0 +1,128 @@
+//! Answers as they come: gathered whole, or sent on as server-sent events.
+
+use crate::error::ApiError;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures_util::Stream;
+use market::{Finish, Piece, Token};
+use serde_json::{Value, json};
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+/// Comments keep a connection open while nothing is written.
+const COMMENT_EVERY: Duration = Duration::from_secs(15);
+
+/// A whole answer.
+#[derive(Debug, Default)]
+pub(crate) struct Whole {
+    pub(crate) text: String,
+    pub(crate) tokens: Vec<Token>,
+    pub(crate) echo: Vec<Token>,
+    pub(crate) usage: Usage,
+    pub(crate) finish: Option<Finish>,
+}
+
+/// What was read and written.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Usage {
+    pub(crate) prompt: u64,
+    pub(crate) cached: u64,
+    pub(crate) written: u64,
+}
+
+impl Usage {
+    pub(crate) fn add(&mut self, other: &Self) {
+        // Several answers to one question: the question counts once.
+        self.prompt = self.prompt.max(other.prompt);
+        self.cached = self.cached.max(other.cached);
+        self.written += other.written;
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        json!({
+            "prompt_tokens": self.prompt,
+            "completion_tokens": self.written,
+            "total_tokens": self.prompt + self.written,
+            "prompt_tokens_details": { "cached_tokens": self.cached },
+        })
+    }
+}
+
+/// Waits for the whole answer. One that breaks off is an error.
+pub(crate) async fn whole(mut pieces: UnboundedReceiver<Piece>) -> Result<Whole, ApiError> {
+    let mut out = Whole::default();
+    while let Some(piece) = pieces.recv().await {
+        match piece {
+            Piece::Read { tokens, cached, echo } => {
+                (out.usage.prompt, out.usage.cached, out.echo) = (tokens, cached, echo);
+            }
+            Piece::Token(token) => {
+                out.text += &token.text;
+                out.tokens.push(token);
+            }
+            Piece::End { finish, text, tokens } => {
+                out.text += &text;
+                out.usage.written = tokens;
+                out.finish = Some(finish?);
+                return Ok(out);
+            }
+        }
+    }
+    Err(market::Reason::Failed("it ended without a word".into()).into())
+}
+
+/// Why an answer ended, as the API says it.
+pub(crate) fn finish(finish: Finish) -> &'static str {
+    match finish {
+        Finish::Stop => "stop",
+        Finish::Length => "length",
+    }
+}
+
+/// Where events of a stream are put in; who reads it hangs up, and sending fails.
+#[derive(Clone)]
+pub(crate) struct Events(UnboundedSender<Event>);
+
+impl Events {
+    /// Sends a line of data; whether somebody still reads.
+    pub(crate) fn data(&self, value: &Value) -> bool {
+        self.0.send(Event::default().data(value.to_string())).is_ok()
+    }
+
+    /// The same under a name.
+    pub(crate) fn named(&self, name: &str, value: &Value) -> bool {
+        self.0.send(Event::default().event(name).data(value.to_string())).is_ok()
+    }
+
+    /// The mark of a whole stream; a broken one has none.
+    pub(crate) fn done(&self) {
+        let _ = self.0.send(Event::default().data("[DONE]"));
+    }
+
+    /// Resolves when nobody reads any more.
+    pub(crate) async fn closed(&self) {
+        self.0.closed().await;
+    }
+}
+
+/// A response that streams what is put in.
+pub(crate) fn respond() -> (Events, Response) {
+    let (events, receiver) = unbounded_channel();
+    let keep = KeepAlive::new().interval(COMMENT_EVERY).text("");
+    let mut response = Sse::new(Lines(receiver)).keep_alive(keep).into_response();
+    response.headers_mut().insert("x-accel-buffering", axum::http::HeaderValue::from_static("no"));
+    (Events(events), response)
+}
+
+struct Lines(UnboundedReceiver<Event>);
+
+impl Stream for Lines {
+    type Item = Result<Event, Infallible>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_recv(context).map(|event| event.map(Ok))
+    }
+}

@@ -1,0 +1,42 @@
+//! Why a question is not answered.
+
+use thiserror::Error;
+
+/// A closed list: whoever is refused learns which it was, and so does an idle provider that asks why nothing comes.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Reason {
+    /// Nobody here serves it.
+    #[error("nobody serves the model `{0}`")]
+    Model(String),
+    /// Everything is taken; it may be tried again after so many milliseconds.
+    #[error("everybody who serves this model is busy; try again in {0} ms")]
+    Busy(u64),
+    /// More tokens than the model takes.
+    #[error("this model takes at most {max} tokens, question and answer together; the question has {asked}")]
+    TooLong {
+        /// Of the question.
+        asked: u64,
+        /// Of the model.
+        max: u64,
+    },
+    /// The model cannot do this.
+    #[error("{what}: {why}")]
+    Unsupported {
+        /// Which part of the question.
+        what: String,
+        /// Why not.
+        why: String,
+    },
+    /// A value that makes no sense.
+    #[error("{what}: {why}")]
+    Invalid {
+        /// Which part of the question.
+        what: String,
+        /// Why not.
+        why: String,
+    },
+    /// Who answered stopped in the middle.
+    #[error("the answer broke off: {0}")]
+    Failed(String),
+}

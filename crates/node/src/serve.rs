@@ -1,0 +1,262 @@
+//! Models of this machine, as somebody who answers questions, and the keys of those who may ask.
+
+use crate::store::write_whole;
+use anyhow::Context;
+use engine::{Client, Engine, Event, Job, Refusal};
+use gateway::{Answers, Asked, Key};
+use market::{Ask, Finish, Format, Input, ModelCard, Piece, Reason, Token};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+/// A model of this machine.
+pub struct Served {
+    engine: Arc<Engine>,
+    card: ModelCard,
+}
+
+/// Models of this machine.
+#[derive(Clone, Default)]
+pub struct Local {
+    models: Vec<Arc<Served>>,
+}
+
+/// Who finds everything taken tries again after this.
+const AGAIN_MS: u64 = 1000;
+
+impl Served {
+    /// A loaded model.
+    pub fn new(engine: Engine) -> Self {
+        let info = engine.info();
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let card = ModelCard { name: info.name.clone(), hash: info.hash, context: info.context as u64, since };
+        Self { engine: Arc::new(engine), card }
+    }
+
+    /// What it is.
+    pub fn card(&self) -> &ModelCard {
+        &self.card
+    }
+
+    /// The tokens of a question.
+    fn prompt(&self, input: &Input) -> Result<Vec<i32>, Reason> {
+        match input {
+            Input::Tokens(ids) => Ok(ids.clone()),
+            Input::Text(text) => Ok(self.engine.tokenize(text, true)),
+            Input::Chat { messages, tools } => {
+                let template = self.engine.info().template.as_ref();
+                let template = template.ok_or_else(|| unsupported("messages", &engine::TemplateError::None))?;
+                let messages: Vec<engine::Message> = messages.iter().map(message).collect::<Result<_, _>>()?;
+                let tools = tools.as_deref().map(json).transpose()?;
+                if tools.is_some() && !template.takes_tools() {
+                    return Err(unsupported("tools", &"this model's template has no place for them"));
+                }
+                let text = template.render(&messages, tools.as_ref());
+                let invalid =
+                    |error: engine::TemplateError| Reason::Invalid { what: "messages".into(), why: error.to_string() };
+                Ok(self.engine.tokenize_prompt(&text.map_err(invalid)?))
+            }
+        }
+    }
+
+    /// Begins to answer.
+    pub fn ask(&self, client: &[u8; 32], ask: &Ask) -> Result<UnboundedReceiver<Piece>, Reason> {
+        let prompt = self.prompt(&ask.input)?;
+        let job = Job {
+            client: Client(*client),
+            max_tokens: ask.max_tokens.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX)),
+            sampling: sampling(&ask.sampling)?,
+            stop: ask.stop.clone(),
+            logprobs: ask.logprobs.map(usize::from),
+            echo: ask.echo && ask.logprobs.is_some(),
+            prompt: prompt.clone(),
+        };
+        let events = self.engine.submit(job).map_err(reason)?;
+        let (pieces, receiver) = unbounded_channel();
+        let echo = ask.echo.then_some(prompt.clone());
+        let answer =
+            Answer { engine: self.engine.clone(), logprobs: ask.logprobs.is_some(), read: prompt.len() as u64, echo };
+        tokio::spawn(answer.pass_on(events, pieces));
+        Ok(receiver)
+    }
+}
+
+impl Local {
+    /// These.
+    pub fn new(models: Vec<Served>) -> Self {
+        Self { models: models.into_iter().map(Arc::new).collect() }
+    }
+
+    fn named(&self, name: &str) -> Result<&Arc<Served>, Reason> {
+        self.models.iter().find(|served| served.card.name == name).ok_or_else(|| Reason::Model(name.to_owned()))
+    }
+}
+
+impl Answers for Local {
+    fn models(&self) -> Vec<ModelCard> {
+        self.models.iter().map(|served| served.card.clone()).collect()
+    }
+
+    fn ask(&self, client: &[u8; 32], ask: Ask) -> Asked<'_, UnboundedReceiver<Piece>> {
+        let client = *client;
+        Box::pin(async move { self.named(&ask.model)?.ask(&client, &ask) })
+    }
+
+    fn tokenize(&self, model: &str, text: &str) -> Asked<'_, Vec<i32>> {
+        let ids = self.named(model).map(|served| served.engine.tokenize(text, true));
+        Box::pin(async move { ids })
+    }
+
+    fn detokenize(&self, model: &str, ids: &[i32]) -> Asked<'_, String> {
+        let text = self.named(model).map(|served| served.engine.detokenize(ids));
+        Box::pin(async move { text })
+    }
+}
+
+/// One answer on its way from the engine to who asked.
+struct Answer {
+    engine: Arc<Engine>,
+    logprobs: bool,
+    read: u64,
+    /// The question's tokens, where they are part of the answer.
+    echo: Option<Vec<i32>>,
+}
+
+impl Answer {
+    async fn pass_on(self, mut events: UnboundedReceiver<Event>, pieces: UnboundedSender<Piece>) {
+        let mut tokens = 0;
+        loop {
+            let event = tokio::select! {
+                event = events.recv() => event,
+                // Nobody reads any more: the engine's side is let go of, and so cancelled.
+                () = pieces.closed() => return,
+            };
+            let piece = match event {
+                Some(Event::Read { cached, logprobs }) => {
+                    let echo = self.echo.as_ref().map(|ids| self.echo(ids, logprobs)).unwrap_or_default();
+                    Piece::Read { tokens: self.read, cached: cached as u64, echo }
+                }
+                Some(Event::Token(written)) => {
+                    tokens += 1;
+                    Piece::Token(self.token(written))
+                }
+                Some(Event::Done { finish, text }) => {
+                    let finish = match finish {
+                        engine::Finish::Stop => Ok(Finish::Stop),
+                        engine::Finish::Length => Ok(Finish::Length),
+                        engine::Finish::Failed => Err(Reason::Failed("the model failed".into())),
+                    };
+                    Piece::End { finish, text, tokens }
+                }
+                None => {
+                    let finish = Err(Reason::Failed("the model is not served any more".into()));
+                    let _ = pieces.send(Piece::End { finish, text: String::new(), tokens });
+                    return;
+                }
+            };
+            let end = matches!(piece, Piece::End { .. });
+            if pieces.send(piece).is_err() || end {
+                return;
+            }
+        }
+    }
+
+    fn token(&self, written: engine::Written) -> Token {
+        Token {
+            id: written.id,
+            text: written.text,
+            bytes: written.bytes,
+            logprob: self.logprobs.then_some(written.logprob),
+            top: written.top.iter().map(|(id, logprob)| (self.engine.piece(*id), *logprob)).collect(),
+        }
+    }
+
+    /// The question as part of the answer: nothing is known of how likely its first token was.
+    fn echo(&self, ids: &[i32], logprobs: Vec<engine::Written>) -> Vec<Token> {
+        let plain = |id: &i32| {
+            let bytes = self.engine.piece(*id);
+            Token { id: *id, text: String::from_utf8_lossy(&bytes).into_owned(), bytes, logprob: None, top: Vec::new() }
+        };
+        if logprobs.is_empty() {
+            return ids.iter().map(plain).collect();
+        }
+        let scored = logprobs.into_iter().map(|written| {
+            let text = String::from_utf8_lossy(&written.bytes).into_owned();
+            Token { text, ..self.token(written) }
+        });
+        ids.first().map(plain).into_iter().chain(scored).collect()
+    }
+}
+
+fn unsupported(what: &str, why: &dyn std::fmt::Display) -> Reason {
+    Reason::Unsupported { what: what.to_owned(), why: why.to_string() }
+}
+
+fn json(text: &str) -> Result<serde_json::Value, Reason> {
+    serde_json::from_str(text).map_err(|error| Reason::Invalid { what: "tools".into(), why: error.to_string() })
+}
+
+fn message(message: &market::Message) -> Result<engine::Message, Reason> {
+    let calls = message.tool_calls.as_deref().map(json).transpose()?;
+    Ok(engine::Message {
+        role: message.role.clone(),
+        content: message.content.clone(),
+        tool_calls: calls.and_then(|calls| calls.as_array().cloned()).unwrap_or_default(),
+        tool_call_id: message.tool_call_id.clone(),
+        name: message.name.clone(),
+    })
+}
+
+fn sampling(asked: &market::Sampling) -> Result<engine::Sampling, Reason> {
+    let format = match &asked.format {
+        Format::Free => engine::Format::Free,
+        Format::Schema(text) => engine::Format::Schema(json(text)?),
+    };
+    Ok(engine::Sampling {
+        temperature: asked.temperature,
+        top_p: asked.top_p,
+        top_k: i32::try_from(asked.top_k).unwrap_or(i32::MAX),
+        min_p: asked.min_p,
+        frequency_penalty: asked.frequency_penalty,
+        presence_penalty: asked.presence_penalty,
+        repetition_penalty: asked.repetition_penalty,
+        logit_bias: asked.logit_bias.clone(),
+        seed: asked.seed,
+        format,
+    })
+}
+
+fn reason(refusal: Refusal) -> Reason {
+    match refusal {
+        Refusal::Busy => Reason::Busy(AGAIN_MS),
+        Refusal::TooLong(asked, max) => Reason::TooLong { asked: asked as u64, max: max as u64 },
+        Refusal::Format(why) => Reason::Invalid { what: "response_format".into(), why },
+        Refusal::Empty => Reason::Invalid { what: "prompt".into(), why: refusal.to_string() },
+        Refusal::Token(_) => Reason::Invalid { what: "prompt".into(), why: refusal.to_string() },
+        other => Reason::Failed(other.to_string()),
+    }
+}
+
+const KEYS: &str = "api-keys.json";
+
+/// The API keys of a data folder, as hashes.
+pub fn api_keys(dir: &Path) -> anyhow::Result<Vec<Key>> {
+    let path = dir.join(KEYS);
+    match std::fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged", path.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error).with_context(|| path.display().to_string()),
+    }
+}
+
+/// Keeps these API keys in a data folder.
+pub fn keep_api_keys(dir: &Path, keys: &[Key]) -> anyhow::Result<()> {
+    std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+    write_whole(&dir.join(KEYS), serde_json::to_string_pretty(keys)?.as_bytes(), true)
+}
+
+/// A key that nobody can guess.
+pub fn new_api_key() -> anyhow::Result<String> {
+    Ok(format!("tk-{}", base::to_hex(&crate::platform::random_secret()?)))
+}

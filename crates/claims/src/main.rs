@@ -12,6 +12,7 @@ mod link;
 mod network;
 mod rounds;
 mod schedules;
+mod serve;
 mod step;
 
 use anyhow::{Context, Result, bail};
@@ -150,7 +151,7 @@ fn print(claim: &Claim) {
 }
 
 /// What can be measured by itself: `claims [--full] [AREA…]`.
-const AREAS: [&str; 8] = ["codec", "ledger", "network", "schedules", "rounds", "link", "learning", "step"];
+const AREAS: [&str; 9] = ["codec", "ledger", "network", "schedules", "rounds", "serve", "link", "learning", "step"];
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -185,6 +186,9 @@ fn main() -> Result<()> {
     }
     if asked("rounds") {
         rounds::measure(&mut book)?;
+    }
+    if asked("serve") {
+        serve::measure(&mut book)?;
     }
     if asked("link") {
         link::measure(&mut book, full)?;

@@ -25,6 +25,12 @@ pub(crate) struct ServeArgs {
     /// Tokens of a question and its answer together (default: what the model was trained with, at most 8,192).
     #[arg(long, default_value_t = 0, value_name = "N")]
     context: usize,
+    /// Refuse requests without a key on this machine, too; `talkoo key create` makes one.
+    #[arg(long)]
+    demand_keys: bool,
+    /// Tokens of an answer where a request names no bound.
+    #[arg(long, default_value_t = 2048, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    answer_tokens: u64,
 }
 
 pub(crate) async fn run(common: &Common, args: ServeArgs) -> Result<()> {
@@ -53,7 +59,8 @@ pub(crate) async fn run(common: &Common, args: ServeArgs) -> Result<()> {
     }
     let names: Vec<String> = models.iter().map(|served| served.card().name.clone()).collect();
     let keys = Arc::new(Keys::new(node::api_keys(&common.dir())?));
-    let gateway = Gateway { answers: Arc::new(Local::new(models)), keys };
+    let (demand_keys, answer_tokens) = (args.demand_keys, args.answer_tokens);
+    let gateway = Gateway { answers: Arc::new(Local::new(models)), keys, demand_keys, answer_tokens };
     let stop = CancellationToken::new();
     let json = common.json;
     let ready = move |address: SocketAddr| {

@@ -15,7 +15,7 @@ mod sample;
 mod template;
 mod text;
 
-pub use load::{EngineConfig, LoadError, ModelInfo};
+pub use load::{EngineConfig, LoadError, ModelInfo, backend};
 pub use sample::{Format, Sampling};
 pub use template::{Message, Template, TemplateError};
 

@@ -85,8 +85,11 @@ const WORKING: u64 = 96 << 20;
 /// The longest context where none was asked for: a longer one costs memory that few answers need.
 const CONTEXT: usize = 8192;
 
-/// llama.cpp's own beginning, once in a process.
-pub(crate) fn backend() -> &'static LlamaBackend {
+/// llama.cpp's own beginning, once in a process: for who calls it beside an [`Engine`](crate::Engine).
+///
+/// # Panics
+/// When somebody else began it.
+pub fn backend() -> &'static LlamaBackend {
     static BACKEND: OnceLock<LlamaBackend> = OnceLock::new();
     BACKEND.get_or_init(|| {
         llama_cpp_2::send_logs_to_tracing(llama_cpp_2::LogOptions::default().with_logs_enabled(true));

@@ -200,7 +200,7 @@ impl Passes<'_> {
             Some(answer) => Work::Prompt(answer.job.prompt.len() - answer.read),
         };
         let works: Vec<Work> = self.slots.iter().map(work).collect();
-        let share = plan::pass(&works, plan::chunk(self.rate), self.served);
+        let share = plan::pass(&works, plan::chunk(&works, self.rate), self.served);
         self.batch.clear();
         // For each slot: where in the batch its logits begin, and of how many tokens.
         let mut logits = Vec::new();

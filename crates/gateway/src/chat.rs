@@ -18,8 +18,6 @@ use std::time::Instant;
 
 #[derive(Debug, Deserialize)]
 struct Request {
-    #[serde(flatten)]
-    common: Common,
     messages: Option<Vec<InMessage>>,
     max_tokens: Option<u64>,
     max_completion_tokens: Option<u64>,
@@ -117,8 +115,9 @@ pub(crate) async fn create(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, ApiError> {
-    let (value, request) = params::read::<Request>(&headers, &body)?;
-    let model = request.common.model()?;
+    let value = params::object(&headers, &body)?;
+    let (common, request): (Common, Request) = (params::fields(&value)?, params::fields(&value)?);
+    let model = common.model()?;
     let given = request.messages.ok_or_else(|| ApiError::missing("messages"))?;
     params::refuse(&value, &REFUSED)?;
     if value["modalities"].as_array().is_some_and(|kinds| kinds.iter().any(|kind| kind != "text")) {
@@ -138,17 +137,17 @@ pub(crate) async fn create(
     let ask = Ask {
         model: model.clone(),
         input: Input::Chat { messages: messages(given)?, tools: None },
-        max_tokens,
-        sampling: request.common.sampling(params::format("response_format", request.response_format.as_ref())?)?,
-        stop: request.common.stops()?,
+        max_tokens: max_tokens.or(Some(shared.answer_tokens)),
+        sampling: common.sampling(params::format("response_format", request.response_format.as_ref())?)?,
+        stop: common.stops()?,
         logprobs,
         echo: false,
     };
-    let (n, usage) = (request.common.n()?, request.common.wants_usage()?);
+    let (n, usage) = (common.n()?, common.wants_usage()?);
     let card = shared.admit(&caller, &model)?;
     let head = Head { id: name("chatcmpl"), created: unix_time(), card };
     let asked = ask_all(&shared, &caller, ask, n).await?;
-    if request.common.streams() {
+    if common.streams() {
         let (events, response) = stream::respond();
         tokio::spawn(send(shared, caller, head, asked, events, usage));
         return Ok(response);

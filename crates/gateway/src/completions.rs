@@ -20,8 +20,6 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 #[derive(Debug, Deserialize)]
 struct Request {
-    #[serde(flatten)]
-    common: Common,
     prompt: Option<Prompt>,
     max_tokens: Option<u64>,
     logprobs: Option<u32>,
@@ -61,25 +59,26 @@ pub(crate) async fn create(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, ApiError> {
-    let (value, request) = params::read::<Request>(&headers, &body)?;
-    let model = request.common.model()?;
+    let value = params::object(&headers, &body)?;
+    let (common, request): (Common, Request) = (params::fields(&value)?, params::fields(&value)?);
+    let model = common.model()?;
     params::refuse(&value, &[("suffix", "models here write what follows, not what comes between")])?;
     let inputs = request.prompt.ok_or_else(|| ApiError::missing("prompt"))?.inputs();
     if inputs.is_empty() || inputs.len() > PROMPTS_MAX {
         return Err(ApiError::invalid("prompt", format!("'prompt' takes between 1 and {PROMPTS_MAX} texts.")));
     }
-    let n = request.common.n()?;
+    let n = common.n()?;
     if request.best_of.is_some_and(|best| best != n) {
         return Err(ApiError::unsupported("best_of", "only as many answers are written as are given back"));
     }
     let logprobs = request.logprobs.map(|top| within("logprobs", top, 0, LOGPROBS_MAX)).transpose()?;
-    let usage = request.common.wants_usage()?;
+    let usage = common.wants_usage()?;
     let ask = Ask {
         model: model.clone(),
         input: Input::Tokens(Vec::new()),
         max_tokens: Some(within("max_tokens", request.max_tokens.unwrap_or(TOKENS), 0, u64::from(u32::MAX))?),
-        sampling: request.common.sampling(params::format("response_format", value.get("response_format"))?)?,
-        stop: request.common.stops()?,
+        sampling: common.sampling(params::format("response_format", value.get("response_format"))?)?,
+        stop: common.stops()?,
         logprobs: logprobs.map(|top| top as u8),
         echo: request.echo == Some(true),
     };
@@ -92,7 +91,7 @@ pub(crate) async fn create(
     for input in inputs {
         asked.extend(ask_all(&shared, &caller, Ask { input, ..ask.clone() }, n).await?);
     }
-    if request.common.streams() {
+    if common.streams() {
         let (events, response) = stream::respond();
         tokio::spawn(send(shared, caller, head, asked, events, usage));
         return Ok(response);

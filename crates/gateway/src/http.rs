@@ -3,7 +3,7 @@
 use crate::error::ApiError;
 use crate::keys::{Caller, Keys};
 use crate::metrics::Metrics;
-use crate::params::BODY_MAX;
+use crate::params::{self, BODY_MAX};
 use crate::{Answers, chat, completions, responses};
 use axum::Json;
 use axum::Router;
@@ -32,6 +32,18 @@ pub struct Gateway {
     pub answers: Arc<dyn Answers>,
     /// The keys that are accepted.
     pub keys: Arc<Keys>,
+    /// Whether a request without a key is refused on this machine too; from elsewhere it always is.
+    pub demand_keys: bool,
+    /// Tokens of an answer where the request names no bound: a small model may never end by itself.
+    pub answer_tokens: u64,
+}
+
+impl Gateway {
+    /// The service alone, for a server of one's own; `keys_needed`: who has none is refused.
+    pub fn router(self, keys_needed: bool) -> Router {
+        let Self { answers, keys, answer_tokens, .. } = self;
+        routes(Arc::new(Shared { answers, keys, answer_tokens, metrics: Metrics::default(), keys_needed }))
+    }
 }
 
 /// Why there is no server.
@@ -44,6 +56,8 @@ pub(crate) struct Shared {
     pub(crate) answers: Arc<dyn Answers>,
     pub(crate) keys: Arc<Keys>,
     pub(crate) metrics: Metrics,
+    /// Tokens of an answer where the request names no bound.
+    pub(crate) answer_tokens: u64,
     /// Whether a request without a key is refused.
     keys_needed: bool,
 }
@@ -64,9 +78,8 @@ pub async fn serve(
 ) -> Result<(), GatewayError> {
     let listener = TcpListener::bind(listen).await.map_err(|error| GatewayError(listen, error))?;
     let address = listener.local_addr().unwrap_or(listen);
-    let keys_needed = !address.ip().is_loopback();
-    let shared = Shared { answers: gateway.answers, keys: gateway.keys, metrics: Metrics::default(), keys_needed };
-    let routes = routes(Arc::new(shared));
+    let keys_needed = gateway.demand_keys || !address.ip().is_loopback();
+    let routes = gateway.router(keys_needed);
     ready(address);
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
@@ -214,7 +227,7 @@ async fn embeddings(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Json<Value>, ApiError> {
-    let (_, embed) = crate::params::read::<Embed>(&headers, &body)?;
+    let embed: Embed = params::fields(&params::object(&headers, &body)?)?;
     let model = embed.model.ok_or_else(|| ApiError::missing("model"))?;
     embed.input.ok_or_else(|| ApiError::missing("input"))?;
     shared.answers.models().iter().find(|card| card.name == model).ok_or_else(|| ApiError::model(&model))?;
@@ -237,7 +250,7 @@ impl Tokenize {
 }
 
 async fn tokenize(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Result<Json<Value>, ApiError> {
-    let (_, asked) = crate::params::read::<Tokenize>(&headers, &body)?;
+    let asked: Tokenize = params::fields(&params::object(&headers, &body)?)?;
     let text = asked.prompt.as_deref().ok_or_else(|| ApiError::missing("prompt"))?;
     let ids = shared.answers.tokenize(&asked.model(&shared)?, text).await?;
     Ok(Json(json!({ "count": ids.len(), "tokens": ids })))
@@ -248,7 +261,7 @@ async fn detokenize(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Json<Value>, ApiError> {
-    let (_, asked) = crate::params::read::<Tokenize>(&headers, &body)?;
+    let asked: Tokenize = params::fields(&params::object(&headers, &body)?)?;
     let ids = asked.tokens.as_deref().ok_or_else(|| ApiError::missing("tokens"))?;
     let text = shared.answers.detokenize(&asked.model(&shared)?, ids).await?;
     Ok(Json(json!({ "prompt": text })))

@@ -166,24 +166,24 @@ pub(crate) fn refuse(body: &Value, names: &[(&str, &str)]) -> Result<(), ApiErro
     Ok(())
 }
 
-/// Reads a body: as JSON, and as the parameters of an endpoint.
-pub(crate) fn read<T: DeserializeOwned>(headers: &HeaderMap, body: &Bytes) -> Result<(Value, T), ApiError> {
+/// Reads a body as a JSON object.
+pub(crate) fn object(headers: &HeaderMap, body: &Bytes) -> Result<Value, ApiError> {
     let kind = headers.get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    let json =
-        kind.split(';').next().is_some_and(|kind| kind.trim() == "application/json" || kind.trim().ends_with("+json"));
-    if !json {
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    if kind != "application/json" && !kind.ends_with("+json") {
         return Err(ApiError::media_type());
     }
     let value: Value = serde_json::from_slice(body)
         .map_err(|error| ApiError::body(format!("We could not parse the JSON body of your request: {error}.")))?;
-    if !value.is_object() {
-        return Err(ApiError::body("The body has to be a JSON object."));
-    }
-    let parsed = serde_path_to_error::deserialize(&value).map_err(|error| {
+    if value.is_object() { Ok(value) } else { Err(ApiError::body("The body has to be a JSON object.")) }
+}
+
+/// The parameters of an endpoint in a body; one of the wrong type is named.
+pub(crate) fn fields<T: DeserializeOwned>(value: &Value) -> Result<T, ApiError> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
         ApiError::invalid(&path, format!("Invalid type for '{path}': {}.", error.inner()))
-    })?;
-    Ok((value, parsed))
+    })
 }
 
 #[cfg(test)]

@@ -20,8 +20,6 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 #[derive(Debug, Deserialize)]
 struct Request {
-    #[serde(flatten)]
-    common: Common,
     input: Option<Asked>,
     instructions: Option<String>,
     max_output_tokens: Option<u64>,
@@ -87,8 +85,9 @@ pub(crate) async fn create(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, ApiError> {
-    let (value, mut request) = params::read::<Request>(&headers, &body)?;
-    let model = request.common.model()?;
+    let value = params::object(&headers, &body)?;
+    let (common, mut request): (Common, Request) = (params::fields(&value)?, params::fields(&value)?);
+    let model = common.model()?;
     params::refuse(&value, &REFUSED)?;
     if value.pointer("/reasoning/effort").is_some_and(|effort| !effort.is_null()) {
         return Err(ApiError::unsupported("reasoning.effort", "models here have no such dial"));
@@ -100,10 +99,10 @@ pub(crate) async fn create(
         request.max_output_tokens.map(|n| within("max_output_tokens", n, 1, u64::from(u32::MAX))).transpose()?;
     let ask = Ask {
         model: model.clone(),
-        sampling: request.common.sampling(params::format("text.format", format.as_ref())?)?,
+        sampling: common.sampling(params::format("text.format", format.as_ref())?)?,
         input: Input::Chat { messages: conversation(&mut request)?, tools: None },
-        max_tokens,
-        stop: request.common.stops()?,
+        max_tokens: max_tokens.or(Some(shared.answer_tokens)),
+        stop: common.stops()?,
         logprobs: (logprobs || top > 0).then_some(top as u8),
         echo: false,
     };
@@ -124,7 +123,7 @@ pub(crate) async fn create(
         }),
         item: name("msg"),
     };
-    let streams = request.common.streams();
+    let streams = common.streams();
     let pieces = shared.answers.ask(&caller.client, ask).await?;
     if streams {
         let (events, response) = stream::respond();

@@ -45,6 +45,8 @@ fn books_that_travel_whole_are_the_same_and_go_on_the_same() {
     assert_eq!((again.held(), again.supply(), again.params()), (books.held(), books.supply(), &params()));
     // What was to come free comes free there too.
     for books in [&mut books, &mut again] {
+        books.advance(Millis(1_000 + 3_600_000 + 10));
+        assert_eq!(books.account(&id(0)).map(|account| account.unbonding.len()), Some(1), "not yet");
         books.advance(Millis(1_000 + 3_600_000 + 100));
         let account = books.account(&id(0)).expect("there");
         assert_eq!((account.unbonding.len(), account.allotments.len(), account.deposit), (0, 1, Credits(140)));

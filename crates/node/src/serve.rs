@@ -34,6 +34,11 @@ impl Served {
         Self { engine: Arc::new(engine), card }
     }
 
+    /// The engine that writes.
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
     /// What it is.
     pub fn card(&self) -> &ModelCard {
         &self.card

@@ -1,0 +1,265 @@
+//! Serving: our engine beside llama.cpp itself, in one program, on one model, with as many threads.
+
+use crate::{Bar, Book, median};
+use anyhow::{Context, Result, ensure};
+use engine::{Client, Engine, EngineConfig, Event, Job, Sampling};
+use gateway::{Gateway, Keys};
+use llama_cpp_2::context::LlamaContext;
+use llama_cpp_2::context::params::LlamaContextParams;
+use llama_cpp_2::llama_batch::LlamaBatch;
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_2::model::params::LlamaModelParams;
+use llama_cpp_2::token::LlamaToken;
+use model::{Config, GgufType, Layout, ModelCard, Part};
+use node::{Local, Served};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::num::NonZeroU32;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+
+const PROMPT: usize = 512;
+const WRITTEN: usize = 128;
+const STREAMS: usize = 8;
+/// Of each of several streams.
+const STREAM_PROMPT: usize = 64;
+const CONTEXT: usize = 1024;
+const REPEATS: usize = 5;
+const CANCELS: usize = 100;
+
+pub(crate) fn measure(book: &mut Book) -> Result<()> {
+    let stage = tempfile::tempdir()?;
+    let path = stage.path().join("figure.gguf");
+    let parameters = written(&path)?;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let engine =
+        Engine::load(EngineConfig { path: path.clone(), threads, slots: STREAMS, context: CONTEXT, memory: 0 })?;
+    let raw = Raw::load(&path)?;
+    let how = format!("{parameters:.0} M parameters in 8 bits, {threads} threads, greedy, median of {REPEATS} ratios");
+
+    let (mut alone, mut many) = (Vec::new(), Vec::new());
+    for i in 0..REPEATS {
+        // In turns, so that what else the machine does falls on both.
+        let (theirs, tokens) = raw.one(threads, &prompt(i, PROMPT))?;
+        let begun = Instant::now();
+        let ours = answer(&engine, job(i, PROMPT, WRITTEN))?;
+        alone.push(theirs.as_secs_f64() / begun.elapsed().as_secs_f64());
+        ensure!(ours == tokens, "the engine and llama.cpp wrote different tokens");
+        let theirs = raw.many(threads)?;
+        let begun = Instant::now();
+        let streams: Result<Vec<_>, _> =
+            (0..STREAMS).map(|k| engine.submit(job(100 + k, STREAM_PROMPT, WRITTEN))).collect();
+        for mut events in streams? {
+            while events.blocking_recv().is_some() {}
+        }
+        many.push(theirs.as_secs_f64() / begun.elapsed().as_secs_f64());
+    }
+    let claim = |book: &mut Book, name, value: f64, unit, bar, goal, how: &str| {
+        book.add("quick", name, (value, unit), bar, goal, how)
+    };
+    let one =
+        format!("prompt of {PROMPT} and {WRITTEN} tokens written, the same tokens: llama.cpp's time over ours; {how}");
+    claim(book, "serve.engine.alone", median(alone), "x", Bar::Least(0.95), ">= 1.0", &one);
+    let eight = format!(
+        "{STREAMS} answers at a time of {STREAM_PROMPT} + {WRITTEN} tokens: llama.cpp's time in batches of {STREAMS} over ours; {how}"
+    );
+    claim(book, "serve.engine.streams", median(many), "x", Bar::Least(0.95), ">= 1.0", &eight);
+
+    let cancels = cancelled(&engine)?;
+    let how = format!(
+        "from letting go until the slot is free, {CANCELS} answers let go of in the middle, each at another token"
+    );
+    claim(book, "serve.cancel.p99", cancels, "ms", Bar::Most(250.0), "<= 50", &how);
+    drop(raw);
+
+    let ratio = through_gateway(engine)?;
+    let how = format!(
+        "{PROMPT} + {WRITTEN} tokens streamed over HTTP on loopback: the engine's own time over that; median of {REPEATS} ratios. \
+         Without the encrypted link of a network, which is not built"
+    );
+    claim(book, "serve.gateway.local", ratio, "x", Bar::Least(0.9), ">= 0.97", &how);
+    Ok(())
+}
+
+/// Writes a model of random weights: its speed is that of any other of its shape. Gives its millions of parameters.
+fn written(path: &Path) -> Result<f64> {
+    let config = Config::preset("base", 2048, CONTEXT)?;
+    let layout = Layout::new(&config, &Part::whole(&config));
+    let theta = model::init(&layout, config.num_hidden_layers, 5);
+    let tokenizer = std::fs::read("corpus/tokenizer.json").context("run it in the project's folder")?;
+    model::export_gguf(path, &config, &theta, &tokenizer, 0, &ModelCard::default(), GgufType::Q8_0)?;
+    Ok(theta.len() as f64 / 1e6)
+}
+
+fn prompt(seed: usize, n: usize) -> Vec<i32> {
+    (0..n).map(|k| ((seed * 131 + k * 7919) % 2047 + 1) as i32).collect()
+}
+
+fn job(seed: usize, n: usize, max_tokens: usize) -> Job {
+    let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
+    // Each is a client of its own: nothing was read before.
+    let client = Client(base::Hash::of("figure", &seed.to_le_bytes()).0);
+    Job { client, prompt: prompt(seed, n), max_tokens, sampling, stop: vec![], logprobs: None, echo: false }
+}
+
+fn answer(engine: &Engine, job: Job) -> Result<Vec<i32>> {
+    let mut events = engine.submit(job)?;
+    let mut out = Vec::new();
+    while let Some(event) = events.blocking_recv() {
+        if let Event::Token(token) = event {
+            out.push(token.id);
+        }
+    }
+    Ok(out)
+}
+
+/// llama.cpp called as its own examples call it.
+struct Raw {
+    model: LlamaModel,
+}
+
+impl Raw {
+    fn load(path: &Path) -> Result<Self> {
+        Ok(Self { model: LlamaModel::load_from_file(engine::backend(), path, &LlamaModelParams::default())? })
+    }
+
+    fn context(&self, threads: usize, sequences: usize) -> Result<LlamaContext<'_>> {
+        let params = LlamaContextParams::default()
+            .with_n_ctx(NonZeroU32::new((sequences * CONTEXT) as u32))
+            .with_n_seq_max(sequences as u32)
+            .with_n_batch(PROMPT as u32)
+            .with_n_ubatch(PROMPT as u32)
+            .with_n_threads(threads as i32)
+            .with_n_threads_batch(threads as i32)
+            .with_no_perf(true);
+        Ok(self.model.new_context(engine::backend(), params)?)
+    }
+
+    /// One prompt and one answer; the time and the tokens.
+    fn one(&self, threads: usize, prompt: &[i32]) -> Result<(Duration, Vec<i32>)> {
+        let mut context = self.context(threads, 1)?;
+        let mut batch = LlamaBatch::new(PROMPT, 1);
+        let begun = Instant::now();
+        for (k, token) in prompt.iter().enumerate() {
+            batch.add(LlamaToken(*token), k as i32, &[0], k + 1 == prompt.len())?;
+        }
+        context.decode(&mut batch)?;
+        let mut row = batch.n_tokens() - 1;
+        let mut tokens = Vec::new();
+        while tokens.len() < WRITTEN {
+            let token = likeliest(context.get_logits_ith(row));
+            tokens.push(token);
+            if tokens.len() == WRITTEN {
+                break;
+            }
+            batch.clear();
+            batch.add(LlamaToken(token), (prompt.len() + tokens.len() - 1) as i32, &[0], true)?;
+            context.decode(&mut batch)?;
+            row = 0;
+        }
+        Ok((begun.elapsed(), tokens))
+    }
+
+    /// Several prompts together, then one token of each in every batch.
+    fn many(&self, threads: usize) -> Result<Duration> {
+        let mut context = self.context(threads, STREAMS)?;
+        let mut batch = LlamaBatch::new(PROMPT, 1);
+        let begun = Instant::now();
+        for k in 0..STREAMS {
+            for (at, token) in prompt(100 + k, STREAM_PROMPT).iter().enumerate() {
+                batch.add(LlamaToken(*token), at as i32, &[k as i32], at + 1 == STREAM_PROMPT)?;
+            }
+        }
+        context.decode(&mut batch)?;
+        let mut rows: Vec<i32> = (1..=STREAMS).map(|k| (k * STREAM_PROMPT - 1) as i32).collect();
+        for written in 1..WRITTEN {
+            let tokens: Vec<i32> = rows.iter().map(|row| likeliest(context.get_logits_ith(*row))).collect();
+            batch.clear();
+            for (k, token) in tokens.iter().enumerate() {
+                batch.add(LlamaToken(*token), (STREAM_PROMPT + written - 1) as i32, &[k as i32], true)?;
+            }
+            context.decode(&mut batch)?;
+            rows = (0..STREAMS as i32).collect();
+        }
+        rows.iter().for_each(|row| {
+            std::hint::black_box(likeliest(context.get_logits_ith(*row)));
+        });
+        Ok(begun.elapsed())
+    }
+}
+
+fn likeliest(logits: &[f32]) -> i32 {
+    (0..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best }) as i32
+}
+
+/// Milliseconds from letting go of an answer until its slot is free, the 99th of a hundred.
+fn cancelled(engine: &Engine) -> Result<f64> {
+    let mut times = Vec::new();
+    for i in 0..CANCELS {
+        let mut events = engine.submit(job(1000 + i, 16 + 4 * i, 400))?;
+        // Every third while its prompt is read.
+        if i % 3 > 0 {
+            for _ in 0..=i % 7 {
+                events.blocking_recv().context("an event")?;
+            }
+        }
+        let begun = Instant::now();
+        drop(events);
+        while engine.busy() > 0 {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        times.push(begun.elapsed().as_secs_f64() * 1e3);
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times[CANCELS * 99 / 100 - 1])
+}
+
+/// The same answer from the engine and streamed over HTTP.
+fn through_gateway(engine: Engine) -> Result<f64> {
+    let served = Served::new(engine);
+    let engine = served.engine().clone();
+    let model = served.card().name.clone();
+    let (answers, keys) = (Arc::new(Local::new(vec![served])), Arc::new(Keys::default()));
+    let gateway = Gateway { answers, keys, demand_keys: false, answer_tokens: 16 };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let (ready, address) = std::sync::mpsc::channel();
+    let stop = CancellationToken::new();
+    let listen: SocketAddr = ([127, 0, 0, 1], 0).into();
+    runtime.spawn(gateway::serve(gateway, listen, stop.clone(), move |address| {
+        let _ = ready.send(address);
+    }));
+    let address = address.recv()?;
+    let mut ratios = Vec::new();
+    for i in 0..REPEATS {
+        let begun = Instant::now();
+        answer(&engine, job(5000 + i, PROMPT, WRITTEN))?;
+        let own = begun.elapsed();
+        let body = serde_json::json!({
+            "model": model, "prompt": prompt(6000 + i, PROMPT), "max_tokens": WRITTEN, "temperature": 0, "stream": true,
+        });
+        let begun = Instant::now();
+        let chunks = streamed(address, &body.to_string(), &i.to_string())?;
+        ratios.push(own.as_secs_f64() / begun.elapsed().as_secs_f64());
+        ensure!(chunks > WRITTEN, "each token comes by itself: {chunks} chunks");
+    }
+    stop.cancel();
+    Ok(median(ratios))
+}
+
+/// Chunks of a streamed answer.
+fn streamed(address: SocketAddr, body: &str, key: &str) -> Result<usize> {
+    let mut stream = TcpStream::connect(address)?;
+    let head = format!(
+        "POST /v1/completions HTTP/1.1\r\nhost: a\r\nconnection: close\r\nauthorization: Bearer {key}\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(head.as_bytes())?;
+    let mut chunks = 0;
+    for line in BufReader::new(stream).lines() {
+        chunks += usize::from(line?.starts_with("data: "));
+    }
+    Ok(chunks)
+}

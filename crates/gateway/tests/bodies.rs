@@ -1,0 +1,335 @@
+//! Whatever is sent: an answer in JSON that says what was wrong, never a failure of the server.
+
+use axum::body::{Body, to_bytes};
+use axum::http::{Request, StatusCode};
+use gateway::{Answers, Asked, Gateway, Key, Keys};
+use market::{Ask, Finish, ModelCard, Piece, Reason, Token};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tower::ServiceExt;
+
+/// Answers everything with the same three words; what it is told is kept by nobody.
+struct Parrot;
+
+impl Answers for Parrot {
+    fn models(&self) -> Vec<ModelCard> {
+        vec![ModelCard { name: "parrot".into(), hash: base::Hash::default(), context: 100, since: 1 }]
+    }
+
+    fn ask(&self, _client: &[u8; 32], ask: Ask) -> Asked<'_, UnboundedReceiver<Piece>> {
+        Box::pin(async move {
+            if ask.stop.iter().any(|stop| stop == "busy") {
+                return Err(Reason::Busy(1500));
+            }
+            let broken = ask.stop.iter().any(|stop| stop == "broken");
+            let (pieces, receiver) = unbounded_channel();
+            let _ = pieces.send(Piece::Read { tokens: 5, cached: 2, echo: vec![] });
+            for word in ["who", "'s", " there"] {
+                let logprob = ask.logprobs.map(|_| -0.5);
+                let token = Token { id: 1, text: word.into(), bytes: word.into(), logprob, top: vec![] };
+                let _ = pieces.send(Piece::Token(token));
+            }
+            let finish = if broken { Err(Reason::Failed("gone".into())) } else { Ok(Finish::Stop) };
+            let _ = pieces.send(Piece::End { finish, text: "?".into(), tokens: 3 });
+            Ok(receiver)
+        })
+    }
+
+    fn tokenize(&self, _model: &str, text: &str) -> Asked<'_, Vec<i32>> {
+        let n = text.len() as i32;
+        Box::pin(async move { Ok(vec![n]) })
+    }
+
+    fn detokenize(&self, _model: &str, _ids: &[i32]) -> Asked<'_, String> {
+        Box::pin(async { Ok("text".into()) })
+    }
+}
+
+struct Said {
+    status: StatusCode,
+    headers: axum::http::HeaderMap,
+    text: String,
+}
+
+impl Said {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
+    }
+
+    fn error(&self) -> (u16, Option<String>, Option<String>) {
+        let value = self.json();
+        let text = |key: &str| value["error"][key].as_str().map(str::to_owned);
+        assert!(text("message").is_some_and(|message| !message.is_empty()) && text("type").is_some(), "{value}");
+        (self.status.as_u16(), text("code"), text("param"))
+    }
+}
+
+fn asked(keys: Vec<Key>, needed: bool, request: Request<Body>) -> Said {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let keys = Arc::new(Keys::new(keys));
+        let gateway = Gateway { answers: Arc::new(Parrot), keys, demand_keys: needed, answer_tokens: 10 };
+        let response = gateway.router(needed).oneshot(request).await.expect("an answer");
+        let (parts, body) = response.into_parts();
+        let bytes = to_bytes(body, usize::MAX).await.expect("a body");
+        Said { status: parts.status, headers: parts.headers, text: String::from_utf8_lossy(&bytes).into_owned() }
+    })
+}
+
+fn post(path: &str, body: impl Into<Body>) -> Request<Body> {
+    Request::post(path).header("content-type", "application/json").body(body.into()).expect("a request")
+}
+
+fn said(path: &str, body: &Value) -> Said {
+    asked(vec![], false, post(path, body.to_string()))
+}
+
+const CHAT: &str = "/v1/chat/completions";
+
+#[test]
+fn answers_have_the_shape_that_clients_expect() {
+    let question =
+        json!({ "model": "parrot", "messages": [{ "role": "user", "content": [{ "type": "text", "text": "hi" }] }] });
+    let whole = said(CHAT, &question);
+    assert!(whole.headers.contains_key("x-request-id"));
+    let value = whole.json();
+    assert_eq!(value["choices"][0]["message"]["content"], "who's there?");
+    assert_eq!(value["choices"][0]["finish_reason"], "stop");
+    assert_eq!(value["usage"]["total_tokens"], 8);
+    let mut streamed = question.clone();
+    streamed["stream"] = true.into();
+    streamed["stream_options"] = json!({ "include_usage": true });
+    let streamed = said(CHAT, &streamed);
+    let lines: Vec<&str> = streamed.text.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
+    let chunks: Vec<Value> =
+        lines[..lines.len() - 1].iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(lines.last(), Some(&"[DONE]"));
+    assert_eq!(chunks[0]["choices"][0]["delta"]["role"], "assistant");
+    let text: String = chunks.iter().filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str()).collect();
+    assert_eq!(text, "who's there?");
+    let (last, others) = chunks.split_last().expect("chunks");
+    assert!(others.iter().all(|chunk| chunk["usage"].is_null()) && last["choices"] == json!([]));
+    assert_eq!(last["usage"]["completion_tokens"], 3);
+    let newer = said("/v1/responses", &json!({ "model": "parrot", "input": "hi" })).json();
+    assert_eq!(newer["output"][0]["content"][0]["text"], "who's there?");
+    let older =
+        said("/v1/completions", &json!({ "model": "parrot", "prompt": ["a", "b"], "n": 2, "logprobs": 0 })).json();
+    assert_eq!(older["choices"].as_array().map(Vec::len), Some(4));
+    assert_eq!(
+        older["usage"],
+        json!({ "prompt_tokens": 10, "completion_tokens": 12, "total_tokens": 22, "prompt_tokens_details": { "cached_tokens": 8 } })
+    );
+}
+
+#[test]
+fn an_answer_that_breaks_off_is_an_error_and_never_done() {
+    let mut question =
+        json!({ "model": "parrot", "stop": "broken", "messages": [{ "role": "user", "content": "hi" }] });
+    assert_eq!(said(CHAT, &question).error().0, 503);
+    question["stream"] = true.into();
+    let streamed = said(CHAT, &question).text;
+    assert!(streamed.contains("\"error\"") && !streamed.contains("[DONE]"), "{streamed}");
+    let busy =
+        said(CHAT, &json!({ "model": "parrot", "stop": ["busy"], "messages": [{ "role": "user", "content": "hi" }] }));
+    assert_eq!(busy.error(), (429, Some("rate_limit_exceeded".into()), None));
+    assert_eq!(
+        (&busy.headers["retry-after"], &busy.headers["retry-after-ms"]),
+        (&"2".parse().expect("a value"), &"1500".parse().expect("a value"))
+    );
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    let message = json!([{ "role": "user", "content": "hi" }]);
+    for (path, body, status, code, param) in [
+        (CHAT, json!({ "messages": message }), 400, "missing_required_parameter", "model"),
+        (CHAT, json!({ "model": "parrot" }), 400, "missing_required_parameter", "messages"),
+        (CHAT, json!({ "model": "x", "messages": message }), 404, "model_not_found", "model"),
+        (CHAT, json!({ "model": "parrot", "messages": [] }), 400, "invalid_value", "messages"),
+        (
+            CHAT,
+            json!({ "model": "parrot", "messages": [{ "role": "king", "content": "" }] }),
+            400,
+            "invalid_value",
+            "messages[0].role",
+        ),
+        (
+            CHAT,
+            json!({ "model": "parrot", "messages": [{ "role": "user" }] }),
+            400,
+            "missing_required_parameter",
+            "messages[0].content",
+        ),
+        (
+            CHAT,
+            json!({ "model": "parrot", "messages": message, "temperature": 3 }),
+            400,
+            "invalid_value",
+            "temperature",
+        ),
+        (
+            CHAT,
+            json!({ "model": "parrot", "messages": message, "temperature": "hot" }),
+            400,
+            "invalid_value",
+            "temperature",
+        ),
+        (CHAT, json!({ "model": "parrot", "messages": message, "n": 0 }), 400, "invalid_value", "n"),
+        (CHAT, json!({ "model": "parrot", "messages": message, "max_tokens": 0 }), 400, "invalid_value", "max_tokens"),
+        (
+            CHAT,
+            json!({ "model": "parrot", "messages": message, "top_logprobs": 3 }),
+            400,
+            "invalid_value",
+            "top_logprobs",
+        ),
+        (
+            CHAT,
+            json!({ "model": "parrot", "messages": message, "functions": [{}] }),
+            400,
+            "unsupported_parameter",
+            "functions",
+        ),
+        (
+            CHAT,
+            json!({ "model": "parrot", "messages": message, "logit_bias": { "a": 1 } }),
+            400,
+            "invalid_value",
+            "logit_bias",
+        ),
+        (
+            CHAT,
+            json!({ "model": "parrot", "messages": message, "stream_options": {} }),
+            400,
+            "invalid_value",
+            "stream_options",
+        ),
+        (
+            CHAT,
+            json!({ "model": "parrot", "messages": [{ "role": "user", "content": [{ "type": "image_url" }] }] }),
+            400,
+            "unsupported_parameter",
+            "messages[0].content[0]",
+        ),
+        (
+            "/v1/completions",
+            json!({ "model": "parrot", "prompt": "a", "suffix": "b" }),
+            400,
+            "unsupported_parameter",
+            "suffix",
+        ),
+        ("/v1/completions", json!({ "model": "parrot", "prompt": [] }), 400, "invalid_value", "prompt"),
+        (
+            "/v1/responses",
+            json!({ "model": "parrot", "input": [{ "role": "x", "content": "" }] }),
+            400,
+            "invalid_value",
+            "input[0].role",
+        ),
+        (
+            "/v1/responses",
+            json!({ "model": "parrot", "input": "a", "previous_response_id": "r" }),
+            400,
+            "unsupported_parameter",
+            "previous_response_id",
+        ),
+        ("/v1/embeddings", json!({ "model": "parrot", "input": "a" }), 400, "unsupported_parameter", "model"),
+    ] {
+        assert_eq!(said(path, &body).error(), (status, Some(code.into()), Some(param.into())), "{path} {body}");
+    }
+    let plain = |request: Request<Body>| asked(vec![], false, request).error().0;
+    assert_eq!(plain(Request::get("/nowhere").body(Body::empty()).expect("a request")), 404);
+    assert_eq!(plain(Request::delete(CHAT).body(Body::empty()).expect("a request")), 405);
+    assert_eq!(plain(Request::post(CHAT).body("{}".into()).expect("a request")), 415);
+    assert_eq!(plain(post(CHAT, "{")), 400);
+    assert_eq!(plain(post(CHAT, "[]")), 400);
+    assert_eq!(plain(post(CHAT, vec![b' '; (4 << 20) + 1])), 413);
+}
+
+#[test]
+fn keys_are_demanded_and_pages_of_others_may_ask() {
+    let key = Key {
+        name: "a".into(),
+        hash: Key::hash_of("tk-1"),
+        hint: "tk".into(),
+        models: vec![],
+        per_minute: Some(1),
+        tokens: None,
+        expires: None,
+    };
+    let with = |bearer: Option<&str>| {
+        let mut request = Request::get("/v1/models");
+        if let Some(bearer) = bearer {
+            request = request.header("authorization", format!("Bearer {bearer}"));
+        }
+        asked(vec![key.clone()], true, request.body(Body::empty()).expect("a request"))
+    };
+    assert_eq!(with(None).error(), (401, Some("invalid_api_key".into()), None));
+    assert_eq!(with(Some("tk-2")).error().0, 401);
+    assert_eq!(with(Some("tk-1")).status, 200);
+    let health = asked(vec![key], true, Request::get("/health").body(Body::empty()).expect("a request"));
+    assert_eq!(health.status, 200);
+    let preflight = Request::options(CHAT)
+        .header("origin", "http://page")
+        .header("access-control-request-headers", "x-stainless-os");
+    let preflight = asked(vec![], true, preflight.body(Body::empty()).expect("a request"));
+    assert_eq!(
+        (preflight.status, &preflight.headers["access-control-allow-headers"]),
+        (StatusCode::NO_CONTENT, &"x-stainless-os".parse().expect("a value"))
+    );
+}
+
+fn value() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "[a-z ]{0,6}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(3, 24, 4, |inner| {
+        let key = prop_oneof![
+            Just("role"),
+            Just("content"),
+            Just("type"),
+            Just("text"),
+            Just("model"),
+            Just("messages"),
+            Just("prompt"),
+            Just("input"),
+            Just("stop"),
+            Just("n"),
+            Just("logit_bias"),
+            Just("response_format"),
+            Just("stream"),
+            Just("json_schema"),
+            Just("schema"),
+        ];
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::vec((key, inner), 0..4)
+                .prop_map(|pairs| pairs.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn any_body_is_answered(path in 0usize..6, bytes: Vec<u8>, fields in prop::collection::vec((0usize..22, value()), 0..6)) {
+        const PATHS: [&str; 6] = [CHAT, "/v1/completions", "/v1/responses", "/v1/embeddings", "/tokenize", "/detokenize"];
+        const NAMES: [&str; 22] = [
+            "messages", "prompt", "input", "max_tokens", "temperature", "top_p", "top_k", "min_p", "n", "stop", "seed", "logit_bias",
+            "logprobs", "top_logprobs", "response_format", "stream", "stream_options", "tools", "echo", "text", "tokens", "metadata",
+        ];
+        let raw = asked(vec![], false, post(PATHS[path], bytes));
+        prop_assert!(raw.error().0 < 500);
+        let mut body = json!({ "model": "parrot", "messages": [{ "role": "user", "content": "hi" }], "prompt": "a", "input": "a" });
+        for (name, value) in fields {
+            body[NAMES[name]] = value;
+        }
+        let said = said(PATHS[path], &body);
+        prop_assert!(said.status == 200 || (said.status.is_client_error() && said.error().0 != 422), "{}", said.text);
+    }
+}

@@ -1,6 +1,9 @@
 # `make demo` and `make test` are all that a newcomer needs.
 
 CARGO ?= cargo
+# SERVE=0: without serving models, and so without C++.
+SERVE ?= 1
+export SERVE
 BIN = $(shell $(CARGO) metadata --format-version 1 --no-deps 2>/dev/null | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug
 
 .PHONY: demo demo-ledger test nightly bench claims claims-full lint fuzz build prerequisites
@@ -22,7 +25,11 @@ nightly: prerequisites ## the same faults longer (hours): simulated dishonesty, 
 	./scripts/mutants.sh
 
 build: prerequisites
+ifeq ($(SERVE),0)
+	$(CARGO) build -p cli --no-default-features
+else
 	$(CARGO) build --workspace
+endif
 
 bench: claims ## alias: the figures are the benchmarks
 

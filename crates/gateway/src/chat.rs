@@ -5,6 +5,7 @@ use crate::http::{Shared, name, unix_time};
 use crate::keys::Caller;
 use crate::params::{self, Common, within};
 use crate::stream::{self, Events, Usage, Whole};
+use crate::tools::{Call, Tools};
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -24,8 +25,6 @@ struct Request {
     logprobs: Option<bool>,
     top_logprobs: Option<u32>,
     response_format: Option<Value>,
-    tools: Option<Vec<Value>>,
-    tool_choice: Option<Value>,
 }
 
 /// A message as clients send it.
@@ -57,6 +56,8 @@ const REFUSED: [(&str, &str); 8] = [
     ("verbosity", "models here have no such dial"),
 ];
 const TOP_MAX: u32 = 20;
+/// Why an answer ended that is a call.
+const CALLED: &str = "tool_calls";
 
 /// Reads messages: roles, and content as a text or in parts.
 pub(crate) fn messages(given: Vec<InMessage>) -> Result<Vec<Message>, ApiError> {
@@ -123,9 +124,7 @@ pub(crate) async fn create(
     if value["modalities"].as_array().is_some_and(|kinds| kinds.iter().any(|kind| kind != "text")) {
         return Err(ApiError::unsupported("modalities", "models here read and write text"));
     }
-    if request.tools.as_ref().is_some_and(|tools| !tools.is_empty()) && request.tool_choice != Some("none".into()) {
-        return Err(ApiError::unsupported("tools", "calls of tools are not built yet"));
-    }
+    let tools = Tools::read(value.get("tools"), value.get("tool_choice"))?;
     let asked = [("max_completion_tokens", request.max_completion_tokens), ("max_tokens", request.max_tokens)];
     let max_tokens =
         asked.into_iter().find_map(|(what, n)| Some(within(what, n?, 1, u64::from(u32::MAX)))).transpose()?;
@@ -134,22 +133,27 @@ pub(crate) async fn create(
         (_, Some(top)) if top > 0 => return Err(ApiError::invalid("top_logprobs", "'top_logprobs' needs 'logprobs'.")),
         _ => None,
     };
+    let format = params::format("response_format", request.response_format.as_ref())?;
+    let (messages, n, usage) = (messages(given)?, common.n()?, common.wants_usage()?);
+    let card = shared.admit(&caller, &model)?;
+    let (input, format) = match &tools {
+        Some(tools) => tools.tell(messages, card.tools, format)?,
+        None => (Input::Chat { messages, tools: None }, format),
+    };
     let ask = Ask {
-        model: model.clone(),
-        input: Input::Chat { messages: messages(given)?, tools: None },
+        model,
+        input,
         max_tokens: max_tokens.or(Some(shared.answer_tokens)),
-        sampling: common.sampling(params::format("response_format", request.response_format.as_ref())?)?,
+        sampling: common.sampling(format)?,
         stop: common.stops()?,
         logprobs,
         echo: false,
     };
-    let (n, usage) = (common.n()?, common.wants_usage()?);
-    let card = shared.admit(&caller, &model)?;
     let head = Head { id: name("chatcmpl"), created: unix_time(), card };
     let asked = ask_all(&shared, &caller, ask, n).await?;
     if common.streams() {
         let (events, response) = stream::respond();
-        tokio::spawn(send(shared, caller, head, asked, events, usage));
+        tokio::spawn(send(shared, caller, head, asked, events, usage, tools));
         return Ok(response);
     }
     let _running = shared.metrics.running();
@@ -160,12 +164,17 @@ pub(crate) async fn create(
         used.add(&usage);
         let logprobs =
             logprobs.map(|_| json!({ "content": tokens.iter().map(token_json).collect::<Vec<_>>(), "refusal": null }));
-        choices.push(json!({
-            "index": index,
-            "message": { "role": "assistant", "content": text, "refusal": null, "annotations": [] },
-            "logprobs": logprobs,
-            "finish_reason": finish.map(stream::finish),
-        }));
+        let mut message = json!({ "role": "assistant", "content": text, "refusal": null, "annotations": [] });
+        let mut reason = finish.map(stream::finish);
+        if let Some(tools) = &tools {
+            let outcome = tools.outcome(&text);
+            message["content"] = if outcome.text.is_empty() { Value::Null } else { outcome.text.into() };
+            if !outcome.calls.is_empty() {
+                message["tool_calls"] = outcome.calls.iter().map(Call::json).collect();
+                reason = Some(CALLED);
+            }
+        }
+        choices.push(json!({ "index": index, "message": message, "logprobs": logprobs, "finish_reason": reason }));
     }
     shared.metrics.used(&used);
     shared.keys.count(&caller, used.prompt + used.written);
@@ -223,9 +232,12 @@ async fn send(
     asked: Vec<tokio::sync::mpsc::UnboundedReceiver<Piece>>,
     events: Events,
     with_usage: bool,
+    tools: Option<Tools>,
 ) {
     let _running = shared.metrics.running();
     let begun = Instant::now();
+    // Whether an answer is a call is known at its end only: until then it is held back.
+    let mut held = vec![String::new(); asked.len()];
     let (merged, mut pieces) = tokio::sync::mpsc::unbounded_channel();
     for (index, mut one) in asked.into_iter().enumerate() {
         let merged = merged.clone();
@@ -274,6 +286,10 @@ async fn send(
                 if std::mem::take(&mut first) {
                     shared.metrics.first_token(begun.elapsed());
                 }
+                if tools.is_some() {
+                    held[index] += &token.text;
+                    continue;
+                }
                 let logprobs =
                     token.logprob.map_or(Value::Null, |_| json!({ "content": [token_json(&token)], "refusal": null }));
                 if !token.text.is_empty() || !logprobs.is_null() {
@@ -283,6 +299,19 @@ async fn send(
             Piece::End { finish, text, tokens } => {
                 used.add(&Usage { written: tokens, ..Usage::default() });
                 match finish {
+                    Ok(finish) if let Some(tools) = &tools => {
+                        let outcome = tools.outcome(&(std::mem::take(&mut held[index]) + &text));
+                        if !outcome.text.is_empty() {
+                            events.data(&chunk(index, json!({ "content": outcome.text }), Value::Null, Value::Null));
+                        }
+                        for (k, call) in outcome.calls.iter().enumerate() {
+                            let mut call = call.json();
+                            call["index"] = k.into();
+                            events.data(&chunk(index, json!({ "tool_calls": [call] }), Value::Null, Value::Null));
+                        }
+                        let reason = if outcome.calls.is_empty() { stream::finish(finish) } else { CALLED };
+                        events.data(&chunk(index, json!({}), Value::Null, reason.into()));
+                    }
                     Ok(finish) => {
                         if !text.is_empty() {
                             events.data(&chunk(index, json!({ "content": text }), Value::Null, Value::Null));
@@ -307,7 +336,8 @@ async fn send(
     count(&shared, &caller, &used);
 }
 
-fn count(shared: &Shared, caller: &Caller, used: &Usage) {
+/// Counts what was read and written.
+pub(crate) fn count(shared: &Shared, caller: &Caller, used: &Usage) {
     shared.metrics.used(used);
     shared.keys.count(caller, used.prompt + used.written);
 }

@@ -12,6 +12,7 @@ mod metrics;
 mod params;
 mod responses;
 mod stream;
+mod tools;
 
 pub use http::{Gateway, GatewayError, serve};
 pub use keys::{Key, Keys};

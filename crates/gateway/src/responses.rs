@@ -1,11 +1,12 @@
 //! `/v1/responses`, without memory: what is not in the request is not known.
 
-use crate::chat::{InMessage, messages, token_json};
+use crate::chat::{InMessage, count, messages, token_json};
 use crate::error::ApiError;
 use crate::http::{Shared, name, unix_time};
 use crate::keys::Caller;
 use crate::params::{self, Common, within};
 use crate::stream::{self, Events, Usage};
+use crate::tools::{Call, Outcome, Tools};
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -35,13 +36,12 @@ enum Asked {
     Items(Vec<Value>),
 }
 
-const REFUSED: [(&str, &str); 6] = [
+const REFUSED: [(&str, &str); 5] = [
     ("previous_response_id", "nothing is stored: send the whole conversation as 'input'"),
     ("conversation", "nothing is stored: send the whole conversation as 'input'"),
     ("background", "an answer is written while you wait"),
-    ("tools", "calls of tools are not built yet"),
     ("prompt", "stored prompts are not built"),
-    ("max_tool_calls", "calls of tools are not built yet"),
+    ("max_tool_calls", "no more than one call is written"),
 ];
 /// Asks for log-probabilities.
 const LOGPROBS: &str = "message.output_text.logprobs";
@@ -56,6 +56,18 @@ fn conversation(request: &mut Request) -> Result<Vec<Message>, ApiError> {
         Asked::Text(text) => out.push(Message { role: "user".into(), content: text, ..Message::default() }),
         Asked::Items(items) => {
             let item = |(i, item): (usize, Value)| {
+                let text = |key: &str| item[key].as_str().unwrap_or_default().to_owned();
+                // Calls and their results, as earlier answers showed them.
+                let item = match item["type"].as_str() {
+                    Some("function_call") => json!({ "role": "assistant", "content": "", "tool_calls": [{
+                        "id": text("call_id"), "type": "function",
+                        "function": { "name": text("name"), "arguments": text("arguments") },
+                    }] }),
+                    Some("function_call_output") => {
+                        json!({ "role": "tool", "tool_call_id": text("call_id"), "content": item["output"] })
+                    }
+                    _ => item,
+                };
                 if item["type"].as_str().is_some_and(|kind| kind != "message") {
                     let kind = item["type"].as_str().unwrap_or_default();
                     return Err(ApiError::unsupported(
@@ -97,16 +109,23 @@ pub(crate) async fn create(
     let top = within("top_logprobs", request.top_logprobs.unwrap_or(0), 0, 20)?;
     let max_tokens =
         request.max_output_tokens.map(|n| within("max_output_tokens", n, 1, u64::from(u32::MAX))).transpose()?;
+    let shape = params::format("text.format", format.as_ref())?;
+    let tools = Tools::read(value.get("tools"), value.get("tool_choice"))?;
+    let messages = conversation(&mut request)?;
+    let card = shared.admit(&caller, &model)?;
+    let (input, shape) = match &tools {
+        Some(tools) => tools.tell(messages, card.tools, shape)?,
+        None => (Input::Chat { messages, tools: None }, shape),
+    };
     let ask = Ask {
-        model: model.clone(),
-        sampling: common.sampling(params::format("text.format", format.as_ref())?)?,
-        input: Input::Chat { messages: conversation(&mut request)?, tools: None },
+        model,
+        sampling: common.sampling(shape)?,
+        input,
         max_tokens: max_tokens.or(Some(shared.answer_tokens)),
         stop: common.stops()?,
         logprobs: (logprobs || top > 0).then_some(top as u8),
         echo: false,
     };
-    let card = shared.admit(&caller, &model)?;
     let frame = Frame {
         response: json!({
             "id": name("resp"), "object": "response", "created_at": unix_time(), "completed_at": null,
@@ -116,12 +135,14 @@ pub(crate) async fn create(
             "prompt_cache_key": value["prompt_cache_key"], "reasoning": { "effort": null, "summary": null },
             "safety_identifier": value["safety_identifier"], "service_tier": "default", "store": false,
             "temperature": ask.sampling.temperature, "text": { "format": format.unwrap_or(json!({ "type": "text" })) },
-            "tool_choice": "auto", "tools": [], "top_logprobs": top, "top_p": ask.sampling.top_p,
+            "tool_choice": value.get("tool_choice").filter(|choice| !choice.is_null()).cloned().unwrap_or("auto".into()),
+            "tools": value.get("tools").filter(|tools| tools.is_array()).cloned().unwrap_or(json!([])), "top_logprobs": top, "top_p": ask.sampling.top_p,
             "presence_penalty": ask.sampling.presence_penalty, "frequency_penalty": ask.sampling.frequency_penalty,
             "truncation": "disabled", "usage": null, "user": value["user"],
             "metadata": if value["metadata"].is_object() { value["metadata"].clone() } else { json!({}) },
         }),
         item: name("msg"),
+        tools,
     };
     let streams = common.streams();
     let pieces = shared.answers.ask(&caller.client, ask).await?;
@@ -142,9 +163,23 @@ pub(crate) async fn create(
 struct Frame {
     response: Value,
     item: String,
+    tools: Option<Tools>,
+}
+
+/// A call as an item of the output.
+fn called(call: &Call, status: &str) -> Value {
+    json!({
+        "id": name("fc"), "type": "function_call", "status": status,
+        "call_id": call.id, "name": call.name, "arguments": call.arguments,
+    })
 }
 
 impl Frame {
+    fn outcome(&self, text: &str) -> Outcome {
+        let plain = || Outcome { text: text.to_owned(), calls: Vec::new() };
+        self.tools.as_ref().map_or_else(plain, |tools| tools.outcome(text))
+    }
+
     fn part(text: &str, logprobs: Value) -> Value {
         json!({ "type": "output_text", "text": text, "annotations": [], "logprobs": logprobs })
     }
@@ -164,13 +199,24 @@ impl Frame {
         }
         out["status"] = status.into();
         out["completed_at"] = unix_time().into();
-        out["output"] = json!([self.item(status, json!([Self::part(text, logprobs)]))]);
+        let outcome = self.outcome(text);
+        let said = (!outcome.text.is_empty() || outcome.calls.is_empty())
+            .then(|| self.item(status, json!([Self::part(&outcome.text, logprobs)])));
+        out["output"] = said.into_iter().chain(outcome.calls.iter().map(|call| called(call, status))).collect();
         out["usage"] = json!({
             "input_tokens": usage.prompt, "input_tokens_details": { "cached_tokens": usage.cached },
             "output_tokens": usage.written, "output_tokens_details": { "reasoning_tokens": 0 },
             "total_tokens": usage.prompt + usage.written,
         });
         out
+    }
+}
+
+/// The last event of a stream.
+fn ending(finish: Finish) -> &'static str {
+    match finish {
+        Finish::Stop => "response.completed",
+        Finish::Length => "response.incomplete",
     }
 }
 
@@ -201,6 +247,9 @@ async fn send(shared: Arc<Shared>, caller: Caller, frame: Frame, mut pieces: Unb
         let (delta, logprobs) = match piece {
             Some(Piece::Read { tokens, cached, .. }) => {
                 used = Usage { prompt: tokens, cached, written: 0 };
+                if frame.tools.is_some() {
+                    continue;
+                }
                 say(
                     "response.output_item.added",
                     json!({ "output_index": 0, "item": frame.item("in_progress", json!([])) }),
@@ -214,10 +263,37 @@ async fn send(shared: Arc<Shared>, caller: Caller, frame: Frame, mut pieces: Unb
                 }
                 let logprobs = token.logprob.map_or(json!([]), |_| json!([token_json(&token)]));
                 tokens.extend(token.logprob.map(|_| token_json(&token)));
+                // Whether it is a call is known at its end only.
+                if frame.tools.is_some() {
+                    text += &token.text;
+                    continue;
+                }
                 (token.text, logprobs)
             }
             Some(Piece::End { finish: Ok(finish), text: rest, tokens: written }) => {
                 used.written = written;
+                if frame.tools.is_some() {
+                    let ended = frame.ended(&(text + &rest), tokens.into(), finish, &used);
+                    for (i, item) in ended["output"].as_array().into_iter().flatten().enumerate() {
+                        let at = |value: &str| json!({ "item_id": item["id"], "output_index": i, value: item[value] });
+                        say("response.output_item.added", json!({ "output_index": i, "item": item }));
+                        if item["type"] == "function_call" {
+                            let mut delta = at("arguments");
+                            delta["delta"] = delta["arguments"].take();
+                            say("response.function_call_arguments.delta", delta);
+                            say("response.function_call_arguments.done", at("arguments"));
+                        } else {
+                            let mut delta = json!({ "item_id": item["id"], "output_index": i, "content_index": 0 });
+                            delta["delta"] = item["content"][0]["text"].clone();
+                            delta["logprobs"] = json!([]);
+                            say("response.output_text.delta", delta);
+                        }
+                        say("response.output_item.done", json!({ "output_index": i, "item": item }));
+                    }
+                    say(ending(finish), json!({ "response": ended }));
+                    events.done();
+                    return count(&shared, &caller, &used);
+                }
                 if !rest.is_empty() {
                     let mut delta = with("delta", rest.as_str().into());
                     delta["logprobs"] = json!([]);
@@ -231,12 +307,9 @@ async fn send(shared: Arc<Shared>, caller: Caller, frame: Frame, mut pieces: Unb
                 say("response.content_part.done", with("part", Frame::part(&text, all.clone())));
                 let ended = frame.ended(&text, all, finish, &used);
                 say("response.output_item.done", json!({ "output_index": 0, "item": ended["output"][0] }));
-                let kind = if finish == Finish::Stop { "response.completed" } else { "response.incomplete" };
-                say(kind, json!({ "response": ended }));
+                say(ending(finish), json!({ "response": ended }));
                 events.done();
-                shared.metrics.used(&used);
-                shared.keys.count(&caller, used.prompt + used.written);
-                return;
+                return count(&shared, &caller, &used);
             }
             Some(Piece::End { finish: Err(reason), .. }) => {
                 let error = ApiError::from(reason);

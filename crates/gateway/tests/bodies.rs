@@ -10,12 +10,12 @@ use std::sync::Arc;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tower::ServiceExt;
 
-/// Answers everything with the same three words; what it is told is kept by nobody.
+/// Answers everything with the same three words, or calls a tool where the answer has to have a shape.
 struct Parrot;
 
 impl Answers for Parrot {
     fn models(&self) -> Vec<ModelCard> {
-        vec![ModelCard { name: "parrot".into(), hash: base::Hash::default(), context: 100, since: 1 }]
+        vec![ModelCard { name: "parrot".into(), hash: base::Hash::default(), context: 100, tools: false, since: 1 }]
     }
 
     fn ask(&self, _client: &[u8; 32], ask: Ask) -> Asked<'_, UnboundedReceiver<Piece>> {
@@ -26,13 +26,16 @@ impl Answers for Parrot {
             let broken = ask.stop.iter().any(|stop| stop == "broken");
             let (pieces, receiver) = unbounded_channel();
             let _ = pieces.send(Piece::Read { tokens: 5, cached: 2, echo: vec![] });
-            for word in ["who", "'s", " there"] {
+            let calls = matches!(&ask.sampling.format, market::Format::Schema(schema) if schema.contains("look_up"));
+            let call = ["{\"name\":\"look_up\",", "\"arguments\":{\"what\"", ":\"x\"}"];
+            for word in if calls { call } else { ["who", "'s", " there"] } {
                 let logprob = ask.logprobs.map(|_| -0.5);
                 let token = Token { id: 1, text: word.into(), bytes: word.into(), logprob, top: vec![] };
                 let _ = pieces.send(Piece::Token(token));
             }
             let finish = if broken { Err(Reason::Failed("gone".into())) } else { Ok(Finish::Stop) };
-            let _ = pieces.send(Piece::End { finish, text: "?".into(), tokens: 3 });
+            let rest = if calls { "}" } else { "?" };
+            let _ = pieces.send(Piece::End { finish, text: rest.into(), tokens: 3 });
             Ok(receiver)
         })
     }
@@ -120,6 +123,44 @@ fn answers_have_the_shape_that_clients_expect() {
     assert_eq!(
         older["usage"],
         json!({ "prompt_tokens": 10, "completion_tokens": 12, "total_tokens": 22, "prompt_tokens_details": { "cached_tokens": 8 } })
+    );
+}
+
+#[test]
+fn a_tool_that_has_to_be_called_is_called() {
+    let function = json!({ "name": "look_up", "parameters": { "type": "object", "properties": { "what": { "type": "string" } } } });
+    let mut question = json!({
+        "model": "parrot", "messages": [{ "role": "user", "content": "hi" }], "tool_choice": "required",
+        "tools": [{ "type": "function", "function": function }],
+    });
+    let choice = said(CHAT, &question).json()["choices"][0].clone();
+    assert_eq!((&choice["finish_reason"], &choice["message"]["content"]), (&json!("tool_calls"), &Value::Null));
+    let call = json!({ "name": "look_up", "arguments": "{\"what\":\"x\"}" });
+    assert_eq!(choice["message"]["tool_calls"][0]["function"], call);
+    question["stream"] = true.into();
+    let streamed = said(CHAT, &question).text;
+    let lines = streamed.lines().filter_map(|line| line.strip_prefix("data: ")).filter(|line| *line != "[DONE]");
+    let chunks: Vec<Value> = lines.map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let calls: Vec<&Value> =
+        chunks.iter().map(|chunk| &chunk["choices"][0]["delta"]["tool_calls"][0]).filter(|c| !c.is_null()).collect();
+    assert_eq!((calls.len(), &calls[0]["function"], &calls[0]["index"]), (1, &call, &json!(0)));
+    let mut newer = function.clone();
+    newer["type"] = "function".into();
+    let mut question = json!({ "model": "parrot", "tools": [newer], "tool_choice": "required", "input": [
+        { "role": "user", "content": "hi" },
+        { "type": "function_call", "call_id": "c", "name": "look_up", "arguments": "{}" },
+        { "type": "function_call_output", "call_id": "c", "output": "found" },
+    ] });
+    let output = said("/v1/responses", &question).json()["output"].clone();
+    assert_eq!(output.as_array().map(Vec::len), Some(1));
+    assert_eq!((&output[0]["type"], &output[0]["name"]), (&json!("function_call"), &json!("look_up")));
+    question["stream"] = true.into();
+    let streamed = said("/v1/responses", &question).text;
+    assert!(streamed.contains("response.function_call_arguments.done") && streamed.contains("response.completed"));
+    question["tool_choice"] = "sometimes".into();
+    assert_eq!(
+        said("/v1/responses", &question).error(),
+        (400, Some("invalid_value".into()), Some("tool_choice".into()))
     );
 }
 

@@ -162,6 +162,8 @@ pub struct ModelCard {
     pub hash: base::Hash,
     /// Tokens of question and answer together.
     pub context: u64,
+    /// Whether its template has a place for tools.
+    pub tools: bool,
     /// Since when it is served, in seconds of Unix time.
     pub since: u64,
 }

@@ -30,7 +30,8 @@ impl Served {
     pub fn new(engine: Engine) -> Self {
         let info = engine.info();
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let card = ModelCard { name: info.name.clone(), hash: info.hash, context: info.context as u64, since };
+        let tools = info.template.as_ref().is_some_and(engine::Template::takes_tools);
+        let card = ModelCard { name: info.name.clone(), hash: info.hash, context: info.context as u64, tools, since };
         Self { engine: Arc::new(engine), card }
     }
 

@@ -7,4 +7,5 @@ if ! command -v cargo-mutants >/dev/null 2>&1; then
   echo "cargo-mutants is not installed; install it with: cargo install cargo-mutants --locked" >&2
   exit 1
 fi
-cargo mutants --package ledger --timeout 60 --output "${MUTANTS_OUT:-$(mktemp -d)}" -- --package ledger
+# 3: all were noticed, some by a test that never ended.
+cargo mutants --package ledger --timeout 60 --output "${MUTANTS_OUT:-$(mktemp -d)}" -- --package ledger || [ $? -eq 3 ]

@@ -136,7 +136,7 @@ pub(crate) async fn create(
             "safety_identifier": value["safety_identifier"], "service_tier": "default", "store": false,
             "temperature": ask.sampling.temperature, "text": { "format": format.unwrap_or(json!({ "type": "text" })) },
             "tool_choice": value.get("tool_choice").filter(|choice| !choice.is_null()).cloned().unwrap_or("auto".into()),
-            "tools": value.get("tools").filter(|tools| tools.is_array()).cloned().unwrap_or(json!([])), "top_logprobs": top, "top_p": ask.sampling.top_p,
+            "tools": listed(&value["tools"]), "top_logprobs": top, "top_p": ask.sampling.top_p,
             "presence_penalty": ask.sampling.presence_penalty, "frequency_penalty": ask.sampling.frequency_penalty,
             "truncation": "disabled", "usage": null, "user": value["user"],
             "metadata": if value["metadata"].is_object() { value["metadata"].clone() } else { json!({}) },
@@ -164,6 +164,20 @@ struct Frame {
     response: Value,
     item: String,
     tools: Option<Tools>,
+}
+
+/// The tools of a request as a response repeats them: with every field, whether it was given or not.
+fn listed(tools: &Value) -> Value {
+    let whole = |tool: &Value| {
+        let mut tool = tool.clone();
+        if let Some(tool) = tool.as_object_mut() {
+            for key in ["description", "parameters", "strict"] {
+                tool.entry(key).or_insert(Value::Null);
+            }
+        }
+        tool
+    };
+    tools.as_array().into_iter().flatten().map(whole).collect()
 }
 
 /// A call as an item of the output.

@@ -101,7 +101,7 @@ pub(crate) async fn create(
     for (index, pieces) in asked.into_iter().enumerate() {
         let Whole { text, tokens, echo, usage, finish } = stream::whole(pieces).await?;
         // Each prompt counts, but not for each of its answers again.
-        used.prompt += if index as u32 % n == 0 { usage.prompt } else { 0 };
+        used.prompt += if (index as u32).is_multiple_of(n) { usage.prompt } else { 0 };
         used.cached += usage.cached;
         used.written += usage.written;
         let said: String = echo.iter().map(|token| token.text.as_str()).collect();

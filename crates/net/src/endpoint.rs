@@ -194,8 +194,8 @@ impl Net {
         let endpoint = self.endpoint.clone();
         let moved = endpoint.watch_addr().stream_updates_only().map(|_| ());
         let here = move || address_of(&endpoint);
-        let (gossip, secret, stop) = (self.gossip.clone(), self.secret, self.stop.clone());
-        tokio::spawn(gossip::take_part(gossip, topic, bootstrap, secret, here, moved, learn, stop));
+        let topic = gossip::Topic { topic, bootstrap, secret: self.secret };
+        tokio::spawn(gossip::take_part(self.gossip.clone(), topic, here, moved, learn, self.stop.clone()));
     }
 
     /// Fetches content by root from several peers at once; see [`FetchError`] for going on later.
@@ -231,15 +231,15 @@ impl Net {
             let (direct, address) = way_of(&connection);
             let rtt = bulk::ping(&self.pool, peer).await?;
             ways.push(PeerInfo { rtt, direct, address: address.clone() });
-            while !direct {
+            if direct {
+                return Ok(ways);
+            }
+            loop {
                 match tokio::time::timeout_at(deadline, changes.next()).await {
                     Ok(Some(_)) if way_of(&connection).1 == address => {}
                     Ok(Some(_)) => break,
                     _ => return Ok(ways),
                 }
-            }
-            if direct {
-                return Ok(ways);
             }
         }
     }

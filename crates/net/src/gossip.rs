@@ -35,20 +35,25 @@ struct Beat {
 
 wire_struct!(Beat { address, count });
 
+/// What is talked about, with whom to begin, and the key of who speaks.
+pub(crate) struct Topic {
+    pub(crate) topic: Hash,
+    pub(crate) bootstrap: Vec<EndpointId>,
+    pub(crate) secret: [u8; 32],
+}
+
 /// Takes part in `topic` until `stop`: says where `here` is, calls `learn` with what others say.
 pub(crate) async fn take_part(
     gossip: Gossip,
-    topic: Hash,
-    bootstrap: Vec<EndpointId>,
-    secret: [u8; 32],
+    topic: Topic,
     here: impl Fn() -> Address,
     mut moved: impl Stream<Item = ()> + Unpin,
     learn: impl Fn(&Address),
     stop: CancellationToken,
 ) {
-    let Ok(subscribed) = gossip.subscribe(TopicId::from_bytes(topic.0), bootstrap).await else { return };
+    let Ok(subscribed) = gossip.subscribe(TopicId::from_bytes(topic.topic.0), topic.bootstrap).await else { return };
     let (sender, mut receiver) = subscribed.split();
-    let mut beats = Beats { key: Keypair::from_secret(secret), count: now_ms(), heard: BTreeMap::new() };
+    let mut beats = Beats { key: Keypair::from_secret(topic.secret), count: now_ms(), heard: BTreeMap::new() };
     let mut tick = tokio::time::interval(BEAT);
     loop {
         let news = tokio::select! {

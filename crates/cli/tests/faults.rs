@@ -68,6 +68,40 @@ fn a_kill_at_any_place_loses_nothing_and_does_nothing_twice() {
     assert!(!finals.is_empty());
 }
 
+/// A backup that is put back into the files of a folder: what was voted since is lost, so the key is not used again.
+#[test]
+fn a_backup_put_back_never_votes_with_the_old_key() {
+    let stage = tempfile::tempdir().expect("a folder");
+    let Lab { dirs, binds, .. } = common::lab(stage.path());
+    let start = |i: usize| up(&dirs[i], &["--bind", &binds[i]]);
+    let copy = |from: &Path, to: &Path| {
+        let dots = from.join(".");
+        let done = std::process::Command::new("cp").arg("-a").arg(dots).arg(to).status();
+        assert!(done.expect("cp runs").success());
+    };
+    let key = |i: usize| std::fs::read(dirs[i].join("seat")).expect("a key");
+    let mut others: Vec<Peer> = (0..3).map(start).collect();
+    let mut last = start(3);
+    let old = key(3);
+    let send = |i: usize| ask(&dirs[i], &["wallet", "send", &"44".repeat(32), "1", "--yes"]).expect("final");
+    send(3);
+    stop(&mut last);
+    let backup = stage.path().join("backup");
+    std::fs::create_dir(&backup).expect("made");
+    copy(&dirs[3], &backup);
+    // Started again as it was left: the same key.
+    let mut last = start(3);
+    assert_eq!(key(3), old);
+    send(3);
+    stop(&mut last);
+    copy(&backup, &dirs[3]);
+    let mut last = start(3);
+    assert_ne!(key(3), old, "a new key takes the seat");
+    send(0);
+    stop(&mut last);
+    others.iter_mut().for_each(stop);
+}
+
 struct Four {
     _stage: tempfile::TempDir,
     dirs: Vec<PathBuf>,

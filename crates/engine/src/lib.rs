@@ -1,7 +1,7 @@
 //! Serving: GGUF models through llama.cpp, many answers at a time.
 //!
 //! One thread owns the context and runs passes over the model: one token of everybody who writes and a piece of the
-//! prompts that are read ([`plan`]), so that a long prompt stalls nobody and a cancel is noticed within a pass. A slot
+//! prompts that are read (`plan`), so that a long prompt stalls nobody and a cancel is noticed within a pass. A slot
 //! keeps what it read: the next prompt of the *same client* that begins alike goes on from there; nothing is ever
 //! shared between clients.
 //!

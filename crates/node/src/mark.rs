@@ -9,6 +9,12 @@ use base::{Hash, Keypair, NodeId};
 use std::path::Path;
 
 const MARK: &str = "voted-here";
+/// Written anew at every start, and when it was: what is put back into the files of this folder, as `rsync` does with a
+/// backup, writes the first one again, and the second one no longer tells when.
+const START: &str = "started";
+const STARTED: &str = "started-at";
+/// Stands in for that time while the first one is being written.
+const UNDER_WAY: &str = "under way";
 /// Folder of the engine's journal.
 pub(crate) const JOURNAL: &str = "consensus";
 /// Names the key whose seat is to be given up for the new one.
@@ -31,16 +37,18 @@ pub(crate) fn voter(store: &Store, dir: &Path, network: &NetworkFile) -> Result<
     let told = std::fs::read_to_string(&mark).unwrap_or_default();
     let chain = network.genesis.chain();
     // The journal is what the key has voted: without it, or with another's, the key is not safe to use.
-    let own = journal.exists() && told == words(&mark, &journal, &chain)?;
+    let several = network.genesis.validators.len() >= 4;
+    let own = journal.exists() && told == words(&mark, &journal, &chain)? && (!several || not_put_back(store)?);
     if own || !told.contains(&chain.to_string()) {
         std::fs::create_dir_all(&journal)?;
         if !own {
             std::fs::write(&mark, b"")?;
             std::fs::write(&mark, words(&mark, &journal, &chain)?)?;
         }
+        note_start(store)?;
         return Ok(Voter::Own(key));
     }
-    if network.genesis.validators.len() < 4 {
+    if !several {
         return Ok(Voter::None);
     }
     // A crash in here is gone through again: the key that had the seat stays named.
@@ -51,7 +59,25 @@ pub(crate) fn voter(store: &Store, dir: &Path, network: &NetworkFile) -> Result<
     let _ = std::fs::remove_dir_all(&journal);
     std::fs::create_dir_all(&journal)?;
     std::fs::write(&mark, words(&mark, &journal, &chain)?)?;
+    note_start(store)?;
     Ok(Voter::New(store.secret(SEAT_FILE)?))
+}
+
+/// Whether the folder is as this node left it at its last start.
+fn not_put_back(store: &Store) -> Result<bool> {
+    let (start, started) = (store.dir().join(START), store.dir().join(STARTED));
+    // Neither: a folder from before this was noted.
+    Ok(match std::fs::read_to_string(&started) {
+        Ok(at) => at == UNDER_WAY || (start.exists() && at == platform::changed_at(&start)?),
+        Err(_) => !start.exists(),
+    })
+}
+
+fn note_start(store: &Store) -> Result<()> {
+    let (start, started) = (store.dir().join(START), store.dir().join(STARTED));
+    write_whole(&started, UNDER_WAY.as_bytes(), true)?;
+    std::fs::write(&start, base::to_hex(&platform::random_secret()?))?;
+    write_whole(&started, platform::changed_at(&start)?.as_bytes(), true)
 }
 
 /// The mark says which file and which journal they are: copies are others with the same words.

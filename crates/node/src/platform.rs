@@ -31,3 +31,10 @@ pub(crate) fn file_identity(path: &Path) -> Result<String> {
     // Numbers of devices change from one start of a machine to the next.
     Ok(format!("{}:{machine}", file.ino()))
 }
+
+/// When a file was last written or otherwise changed: the system says it, whoever writes cannot.
+pub(crate) fn changed_at(path: &Path) -> Result<String> {
+    use std::os::unix::fs::MetadataExt;
+    let file = std::fs::metadata(path).with_context(|| path.display().to_string())?;
+    Ok(format!("{}.{}", file.ctime(), file.ctime_nsec()))
+}

@@ -252,7 +252,7 @@ fn through_gateway(engine: Engine) -> Result<f64> {
 fn streamed(address: SocketAddr, body: &str, key: &str) -> Result<usize> {
     let mut stream = TcpStream::connect(address)?;
     let head = format!(
-        "POST /v1/completions HTTP/1.1\r\nhost: a\r\nconnection: close\r\nauthorization: Bearer {key}\r\n\
+        "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nauthorization: Bearer {key}\r\n\
          content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );

@@ -45,7 +45,7 @@ impl Api {
         let mut stream = TcpStream::connect(&self.address).expect("connected");
         let key = key.map(|key| format!("authorization: Bearer {key}\r\n")).unwrap_or_default();
         let head = format!(
-            "{method} {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-type: application/json\r\n{key}content-length: {}\r\n\r\n",
+            "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n{key}content-length: {}\r\n\r\n",
             body.len()
         );
         stream.write_all((head + body).as_bytes()).expect("sent");

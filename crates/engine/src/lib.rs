@@ -171,7 +171,10 @@ impl Engine {
         }
         // As long as an answer at most, so it needs no bound of its own.
         let (events, receiver) = mpsc::unbounded_channel();
-        self.jobs.send(pass::Begin { job, sampler, events }).map_err(|_| Refusal::Ended)?;
+        self.jobs.send(pass::Begin { job, sampler, events }).map_err(|_| {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            Refusal::Ended
+        })?;
         Ok(receiver)
     }
 

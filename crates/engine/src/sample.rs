@@ -7,6 +7,7 @@ use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::token::data::LlamaTokenData;
 use llama_cpp_2::token::data_array::LlamaTokenDataArray;
 use llama_cpp_2::token::logit_bias::LlamaLogitBias;
+use serde_json::Value;
 
 /// The parameters of the choice; the default is what the model itself says (temperature 1).
 #[derive(Debug, Clone, PartialEq)]
@@ -80,6 +81,11 @@ impl Sampler {
         let grammar = match &sampling.format {
             Format::Free => None,
             Format::Grammar(text) => Some(text.clone()),
+            Format::Schema(schema) if !tame(schema, 0) => {
+                return Err(format(
+                    "it refers to references, or has names, lists or patterns that grow without bound".into(),
+                ));
+            }
             Format::Schema(schema) => {
                 let text = schema.to_string();
                 if text.len() > SCHEMA_MAX {
@@ -89,6 +95,9 @@ impl Sampler {
                 Some(grammar.map_err(|error| format(error.to_string()))?)
             }
         };
+        if grammar.as_deref().is_some_and(inverted) {
+            return Err(format("a lower bound is above its upper bound".into()));
+        }
         let grammar =
             grammar.map(|text| LlamaSampler::grammar(model, &text, "root").map_err(|e| format(e.to_string())));
         let grammar = grammar.transpose()?;
@@ -173,6 +182,49 @@ impl Sampler {
     }
 }
 
+/// Names and references of a schema, properties of an object, and how deep it may go: what llama.cpp does with more takes
+/// its stack or its time.
+const NAME_MAX: usize = 128;
+const PROPERTIES_MAX: usize = 256;
+const DEPTH_MAX: usize = 32;
+
+/// Whether a schema can be made into a grammar in bounded time and space.
+fn tame(schema: &Value, depth: usize) -> bool {
+    if depth > DEPTH_MAX {
+        return false;
+    }
+    match schema {
+        Value::Array(items) => items.len() <= PROPERTIES_MAX && items.iter().all(|item| tame(item, depth + 1)),
+        Value::Object(fields) => {
+            let plain = |(key, value): (&String, &Value)| {
+                let bounded = match (key.as_str(), value) {
+                    ("$ref", Value::String(to)) => to.len() <= NAME_MAX,
+                    // A repeated group multiplies with every one around it.
+                    ("pattern", Value::String(pattern)) => {
+                        let groups = [")*", ")+", "){", ")?"];
+                        pattern.len() <= 4 * NAME_MAX && !groups.iter().any(|group| pattern.contains(group))
+                    }
+                    _ => true,
+                };
+                bounded && key.len() <= NAME_MAX && tame(value, depth + 1)
+            };
+            // A definition that is nothing but a reference may lead back to itself.
+            let definitions = ["$defs", "definitions"].iter().filter_map(|key| fields.get(*key)?.as_object());
+            let circles = definitions.flat_map(|all| all.values()).any(|one| one.get("$ref").is_some());
+            fields.len() <= PROPERTIES_MAX && !circles && fields.iter().all(plain)
+        }
+        _ => true,
+    }
+}
+
+/// Whether a grammar repeats something at least `m` and at most fewer times, which llama.cpp would try for ever.
+fn inverted(grammar: &str) -> bool {
+    let bounds = grammar.split('{').skip(1).filter_map(|rest| rest.split_once('}')?.0.split_once(','));
+    let mut numbers =
+        bounds.filter_map(|(low, high)| Some((low.trim().parse::<u64>().ok()?, high.trim().parse::<u64>().ok()?)));
+    numbers.any(|(low, high)| high < low)
+}
+
 fn candidates(logits: &[f32]) -> LlamaTokenDataArray {
     LlamaTokenDataArray::from_iter(
         (0..).zip(logits).map(|(id, logit)| LlamaTokenData::new(LlamaToken(id), *logit, 0.0)),
@@ -215,6 +267,25 @@ fn ordered(x: f32) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn schemas_that_grow_without_bound_are_not_tried() {
+        use serde_json::json;
+        let definitions =
+            json!({ "properties": { "a": { "$ref": "#/$defs/A" } }, "$defs": { "A": { "type": "integer" } } });
+        assert!(tame(&definitions, 0));
+        assert!(tame(&json!({ "type": "string", "pattern": "^[a-z]{2,5}$" }), 0));
+        for wild in [
+            json!({ "allOf": [{ "$ref": "#/$defs/A" }], "$defs": { "A": { "$ref": "#/$defs/A" } } }),
+            json!({ "properties": { "_".repeat(60_000): {} } }),
+            json!({ "pattern": "^((((a{0,99}){0,99}){0,99}){0,99})$" }),
+            json!({ "properties": (0..1000).map(|i| (i.to_string(), json!({}))).collect::<serde_json::Map<_, _>>() }),
+        ] {
+            assert!(!tame(&wild, 0));
+        }
+        assert!(inverted("root ::= [a-z]{5,2}") && inverted("root ::= [0-9]{18,15} \"x\""));
+        assert!(!inverted("root ::= [a-z]{2,5} \"{\" [0-9]{3} [a]{3,}"));
+    }
 
     #[test]
     fn probabilities_add_up_and_the_likeliest_come_first() {

@@ -268,8 +268,8 @@ async fn send(
     loop {
         let next = tokio::select! {
             next = pieces.recv() => next,
-            // Who asked hung up: everything is let go of, and so cancelled.
-            () = events.closed() => return,
+            // Who asked hung up: everything is let go of, and so cancelled; what was written counts.
+            () = events.closed() => return count(&shared, &caller, &used),
         };
         let Some((index, piece)) = next else { break };
         match piece {
@@ -283,6 +283,7 @@ async fn send(
                 ));
             }
             Piece::Token(token) => {
+                used.written += 1;
                 if std::mem::take(&mut first) {
                     shared.metrics.first_token(begun.elapsed());
                 }
@@ -296,8 +297,7 @@ async fn send(
                     events.data(&chunk(index, json!({ "content": token.text }), logprobs, Value::Null));
                 }
             }
-            Piece::End { finish, text, tokens } => {
-                used.add(&Usage { written: tokens, ..Usage::default() });
+            Piece::End { finish, text, .. } => {
                 match finish {
                     Ok(finish) if let Some(tools) = &tools => {
                         let outcome = tools.outcome(&(std::mem::take(&mut held[index]) + &text));

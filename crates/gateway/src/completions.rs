@@ -1,6 +1,6 @@
 //! `/v1/completions`: texts that are gone on with, and texts that are scored.
 
-use crate::chat::ask_all;
+use crate::chat::{ask_all, count};
 use crate::error::ApiError;
 use crate::http::{Shared, name, unix_time};
 use crate::keys::Caller;
@@ -37,7 +37,7 @@ enum Prompt {
     Many(Vec<Vec<i32>>),
 }
 
-const PROMPTS_MAX: usize = 128;
+const PROMPTS_MAX: usize = 64;
 const LOGPROBS_MAX: u32 = 20;
 /// What the API writes where nothing was said.
 const TOKENS: u64 = 16;
@@ -68,6 +68,9 @@ pub(crate) async fn create(
         return Err(ApiError::invalid("prompt", format!("'prompt' takes between 1 and {PROMPTS_MAX} texts.")));
     }
     let n = common.n()?;
+    if inputs.len() * n as usize > PROMPTS_MAX {
+        return Err(ApiError::invalid("n", format!("At most {PROMPTS_MAX} answers are written to one request.")));
+    }
     if request.best_of.is_some_and(|best| best != n) {
         return Err(ApiError::unsupported("best_of", "only as many answers are written as are given back"));
     }
@@ -93,7 +96,7 @@ pub(crate) async fn create(
     }
     if common.streams() {
         let (events, response) = stream::respond();
-        tokio::spawn(send(shared, caller, head, asked, events, usage));
+        tokio::spawn(send(shared, caller, head, (asked, n), events, usage));
         return Ok(response);
     }
     let _running = shared.metrics.running();
@@ -102,7 +105,7 @@ pub(crate) async fn create(
         let Whole { text, tokens, echo, usage, finish } = stream::whole(pieces).await?;
         // Each prompt counts, but not for each of its answers again.
         used.prompt += if (index as u32).is_multiple_of(n) { usage.prompt } else { 0 };
-        used.cached += usage.cached;
+        used.cached += if (index as u32).is_multiple_of(n) { usage.cached } else { 0 };
         used.written += usage.written;
         let said: String = echo.iter().map(|token| token.text.as_str()).collect();
         let all: Vec<Token> = echo.into_iter().chain(tokens).collect();
@@ -144,7 +147,7 @@ async fn send(
     shared: Arc<Shared>,
     caller: Caller,
     head: Value,
-    asked: Vec<UnboundedReceiver<Piece>>,
+    (asked, n): (Vec<UnboundedReceiver<Piece>>, u32),
     events: Events,
     with_usage: bool,
 ) {
@@ -164,32 +167,34 @@ async fn send(
         loop {
             let piece = tokio::select! {
                 piece = pieces.recv() => piece,
-                () = events.closed() => return,
+                () = events.closed() => return count(&shared, &caller, &used),
             };
-            let Some(piece) = piece else { return };
+            let Some(piece) = piece else { return count(&shared, &caller, &used) };
             match piece {
                 Piece::Read { tokens, cached, echo } => {
-                    used.prompt += tokens;
-                    used.cached += cached;
+                    if (index as u32).is_multiple_of(n) {
+                        used.prompt += tokens;
+                        used.cached += cached;
+                    }
                     let text: String = echo.iter().map(|token| token.text.as_str()).collect();
                     if !text.is_empty() {
                         events.data(&chunk(index, &text, Value::Null, Value::Null));
                     }
                 }
                 Piece::Token(token) => {
+                    used.written += 1;
                     if std::mem::take(&mut first) {
                         shared.metrics.first_token(begun.elapsed());
                     }
                     let logprobs = token.logprob.map_or(Value::Null, |_| logprobs_json(std::slice::from_ref(&token)));
                     events.data(&chunk(index, &token.text, logprobs, Value::Null));
                 }
-                Piece::End { finish, text, tokens } => {
-                    used.written += tokens;
+                Piece::End { finish, text, .. } => {
                     match finish {
                         Ok(finish) => events.data(&chunk(index, &text, Value::Null, stream::finish(finish).into())),
                         Err(reason) => {
                             events.data(&ApiError::from(reason).value());
-                            return;
+                            return count(&shared, &caller, &used);
                         }
                     };
                     break;
@@ -204,6 +209,5 @@ async fn send(
         events.data(&last);
     }
     events.done();
-    shared.metrics.used(&used);
-    shared.keys.count(&caller, used.prompt + used.written);
+    count(&shared, &caller, &used);
 }

@@ -5,14 +5,13 @@ use crate::keys::{Caller, Keys};
 use crate::metrics::Metrics;
 use crate::params::{self, BODY_MAX};
 use crate::{Answers, chat, completions, responses};
-use axum::Json;
-use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use market::ModelCard;
 use serde::Deserialize;
@@ -177,6 +176,11 @@ async fn prepared(shared: &Shared, request: Request) -> Result<Request, ApiError
         let bearer =
             bearer.and_then(|value| value.strip_prefix("Bearer ")).map(str::trim).filter(|key| !key.is_empty());
         let caller = shared.keys.caller(bearer, shared.keys_needed, unix_time())?;
+        // Who has a key may ask from anywhere. Without one only pages of this machine may, and only under its own name: any
+        // page in the owner's browser could reach it otherwise.
+        if !caller.known() && foreign(&parts.headers) {
+            return Err(ApiError::key("A page of another site needs a key: `talkoo key create` makes one."));
+        }
         parts.extensions.insert(caller);
     }
     let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
@@ -187,6 +191,20 @@ async fn prepared(shared: &Shared, request: Request) -> Result<Request, ApiError
     let bytes = read.map_err(|_| ApiError::body("The body did not come in time."))?;
     let bytes = bytes.map_err(|_| ApiError::too_large(BODY_MAX))?;
     Ok(Request::from_parts(parts, Body::from(bytes)))
+}
+
+/// Whether a request comes from a page of another site, or was sent under another machine's name.
+fn foreign(headers: &HeaderMap) -> bool {
+    let here = |host: &str| {
+        let port = |port: &str| port.bytes().all(|b| b.is_ascii_digit());
+        let name = host.rsplit_once(':').filter(|(_, digits)| port(digits)).map_or(host, |(name, _)| name);
+        let name = name.trim_matches(['[', ']']);
+        name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    };
+    let text = |name| headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or_default());
+    let origin =
+        text(header::ORIGIN).is_some_and(|origin| !origin.split_once("://").is_some_and(|(_, host)| here(host)));
+    origin || text(header::HOST).is_some_and(|host| !here(host))
 }
 
 impl Shared {
@@ -206,8 +224,9 @@ fn model_json(card: &ModelCard) -> Value {
     })
 }
 
-async fn models(State(shared): State<Arc<Shared>>) -> Json<Value> {
-    let list: Vec<Value> = shared.answers.models().iter().map(model_json).collect();
+async fn models(State(shared): State<Arc<Shared>>, Extension(caller): Extension<Caller>) -> Json<Value> {
+    let models = shared.answers.models();
+    let list: Vec<Value> = models.iter().filter(|card| caller.may_ask(&card.name)).map(model_json).collect();
     Json(json!({ "object": "list", "data": list }))
 }
 
@@ -249,21 +268,31 @@ impl Tokenize {
     }
 }
 
-async fn tokenize(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Result<Json<Value>, ApiError> {
+async fn tokenize(
+    State(shared): State<Arc<Shared>>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Json<Value>, ApiError> {
     let asked: Tokenize = params::fields(&params::object(&headers, &body)?)?;
     let text = asked.prompt.as_deref().ok_or_else(|| ApiError::missing("prompt"))?;
-    let ids = shared.answers.tokenize(&asked.model(&shared)?, text).await?;
+    let model = asked.model(&shared)?;
+    shared.admit(&caller, &model)?;
+    let ids = shared.answers.tokenize(&model, text).await?;
     Ok(Json(json!({ "count": ids.len(), "tokens": ids })))
 }
 
 async fn detokenize(
     State(shared): State<Arc<Shared>>,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Json<Value>, ApiError> {
     let asked: Tokenize = params::fields(&params::object(&headers, &body)?)?;
     let ids = asked.tokens.as_deref().ok_or_else(|| ApiError::missing("tokens"))?;
-    let text = shared.answers.detokenize(&asked.model(&shared)?, ids).await?;
+    let model = asked.model(&shared)?;
+    shared.admit(&caller, &model)?;
+    let text = shared.answers.detokenize(&model, ids).await?;
     Ok(Json(json!({ "prompt": text })))
 }
 

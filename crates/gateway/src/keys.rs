@@ -62,6 +62,18 @@ pub(crate) struct Caller {
     key: Option<Key>,
 }
 
+impl Caller {
+    /// Whether its key is one of those that are stored.
+    pub(crate) fn known(&self) -> bool {
+        self.key.is_some()
+    }
+
+    /// Whether its key, if it has one, is for this model too.
+    pub(crate) fn may_ask(&self, model: &str) -> bool {
+        self.key.as_ref().is_none_or(|key| key.models.is_empty() || key.models.iter().any(|known| known == model))
+    }
+}
+
 impl Keys {
     /// Accepts these.
     pub fn new(keys: Vec<Key>) -> Self {
@@ -98,7 +110,7 @@ impl Keys {
     /// Whether `caller` may ask `model` now; counts the request.
     pub(crate) fn admit(&self, caller: &Caller, model: &str, now: Instant) -> Result<(), ApiError> {
         let Some(key) = &caller.key else { return Ok(()) };
-        if !key.models.is_empty() && !key.models.iter().any(|known| known == model) {
+        if !caller.may_ask(model) {
             return Err(ApiError::model(model));
         }
         let mut used = self.used.lock().expect("nobody panics while holding it");

@@ -256,7 +256,7 @@ async fn send(shared: Arc<Shared>, caller: Caller, frame: Frame, mut pieces: Unb
     loop {
         let piece = tokio::select! {
             piece = pieces.recv() => piece,
-            () = events.closed() => return,
+            () = events.closed() => return count(&shared, &caller, &used),
         };
         let (delta, logprobs) = match piece {
             Some(Piece::Read { tokens, cached, .. }) => {
@@ -272,6 +272,7 @@ async fn send(shared: Arc<Shared>, caller: Caller, frame: Frame, mut pieces: Unb
                 continue;
             }
             Some(Piece::Token(token)) => {
+                used.written += 1;
                 if std::mem::take(&mut first) {
                     shared.metrics.first_token(begun.elapsed());
                 }
@@ -331,7 +332,7 @@ async fn send(shared: Arc<Shared>, caller: Caller, frame: Frame, mut pieces: Unb
                 failed["status"] = "failed".into();
                 failed["error"] = json!({ "code": error.code.unwrap_or("server_error"), "message": error.message });
                 say("response.failed", json!({ "response": failed }));
-                return;
+                return count(&shared, &caller, &used);
             }
             None => return,
         };

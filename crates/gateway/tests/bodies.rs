@@ -122,7 +122,7 @@ fn answers_have_the_shape_that_clients_expect() {
     assert_eq!(older["choices"].as_array().map(Vec::len), Some(4));
     assert_eq!(
         older["usage"],
-        json!({ "prompt_tokens": 10, "completion_tokens": 12, "total_tokens": 22, "prompt_tokens_details": { "cached_tokens": 8 } })
+        json!({ "prompt_tokens": 10, "completion_tokens": 12, "total_tokens": 22, "prompt_tokens_details": { "cached_tokens": 4 } })
     );
 }
 
@@ -312,6 +312,13 @@ fn keys_are_demanded_and_pages_of_others_may_ask() {
     assert_eq!(with(Some("tk-1")).status, 200);
     let health = asked(vec![key], true, Request::get("/health").body(Body::empty()).expect("a request"));
     assert_eq!(health.status, 200);
+    let from = |origin: &str, host: &str| {
+        let request = Request::get("/v1/models").header("origin", origin).header("host", host);
+        asked(vec![], false, request.body(Body::empty()).expect("a request")).status.as_u16()
+    };
+    assert_eq!(from("http://localhost:3000", "127.0.0.1:8080"), 200);
+    assert_eq!(from("https://page.example", "127.0.0.1:8080"), 401, "a page of another site");
+    assert_eq!(from("http://localhost", "page.example"), 401, "another name for this machine");
     let preflight = Request::options(CHAT)
         .header("origin", "http://page")
         .header("access-control-request-headers", "x-stainless-os");

@@ -120,8 +120,7 @@ impl Net {
             .max_idle_timeout(Some(VarInt::from_u32(6_000).into()))
             .build();
         let book = MemoryLookup::new();
-        let pins = Arc::new(Pins::default());
-        config.relays.iter().for_each(|relay| pins.learn(relay));
+        let pins = Arc::new(Pins::new(&config.relays));
         let endpoint = Endpoint::builder(presets::Minimal)
             .secret_key(SecretKey::from_bytes(&config.secret))
             .relay_mode(relay_mode(&config.relays))

@@ -89,21 +89,33 @@ fn pin(url: &RelayUrl) -> Option<Hash> {
 }
 
 /// The keys of the relays that were named to this node.
-#[derive(Debug, Default)]
-pub(crate) struct Pins(RwLock<BTreeSet<(String, Hash)>>);
+#[derive(Debug)]
+pub(crate) struct Pins {
+    /// Hosts of the relays that this node's owner named: nobody else adds keys to them.
+    own: BTreeSet<String>,
+    keys: RwLock<BTreeSet<(String, Hash)>>,
+}
 
 impl Pins {
+    /// Those of the node's own relays.
+    pub(crate) fn new(own: &[RelayAddr]) -> Self {
+        let keys = own.iter().filter_map(|relay| Some((relay.0.host_str()?.to_owned(), pin(&relay.0)?)));
+        let hosts = own.iter().filter_map(|relay| relay.0.host_str().map(str::to_owned)).collect();
+        Self { keys: RwLock::new(keys.collect()), own: hosts }
+    }
+
+    /// One at which another node says that it is reached.
     pub(crate) fn learn(&self, relay: &RelayAddr) {
         let (Some(host), Some(key)) = (relay.0.host_str(), pin(&relay.0)) else { return };
-        let mut pins = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if pins.len() < PINS_MAX {
+        let mut pins = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+        if !self.own.contains(host) && pins.len() < PINS_MAX {
             pins.insert((host.to_owned(), key));
         }
     }
 
     fn hold(&self, host: &str, key: Hash) -> bool {
         // The verifier sees IPv6 addresses without their brackets.
-        let pins = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let pins = self.keys.read().unwrap_or_else(PoisonError::into_inner);
         pins.contains(&(host.to_owned(), key)) || pins.contains(&(format!("[{host}]"), key))
     }
 
@@ -278,9 +290,11 @@ mod tests {
     #[test]
     fn only_the_named_certificate_of_a_host_is_believed() {
         let (mine, other) = (RelayKey::generate().expect("made"), RelayKey::generate().expect("made"));
-        let pins = Arc::new(Pins::default());
+        let own = format!("https://{}@198.51.100.9:7843", Hash::of(CERTIFICATE, &other.certificate));
+        let pins = Arc::new(Pins::new(&[own.parse().expect("an address")]));
         let named = format!("https://{}@198.51.100.1:7843", Hash::of(CERTIFICATE, &mine.certificate));
         pins.learn(&named.parse().expect("an address"));
+        pins.learn(&named.replace("100.1", "100.9").parse().expect("an address"));
         let verifier = pins.tls().server_cert_verifier(iroh_relay::tls::default_provider()).expect("a verifier");
         let believed = |key: &RelayKey, host: &'static str| {
             let host = ServerName::try_from(host).expect("a host");
@@ -290,5 +304,7 @@ mod tests {
         assert!(believed(&mine, "198.51.100.1"));
         assert!(!believed(&mine, "198.51.100.2"));
         assert!(!believed(&other, "198.51.100.1"));
+        assert!(believed(&other, "198.51.100.9"));
+        assert!(!believed(&mine, "198.51.100.9"), "nobody else names a key for an own relay");
     }
 }

@@ -53,7 +53,9 @@ pub(crate) struct Kept {
     /// The key of the seat that a node has.
     seats: Mutex<(u64, BTreeMap<NodeId, NodeId>)>,
     /// The last snapshot that was made for others.
-    made: tokio::sync::Mutex<Option<Made>>,
+    made: Mutex<Option<Made>>,
+    /// Bounds how many are made at a time.
+    making: tokio::sync::Semaphore,
 }
 
 /// A snapshot for who begins at a block, the height of its state, and when it was made.
@@ -78,6 +80,7 @@ const COPY: &str = "this folder is a copy of one whose key votes, or was restore
     for two that vote with one key could contradict each other; `talkoo network recover` goes on as a network of its own";
 /// A snapshot is given out for so long: blocks lead on from it.
 const MADE_FOR: Duration = Duration::from_secs(20);
+const MAKING_MAX: usize = 8;
 /// Packets that wait to be taken.
 const QUEUE: usize = 4096;
 
@@ -227,8 +230,9 @@ impl Kept {
         let config = KeeperConfig { genesis: network.genesis.clone(), key, journal, disk: store.clone(), note };
         let keeper = Keeper::start(config, Connections { out, incoming: packets })?;
         let outgoing = Mutex::new(Some(outgoing));
-        let (seats, made) = (Mutex::new((u64::MAX, BTreeMap::new())), tokio::sync::Mutex::default());
-        Ok(Self { store, keeper, network, incoming, outgoing, seats, made })
+        let (seats, made) = (Mutex::new((u64::MAX, BTreeMap::new())), Mutex::default());
+        let making = tokio::sync::Semaphore::new(MAKING_MAX);
+        Ok(Self { store, keeper, network, incoming, outgoing, seats, made, making })
     }
 
     /// Nodes of the seats.
@@ -335,15 +339,16 @@ impl Kept {
         Ok(proof)
     }
 
-    /// The same for several that ask: one after the other, and the same one for a while.
+    /// The same for several that ask: the same one for a while.
     async fn snapshot_bytes(&self, anchor: Option<u64>) -> Result<(u64, Bytes)> {
-        let mut made = self.made.lock().await;
-        if let Some(last) = made.as_ref().filter(|last| last.anchor == anchor && last.at.elapsed() < MADE_FOR) {
+        let held = || self.made.lock().expect("nobody panics while holding it");
+        if let Some(last) = held().as_ref().filter(|last| last.anchor == anchor && last.at.elapsed() < MADE_FOR) {
             return Ok((last.height, last.bytes.clone()));
         }
+        let _turn = self.making.acquire().await?;
         let (height, snapshot) = self.snapshot(anchor).await?;
         let bytes = Bytes::from(snapshot.to_bytes());
-        *made = Some(Made { anchor, height, at: Instant::now(), bytes: bytes.clone() });
+        *held() = Some(Made { anchor, height, at: Instant::now(), bytes: bytes.clone() });
         Ok((height, bytes))
     }
 

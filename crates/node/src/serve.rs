@@ -22,6 +22,8 @@ pub struct Local {
     models: Vec<Arc<Served>>,
 }
 
+/// Bytes of text in a token, on average, at most: at least so many tokens a longer text has.
+const TOKEN_BYTES_MAX: u64 = 32;
 /// Who finds everything taken tries again after this.
 const AGAIN_MS: u64 = 1000;
 
@@ -49,7 +51,10 @@ impl Served {
     fn prompt(&self, input: &Input) -> Result<Vec<i32>, Reason> {
         match input {
             Input::Tokens(ids) => Ok(ids.clone()),
-            Input::Text(text) => Ok(self.engine.tokenize(text, true)),
+            Input::Text(text) => {
+                self.fits(text)?;
+                Ok(self.engine.tokenize(text, true))
+            }
             Input::Chat { messages, tools } => {
                 let template = self.engine.info().template.as_ref();
                 let template = template.ok_or_else(|| unsupported("messages", &engine::TemplateError::None))?;
@@ -61,9 +66,17 @@ impl Served {
                 let text = template.render(&messages, tools.as_ref());
                 let invalid =
                     |error: engine::TemplateError| Reason::Invalid { what: "messages".into(), why: error.to_string() };
-                Ok(self.engine.tokenize_prompt(&text.map_err(invalid)?))
+                let text = text.map_err(invalid)?;
+                self.fits(&text)?;
+                Ok(self.engine.tokenize_prompt(&text))
             }
         }
+    }
+
+    /// A text that is certainly too long is not read at all: some tokenizers take much stack for a long one.
+    fn fits(&self, text: &str) -> Result<(), Reason> {
+        let (asked, max) = (text.len() as u64 / TOKEN_BYTES_MAX, self.card.context);
+        if asked > max { Err(Reason::TooLong { asked, max }) } else { Ok(()) }
     }
 
     /// Begins to answer.
@@ -110,7 +123,10 @@ impl Answers for Local {
     }
 
     fn tokenize(&self, model: &str, text: &str) -> Asked<'_, Vec<i32>> {
-        let ids = self.named(model).map(|served| served.engine.tokenize(text, true));
+        let ids = self.named(model).and_then(|served| {
+            served.fits(text)?;
+            Ok(served.engine.tokenize(text, true))
+        });
         Box::pin(async move { ids })
     }
 
@@ -204,7 +220,15 @@ fn json(text: &str) -> Result<serde_json::Value, Reason> {
 }
 
 fn message(message: &market::Message) -> Result<engine::Message, Reason> {
-    let calls = message.tool_calls.as_deref().map(json).transpose()?;
+    let mut calls = message.tool_calls.as_deref().map(json).transpose()?;
+    // Templates write them as JSON themselves: as a text they would be written twice.
+    for call in calls.iter_mut().filter_map(|calls| calls.as_array_mut()).flatten() {
+        if let Some(arguments) = call.pointer_mut("/function/arguments")
+            && let Some(Ok(object)) = arguments.as_str().map(serde_json::from_str::<serde_json::Value>)
+        {
+            *arguments = object;
+        }
+    }
     Ok(engine::Message {
         role: message.role.clone(),
         content: message.content.clone(),

@@ -1,7 +1,7 @@
 //! `/v1/chat/completions`.
 
 use crate::error::ApiError;
-use crate::http::{Shared, name, unix_time};
+use crate::http::{Shared, fingerprint, name, unix_time};
 use crate::keys::Caller;
 use crate::params::{self, Common, within};
 use crate::stream::{self, Events, Usage, Whole};
@@ -176,8 +176,7 @@ pub(crate) async fn create(
         }
         choices.push(json!({ "index": index, "message": message, "logprobs": logprobs, "finish_reason": reason }));
     }
-    shared.metrics.used(&used);
-    shared.keys.count(&caller, used.prompt + used.written);
+    shared.count(&caller, &used);
     let mut answer = head.json("chat.completion", choices);
     answer["usage"] = used.json();
     Ok(Json(answer).into_response())
@@ -210,7 +209,7 @@ impl Head {
     fn json(&self, object: &str, choices: Vec<Value>) -> Value {
         json!({
             "id": self.id, "object": object, "created": self.created, "model": self.card.name,
-            "system_fingerprint": format!("fp_{}", &self.card.hash.to_string()[..12]),
+            "system_fingerprint": fingerprint(&self.card),
             "service_tier": "default",
             "choices": choices,
         })
@@ -269,7 +268,7 @@ async fn send(
         let next = tokio::select! {
             next = pieces.recv() => next,
             // Who asked hung up: everything is let go of, and so cancelled; what was written counts.
-            () = events.closed() => return count(&shared, &caller, &used),
+            () = events.closed() => return shared.count(&caller, &used),
         };
         let Some((index, piece)) = next else { break };
         match piece {
@@ -321,7 +320,7 @@ async fn send(
                     Err(reason) => {
                         // A broken answer is no answer: no [DONE] follows.
                         events.data(&ApiError::from(reason).value());
-                        return count(&shared, &caller, &used);
+                        return shared.count(&caller, &used);
                     }
                 }
             }
@@ -333,11 +332,5 @@ async fn send(
         events.data(&last);
     }
     events.done();
-    count(&shared, &caller, &used);
-}
-
-/// Counts what was read and written.
-pub(crate) fn count(shared: &Shared, caller: &Caller, used: &Usage) {
-    shared.metrics.used(used);
-    shared.keys.count(caller, used.prompt + used.written);
+    shared.count(&caller, &used);
 }

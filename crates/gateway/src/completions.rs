@@ -1,8 +1,8 @@
 //! `/v1/completions`: texts that are gone on with, and texts that are scored.
 
-use crate::chat::{ask_all, count};
+use crate::chat::ask_all;
 use crate::error::ApiError;
-use crate::http::{Shared, name, unix_time};
+use crate::http::{Shared, fingerprint, name, unix_time};
 use crate::keys::Caller;
 use crate::params::{self, Common, within};
 use crate::stream::{self, Events, Usage, Whole};
@@ -88,7 +88,7 @@ pub(crate) async fn create(
     let card = shared.admit(&caller, &model)?;
     let head = json!({
         "id": name("cmpl"), "object": "text_completion", "created": unix_time(), "model": card.name,
-        "system_fingerprint": format!("fp_{}", &card.hash.to_string()[..12]),
+        "system_fingerprint": fingerprint(&card),
     });
     let mut asked = Vec::new();
     for input in inputs {
@@ -104,8 +104,10 @@ pub(crate) async fn create(
     for (index, pieces) in asked.into_iter().enumerate() {
         let Whole { text, tokens, echo, usage, finish } = stream::whole(pieces).await?;
         // Each prompt counts, but not for each of its answers again.
-        used.prompt += if (index as u32).is_multiple_of(n) { usage.prompt } else { 0 };
-        used.cached += if (index as u32).is_multiple_of(n) { usage.cached } else { 0 };
+        if (index as u32).is_multiple_of(n) {
+            used.prompt += usage.prompt;
+            used.cached += usage.cached;
+        }
         used.written += usage.written;
         let said: String = echo.iter().map(|token| token.text.as_str()).collect();
         let all: Vec<Token> = echo.into_iter().chain(tokens).collect();
@@ -114,8 +116,7 @@ pub(crate) async fn create(
             "logprobs": logprobs.map(|_| logprobs_json(&all)),
         }));
     }
-    shared.metrics.used(&used);
-    shared.keys.count(&caller, used.prompt + used.written);
+    shared.count(&caller, &used);
     let mut answer = head;
     answer["choices"] = choices.into();
     answer["usage"] = used.json();
@@ -167,9 +168,9 @@ async fn send(
         loop {
             let piece = tokio::select! {
                 piece = pieces.recv() => piece,
-                () = events.closed() => return count(&shared, &caller, &used),
+                () = events.closed() => return shared.count(&caller, &used),
             };
-            let Some(piece) = piece else { return count(&shared, &caller, &used) };
+            let Some(piece) = piece else { return shared.count(&caller, &used) };
             match piece {
                 Piece::Read { tokens, cached, echo } => {
                     if (index as u32).is_multiple_of(n) {
@@ -194,7 +195,7 @@ async fn send(
                         Ok(finish) => events.data(&chunk(index, &text, Value::Null, stream::finish(finish).into())),
                         Err(reason) => {
                             events.data(&ApiError::from(reason).value());
-                            return count(&shared, &caller, &used);
+                            return shared.count(&caller, &used);
                         }
                     };
                     break;
@@ -209,5 +210,5 @@ async fn send(
         events.data(&last);
     }
     events.done();
-    count(&shared, &caller, &used);
+    shared.count(&caller, &used);
 }

@@ -4,6 +4,7 @@ use crate::error::ApiError;
 use crate::keys::{Caller, Keys};
 use crate::metrics::Metrics;
 use crate::params::{self, BODY_MAX};
+use crate::stream::Usage;
 use crate::{Answers, chat, completions, responses};
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Path, Request, State};
@@ -208,13 +209,28 @@ fn foreign(headers: &HeaderMap) -> bool {
 }
 
 impl Shared {
+    fn card(&self, model: &str) -> Result<ModelCard, ApiError> {
+        let card = self.answers.models().into_iter().find(|card| card.name == model);
+        card.ok_or_else(|| ApiError::model(model))
+    }
+
     /// The card of a model that `caller` may ask now.
     pub(crate) fn admit(&self, caller: &Caller, model: &str) -> Result<ModelCard, ApiError> {
-        let card = self.answers.models().into_iter().find(|card| card.name == model);
-        let card = card.ok_or_else(|| ApiError::model(model))?;
+        let card = self.card(model)?;
         self.keys.admit(caller, model, Instant::now())?;
         Ok(card)
     }
+
+    /// Counts what was read and written.
+    pub(crate) fn count(&self, caller: &Caller, used: &Usage) {
+        self.metrics.used(used);
+        self.keys.count(caller, used.prompt + used.written);
+    }
+}
+
+/// Which weights wrote an answer, as the API says it.
+pub(crate) fn fingerprint(card: &ModelCard) -> String {
+    format!("fp_{}", &card.hash.to_string()[..12])
 }
 
 fn model_json(card: &ModelCard) -> Value {
@@ -231,8 +247,7 @@ async fn models(State(shared): State<Arc<Shared>>, Extension(caller): Extension<
 }
 
 async fn model(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
-    let card = shared.answers.models().into_iter().find(|card| card.name == id).ok_or_else(|| ApiError::model(&id))?;
-    Ok(Json(model_json(&card)))
+    Ok(Json(model_json(&shared.card(&id)?)))
 }
 
 #[derive(Deserialize)]
@@ -249,7 +264,7 @@ async fn embeddings(
     let embed: Embed = params::fields(&params::object(&headers, &body)?)?;
     let model = embed.model.ok_or_else(|| ApiError::missing("model"))?;
     embed.input.ok_or_else(|| ApiError::missing("input"))?;
-    shared.answers.models().iter().find(|card| card.name == model).ok_or_else(|| ApiError::model(&model))?;
+    shared.card(&model)?;
     Err(ApiError::unsupported("model", "this model was not published as an embedding model"))
 }
 
@@ -261,10 +276,12 @@ struct Tokenize {
 }
 
 impl Tokenize {
-    /// The named model, or the only one.
-    fn model(&self, shared: &Shared) -> Result<String, ApiError> {
+    /// The named model, or the only one, if `caller` may ask it now.
+    fn model(&self, shared: &Shared, caller: &Caller) -> Result<String, ApiError> {
         let only = || shared.answers.models().into_iter().next().map(|card| card.name);
-        self.model.clone().or_else(only).ok_or_else(|| ApiError::missing("model"))
+        let model = self.model.clone().or_else(only).ok_or_else(|| ApiError::missing("model"))?;
+        shared.admit(caller, &model)?;
+        Ok(model)
     }
 }
 
@@ -276,9 +293,7 @@ async fn tokenize(
 ) -> Result<Json<Value>, ApiError> {
     let asked: Tokenize = params::fields(&params::object(&headers, &body)?)?;
     let text = asked.prompt.as_deref().ok_or_else(|| ApiError::missing("prompt"))?;
-    let model = asked.model(&shared)?;
-    shared.admit(&caller, &model)?;
-    let ids = shared.answers.tokenize(&model, text).await?;
+    let ids = shared.answers.tokenize(&asked.model(&shared, &caller)?, text).await?;
     Ok(Json(json!({ "count": ids.len(), "tokens": ids })))
 }
 
@@ -290,9 +305,7 @@ async fn detokenize(
 ) -> Result<Json<Value>, ApiError> {
     let asked: Tokenize = params::fields(&params::object(&headers, &body)?)?;
     let ids = asked.tokens.as_deref().ok_or_else(|| ApiError::missing("tokens"))?;
-    let model = asked.model(&shared)?;
-    shared.admit(&caller, &model)?;
-    let text = shared.answers.detokenize(&model, ids).await?;
+    let text = shared.answers.detokenize(&asked.model(&shared, &caller)?, ids).await?;
     Ok(Json(json!({ "prompt": text })))
 }
 

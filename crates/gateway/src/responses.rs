@@ -1,6 +1,6 @@
 //! `/v1/responses`, without memory: what is not in the request is not known.
 
-use crate::chat::{InMessage, count, messages, token_json};
+use crate::chat::{InMessage, messages, token_json};
 use crate::error::ApiError;
 use crate::http::{Shared, name, unix_time};
 use crate::keys::Caller;
@@ -153,8 +153,7 @@ pub(crate) async fn create(
     }
     let _running = shared.metrics.running();
     let whole = stream::whole(pieces).await?;
-    shared.metrics.used(&whole.usage);
-    shared.keys.count(&caller, whole.usage.prompt + whole.usage.written);
+    shared.count(&caller, &whole.usage);
     let logprobs = whole.tokens.iter().filter(|token| token.logprob.is_some()).map(token_json).collect();
     Ok(Json(frame.ended(&whole.text, logprobs, whole.finish.unwrap_or(Finish::Stop), &whole.usage)).into_response())
 }
@@ -256,7 +255,7 @@ async fn send(shared: Arc<Shared>, caller: Caller, frame: Frame, mut pieces: Unb
     loop {
         let piece = tokio::select! {
             piece = pieces.recv() => piece,
-            () = events.closed() => return count(&shared, &caller, &used),
+            () = events.closed() => return shared.count(&caller, &used),
         };
         let (delta, logprobs) = match piece {
             Some(Piece::Read { tokens, cached, .. }) => {
@@ -276,8 +275,8 @@ async fn send(shared: Arc<Shared>, caller: Caller, frame: Frame, mut pieces: Unb
                 if std::mem::take(&mut first) {
                     shared.metrics.first_token(begun.elapsed());
                 }
-                let logprobs = token.logprob.map_or(json!([]), |_| json!([token_json(&token)]));
-                tokens.extend(token.logprob.map(|_| token_json(&token)));
+                let logprobs: Vec<Value> = token.logprob.map(|_| token_json(&token)).into_iter().collect();
+                tokens.extend(logprobs.iter().cloned());
                 // Whether it is a call is known at its end only.
                 if frame.tools.is_some() {
                     text += &token.text;
@@ -285,8 +284,7 @@ async fn send(shared: Arc<Shared>, caller: Caller, frame: Frame, mut pieces: Unb
                 }
                 (token.text, logprobs)
             }
-            Some(Piece::End { finish: Ok(finish), text: rest, tokens: written }) => {
-                used.written = written;
+            Some(Piece::End { finish: Ok(finish), text: rest, .. }) => {
                 if frame.tools.is_some() {
                     let ended = frame.ended(&(text + &rest), tokens.into(), finish, &used);
                     for (i, item) in ended["output"].as_array().into_iter().flatten().enumerate() {
@@ -307,7 +305,7 @@ async fn send(shared: Arc<Shared>, caller: Caller, frame: Frame, mut pieces: Unb
                     }
                     say(ending(finish), json!({ "response": ended }));
                     events.done();
-                    return count(&shared, &caller, &used);
+                    return shared.count(&caller, &used);
                 }
                 if !rest.is_empty() {
                     let mut delta = with("delta", rest.as_str().into());
@@ -324,7 +322,7 @@ async fn send(shared: Arc<Shared>, caller: Caller, frame: Frame, mut pieces: Unb
                 say("response.output_item.done", json!({ "output_index": 0, "item": ended["output"][0] }));
                 say(ending(finish), json!({ "response": ended }));
                 events.done();
-                return count(&shared, &caller, &used);
+                return shared.count(&caller, &used);
             }
             Some(Piece::End { finish: Err(reason), .. }) => {
                 let error = ApiError::from(reason);
@@ -332,13 +330,13 @@ async fn send(shared: Arc<Shared>, caller: Caller, frame: Frame, mut pieces: Unb
                 failed["status"] = "failed".into();
                 failed["error"] = json!({ "code": error.code.unwrap_or("server_error"), "message": error.message });
                 say("response.failed", json!({ "response": failed }));
-                return count(&shared, &caller, &used);
+                return shared.count(&caller, &used);
             }
             None => return,
         };
         if !delta.is_empty() {
             let mut value = with("delta", delta.as_str().into());
-            value["logprobs"] = logprobs;
+            value["logprobs"] = logprobs.into();
             say("response.output_text.delta", value);
             text += &delta;
         }

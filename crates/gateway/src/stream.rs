@@ -82,19 +82,18 @@ pub(crate) fn finish(finish: Finish) -> &'static str {
     }
 }
 
-/// Where events of a stream are put in; who reads it hangs up, and sending fails.
-#[derive(Clone)]
+/// Where events of a stream are put in; after its reader hung up they are lost, see [`closed`](Self::closed).
 pub(crate) struct Events(UnboundedSender<Event>);
 
 impl Events {
-    /// Sends a line of data; whether somebody still reads.
-    pub(crate) fn data(&self, value: &Value) -> bool {
-        self.0.send(Event::default().data(value.to_string())).is_ok()
+    /// Sends a line of data.
+    pub(crate) fn data(&self, value: &Value) {
+        let _ = self.0.send(Event::default().data(value.to_string()));
     }
 
     /// The same under a name.
-    pub(crate) fn named(&self, name: &str, value: &Value) -> bool {
-        self.0.send(Event::default().event(name).data(value.to_string())).is_ok()
+    pub(crate) fn named(&self, name: &str, value: &Value) {
+        let _ = self.0.send(Event::default().event(name).data(value.to_string()));
     }
 
     /// The mark of a whole stream; a broken one has none.

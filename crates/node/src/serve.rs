@@ -51,10 +51,7 @@ impl Served {
     fn prompt(&self, input: &Input) -> Result<Vec<i32>, Reason> {
         match input {
             Input::Tokens(ids) => Ok(ids.clone()),
-            Input::Text(text) => {
-                self.fits(text)?;
-                Ok(self.engine.tokenize(text, true))
-            }
+            Input::Text(text) => self.tokens(text),
             Input::Chat { messages, tools } => {
                 let template = self.engine.info().template.as_ref();
                 let template = template.ok_or_else(|| unsupported("messages", &engine::TemplateError::None))?;
@@ -73,6 +70,12 @@ impl Served {
         }
     }
 
+    /// The tokens of a text.
+    fn tokens(&self, text: &str) -> Result<Vec<i32>, Reason> {
+        self.fits(text)?;
+        Ok(self.engine.tokenize(text, true))
+    }
+
     /// A text that is certainly too long is not read at all: some tokenizers take much stack for a long one.
     fn fits(&self, text: &str) -> Result<(), Reason> {
         let (asked, max) = (text.len() as u64 / TOKEN_BYTES_MAX, self.card.context);
@@ -82,6 +85,7 @@ impl Served {
     /// Begins to answer.
     pub fn ask(&self, client: &[u8; 32], ask: &Ask) -> Result<UnboundedReceiver<Piece>, Reason> {
         let prompt = self.prompt(&ask.input)?;
+        let (read, echo) = (prompt.len() as u64, ask.echo.then(|| prompt.clone()));
         let job = Job {
             client: Client(*client),
             max_tokens: ask.max_tokens.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX)),
@@ -89,13 +93,11 @@ impl Served {
             stop: ask.stop.clone(),
             logprobs: ask.logprobs.map(usize::from),
             echo: ask.echo && ask.logprobs.is_some(),
-            prompt: prompt.clone(),
+            prompt,
         };
         let events = self.engine.submit(job).map_err(reason)?;
         let (pieces, receiver) = unbounded_channel();
-        let echo = ask.echo.then_some(prompt.clone());
-        let answer =
-            Answer { engine: self.engine.clone(), logprobs: ask.logprobs.is_some(), read: prompt.len() as u64, echo };
+        let answer = Answer { engine: self.engine.clone(), logprobs: ask.logprobs.is_some(), read, echo };
         tokio::spawn(answer.pass_on(events, pieces));
         Ok(receiver)
     }
@@ -123,10 +125,7 @@ impl Answers for Local {
     }
 
     fn tokenize(&self, model: &str, text: &str) -> Asked<'_, Vec<i32>> {
-        let ids = self.named(model).and_then(|served| {
-            served.fits(text)?;
-            Ok(served.engine.tokenize(text, true))
-        });
+        let ids = self.named(model).and_then(|served| served.tokens(text));
         Box::pin(async move { ids })
     }
 

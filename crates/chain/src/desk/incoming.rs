@@ -1,6 +1,6 @@
 //! What other nodes send to a desk.
 
-use super::{ASK_AGAIN, Desk, GIVEN_BYTES_MAX, GIVEN_MAX, Question, Wait};
+use super::{ASK_AGAIN, Desk, GIVEN_BYTES_MAX, GIVEN_MAX, Wait};
 use crate::block::{Block, Tx};
 use crate::certificate::certified;
 use crate::keeper::clock;
@@ -57,7 +57,7 @@ impl Desk {
             Packet::Final(certificate) => {
                 let epoch = self.look(|orderer| orderer.state().epoch().clone());
                 match certified(&self.chain, epoch.number, &epoch.set, &certificate) {
-                    Ok(block) => self.work.questions.push(Question::Final { block, certificate }),
+                    Ok(block) => self.work.await_final(block, certificate),
                     Err(reject) => self.count(reject),
                 }
             }

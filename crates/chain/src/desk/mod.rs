@@ -91,6 +91,19 @@ pub(crate) struct Work {
     told: BTreeMap<NodeId, Millis>,
 }
 
+impl Work {
+    /// A block is final as soon as it and its ancestors are here.
+    fn await_final(&mut self, block: Hash, certificate: Vec<u8>) {
+        // Each brings its ancestors: while blocks are fetched, the oldest of many are not needed.
+        let waiting = |q: &Question| matches!(q, Question::Final { .. });
+        if self.questions.iter().filter(|q| waiting(q)).count() >= FINALS_MAX {
+            let first = self.questions.iter().position(waiting);
+            first.into_iter().for_each(|i| drop(self.questions.remove(i)));
+        }
+        self.questions.push(Question::Final { block, certificate });
+    }
+}
+
 pub(crate) type Refused = Arc<Mutex<RejectCounts>>;
 
 /// Final blocks that wait for what is before them.
@@ -217,15 +230,7 @@ impl Desk {
                 self.work.questions.push(Question::Verify { turn, parent, block, answer });
             }
             Asked::Certify { block, answer } => self.work.questions.push(Question::Certify { block, answer }),
-            Asked::Final { block, certificate } => {
-                // Each brings its ancestors: while blocks are fetched, the oldest of many are not needed.
-                let waiting = |q: &Question| matches!(q, Question::Final { .. });
-                if self.work.questions.iter().filter(|q| waiting(q)).count() >= FINALS_MAX {
-                    let first = self.work.questions.iter().position(waiting);
-                    first.into_iter().for_each(|i| drop(self.work.questions.remove(i)));
-                }
-                self.work.questions.push(Question::Final { block, certificate });
-            }
+            Asked::Final { block, certificate } => self.work.await_final(block, certificate),
             Asked::Broadcast { block, to } => {
                 let bytes = self.look(|orderer| orderer.block(&block).map(Wire::to_bytes));
                 let to = to.unwrap_or_else(|| self.others());

@@ -15,6 +15,8 @@ pub fn relay_key(dir: &Path) -> Result<RelayKey> {
     let read = |path: &Path| std::fs::read(path).with_context(|| path.display().to_string());
     if !certificate.exists() {
         let key = RelayKey::generate()?;
+        // Of a start that was cut off between the two: nobody knows a certificate for it.
+        let _ = std::fs::remove_file(&secret);
         write_private(&secret, &key.secret)?;
         crate::store::write_whole(&certificate, &key.certificate, true)?;
     }

@@ -77,6 +77,16 @@ rejects! {
     NotHeld = "not_held",
     /// The peer asked for more than it may have in flight.
     TooMany = "too_many",
+    /// It does not follow what came before.
+    OutOfOrder = "out_of_order",
+    /// An answer that ends before its end.
+    CutOff = "cut_off",
+    /// More than was done, or than was agreed on.
+    Overcharged = "overcharged",
+    /// What was delivered is not paid.
+    Unpaid = "unpaid",
+    /// A time that has passed, or is too far away.
+    Expired = "expired",
 }
 
 impl fmt::Display for Reject {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 const PURE: [(&str, &[&str]); 4] = [
     ("base", &["blake3", "ed25519-dalek", "serde", "thiserror"]),
     ("ledger", &["base"]),
-    ("market", &["base", "thiserror"]),
+    ("market", &["base", "ledger", "thiserror"]),
     ("swarm", &["base", "serde", "thiserror", "toml"]),
 ];
 

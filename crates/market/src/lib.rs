@@ -1,10 +1,29 @@
 //! Questions and answers between those who ask and those who serve: pure, no sockets, no clocks.
 //!
-//! *Goals*: one form of a question for every API in front and every model behind; reasons from a closed list. *Non-goals*:
-//! HTTP, tensors, money.
+//! Providers gossip [`Offer`]s; an [`Index`] keeps them and says whom to ask. A [`Session`] takes one question through
+//! busy, silent, dead and dishonest providers to one answer; what each of them wrote is signed, word by word, as a
+//! [`Receipt`]. [`Purse`] and [`Till`] are the two sides of the money: vouchers that say what was earned in all.
+//!
+//! *Goals*: one form of a question for every API in front and every model behind; nothing of a peer is believed that is
+//! not signed, in order and within its bounds; an answer is paid once. *Non-goals*: HTTP, tensors, the ledger's state.
 
 mod ask;
+mod index;
+mod money;
+mod offer;
 mod reason;
+mod receipt;
+mod session;
+mod talk;
+mod wire;
 
 pub use ask::{Ask, Finish, Format, Input, Message, ModelCard, Piece, Sampling, Token};
+pub use index::{Index, Need};
+pub use money::{Allotted, Purse, Till};
+pub use offer::{Candidate, OFFER_MS, OFFERS_MAX, Offer, Offers, Outcome, Price, Tier};
 pub use reason::Reason;
+pub use receipt::{RECEIPT_DOMAIN, Receipt, Receipts, Runtime, no_words, roll, roll_end};
+pub use session::{Input as Event, Output as Order, REACH_MS, SILENT_MS, Session};
+pub use talk::{
+    ALIVE_MS, CHUNK, FRAME_MAX, Frame, Heard, Hearing, Request, Say, Telling, Terms, Tokens, first_request,
+};

@@ -39,4 +39,20 @@ pub enum Reason {
     /// Who answered stopped in the middle.
     #[error("the answer broke off: {0}")]
     Failed(String),
+    /// Other terms than the offer's.
+    #[error("the price has changed; the next try takes the new offer")]
+    Price,
+    /// It costs something and is not paid.
+    #[error("not paid: {0}")]
+    Unpaid(String),
+    /// The owner needs the machine.
+    #[error("the machine's owner needs it: {0}")]
+    Owner(String),
+}
+
+impl Reason {
+    /// Whether somebody else may still answer the same question.
+    pub fn elsewhere(&self) -> bool {
+        !matches!(self, Self::TooLong { .. } | Self::Unsupported { .. } | Self::Invalid { .. })
+    }
 }

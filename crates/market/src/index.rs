@@ -1,0 +1,372 @@
+//! Who offers what, and whom to ask: incremental, no scan of the fleet.
+//!
+//! Providers are sampled by their bond and by this node's own history with them, never by what they claim alone; of
+//! two sampled ones that fit, the one that is expected to be done first is taken and the other one is the reserve
+//! ("the power of two choices", Mitzenmacher 2001).
+
+use crate::{Candidate, Offer, Outcome, Price};
+use base::{Hash, Millis, NodeId, Reject, RejectCounts, Rng};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a question needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Need {
+    /// The weights.
+    pub model: Hash,
+    /// Tokens of question and answer together, about.
+    pub context: u64,
+    /// Tokens of the question, about.
+    pub read: u64,
+    /// Tokens of the answer, about.
+    pub written: u64,
+    /// Pays at most this.
+    pub price: Price,
+    /// Who has read the beginning of it before.
+    pub knows: Option<NodeId>,
+}
+
+/// Providers that are remembered.
+const PROVIDERS_MAX: usize = 65_536;
+/// Draws until two that fit are found; then a scan of the model's list, once.
+const DRAWS: usize = 24;
+/// Of so many questions one goes to providers with whom there is no good history.
+const EXPLORE: u64 = 16;
+/// Weight of a provider without bond; a whole credit of bond adds as much again.
+const WEIGHT: u64 = 16;
+const BOND_MAX: u64 = 1 << 20;
+/// Until the first try again with one that failed; doubles each time.
+const BLOCK_MS: u64 = 2_000;
+const BLOCK_MS_MAX: u64 = 600_000;
+/// A lie is not forgotten sooner.
+const LIE_MS: u64 = 3_600_000;
+/// Milliseconds to reach somebody who was never reached.
+const CONNECT_MS: u64 = 60;
+/// Claims count half until they were measured.
+const CLAIM: u64 = 2;
+
+/// Who offers what, as one node knows it.
+#[derive(Debug, Default)]
+pub struct Index {
+    models: BTreeMap<Hash, Model>,
+    providers: BTreeMap<NodeId, Provider>,
+    expiring: BTreeSet<(Millis, NodeId)>,
+    released: BTreeSet<(Millis, NodeId)>,
+    refused: RejectCounts,
+}
+
+#[derive(Debug, Default)]
+struct Provider {
+    offers: Vec<Offer>,
+    /// Whole credits.
+    bond: u64,
+    history: History,
+}
+
+/// What this node itself has seen of a provider.
+#[derive(Debug, Default, Clone)]
+struct History {
+    good: bool,
+    fails: u32,
+    blocked: Millis,
+    busy: Millis,
+    first_ms: Option<u64>,
+    prompt_rate: Option<u64>,
+    decode_rate: Option<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Model {
+    list: Vec<NodeId>,
+    place: BTreeMap<NodeId, usize>,
+    /// Weights of all, and of those with a good history.
+    all: Weights,
+    good: Weights,
+}
+
+impl Index {
+    /// Takes what a provider says it offers now; `bond` in whole credits, as the chain says. Nothing offered: it is gone.
+    pub fn offer(&mut self, now: Millis, provider: NodeId, offers: Vec<Offer>, bond: u64) -> Result<(), Reject> {
+        let checked = offers.iter().try_for_each(|offer| offer.check(now));
+        let known = self.providers.get(&provider);
+        let full = known.is_none() && self.providers.len() >= PROVIDERS_MAX;
+        if let Err(reject) = checked.and(if full { Err(Reject::Full) } else { Ok(()) }) {
+            self.refused.add(reject);
+            return Err(reject);
+        }
+        if let Some(until) = known.and_then(|known| until(&known.offers)) {
+            self.expiring.remove(&(until, provider));
+        }
+        let before: Vec<Hash> = known.iter().flat_map(|known| &known.offers).map(|offer| offer.model).collect();
+        let after: BTreeSet<Hash> = offers.iter().map(|offer| offer.model).collect();
+        for model in before.iter().filter(|model| !after.contains(model)) {
+            self.remove(model, &provider);
+        }
+        if let Some(until) = until(&offers) {
+            self.expiring.insert((until, provider));
+        }
+        let entry = self.providers.entry(provider).or_default();
+        (entry.offers, entry.bond) = (offers, bond.min(BOND_MAX));
+        // Who is gone and has no history leaves nothing.
+        if entry.offers.is_empty() && entry.history.fails == 0 && !entry.history.good {
+            self.providers.remove(&provider);
+        }
+        self.weigh(now, &provider);
+        Ok(())
+    }
+
+    /// What was refused, by reason.
+    pub fn refused(&self) -> &RejectCounts {
+        &self.refused
+    }
+
+    /// Counts a refusal that came before an offer could be read.
+    pub fn refuse(&mut self, reject: Reject) {
+        self.refused.add(reject);
+    }
+
+    /// Time goes on: offers end, providers that failed are tried again.
+    pub fn advance(&mut self, now: Millis) {
+        while let Some((until, provider)) = self.expiring.first().copied().filter(|(until, _)| *until <= now) {
+            self.expiring.remove(&(until, provider));
+            let left = self.providers.get(&provider).map(|known| known.offers.clone()).unwrap_or_default();
+            let left: Vec<Offer> = left.into_iter().filter(|offer| offer.until > now).collect();
+            let bond = self.providers.get(&provider).map_or(0, |known| known.bond);
+            let _ = self.offer(now, provider, left, bond);
+        }
+        while let Some((at, provider)) = self.released.first().copied().filter(|(at, _)| *at <= now) {
+            self.released.remove(&(at, provider));
+            self.weigh(now, &provider);
+        }
+    }
+
+    /// How a provider did.
+    pub fn note(&mut self, now: Millis, provider: &NodeId, outcome: Outcome) {
+        let Some(known) = self.providers.get_mut(provider) else { return };
+        let history = &mut known.history;
+        match outcome {
+            Outcome::Answered { first_ms, read, rest_ms, written } => {
+                (history.good, history.fails) = (true, 0);
+                (history.busy, history.blocked) = (Millis(0), Millis(0));
+                history.first_ms = Some(mean(history.first_ms, first_ms));
+                // A short question tells of the way, not of the machine.
+                if read >= 64 && first_ms > 0 {
+                    history.prompt_rate = Some(mean(history.prompt_rate, read * 1000 / first_ms));
+                }
+                if written >= 8 && rest_ms > 0 {
+                    history.decode_rate = Some(mean(history.decode_rate, (written * 1000 / rest_ms).max(1)));
+                }
+            }
+            Outcome::Busy { again_ms } => history.busy = now.plus(again_ms.min(BLOCK_MS_MAX)),
+            Outcome::Failed => {
+                history.good = false;
+                history.blocked = now.plus((BLOCK_MS << history.fails.min(8)).min(BLOCK_MS_MAX));
+                history.fails += 1;
+                self.released.insert((history.blocked, *provider));
+            }
+            Outcome::Lied(reject) => {
+                (history.good, history.fails) = (false, history.fails + 1);
+                history.blocked = now.plus(LIE_MS);
+                self.released.insert((history.blocked, *provider));
+                self.refused.add(reject);
+            }
+        }
+        self.weigh(now, provider);
+    }
+
+    /// Whom to ask: the first one, and who is asked if that one does not answer. `without`: who was asked already.
+    pub fn choose(&mut self, now: Millis, need: &Need, without: &[NodeId], rng: &mut Rng) -> Vec<Candidate> {
+        self.advance(now);
+        let Some(model) = self.models.get(&need.model) else { return Vec::new() };
+        let mut found: Vec<Candidate> = Vec::new();
+        let fits = |provider: &NodeId, found: &[Candidate]| {
+            if without.contains(provider) || found.iter().any(|candidate| candidate.provider == *provider) {
+                return None;
+            }
+            self.candidate(now, need, provider)
+        };
+        found.extend(need.knows.and_then(|provider| fits(&provider, &[])));
+        let explore = rng.chance(1, EXPLORE);
+        for draw in 0..DRAWS {
+            // Half of the draws at most among those that are known to be good.
+            let good = model.good.total() > 0 && !explore && draw < DRAWS / 2;
+            let weights = if good { &model.good } else { &model.all };
+            if weights.total() == 0 || found.len() >= 2 + usize::from(need.knows.is_some()) {
+                break;
+            }
+            let at = weights.find(rng.below(weights.total()));
+            found.extend(model.list.get(at).and_then(|provider| fits(provider, &found)));
+        }
+        if found.is_empty() {
+            // Few fit: somebody is found if there is anybody.
+            let fitting = model.list.iter().filter_map(|provider| fits(provider, &[]));
+            found.extend(fitting.min_by_key(|candidate| candidate.expected_ms));
+        }
+        // A good history goes before a good promise, but where it was decided to look further.
+        let known = |candidate: &Candidate| self.providers.get(&candidate.provider).is_some_and(|p| p.history.good);
+        found.sort_by_key(|candidate| (known(candidate) == explore, candidate.expected_ms));
+        found.truncate(2);
+        found
+    }
+
+    /// Models on offer: one offer of each, and how many providers.
+    pub fn models(&self) -> impl Iterator<Item = (&Offer, usize)> {
+        self.models.iter().filter_map(|(hash, model)| {
+            let first = model.list.iter().filter_map(|provider| self.offer_of(provider, hash)).next()?;
+            Some((first, model.list.len()))
+        })
+    }
+
+    /// Every provider of a model, with its offer.
+    pub fn providers(&self, model: &Hash) -> impl Iterator<Item = (&NodeId, &Offer)> {
+        let list = self.models.get(model).map(|model| model.list.as_slice()).unwrap_or_default();
+        list.iter().filter_map(|provider| Some((provider, self.offer_of(provider, model)?)))
+    }
+
+    fn offer_of(&self, provider: &NodeId, model: &Hash) -> Option<&Offer> {
+        self.providers.get(provider)?.offers.iter().find(|offer| offer.model == *model)
+    }
+
+    fn candidate(&self, now: Millis, need: &Need, provider: &NodeId) -> Option<Candidate> {
+        let known = self.providers.get(provider)?;
+        let offer = known.offers.iter().find(|offer| offer.model == need.model)?;
+        let history = &known.history;
+        let fits = u64::from(offer.context) >= need.context && offer.price.within(&need.price) && offer.until > now;
+        if !fits || history.blocked > now {
+            return None;
+        }
+        let measured = |own: Option<u64>, claimed: u32| own.unwrap_or(u64::from(claimed) / CLAIM).max(1);
+        let unread = if need.knows == Some(*provider) { need.read / 8 } else { need.read };
+        let reading = unread * 1000 / measured(history.prompt_rate, offer.prompt_rate);
+        let writing = need.written * 1000 / measured(history.decode_rate, offer.decode_rate);
+        let reaching = history.first_ms.unwrap_or(CONNECT_MS);
+        let expected_ms = history.busy.since(now) + reaching + reading + writing;
+        Some(Candidate { provider: *provider, offer: offer.clone(), expected_ms })
+    }
+
+    /// Puts a provider where its weight belongs, in every model that it offers.
+    fn weigh(&mut self, now: Millis, provider: &NodeId) {
+        let Some(known) = self.providers.get(provider) else { return };
+        let blocked = known.history.blocked > now;
+        let weight = if blocked { 0 } else { WEIGHT + WEIGHT * known.bond };
+        let good = if known.history.good { weight } else { 0 };
+        let models: Vec<Hash> = known.offers.iter().map(|offer| offer.model).collect();
+        for hash in models {
+            let model = self.models.entry(hash).or_default();
+            let at = *model.place.entry(*provider).or_insert_with(|| {
+                model.list.push(*provider);
+                model.list.len() - 1
+            });
+            model.all.set(at, weight);
+            model.good.set(at, good);
+        }
+    }
+
+    fn remove(&mut self, hash: &Hash, provider: &NodeId) {
+        let Some(model) = self.models.get_mut(hash) else { return };
+        let Some(at) = model.place.remove(provider) else { return };
+        let last = model.list.len() - 1;
+        model.list.swap_remove(at);
+        for weights in [&mut model.all, &mut model.good] {
+            let moved = weights.get(last);
+            weights.set(last, 0);
+            if at < last {
+                weights.set(at, moved);
+            }
+        }
+        if let Some(moved) = model.list.get(at) {
+            model.place.insert(*moved, at);
+        }
+        if model.list.is_empty() {
+            self.models.remove(hash);
+        }
+    }
+}
+
+fn until(offers: &[Offer]) -> Option<Millis> {
+    offers.iter().map(|offer| offer.until).min()
+}
+
+/// A new measurement counts a quarter.
+fn mean(before: Option<u64>, now: u64) -> u64 {
+    before.map_or(now, |before| (before * 3 + now) / 4)
+}
+
+/// Weights by place with their running sums (Fenwick 1994): setting one and finding the one at a sum take
+/// logarithmic time.
+#[derive(Debug, Default)]
+struct Weights {
+    sums: Vec<u64>,
+    each: Vec<u64>,
+}
+
+impl Weights {
+    fn total(&self) -> u64 {
+        self.before(self.each.len())
+    }
+
+    fn get(&self, at: usize) -> u64 {
+        self.each.get(at).copied().unwrap_or(0)
+    }
+
+    fn set(&mut self, at: usize, weight: u64) {
+        while self.each.len() <= at {
+            self.each.push(0);
+            let n = self.each.len();
+            // The new node sums up what is below it.
+            let low = n & n.wrapping_neg();
+            let sum = self.before(n - 1) - self.before(n - low);
+            self.sums.push(sum);
+        }
+        let old = std::mem::replace(&mut self.each[at], weight);
+        let mut i = at + 1;
+        while i <= self.sums.len() {
+            self.sums[i - 1] = self.sums[i - 1] + weight - old;
+            i += i & i.wrapping_neg();
+        }
+    }
+
+    /// The sum of the first `n`.
+    fn before(&self, n: usize) -> u64 {
+        let (mut i, mut sum) = (n, 0);
+        while i > 0 {
+            sum += self.sums[i - 1];
+            i -= i & i.wrapping_neg();
+        }
+        sum
+    }
+
+    /// The place whose stretch of the sum `at` falls into.
+    fn find(&self, mut at: u64) -> usize {
+        let (mut place, mut step) = (0, self.sums.len().next_power_of_two());
+        while step > 0 {
+            if place + step <= self.sums.len() && self.sums[place + step - 1] <= at {
+                place += step;
+                at -= self.sums[place - 1];
+            }
+            step /= 2;
+        }
+        place
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn places_are_found_by_their_sums(changes in prop::collection::vec((0usize..40, 0u64..9), 1..200)) {
+            let (mut weights, mut plain) = (Weights::default(), vec![0u64; 40]);
+            for (at, weight) in changes {
+                weights.set(at, weight);
+                plain[at] = weight;
+            }
+            let all: Vec<usize> = plain.iter().enumerate().flat_map(|(i, n)| std::iter::repeat_n(i, *n as usize)).collect();
+            prop_assert_eq!(weights.total(), all.len() as u64);
+            for (sum, place) in all.iter().enumerate() {
+                prop_assert_eq!(weights.find(sum as u64), *place);
+            }
+        }
+    }
+}

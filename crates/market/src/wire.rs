@@ -1,0 +1,256 @@
+//! Encodings of questions and answers. A peer's numbers are finite and its texts bounded.
+
+use crate::{Ask, Finish, Format, Input, Message, Reason, Sampling, Token};
+use base::{Reader, Wire, WireError, wire_struct};
+
+/// Bytes of a text in a question at most.
+const TEXT_MAX: usize = 4 << 20;
+/// Messages of a conversation.
+const MESSAGES_MAX: usize = 4096;
+/// Tokens of a question, or of an answer that is gone on with.
+pub(crate) const TOKENS_MAX: usize = 1 << 20;
+/// Bytes of one token, and of what can be shown since.
+const TOKEN_BYTES_MAX: usize = 1 << 16;
+/// Alternatives to a token.
+const TOP_MAX: usize = 64;
+const STOPS_MAX: usize = 64;
+const BIASES_MAX: usize = 4096;
+/// Bytes of a word in a reason.
+const WORD_MAX: usize = 1024;
+
+/// A finite number, by its bits: one number, one encoding.
+struct Real(f32);
+
+impl Wire for Real {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.0.to_bits().encode(out);
+    }
+    fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
+        let value = f32::from_bits(u32::decode(input)?);
+        if value.is_finite() { Ok(Self(value)) } else { Err(WireError::Invalid("number")) }
+    }
+}
+
+fn put_real(value: f32, out: &mut Vec<u8>) {
+    Real(value).encode(out);
+}
+
+fn real(input: &mut Reader<'_>) -> Result<f32, WireError> {
+    Ok(Real::decode(input)?.0)
+}
+
+fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
+    (bytes.len() as u32).encode(out);
+    out.extend_from_slice(bytes);
+}
+
+fn put_text(text: Option<&String>, out: &mut Vec<u8>) {
+    text.is_some().encode(out);
+    if let Some(text) = text {
+        text.encode(out);
+    }
+}
+
+fn text(input: &mut Reader<'_>) -> Result<Option<String>, WireError> {
+    if bool::decode(input)? { input.string(TEXT_MAX).map(Some) } else { Ok(None) }
+}
+
+/// Token ids, each in four bytes.
+pub(crate) fn put_ids(ids: &[i32], out: &mut Vec<u8>) {
+    (ids.len() as u32).encode(out);
+    ids.iter().for_each(|id| (*id as u32).encode(out));
+}
+
+pub(crate) fn ids(input: &mut Reader<'_>) -> Result<Vec<i32>, WireError> {
+    Ok(input.list::<u32>(TOKENS_MAX)?.into_iter().map(|id| id as i32).collect())
+}
+
+impl Wire for Ask {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.model.encode(out);
+        self.input.encode(out);
+        self.max_tokens.encode(out);
+        self.sampling.encode(out);
+        self.stop.encode(out);
+        (self.logprobs, self.echo).encode(out);
+    }
+    fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
+        let (model, question) = (input.string(WORD_MAX)?, Input::decode(input)?);
+        let (max_tokens, sampling) = (Wire::decode(input)?, Wire::decode(input)?);
+        let stop = input.list(STOPS_MAX)?;
+        let (logprobs, echo) = Wire::decode(input)?;
+        Ok(Self { model, input: question, max_tokens, sampling, stop, logprobs, echo })
+    }
+}
+
+impl Wire for Input {
+    fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Chat { messages, tools } => {
+                out.push(0);
+                messages.encode(out);
+                put_text(tools.as_ref(), out);
+            }
+            Self::Text(text) => {
+                out.push(1);
+                text.encode(out);
+            }
+            Self::Tokens(ids) => {
+                out.push(2);
+                put_ids(ids, out);
+            }
+        }
+    }
+    fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
+        match u8::decode(input)? {
+            0 => Ok(Self::Chat { messages: input.list(MESSAGES_MAX)?, tools: text(input)? }),
+            1 => input.string(TEXT_MAX).map(Self::Text),
+            2 => ids(input).map(Self::Tokens),
+            _ => Err(WireError::Invalid("question")),
+        }
+    }
+}
+
+impl Wire for Message {
+    fn encode(&self, out: &mut Vec<u8>) {
+        (self.role.clone(), self.content.clone()).encode(out);
+        [&self.tool_calls, &self.tool_call_id, &self.name].iter().for_each(|text| put_text(text.as_ref(), out));
+    }
+    fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
+        let (role, content) = (input.string(WORD_MAX)?, input.string(TEXT_MAX)?);
+        Ok(Self { role, content, tool_calls: text(input)?, tool_call_id: text(input)?, name: text(input)? })
+    }
+}
+
+impl Wire for Sampling {
+    fn encode(&self, out: &mut Vec<u8>) {
+        for value in [self.temperature, self.top_p, self.min_p] {
+            put_real(value, out);
+        }
+        for value in [self.frequency_penalty, self.presence_penalty, self.repetition_penalty] {
+            put_real(value, out);
+        }
+        (self.top_k, self.seed).encode(out);
+        (self.logit_bias.len() as u32).encode(out);
+        for (id, bias) in &self.logit_bias {
+            (*id as u32).encode(out);
+            put_real(*bias, out);
+        }
+        let schema = if let Format::Schema(schema) = &self.format { Some(schema) } else { None };
+        put_text(schema, out);
+    }
+    fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
+        let (temperature, top_p, min_p) = (real(input)?, real(input)?, real(input)?);
+        let (frequency_penalty, presence_penalty, repetition_penalty) = (real(input)?, real(input)?, real(input)?);
+        let (top_k, seed) = Wire::decode(input)?;
+        let biases: Vec<(u32, Real)> = input.list(BIASES_MAX)?;
+        let logit_bias = biases.into_iter().map(|(id, bias)| (id as i32, bias.0)).collect();
+        let format = text(input)?.map_or(Format::Free, Format::Schema);
+        Ok(Self {
+            temperature,
+            top_p,
+            top_k,
+            min_p,
+            frequency_penalty,
+            presence_penalty,
+            repetition_penalty,
+            logit_bias,
+            seed,
+            format,
+        })
+    }
+}
+
+impl Wire for Token {
+    fn encode(&self, out: &mut Vec<u8>) {
+        (self.id as u32).encode(out);
+        put_bytes(self.text.as_bytes(), out);
+        put_bytes(&self.bytes, out);
+        self.logprob.map(Real).encode(out);
+        (self.top.len() as u32).encode(out);
+        for (bytes, logprob) in &self.top {
+            put_bytes(bytes, out);
+            put_real(*logprob, out);
+        }
+    }
+    fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
+        let id = u32::decode(input)? as i32;
+        let (text, bytes) = (input.string(TOKEN_BYTES_MAX)?, input.bytes(TOKEN_BYTES_MAX)?.to_vec());
+        let logprob: Option<Real> = Wire::decode(input)?;
+        let mut top = Vec::new();
+        for _ in 0..input.len(TOP_MAX)? {
+            top.push((input.bytes(TOKEN_BYTES_MAX)?.to_vec(), real(input)?));
+        }
+        Ok(Self { id, text, bytes, logprob: logprob.map(|value| value.0), top })
+    }
+}
+
+impl Wire for Finish {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.push(match self {
+            Self::Stop => 0,
+            Self::Length => 1,
+        });
+    }
+    fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
+        match u8::decode(input)? {
+            0 => Ok(Self::Stop),
+            1 => Ok(Self::Length),
+            _ => Err(WireError::Invalid("end")),
+        }
+    }
+}
+
+/// A reason as it travels: a kind, two words, two numbers.
+struct Told {
+    kind: u8,
+    words: (Word, Word),
+    numbers: (u64, u64),
+}
+
+wire_struct!(Told { kind, words, numbers });
+
+struct Word(String);
+
+impl Wire for Word {
+    fn encode(&self, out: &mut Vec<u8>) {
+        // A longer one is our own text about a peer's: its beginning says enough.
+        let end = (0..=self.0.len().min(WORD_MAX)).rev().find(|at| self.0.is_char_boundary(*at)).unwrap_or(0);
+        put_bytes(&self.0.as_bytes()[..end], out);
+    }
+    fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
+        input.string(WORD_MAX).map(Self)
+    }
+}
+
+impl Wire for Reason {
+    fn encode(&self, out: &mut Vec<u8>) {
+        let (kind, one, two, numbers) = match self {
+            Self::Model(name) => (0, name.as_str(), "", (0, 0)),
+            Self::Busy(again_ms) => (1, "", "", (*again_ms, 0)),
+            Self::TooLong { asked, max } => (2, "", "", (*asked, *max)),
+            Self::Unsupported { what, why } => (3, what.as_str(), why.as_str(), (0, 0)),
+            Self::Invalid { what, why } => (4, what.as_str(), why.as_str(), (0, 0)),
+            Self::Failed(why) => (5, why.as_str(), "", (0, 0)),
+            Self::Price => (6, "", "", (0, 0)),
+            Self::Unpaid(why) => (7, why.as_str(), "", (0, 0)),
+            Self::Owner(why) => (8, why.as_str(), "", (0, 0)),
+        };
+        Told { kind, words: (Word(one.to_owned()), Word(two.to_owned())), numbers }.encode(out);
+    }
+    fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
+        let Told { kind, words: (Word(one), Word(two)), numbers } = Wire::decode(input)?;
+        Ok(match kind {
+            0 => Self::Model(one),
+            1 => Self::Busy(numbers.0),
+            2 => Self::TooLong { asked: numbers.0, max: numbers.1 },
+            3 => Self::Unsupported { what: one, why: two },
+            4 => Self::Invalid { what: one, why: two },
+            5 => Self::Failed(one),
+            6 => Self::Price,
+            7 => Self::Unpaid(one),
+            8 => Self::Owner(one),
+            _ => return Err(WireError::Invalid("reason")),
+        })
+    }
+}

@@ -1,0 +1,151 @@
+//! Whom to ask: offers that lie, providers that fail, Sybils.
+
+use base::{Hash, Millis, NodeId, Reject, Rng};
+use ledger::Credits;
+use market::{Index, Need, OFFER_MS, Offer, Outcome, Price, Tier};
+use std::collections::BTreeSet;
+
+fn node(i: u64) -> NodeId {
+    let mut id = [0; 32];
+    id[..8].copy_from_slice(&i.to_le_bytes());
+    NodeId(id)
+}
+
+fn offer(until: Millis) -> Offer {
+    Offer {
+        chain: Hash::default(),
+        model: Hash::of("test", b"a model"),
+        name: "a model".into(),
+        quantisation: "Q8_0".into(),
+        context: 4096,
+        tools: true,
+        price: Price::default(),
+        tier: Tier::Open,
+        slots: 4,
+        prompt_rate: 1000,
+        decode_rate: 50,
+        since: Millis(0),
+        until,
+    }
+}
+
+fn need() -> Need {
+    let price = Price { input: Credits(5), output: Credits(5) };
+    Need { model: offer(Millis(0)).model, context: 1000, read: 100, written: 100, price, knows: None }
+}
+
+#[test]
+fn offers_are_checked_expire_and_are_filtered() {
+    let (mut index, mut rng, now) = (Index::default(), Rng::new(1), Millis(1_000));
+    let good = offer(now.plus(OFFER_MS));
+    let absurd = [
+        (Offer { until: now, ..good.clone() }, Reject::Expired),
+        (Offer { until: now.plus(OFFER_MS * 10), ..good.clone() }, Reject::Expired),
+        (Offer { decode_rate: u32::MAX, ..good.clone() }, Reject::WrongWork),
+        (Offer { context: 0, ..good.clone() }, Reject::WrongWork),
+        (Offer { name: "a\nb".into(), ..good.clone() }, Reject::Malformed),
+        (Offer { slots: 0, ..good.clone() }, Reject::BadAmount),
+        (Offer { price: Price { input: Credits(u64::MAX), ..Price::default() }, ..good.clone() }, Reject::BadAmount),
+    ];
+    for (wrong, reject) in absurd {
+        assert_eq!(index.offer(now, node(9), vec![wrong], 0), Err(reject));
+    }
+    assert_eq!(index.refused().total(), 7);
+    let dear = Offer { price: Price { input: Credits(9), output: Credits(0) }, ..good.clone() };
+    let short = Offer { context: 500, ..good.clone() };
+    for (i, offer) in [good.clone(), dear, short].into_iter().enumerate() {
+        index.offer(now, node(i as u64), vec![offer], 0).expect("taken");
+    }
+    let chosen = index.choose(now, &need(), &[], &mut rng);
+    assert_eq!(chosen.iter().map(|c| c.provider).collect::<Vec<_>>(), [node(0)], "the others are too dear or too short");
+    assert!(index.choose(now, &need(), &[node(0)], &mut rng).is_empty());
+    assert!(index.choose(now.plus(OFFER_MS), &need(), &[], &mut rng).is_empty(), "silence expires");
+    assert_eq!(index.models().count(), 0);
+    index.offer(now, node(0), vec![good], 0).expect("taken");
+    index.offer(now, node(0), vec![], 0).expect("it serves nothing any more");
+    assert!(index.choose(now, &need(), &[], &mut rng).is_empty());
+}
+
+#[test]
+fn who_failed_is_left_alone_for_a_while_and_who_is_quick_is_preferred() {
+    let (mut index, mut rng, now) = (Index::default(), Rng::new(1), Millis(1_000));
+    for i in 0..2 {
+        index.offer(now, node(i), vec![offer(now.plus(OFFER_MS))], 0).expect("taken");
+    }
+    index.note(now, &node(0), Outcome::Failed);
+    assert_eq!(index.choose(now, &need(), &[], &mut rng).len(), 1);
+    assert_eq!(index.choose(now.plus(60_000), &need(), &[], &mut rng).len(), 2, "it may be back");
+    let did = |first_ms, rest_ms| Outcome::Answered { first_ms, read: 100, rest_ms, written: 100 };
+    index.note(now, &node(0), did(10, 500));
+    index.note(now, &node(1), did(500, 9_000));
+    let firsts = (0..100).filter(|_| index.choose(now, &need(), &[], &mut rng)[0].provider == node(0)).count();
+    assert!(firsts >= 85, "{firsts}");
+    index.note(now, &node(0), Outcome::Lied(Reject::BadSignature));
+    assert_eq!(index.choose(now, &need(), &[], &mut rng)[0].provider, node(1));
+}
+
+/// Of `all` offers nine in ten are Sybils, which never answer; attempts per question over a thousand questions.
+fn attempts(all: u64, bond: impl Fn(bool) -> u64, seed: u64) -> f64 {
+    let (mut index, mut rng) = (Index::default(), Rng::new(seed));
+    let sybil = |provider: &NodeId| provider.0[0] % 10 != 0;
+    let mut now = Millis(1_000);
+    for i in 0..all {
+        let provider = node(i * 256 + i % 10);
+        let honest = !sybil(&provider);
+        // They promise more than anybody.
+        let decode_rate = if honest { 30 } else { 5_000 };
+        let offer = Offer { decode_rate, ..offer(now.plus(OFFER_MS)) };
+        index.offer(now, provider, vec![offer], bond(honest)).expect("taken");
+    }
+    let mut tries = 0;
+    let questions = 1000;
+    for _ in 0..questions {
+        now = now.plus(50);
+        let mut without = Vec::new();
+        while let Some(first) = index.choose(now, &need(), &without, &mut rng).into_iter().next() {
+            tries += 1;
+            let outcome = if sybil(&first.provider) {
+                Outcome::Failed
+            } else if rng.chance(1, 50) {
+                // They serve others, too.
+                Outcome::Busy { again_ms: 500 }
+            } else {
+                Outcome::Answered { first_ms: 90, read: 100, rest_ms: 3_000, written: 100 }
+            };
+            index.note(now, &first.provider, outcome);
+            if matches!(outcome, Outcome::Answered { .. }) {
+                break;
+            }
+            without.push(first.provider);
+        }
+    }
+    f64::from(tries) / f64::from(questions)
+}
+
+#[test]
+fn sybils_cost_little() {
+    for seed in 0..5 {
+        let alone = attempts(2_000, |_| 0, seed);
+        assert!(alone <= 1.5, "{alone} attempts by own history alone");
+        let bonded = attempts(2_000, |honest| if honest { 100 } else { 1 }, seed);
+        assert!(bonded <= 1.3, "{bonded} attempts where a bond counts");
+    }
+}
+
+#[test]
+fn providers_are_found_however_offers_come_and_go() {
+    let (mut index, mut rng) = (Index::default(), Rng::new(7));
+    let mut there = BTreeSet::new();
+    for step in 0..5_000u64 {
+        let (now, i) = (Millis(step), rng.below(64));
+        let gone = rng.chance(1, 3);
+        let offers = if gone { vec![] } else { vec![offer(now.plus(OFFER_MS))] };
+        index.offer(now, node(i), offers, rng.below(5)).expect("taken");
+        if gone { there.remove(&node(i)) } else { there.insert(node(i)) };
+        let found: BTreeSet<NodeId> = index.providers(&need().model).map(|(provider, _)| *provider).collect();
+        assert_eq!(found, there);
+        let chosen = index.choose(now, &need(), &[], &mut rng);
+        assert_eq!(chosen.len(), there.len().min(2), "step {step}");
+        assert!(chosen.iter().all(|candidate| there.contains(&candidate.provider)));
+    }
+}

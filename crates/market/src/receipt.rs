@@ -71,7 +71,21 @@ impl Wire for Runtime {
 }
 
 wire_struct!(Receipt {
-    id, request, client, chain, runtime, time, read, from, before, written, words, finish, price, cost, tier
+    id,
+    request,
+    client,
+    chain,
+    runtime,
+    time,
+    read,
+    from,
+    before,
+    written,
+    words,
+    finish,
+    price,
+    cost,
+    tier
 });
 
 /// The hash of words where none were written.

@@ -1,7 +1,7 @@
 //! One question on its way: asks a provider, asks another one where that one is busy, silent, dead or dishonest, and
 //! goes on in the middle of an answer from the last word that was signed.
 
-use crate::talk::{ALIVE_MS, CHUNK, Hearing, Heard, Request};
+use crate::talk::{ALIVE_MS, CHUNK, Heard, Hearing, Request};
 use crate::{Candidate, Frame, Outcome, Piece, Reason, Receipt};
 use base::{Machine, Millis, NodeId, Outbox, Reject, Signed};
 use ledger::Credits;
@@ -202,7 +202,10 @@ impl Session {
         let provider = attempt.provider;
         match attempt.hearing.take(frame) {
             Err(reject) => {
-                self.remember(Reason::Failed(format!("{} sent what no honest provider sends: {reject}", provider.short())));
+                self.remember(Reason::Failed(format!(
+                    "{} sent what no honest provider sends: {reject}",
+                    provider.short()
+                )));
                 self.drop_attempt(number, Outcome::Lied(reject), out);
             }
             Ok(Heard::Nothing) => {}

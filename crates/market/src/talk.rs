@@ -50,9 +50,9 @@ impl Request {
             Input::Text(text) => text.len() as u64 + 16,
             Input::Chat { messages, tools } => {
                 let tools = tools.as_ref().map_or(0, String::len);
-                let words = messages.iter().map(|m| {
-                    m.role.len() + m.content.len() + m.tool_calls.as_ref().map_or(0, String::len)
-                });
+                let words = messages
+                    .iter()
+                    .map(|m| m.role.len() + m.content.len() + m.tool_calls.as_ref().map_or(0, String::len));
                 (words.sum::<usize>() + tools) as u64 + PER_MESSAGE * messages.len() as u64 + TEMPLATE_MAX
             }
         }

@@ -4,8 +4,8 @@
 use base::{Hash, Keypair, Machine, Millis, NodeId, Outbox, Reject, Rng, Wire};
 use ledger::Credits;
 use market::{
-    ALIVE_MS, Ask, Candidate, Event, Finish, Frame, Input, Offer, Order, Outcome, Piece, Price, Reason,
-    Receipts, Request, Runtime, Sampling, Session, Telling, Terms, Tier, Token, Tokens, first_request,
+    ALIVE_MS, Ask, Candidate, Event, Finish, Frame, Input, Offer, Order, Outcome, Piece, Price, Reason, Receipts,
+    Request, Runtime, Sampling, Session, Telling, Terms, Tier, Token, Tokens, first_request,
 };
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -57,7 +57,11 @@ fn offers_are_checked_expire_and_are_filtered() {
         index.offer(now, node(i as u64), vec![offer], 0).expect("taken");
     }
     let chosen = index.choose(now, &need(), &[], &mut rng);
-    assert_eq!(chosen.iter().map(|c| c.provider).collect::<Vec<_>>(), [node(0)], "the others are too dear or too short");
+    assert_eq!(
+        chosen.iter().map(|c| c.provider).collect::<Vec<_>>(),
+        [node(0)],
+        "the others are too dear or too short"
+    );
     assert!(index.choose(now, &need(), &[node(0)], &mut rng).is_empty());
     assert!(index.choose(now.plus(OFFER_MS), &need(), &[], &mut rng).is_empty(), "silence expires");
     assert_eq!(index.models().count(), 0);
@@ -141,7 +145,11 @@ fn providers_are_found_however_offers_come_and_go() {
         let gone = rng.chance(1, 3);
         let offers = if gone { vec![] } else { vec![offer(now.plus(OFFER_MS))] };
         index.offer(now, node(i), offers, rng.below(5)).expect("taken");
-        if gone { there.remove(&node(i)) } else { there.insert(node(i)) };
+        if gone {
+            there.remove(&node(i))
+        } else {
+            there.insert(node(i))
+        };
         let found: BTreeSet<NodeId> = index.providers(&need().model).map(|(provider, _)| *provider).collect();
         assert_eq!(found, there);
         let chosen = index.choose(now, &need(), &[], &mut rng);

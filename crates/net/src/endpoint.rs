@@ -1,11 +1,12 @@
 //! The endpoint of a node and the tasks that answer its peers.
 
 use crate::bulk::{self, Content, FetchError, Fetched};
-use crate::gossip;
+use crate::gossip::{self, Topic};
 use crate::links::{self, Link, Listener};
 use crate::log::{self, Follow, LogClient, LogService};
 use crate::pool::Pool;
 use crate::relay::{Pins, RelayAddr};
+use crate::talk::{self, Answerer, Talk};
 use crate::ticket::Address;
 use base::{Hash, NodeId, Reject};
 use iroh::address_lookup::memory::MemoryLookup;
@@ -16,7 +17,7 @@ use iroh_mdns_address_lookup::MdnsAddressLookup;
 use iroh_relay::{RelayConfig, RelayQuicConfig};
 use n0_future::StreamExt;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use thiserror::Error;
 use tokio::task::JoinSet;
@@ -73,6 +74,7 @@ pub struct Net {
     secret: [u8; 32],
     stop: CancellationToken,
     pins: Arc<Pins>,
+    answerer: Arc<OnceLock<Arc<dyn Answerer>>>,
 }
 
 /// What answers the connections of peers.
@@ -84,6 +86,8 @@ struct Services {
     gossip: Gossip,
     book: MemoryLookup,
     pool: Arc<Pool>,
+    answerer: Arc<OnceLock<Arc<dyn Answerer>>>,
+    room: talk::Room,
 }
 
 /// What is known of the way to a peer.
@@ -130,7 +134,7 @@ impl Net {
             .portmapper_config(PortmapperConfig::Disabled)
             .net_report_config(report)
             .transport_config(transport)
-            .alpns([bulk::ALPN, log::ALPN, links::ALPN, gossip::ALPN].map(<[u8]>::to_vec).to_vec())
+            .alpns([bulk::ALPN, log::ALPN, links::ALPN, gossip::ALPN, talk::ALPN].map(<[u8]>::to_vec).to_vec())
             .clear_ip_transports()
             .bind_addr(bind)
             .map_err(|e| failed(e.to_string()))?
@@ -156,10 +160,19 @@ impl Net {
             }
         };
         let pool = Arc::new(Pool::new(endpoint.clone(), Box::new(serve)));
-        let services =
-            Services { content, log, listener, gossip: gossip.clone(), book: book.clone(), pool: pool.clone() };
+        let answerer = Arc::new(OnceLock::new());
+        let services = Services {
+            content,
+            log,
+            listener,
+            gossip: gossip.clone(),
+            book: book.clone(),
+            pool: pool.clone(),
+            answerer: answerer.clone(),
+            room: talk::Room::default(),
+        };
         tokio::spawn(accept(endpoint.clone(), services, stop.clone()));
-        Ok(Self { endpoint, book, pool, gossip, secret: config.secret, stop, pins })
+        Ok(Self { endpoint, book, pool, gossip, secret: config.secret, stop, pins, answerer })
     }
 
     /// Who this node is.
@@ -178,11 +191,38 @@ impl Net {
         remember(&self.book, &self.pins, self.id(), address);
     }
 
+    /// Answers questions from now on. Said twice, the first one stays.
+    pub fn answer(&self, answerer: Arc<dyn Answerer>) {
+        let _ = self.answerer.set(answerer);
+    }
+
+    /// Begins to talk to `peer`, whose frames are at most `max` long.
+    pub async fn talk(&self, peer: NodeId, max: usize) -> Result<Talk, Reject> {
+        talk::open(&self.pool, peer, max).await
+    }
+
+    /// `peer` is silent: the next question to it goes over a new connection.
+    pub async fn forget(&self, peer: NodeId) {
+        talk::forget(&self.pool, peer).await;
+    }
+
     /// Tells everybody in `topic` where this node is, and learns where they are, beginning with `peers`.
     pub fn meet(&self, topic: Hash, peers: &[NodeId]) {
+        let (_, words) = tokio::sync::watch::channel(Vec::new());
+        self.speak(Topic { topic, words, hear: Arc::new(()) }, peers);
+    }
+
+    /// The same with words of one's own, and an ear for those of others.
+    pub fn speak(&self, topic: Topic, peers: &[NodeId]) {
         let known = peers.iter().filter(|peer| **peer != self.id());
         let bootstrap = known.filter_map(|peer| EndpointId::from_bytes(&peer.0).ok()).collect();
         let (book, me, pool, pins) = (self.book.clone(), self.id(), self.pool.clone(), self.pins.clone());
+        let forget = move |node: &NodeId| {
+            if let Ok(id) = EndpointId::from_bytes(&node.0) {
+                book.remove_endpoint_info(id);
+            }
+        };
+        let book = self.book.clone();
         let learn = move |address: &Address| {
             if remember(&book, &pins, me, address) {
                 // It was restarted elsewhere: connections to where it was are dead.
@@ -193,8 +233,8 @@ impl Net {
         let endpoint = self.endpoint.clone();
         let moved = endpoint.watch_addr().stream_updates_only().map(|_| ());
         let here = move || address_of(&endpoint);
-        let topic = gossip::Topic { topic, bootstrap, secret: self.secret };
-        tokio::spawn(gossip::take_part(self.gossip.clone(), topic, here, moved, learn, self.stop.clone()));
+        let part = gossip::Part { topic, bootstrap, secret: self.secret, here, learn, forget };
+        tokio::spawn(gossip::take_part(self.gossip.clone(), part, moved, self.stop.clone()));
     }
 
     /// Fetches content by root from several peers at once; see [`FetchError`] for going on later.
@@ -371,6 +411,10 @@ async fn accept(endpoint: Endpoint, services: Services, stop: CancellationToken)
                     bulk::serve(connection, by, services.content).await;
                 }
                 (log::ALPN, Some(log)) => log::serve(connection, by, log).await,
+                (talk::ALPN, _) => match services.answerer.get() {
+                    Some(answerer) => talk::serve(connection, by, answerer.clone(), services.room).await,
+                    None => connection.close(1u32.into(), b"this node serves no models"),
+                },
                 (gossip::ALPN, _) => {
                     let _ = services.gossip.handle_connection(connection).await;
                 }

@@ -2,6 +2,7 @@
 
 use base::{Reader, Reject, Wire};
 use iroh::endpoint::{RecvStream, SendStream};
+use tokio::sync::Semaphore;
 
 /// Writes one frame.
 pub(crate) async fn send(stream: &mut SendStream, bytes: &[u8]) -> Result<(), Reject> {
@@ -12,6 +13,22 @@ pub(crate) async fn send(stream: &mut SendStream, bytes: &[u8]) -> Result<(), Re
 
 /// Reads one frame of at most `max` bytes; `None` at the clean end of the stream.
 pub(crate) async fn receive(stream: &mut RecvStream, max: usize) -> Result<Option<Vec<u8>>, Reject> {
+    let Some(len) = length(stream, max).await? else { return Ok(None) };
+    body(stream, len).await.map(Some)
+}
+
+/// The same for a frame that takes its length of `room` while it is read: the frames of many together are bounded.
+pub(crate) async fn receive_in(
+    stream: &mut RecvStream,
+    max: usize,
+    room: &Semaphore,
+) -> Result<Option<Vec<u8>>, Reject> {
+    let Some(len) = length(stream, max).await? else { return Ok(None) };
+    let _taken = room.acquire_many(len as u32).await.map_err(|_| Reject::TooMany)?;
+    body(stream, len).await.map(Some)
+}
+
+async fn length(stream: &mut RecvStream, max: usize) -> Result<Option<usize>, Reject> {
     let mut len = [0; 4];
     match stream.read_exact(&mut len).await {
         Ok(()) => {}
@@ -22,6 +39,10 @@ pub(crate) async fn receive(stream: &mut RecvStream, max: usize) -> Result<Optio
     if len > max {
         return Err(Reject::Oversized);
     }
+    Ok(Some(len))
+}
+
+async fn body(stream: &mut RecvStream, len: usize) -> Result<Vec<u8>, Reject> {
     // Grows with what arrives: a claimed length allocates nothing.
     let mut bytes = Vec::new();
     while bytes.len() < len {
@@ -30,7 +51,7 @@ pub(crate) async fn receive(stream: &mut RecvStream, max: usize) -> Result<Optio
             _ => return Err(Reject::NotHeld),
         }
     }
-    Ok(Some(bytes))
+    Ok(bytes)
 }
 
 /// Reads one frame that must be a `T`.

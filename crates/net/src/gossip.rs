@@ -4,26 +4,32 @@
 //! is and learns where the others are, so that bulk transfers go straight from peer to peer.
 
 use crate::ticket::Address;
-use base::{Hash, Keypair, Reject, Signed, Wire, wire_struct};
+use base::{Hash, Keypair, NodeId, Reader, Reject, Signed, Wire, WireError};
 use bytes::Bytes;
 use iroh::EndpointId;
 use iroh_gossip::api::{Event, GossipReceiver, GossipSender};
 use iroh_gossip::{Gossip, TopicId};
 use n0_future::{Stream, StreamExt};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Names the protocol and its version.
-pub(crate) const ALPN: &[u8] = b"talkoo/gossip/2";
+pub(crate) const ALPN: &[u8] = b"talkoo/gossip/3";
 /// Domain of signatures on beats.
-const DOMAIN: &str = "talkoo 2026 beat v1";
+const DOMAIN: &str = "talkoo 2026 beat v2";
 /// The longest message that is sent or taken.
-pub(crate) const MESSAGE_MAX: usize = 4096;
-/// A node says where it is this often, and once more when it hears of somebody new.
+pub(crate) const MESSAGE_MAX: usize = 8192;
+/// A node says where it is this often, and once more when it hears of somebody new or has something new to say.
 const BEAT: Duration = Duration::from_secs(15);
+/// But no more often than this: nobody makes others speak all the time.
+const PAUSE: Duration = Duration::from_secs(1);
 /// Nodes of a topic that are remembered.
 const HEARD_MAX: usize = 4096;
+/// Beats whose clock is further ahead are nobody's.
+const AHEAD_MS: u64 = 3_600_000;
 
 /// Where a node is, said by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,54 +37,107 @@ struct Beat {
     address: Address,
     /// Rises with every beat of a node; older ones are stale.
     count: u64,
+    /// What it has to say beside that.
+    words: Vec<u8>,
 }
 
-wire_struct!(Beat { address, count });
+impl Wire for Beat {
+    fn encode(&self, out: &mut Vec<u8>) {
+        (self.address.clone(), self.count).encode(out);
+        self.words.encode(out);
+    }
+    fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
+        let (address, count) = Wire::decode(input)?;
+        Ok(Self { address, count, words: input.bytes(MESSAGE_MAX)?.to_vec() })
+    }
+}
 
-/// What is talked about, with whom to begin, and the key of who speaks.
-pub(crate) struct Topic {
-    pub(crate) topic: Hash,
+/// What is talked about.
+pub struct Topic {
+    /// Its name.
+    pub topic: Hash,
+    /// What this node says; when it changes, it is said at once.
+    pub words: watch::Receiver<Vec<u8>>,
+    /// Who hears what others say.
+    pub hear: Arc<dyn Hears>,
+}
+
+/// Who hears the words of others in a topic.
+pub trait Hears: Send + Sync + 'static {
+    /// Takes the newest words of a node, signed by it.
+    fn hear(&self, by: NodeId, words: &[u8]);
+}
+
+impl Hears for () {
+    fn hear(&self, _: NodeId, _: &[u8]) {}
+}
+
+/// This node's part in a topic.
+pub(crate) struct Part<H, L, F> {
+    pub(crate) topic: Topic,
+    /// With whom to begin.
     pub(crate) bootstrap: Vec<EndpointId>,
+    /// The key of who speaks.
     pub(crate) secret: [u8; 32],
+    /// Where this node is.
+    pub(crate) here: H,
+    /// Takes what others say of where they are.
+    pub(crate) learn: L,
+    /// Nobody remembers where these are any more.
+    pub(crate) forget: F,
 }
 
-/// Takes part in `topic` until `stop`: says where `here` is, calls `learn` with what others say.
-pub(crate) async fn take_part(
+/// Takes part until `stop`.
+pub(crate) async fn take_part<H: Fn() -> Address, L: Fn(&Address), F: Fn(&NodeId)>(
     gossip: Gossip,
-    topic: Topic,
-    here: impl Fn() -> Address,
+    part: Part<H, L, F>,
     mut moved: impl Stream<Item = ()> + Unpin,
-    learn: impl Fn(&Address),
     stop: CancellationToken,
 ) {
-    let Ok(subscribed) = gossip.subscribe(TopicId::from_bytes(topic.topic.0), topic.bootstrap).await else { return };
+    let Part { topic: Topic { topic, mut words, hear }, bootstrap, secret, here, learn, forget } = part;
+    let Ok(subscribed) = gossip.subscribe(TopicId::from_bytes(topic.0), bootstrap.clone()).await else { return };
     let (sender, mut receiver) = subscribed.split();
-    let mut beats = Beats { key: Keypair::from_secret(topic.secret), count: now_ms(), heard: BTreeMap::new() };
+    let mut beats =
+        Beats { key: Keypair::from_secret(secret), count: 0, heard: BTreeMap::new(), order: BTreeMap::new() };
     let mut tick = tokio::time::interval(BEAT);
+    let mut next_word = tokio::time::Instant::now();
+    let (mut news, mut changes) = (false, true);
     loop {
-        let news = tokio::select! {
+        tokio::select! {
             () = stop.cancelled() => return,
-            _ = tick.tick() => true,
-            Some(()) = moved.next() => true,
+            () = tokio::time::sleep_until(next_word), if news => {
+                news = false;
+                next_word = tokio::time::Instant::now() + PAUSE;
+                let said = words.borrow_and_update().clone();
+                beats.say(&sender, here(), said).await;
+            }
+            _ = tick.tick() => {
+                news = true;
+                // Those with whom to begin may have come up only now.
+                if receiver.neighbors().next().is_none() && !bootstrap.is_empty() {
+                    let _ = sender.join_peers(bootstrap.clone()).await;
+                }
+            }
+            changed = words.changed(), if changes => {
+                changes = changed.is_ok();
+                news |= changes;
+            }
+            Some(()) = moved.next() => news = true,
             event = next(&mut receiver) => match event {
                 None => return,
-                Some(Event::NeighborUp(_)) => true,
-                Some(Event::Received(message)) => match beats.hear(&message.content) {
-                    Ok(Some(address)) => {
-                        learn(&address.0);
-                        address.1
+                Some(Event::NeighborUp(_)) => news = true,
+                Some(Event::Received(message)) => match beats.hear(&message.content, now_ms()) {
+                    Ok(Some(heard)) => {
+                        learn(&heard.beat.address);
+                        heard.gone.iter().for_each(&forget);
+                        hear.hear(heard.beat.address.node, &heard.beat.words);
+                        news |= heard.new;
                     }
-                    Ok(None) => false,
-                    Err(reject) => {
-                        tracing::debug!(%reject, "a beat was refused");
-                        false
-                    }
+                    Ok(None) => {}
+                    Err(reject) => tracing::debug!(%reject, "a beat was refused"),
                 },
-                Some(_) => false,
+                Some(_) => {}
             },
-        };
-        if news {
-            beats.say(&sender, here()).await;
         }
     }
 }
@@ -90,23 +149,35 @@ async fn next(receiver: &mut GossipReceiver) -> Option<Event> {
 struct Beats {
     key: Keypair,
     count: u64,
-    /// The last beat of each node.
-    heard: BTreeMap<base::NodeId, (u64, Address)>,
+    /// The last beat of each node, without its words.
+    heard: BTreeMap<NodeId, (u64, Address)>,
+    /// Who was heard when, by the speaker's clock: who was silent longest is forgotten first.
+    order: BTreeMap<u64, NodeId>,
+}
+
+struct HeardBeat {
+    beat: Beat,
+    /// Whether its node is new there, so that it has to be told where the others are.
+    new: bool,
+    /// Who was forgotten for it.
+    gone: Option<NodeId>,
 }
 
 impl Beats {
-    async fn say(&mut self, sender: &GossipSender, address: Address) {
-        self.count += 1;
-        let beat = Signed::new(DOMAIN, &self.key, Beat { address, count: self.count });
+    async fn say(&mut self, sender: &GossipSender, address: Address, words: Vec<u8>) {
+        self.count = now_ms().max(self.count + 1);
+        let beat = Signed::new(DOMAIN, &self.key, Beat { address, count: self.count, words });
         let _ = sender.broadcast(Bytes::from(beat.to_bytes())).await;
     }
 
-    /// The address in a beat and whether its node is new there, so that it has to be told where the
-    /// others are; `None` for an old one.
-    fn hear(&mut self, bytes: &[u8]) -> Result<Option<(Address, bool)>, Reject> {
+    /// What is new in a beat; `None` for an old one.
+    fn hear(&mut self, bytes: &[u8], now_ms: u64) -> Result<Option<HeardBeat>, Reject> {
         let beat = Signed::<Beat>::from_bytes(bytes).map_err(|_| Reject::Malformed)?;
         if beat.by != beat.value.address.node || !beat.verify(DOMAIN) {
             return Err(Reject::BadSignature);
+        }
+        if beat.value.count > now_ms.saturating_add(AHEAD_MS) {
+            return Err(Reject::Early);
         }
         let last = self.heard.get(&beat.by);
         if last.is_some_and(|(count, _)| *count >= beat.value.count) {
@@ -114,11 +185,22 @@ impl Beats {
         }
         // A node that was restarted elsewhere has forgotten what it was told before.
         let new = last.is_none_or(|(_, address)| *address != beat.value.address);
-        if last.is_none() && self.heard.len() >= HEARD_MAX {
-            self.heard.pop_first();
+        if let Some((count, _)) = last {
+            self.order.remove(count);
         }
-        self.heard.insert(beat.by, (beat.value.count, beat.value.address.clone()));
-        Ok(Some((beat.value.address, new)))
+        // Two may have the same clock.
+        let mut at = beat.value.count;
+        while self.order.contains_key(&at) {
+            at += 1;
+        }
+        let mut gone = None;
+        if self.heard.len() >= HEARD_MAX && last.is_none() {
+            gone = self.order.pop_first().map(|(_, node)| node);
+            gone.iter().for_each(|node| drop(self.heard.remove(node)));
+        }
+        self.order.insert(at, beat.by);
+        self.heard.insert(beat.by, (at, beat.value.address.clone()));
+        Ok(Some(HeardBeat { beat: beat.value, new, gone }))
     }
 }
 
@@ -134,27 +216,57 @@ mod tests {
 
     fn beats(secret: u8) -> Beats {
         let key = Keypair::from_secret([secret; 32]);
-        Beats { key, count: 0, heard: BTreeMap::new() }
+        Beats { key, count: 0, heard: BTreeMap::new(), order: BTreeMap::new() }
     }
 
     fn here(beats: &Beats) -> Address {
         Address { node: beats.key.id(), sockets: vec![], relay: None }
     }
 
+    fn say(speaker: &Beats, address: &Address, count: u64) -> Vec<u8> {
+        let beat = Beat { address: address.clone(), count, words: b"words".to_vec() };
+        Signed::new(DOMAIN, &speaker.key, beat).to_bytes()
+    }
+
+    /// Whether a beat was news, and of a node that is new there.
+    fn heard(hearer: &mut Beats, bytes: &[u8]) -> Result<Option<bool>, Reject> {
+        hearer.hear(bytes, 1_000).map(|heard| heard.map(|heard| heard.new))
+    }
+
     #[test]
     fn only_fresh_beats_of_the_node_itself_count() {
         let (mut hearer, speaker) = (beats(1), beats(2));
-        let say = |address: &Address, count| {
-            Signed::new(DOMAIN, &speaker.key, Beat { address: address.clone(), count }).to_bytes()
-        };
         let at = here(&speaker);
-        let first = say(&at, 1);
-        assert_eq!(hearer.hear(&first), Ok(Some((at.clone(), true))));
-        assert_eq!(hearer.hear(&first), Ok(None));
-        assert_eq!(hearer.hear(&say(&at, 2)), Ok(Some((at.clone(), false))));
+        let first = say(&speaker, &at, 1);
+        assert_eq!(heard(&mut hearer, &first), Ok(Some(true)));
+        assert_eq!(heard(&mut hearer, &first), Ok(None));
+        assert_eq!(heard(&mut hearer, &say(&speaker, &at, 2)), Ok(Some(false)));
         let elsewhere = Address { sockets: vec![([127, 0, 0, 1], 9).into()], ..at.clone() };
-        assert_eq!(hearer.hear(&say(&elsewhere, 3)), Ok(Some((elsewhere.clone(), true))), "restarted there");
-        assert_eq!(hearer.hear(&say(&here(&beats(3)), 4)), Err(Reject::BadSignature));
-        assert_eq!(hearer.hear(&first[1..]), Err(Reject::Malformed));
+        assert_eq!(heard(&mut hearer, &say(&speaker, &elsewhere, 3)), Ok(Some(true)), "restarted there");
+        assert_eq!(heard(&mut hearer, &say(&speaker, &here(&beats(3)), 4)), Err(Reject::BadSignature));
+        assert_eq!(heard(&mut hearer, &first[1..]), Err(Reject::Malformed));
+        assert_eq!(heard(&mut hearer, &say(&speaker, &at, u64::MAX)), Err(Reject::Early));
+    }
+
+    #[test]
+    fn who_was_silent_longest_is_forgotten_first() {
+        let mut hearer = beats(0);
+        let speaker = |i: usize| {
+            let mut secret = [7; 32];
+            secret[..8].copy_from_slice(&(i as u64).to_le_bytes());
+            let key = Keypair::from_secret(secret);
+            Beats { key, ..beats(0) }
+        };
+        for i in 0..HEARD_MAX {
+            let one = speaker(i);
+            hearer.heard.insert(one.key.id(), (10 + i as u64, here(&one)));
+            hearer.order.insert(10 + i as u64, one.key.id());
+        }
+        // The first one speaks again: the second is now the one that was silent longest.
+        assert_eq!(heard(&mut hearer, &say(&speaker(0), &here(&speaker(0)), 900_000)), Ok(Some(false)));
+        let new = speaker(HEARD_MAX);
+        let gone = hearer.hear(&say(&new, &here(&new), 900_000), 1_000).expect("heard").expect("news").gone;
+        assert_eq!(gone, Some(speaker(1).key.id()));
+        assert_eq!((hearer.heard.len(), hearer.order.len()), (HEARD_MAX, HEARD_MAX));
     }
 }

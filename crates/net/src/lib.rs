@@ -4,7 +4,8 @@
 //!   connections to each (on lossy links streams share one congestion window; connections do not).
 //! * `talkoo/log/1` follows a log and submits to it.
 //! * `talkoo/chain/1` carries frames between validators.
-//! * `talkoo/gossip/1` tells the members of a run where each of them is.
+//! * `talkoo/gossip/3` tells everybody in a topic where each of them is, and what it has to say.
+//! * `talkoo/ask/1` carries a question and its answer.
 //!
 //! *Goals*: works offline at once (loopback, LAN by mDNS, static tickets); every buffer that a peer
 //! can fill is bounded; wrong bytes are refused by hash and counted. *Non-goals*: what the bytes
@@ -19,11 +20,14 @@ mod links;
 mod log;
 mod pool;
 mod relay;
+mod talk;
 mod ticket;
 
 pub use bulk::{Content, FetchError, Fetched};
 pub use endpoint::{Config, Net, NetError, PeerInfo};
+pub use gossip::{Hears, Topic};
 pub use links::{Link, Listener};
 pub use log::{Follow, LogClient, LogEvent, LogService, Served};
 pub use relay::{Relay, RelayAddr, RelayAddrError, RelayError, RelayKey};
+pub use talk::{Answerer, Hear, Say, Talk};
 pub use ticket::{Address, Ticket, TicketError};

@@ -101,7 +101,17 @@ fn job(seed: usize, n: usize, max_tokens: usize) -> Job {
     let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
     // Each is a client of its own: nothing was read before.
     let client = Client(base::Hash::of("figure", &seed.to_le_bytes()).0);
-    Job { client, prompt: prompt(seed, n), max_tokens, sampling, stop: vec![], logprobs: None, echo: false }
+    Job {
+        client,
+        prompt: prompt(seed, n),
+        max_tokens,
+        sampling,
+        stop: vec![],
+        logprobs: None,
+        echo: false,
+        written: vec![],
+        pace: None,
+    }
 }
 
 fn answer(engine: &Engine, job: Job) -> Result<Vec<i32>> {

@@ -37,8 +37,12 @@ pub struct Job {
     pub client: Client,
     /// Token ids to go on from; not empty.
     pub prompt: Vec<i32>,
-    /// How many tokens are written at most; 0: the prompt is read only.
+    /// The beginning of the answer, as somebody else wrote it: it is gone on with.
+    pub written: Vec<i32>,
+    /// How many tokens the answer has at most, with that beginning; 0: the prompt is read only.
     pub max_tokens: usize,
+    /// How far it may be written for now; none: to its end.
+    pub pace: Option<Pace>,
     /// How they are chosen.
     pub sampling: Sampling,
     /// Texts that end the answer and are not part of it.
@@ -47,6 +51,21 @@ pub struct Job {
     pub logprobs: Option<usize>,
     /// Log-probabilities of the prompt's tokens too.
     pub echo: bool,
+}
+
+/// How many tokens of an answer may be written for now. [`Engine::wake`] after it was raised.
+#[derive(Debug, Clone, Default)]
+pub struct Pace(Arc<AtomicUsize>);
+
+impl Pace {
+    /// So many tokens in all, those of the beginning not counted.
+    pub fn allow(&self, tokens: usize) {
+        self.0.fetch_max(tokens, Ordering::Relaxed);
+    }
+
+    pub(crate) fn allows(&self, tokens: usize) -> bool {
+        tokens < self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// What becomes of a request, in order.
@@ -124,7 +143,7 @@ pub enum Refusal {
 pub struct Engine {
     model: Arc<LlamaModel>,
     info: ModelInfo,
-    jobs: std::sync::mpsc::Sender<pass::Begin>,
+    orders: std::sync::mpsc::Sender<pass::Order>,
     waiting: Arc<AtomicUsize>,
 }
 
@@ -136,8 +155,8 @@ impl Engine {
     pub fn load(config: EngineConfig) -> Result<Self, LoadError> {
         let (model, info) = load::load(&config)?;
         let waiting = Arc::new(AtomicUsize::new(0));
-        let jobs = pass::start(model.clone(), &config, &info, waiting.clone())?;
-        Ok(Self { model, info, jobs, waiting })
+        let orders = pass::start(model.clone(), &config, &info, waiting.clone())?;
+        Ok(Self { model, info, orders, waiting })
     }
 
     /// What is served.
@@ -156,26 +175,32 @@ impl Engine {
             return Err(Refusal::Empty);
         }
         let vocabulary = self.model.n_vocab();
-        if let Some(wrong) = job.prompt.iter().find(|id| !(0..vocabulary).contains(*id)) {
+        let mut all = job.prompt.iter().chain(&job.written);
+        if let Some(wrong) = all.find(|id| !(0..vocabulary).contains(*id)) {
             return Err(Refusal::Token(*wrong));
         }
         let room = self.info.context.saturating_sub(job.prompt.len());
-        if room == 0 && job.max_tokens > 0 || job.prompt.len() > self.info.context {
-            return Err(Refusal::TooLong(job.prompt.len(), self.info.context));
+        if room == 0 && job.max_tokens > 0 || job.prompt.len() + job.written.len() > self.info.context {
+            return Err(Refusal::TooLong(job.prompt.len() + job.written.len(), self.info.context));
         }
         job.max_tokens = job.max_tokens.min(room);
-        let sampler = sample::Sampler::new(&self.model, &job.sampling, job.max_tokens)?;
+        let sampler = sample::Sampler::new(&self.model, &job.sampling, job.max_tokens, &job.written)?;
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING_MAX {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             return Err(Refusal::Busy);
         }
         // As long as an answer at most, so it needs no bound of its own.
         let (events, receiver) = mpsc::unbounded_channel();
-        self.jobs.send(pass::Begin { job, sampler, events }).map_err(|_| {
+        self.orders.send(pass::Order::Begin(Box::new(pass::Begin { job, sampler, events }))).map_err(|_| {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             Refusal::Ended
         })?;
         Ok(receiver)
+    }
+
+    /// Somebody's [`Pace`] was raised.
+    pub fn wake(&self) {
+        let _ = self.orders.send(pass::Order::Wake);
     }
 
     /// The ids of a text; `special`: texts of special tokens become these, and the model's beginning is added.

@@ -14,9 +14,17 @@ use std::collections::VecDeque;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, Sender, TryRecvError};
-use std::time::Instant;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
+
+/// What the thread is told.
+pub(crate) enum Order {
+    /// A request.
+    Begin(Box<Begin>),
+    /// Somebody may write on.
+    Wake,
+}
 
 /// A request on its way to a slot.
 pub(crate) struct Begin {
@@ -52,8 +60,8 @@ pub(crate) fn start(
     config: &EngineConfig,
     info: &ModelInfo,
     waiting: Arc<AtomicUsize>,
-) -> Result<Sender<Begin>, LoadError> {
-    let (jobs, incoming) = std::sync::mpsc::channel();
+) -> Result<Sender<Order>, LoadError> {
+    let (orders, incoming) = std::sync::mpsc::channel();
     let (ready, begun) = std::sync::mpsc::channel();
     let (threads, slots, context) = (config.threads, info.slots, info.context);
     let failed = |why: String| LoadError::Unknown(config.path.clone(), why);
@@ -83,12 +91,14 @@ pub(crate) fn start(
     };
     thread.spawn(run).map_err(|error| failed(error.to_string()))?;
     match begun.recv() {
-        Ok(Ok(())) => Ok(jobs),
+        Ok(Ok(())) => Ok(orders),
         Ok(Err(why)) => Err(failed(why)),
         Err(_) => Err(failed("its thread ended".into())),
     }
 }
 
+/// How often it is looked for somebody who went away while nothing is to be done.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Tokens of one pass.
 const BATCH: usize = plan::CHUNK_MAX + 256;
 /// Tokens a second that a prompt is taken to be read at before it was measured.
@@ -112,27 +122,57 @@ struct Passes<'a> {
     rate: f64,
 }
 
+impl Slot {
+    fn work(&self) -> Work {
+        match &self.answer {
+            None => Work::Idle,
+            Some(answer) if answer.paused() => Work::Idle,
+            Some(answer) if answer.next.is_some() => Work::Decode,
+            Some(answer) => Work::Prompt(answer.job.prompt.len() - answer.read),
+        }
+    }
+}
+
+impl Answer {
+    /// Whether it may not be written on for now. What is read is paid before.
+    fn paused(&self) -> bool {
+        self.job.pace.as_ref().is_some_and(|pace| !pace.allows(self.written))
+    }
+}
+
 impl Passes<'_> {
     /// Until nobody can ask any more.
-    fn run(mut self, incoming: &Receiver<Begin>) {
+    fn run(mut self, incoming: &Receiver<Order>) {
         loop {
             loop {
                 match incoming.try_recv() {
-                    Ok(begin) => self.queue.push_back(begin),
+                    Ok(order) => self.take_order(order),
                     Err(TryRecvError::Empty) => break,
                     Err(TryRecvError::Disconnected) => return,
                 }
             }
             self.let_go();
             self.admit();
-            if self.slots.iter().all(|slot| slot.answer.is_none()) {
-                match incoming.recv() {
-                    Ok(begin) => self.queue.push_back(begin),
-                    Err(_) => return,
+            if self.slots.iter().all(|slot| slot.work() == Work::Idle) {
+                let order = match self.slots.iter().any(|slot| slot.answer.is_some()) {
+                    // Who waits to be paid may have gone away.
+                    true => incoming.recv_timeout(LOOK_EVERY),
+                    false => incoming.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                };
+                match order {
+                    Ok(order) => self.take_order(order),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => return,
                 }
                 continue;
             }
             self.pass();
+        }
+    }
+
+    fn take_order(&mut self, order: Order) {
+        if let Order::Begin(begin) = order {
+            self.queue.push_back(*begin);
         }
     }
 
@@ -161,7 +201,7 @@ impl Passes<'_> {
             let idle = self.slots.iter().enumerate().filter(|(_, slot)| slot.answer.is_none());
             let held = idle.map(|(i, slot)| (i, &slot.held));
             let Some((i, common)) = plan::place(held, &begin.job.client, &begin.job.prompt) else { return };
-            let Some(begin) = self.queue.pop_front() else { return };
+            let Some(mut begin) = self.queue.pop_front() else { return };
             // Every logit of the prompt is needed: it is read whole.
             let common = if begin.job.echo { 0 } else { common };
             let sequence = i as i32;
@@ -177,7 +217,14 @@ impl Passes<'_> {
             let slot = &mut self.slots[i];
             slot.held.client = Some(begin.job.client);
             slot.held.tokens.truncate(common);
-            let text = Text::new(&begin.job.stop);
+            let mut text = Text::new(&begin.job.stop);
+            let begun = begin.job.written.len();
+            for id in &begin.job.written {
+                // Whoever wrote it has shown it.
+                let _ = text.push(&piece(self.model, LlamaToken(*id)));
+            }
+            begin.job.max_tokens = begin.job.max_tokens.saturating_sub(begun);
+            begin.job.prompt.append(&mut begin.job.written);
             slot.answer = Some(Answer {
                 sampler: begin.sampler,
                 events: begin.events,
@@ -194,12 +241,7 @@ impl Passes<'_> {
 
     fn pass(&mut self) {
         self.clock += 1;
-        let work = |slot: &Slot| match &slot.answer {
-            None => Work::Idle,
-            Some(answer) if answer.next.is_some() => Work::Decode,
-            Some(answer) => Work::Prompt(answer.job.prompt.len() - answer.read),
-        };
-        let works: Vec<Work> = self.slots.iter().map(work).collect();
+        let works: Vec<Work> = self.slots.iter().map(Slot::work).collect();
         let share = plan::pass(&works, plan::chunk(&works, self.rate), self.served);
         self.batch.clear();
         // For each slot: where in the batch its logits begin, and of how many tokens.
@@ -277,6 +319,9 @@ impl Passes<'_> {
             let _ = answer.events.send(Event::Read { cached: answer.cached, logprobs });
             // From here on it writes: what was read is all there.
             answer.read = answer.job.prompt.len();
+            if answer.text.stopped() {
+                return self.done(i, Finish::Stop);
+            }
             if answer.job.max_tokens == 0 {
                 return self.done(i, Finish::Length);
             }

@@ -75,7 +75,12 @@ pub(crate) struct Sampler {
 const SCHEMA_MAX: usize = 1 << 16;
 
 impl Sampler {
-    pub(crate) fn new(model: &LlamaModel, sampling: &Sampling, max_tokens: usize) -> Result<Self, Refusal> {
+    pub(crate) fn new(
+        model: &LlamaModel,
+        sampling: &Sampling,
+        max_tokens: usize,
+        written: &[i32],
+    ) -> Result<Self, Refusal> {
         let vocabulary = model.n_vocab();
         let format = |text: String| Refusal::Format(text);
         let grammar = match &sampling.format {
@@ -133,9 +138,18 @@ impl Sampler {
                 links.push(LlamaSampler::min_p(sampling.min_p, 1));
             }
             links.push(LlamaSampler::temp(sampling.temperature));
-            links.push(LlamaSampler::dist(sampling.seed));
+            // Who goes on in the middle draws other numbers than at the beginning.
+            links.push(LlamaSampler::dist(sampling.seed.wrapping_add(written.len() as u32)));
         }
-        Ok(Self { chain: LlamaSampler::chain_simple(links), grammar, plain })
+        let mut sampler = Self { chain: LlamaSampler::chain_simple(links), grammar, plain };
+        for token in written.iter().map(|id| LlamaToken(*id)) {
+            // A grammar that is given what it does not allow ends the process.
+            if model.vocab().is_eog(token) || !sampler.allowed(token) {
+                return Err(format("the beginning of the answer does not fit".into()));
+            }
+            sampler.took(token);
+        }
+        Ok(sampler)
     }
 
     /// Chooses a token by its logits; `None` when the grammar allows none.

@@ -32,7 +32,17 @@ fn served(dir: &Path, kind: GgufType, slots: usize) -> Engine {
 
 fn job(prompt: Vec<i32>, max_tokens: usize) -> Job {
     let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
-    Job { client: Client([1; 32]), prompt, max_tokens, sampling, stop: vec![], logprobs: None, echo: false }
+    Job {
+        client: Client([1; 32]),
+        prompt,
+        max_tokens,
+        sampling,
+        stop: vec![],
+        logprobs: None,
+        echo: false,
+        written: vec![],
+        pace: None,
+    }
 }
 
 struct Answer {
@@ -238,4 +248,71 @@ fn what_cannot_be_answered_is_refused() {
     std::fs::write(&other, b"GGUF and then nothing that a model is made of").expect("written");
     assert!(Engine::load(EngineConfig { path: other, memory: 0, ..config.clone() }).is_err());
     assert!(Engine::load(EngineConfig { path: "../../README.md".into(), memory: 0, ..config }).is_err());
+}
+
+#[test]
+fn another_goes_on_with_an_answer_where_one_stopped() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (first, second) = (served(dir.path(), GgufType::Q8_0, 1), served(dir.path(), GgufType::Q8_0, 2));
+    for seed in 0..20 {
+        let prompt = vec![300 + seed, 7, 400 - seed];
+        let whole = answer(&first, job(prompt.clone(), 24));
+        for k in [1, 7, 23, 24] {
+            let written = whole.ids[..k].to_vec();
+            let rest = answer(&second, Job { written, ..job(prompt.clone(), 24) });
+            assert_eq!(rest.ids, whole.ids[k..], "prompt {seed}, from {k}");
+            assert_eq!(rest.finish, Finish::Length);
+        }
+    }
+    // A text that ends the answer may have begun with the other.
+    let prompt = (300..400).map(|id| vec![id]).find(|prompt| {
+        let text = answer(&first, job(prompt.clone(), 8)).text;
+        text.len() > 8 && text.is_ascii()
+    });
+    let prompt = prompt.expect("one that is answered in letters");
+    let whole = answer(&first, job(prompt.clone(), 8));
+    let stop: String = whole.text.chars().skip(4).take(3).collect();
+    let stopped = answer(&first, Job { stop: vec![stop.clone()], ..job(prompt.clone(), 8) });
+    for k in 1..stopped.ids.len() {
+        let written = stopped.ids[..k].to_vec();
+        let rest = answer(&second, Job { written, stop: vec![stop.clone()], ..job(prompt.clone(), 8) });
+        assert_eq!((rest.finish, &rest.ids[..]), (Finish::Stop, &stopped.ids[k..]));
+        assert!(stopped.text.ends_with(&rest.text));
+    }
+    // Penalties count what the other wrote, and a shape goes on from there; what does not fit it is refused.
+    let sampling = Sampling { temperature: 0.0, presence_penalty: 100.0, ..Sampling::default() };
+    let fresh = answer(&first, Job { sampling: sampling.clone(), ..job(vec![5, 6, 7], 16) });
+    let rest = Job { written: fresh.ids[..9].to_vec(), sampling, ..job(vec![5, 6, 7], 16) };
+    assert_eq!(answer(&second, rest).ids, fresh.ids[9..]);
+    let digits = Sampling { format: engine::Format::Grammar("root ::= [0-9]+".into()), ..Sampling::default() };
+    let wrong = Job { written: fresh.ids, sampling: digits, ..job(vec![5], 40) };
+    assert!(matches!(first.submit(wrong), Err(Refusal::Format(_))));
+}
+
+#[test]
+fn nothing_is_written_beyond_what_is_allowed() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let engine = served(dir.path(), GgufType::Q8_0, 1);
+    let pace = engine::Pace::default();
+    let mut events = engine.submit(Job { pace: Some(pace.clone()), ..job(vec![5, 6, 7], 40) }).expect("taken");
+    // Nobody else's answer is in the way: this one has the only slot, and waits.
+    let mut next = |n: usize| {
+        pace.allow(n);
+        engine.wake();
+        let mut tokens = 0;
+        while tokens < n {
+            match events.blocking_recv().expect("an event") {
+                engine::Event::Token(_) => tokens += 1,
+                engine::Event::Read { .. } => {}
+                engine::Event::Done { .. } => break,
+            }
+        }
+        assert!(events.try_recv().is_err(), "more than was allowed");
+    };
+    next(8);
+    let mut after = engine.submit(job(vec![9], 1)).expect("it waits for the slot");
+    assert!(after.try_recv().is_err());
+    // Who is not paid and leaves makes room.
+    drop(events);
+    assert!(after.blocking_recv().is_some());
 }

@@ -91,6 +91,8 @@ impl Served {
             max_tokens: ask.max_tokens.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX)),
             sampling: sampling(&ask.sampling)?,
             stop: ask.stop.clone(),
+            written: Vec::new(),
+            pace: None,
             logprobs: ask.logprobs.map(usize::from),
             echo: ask.echo && ask.logprobs.is_some(),
             prompt,

@@ -11,7 +11,7 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::token::LlamaToken;
 use model::{Config, GgufType, Layout, ModelCard, Part};
-use node::{Local, Served};
+use node::{Limits, Local, Node, NodeConfig, OfferConfig, Served, Trade, TradeConfig};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::num::NonZeroU32;
@@ -231,9 +231,10 @@ fn through_gateway(engine: Engine) -> Result<f64> {
     let served = Served::new(engine);
     let engine = served.engine().clone();
     let model = served.card().name.clone();
-    let (answers, keys) = (Arc::new(Local::new(vec![served])), Arc::new(Keys::default()));
-    let gateway = Gateway { answers, keys, demand_keys: false, answer_tokens: 16 };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let pair = runtime.block_on(Pair::new(Local::new(vec![served])))?;
+    let (answers, keys) = (Arc::new(pair.client.1.asker()), Arc::new(Keys::default()));
+    let gateway = Gateway { answers, keys, demand_keys: false, answer_tokens: 16 };
     let (ready, address) = std::sync::mpsc::channel();
     let stop = CancellationToken::new();
     let listen: SocketAddr = ([127, 0, 0, 1], 0).into();
@@ -255,7 +256,50 @@ fn through_gateway(engine: Engine) -> Result<f64> {
         ensure!(chunks > WRITTEN, "each token comes by itself: {chunks} chunks");
     }
     stop.cancel();
+    runtime.block_on(pair.close())?;
     Ok(median(ratios))
+}
+
+/// Two nodes: one serves, the other one asks it over the encrypted link.
+struct Pair {
+    provider: (Arc<Node>, Arc<Trade>),
+    client: (Arc<Node>, Arc<Trade>),
+    _stage: tempfile::TempDir,
+}
+
+impl Pair {
+    async fn new(local: Local) -> Result<Self> {
+        let stage = tempfile::tempdir()?;
+        let offer = OfferConfig { public: true, ..OfferConfig::default() };
+        let provider = start(&stage.path().join("provider"), local, offer).await?;
+        let client = start(&stage.path().join("client"), Local::default(), OfferConfig::default()).await?;
+        client.1.join(&provider.1.ticket(provider.1.networks()[0]))?;
+        ensure!(client.1.wait_for(None, Duration::from_secs(20)).await, "no offer came");
+        Ok(Self { provider, client, _stage: stage })
+    }
+
+    async fn close(self) -> Result<()> {
+        for (node, trade) in [self.client, self.provider] {
+            trade.close().await;
+            node.close().await?;
+        }
+        Ok(())
+    }
+}
+
+async fn start(dir: &Path, local: Local, offer: OfferConfig) -> Result<(Arc<Node>, Arc<Trade>)> {
+    let config = NodeConfig {
+        dir: dir.to_owned(),
+        bind: ([127, 0, 0, 1], 0).into(),
+        mdns: false,
+        relays: Vec::new(),
+        limits: Limits { threads: 1, duty_percent: 100 },
+        device: "cpu".into(),
+        eval_tokens: 0,
+    };
+    let node = Node::start(config).await?;
+    let trade = node.trade(local, TradeConfig { offer, ..TradeConfig::default() }).await?;
+    Ok((node, trade))
 }
 
 /// Chunks of a streamed answer.

@@ -5,6 +5,8 @@ macro_rules! outln {
     ($($part:tt)*) => { $crate::render::write_line(format_args!($($part)*)) };
 }
 
+#[cfg(feature = "serve")]
+mod ask;
 mod chain_cmd;
 mod data_cmd;
 mod demo;
@@ -79,6 +81,13 @@ enum Command {
     /// Serve models to any OpenAI client.
     #[cfg(feature = "serve")]
     Serve(serve::ServeArgs),
+    /// Ask a model: of the network, or of a file.
+    #[cfg(feature = "serve")]
+    Run(ask::RunArgs),
+    /// What proves an answer.
+    #[cfg(feature = "serve")]
+    #[command(subcommand)]
+    Receipt(ask::ReceiptCommand),
     /// Keys of the API on this machine.
     #[cfg(feature = "serve")]
     #[command(subcommand)]
@@ -207,6 +216,10 @@ async fn run(cli: Cli) -> Result<()> {
         }
         #[cfg(feature = "serve")]
         Command::Serve(args) => serve::run(&common, args).await,
+        #[cfg(feature = "serve")]
+        Command::Run(args) => ask::run(&common, args).await,
+        #[cfg(feature = "serve")]
+        Command::Receipt(command) => ask::receipt(&common, &command),
         #[cfg(feature = "serve")]
         Command::Key(command) => key::run(&common, command),
         Command::Relay(args) => relay::run(&common, args).await,

@@ -1,30 +1,33 @@
-//! `talkoo serve`: models behind the OpenAI API.
+//! `talkoo serve`: models of this machine and of the network behind the OpenAI API.
 
 use crate::Common;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use engine::{Engine, EngineConfig};
 use gateway::{Gateway, Keys};
-use node::{Local, Served};
+use ledger::Credits;
+use market::Price;
+use node::{Local, Node, OfferConfig, Served, Trade, TradeConfig};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 #[derive(Args)]
 pub(crate) struct ServeArgs {
-    /// A GGUF file to serve; may be given several times.
-    #[arg(long, value_name = "FILE", required = true)]
-    model: Vec<PathBuf>,
+    #[command(flatten)]
+    models: Models,
+    #[command(flatten)]
+    asking: Asking,
     /// Where the API listens; beyond this machine it demands keys.
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDR")]
     listen: SocketAddr,
-    /// Answers that are written at a time.
-    #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
-    parallel: u16,
-    /// Tokens of a question and its answer together (default: what the model was trained with, at most 8,192).
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    context: usize,
+    /// Offer these models to the networks of this node: others may ask them.
+    #[arg(long)]
+    offer: bool,
+    /// Credits that others pay for a million tokens of questions and of answers.
+    #[arg(long, default_value = "0,0", value_name = "IN,OUT", value_parser = price)]
+    price: Price,
     /// Refuse requests without a key on this machine, too; `talkoo key create` makes one.
     #[arg(long)]
     demand_keys: bool,
@@ -33,46 +36,133 @@ pub(crate) struct ServeArgs {
     answer_tokens: u64,
 }
 
-pub(crate) async fn run(common: &Common, args: ServeArgs) -> Result<()> {
-    let mut models = Vec::new();
-    for path in &args.model {
+/// Models of this machine.
+#[derive(Args)]
+pub(crate) struct Models {
+    /// A GGUF file to serve; may be given several times. Without any, others are asked.
+    #[arg(long, value_name = "FILE")]
+    model: Vec<PathBuf>,
+    /// Answers that are written at a time.
+    #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    parallel: u16,
+    /// Tokens of a question and its answer together (default: what the model was trained with, at most 8,192).
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    context: usize,
+}
+
+/// How others are asked.
+#[derive(Args)]
+pub(crate) struct Asking {
+    /// A ticket of somebody who serves, or of a run: the network whose providers are asked; may be given several times.
+    #[arg(long, value_name = "TICKET")]
+    ticket: Vec<net::Ticket>,
+    /// Credits that are paid for a million tokens of questions and of answers, at most.
+    #[arg(long, default_value = "0,0", value_name = "IN,OUT", value_parser = price)]
+    max_price: Price,
+    /// Credits that may be set aside for providers, in all.
+    #[arg(long, default_value = "0", value_name = "CREDITS", value_parser = credits)]
+    budget: Credits,
+}
+
+fn credits(text: &str) -> Result<Credits, String> {
+    Credits::parse(text).map_err(|_| "an amount such as 2 or 0.05 is needed".into())
+}
+
+fn price(text: &str) -> Result<Price, String> {
+    let (input, output) = text.split_once(',').unwrap_or((text, text));
+    Ok(Price { input: credits(input)?, output: credits(output)? })
+}
+
+impl Models {
+    /// Loads all of them.
+    pub(crate) async fn load(&self, common: &Common) -> Result<Local> {
+        let mut models: Vec<Served> = Vec::new();
+        for path in &self.model {
+            let served = self.load_one(common, path).await?;
+            let name = &served.card().name;
+            ensure!(
+                models.iter().all(|other| other.card().name != *name),
+                "two models are called {name}: name their files differently"
+            );
+            models.push(served);
+        }
+        Ok(Local::new(models))
+    }
+
+    async fn load_one(&self, common: &Common, path: &Path) -> Result<Served> {
         eprintln!("loading {}", path.display());
-        let (path, threads) = (path.clone(), common.threads());
+        let (path, threads) = (path.to_owned(), common.threads());
         let config =
-            EngineConfig { path, threads, slots: usize::from(args.parallel), context: args.context, memory: 0 };
+            EngineConfig { path, threads, slots: usize::from(self.parallel), context: self.context, memory: 0 };
         let loaded = tokio::task::spawn_blocking(move || Engine::load(config)).await.context("loading")??;
         let info = loaded.info();
         eprintln!(
-            "{}: {:.0} M parameters, {} answers at a time of {} tokens each, {} MB",
+            "{}: {:.0} M parameters in {}, {} answers at a time of {} tokens each, {} MB",
             info.name,
             info.parameters as f64 / 1e6,
+            info.quantisation,
             info.slots,
             info.context,
             info.memory >> 20
         );
-        ensure!(
-            models.iter().all(|served: &Served| served.card().name != info.name),
-            "two models are called {}: name their files differently",
-            info.name
-        );
-        models.push(Served::new(loaded));
+        Ok(Served::new(loaded))
     }
-    let names: Vec<String> = models.iter().map(|served| served.card().name.clone()).collect();
+}
+
+impl Asking {
+    /// A node that takes part in the market.
+    pub(crate) async fn trade(
+        &self,
+        common: &Common,
+        local: Local,
+        offer: OfferConfig,
+    ) -> Result<(Arc<Node>, Arc<Trade>)> {
+        let dir = common.dir();
+        if node::call(&dir, &node::Request::Status).await?.is_some() {
+            bail!("a node runs on {} already; stop it, or name another folder with --data", dir.display());
+        }
+        let node = Node::start(common.node()).await?;
+        let config = TradeConfig { offer, price: self.max_price, budget: self.budget };
+        let trade = node.trade(local, config).await?;
+        for ticket in &self.ticket {
+            trade.join(ticket)?;
+        }
+        Ok((node, trade))
+    }
+}
+
+pub(crate) async fn run(common: &Common, args: ServeArgs) -> Result<()> {
+    ensure!(!args.offer || !args.models.model.is_empty(), "there is nothing to offer: name a model with --model FILE");
     let keys = Arc::new(Keys::new(node::api_keys(&common.dir())?));
-    let (demand_keys, answer_tokens) = (args.demand_keys, args.answer_tokens);
-    let gateway = Gateway { answers: Arc::new(Local::new(models)), keys, demand_keys, answer_tokens };
+    let local = args.models.load(common).await?;
+    let names: Vec<String> = local.all().iter().map(|served| served.card().name.clone()).collect();
+    let offer = OfferConfig { public: args.offer, price: args.price };
+    let (node, trade) = args.asking.trade(common, local, offer).await?;
+    let tickets: Vec<String> = match args.offer {
+        true => trade.networks().iter().map(|chain| trade.ticket(*chain).to_string()).collect(),
+        false => Vec::new(),
+    };
+    let answers = Arc::new(trade.asker());
+    let gateway = Gateway { answers, keys, demand_keys: args.demand_keys, answer_tokens: args.answer_tokens };
     let stop = CancellationToken::new();
-    let json = common.json;
+    let (json, id) = (common.json, node.id());
     let ready = move |address: SocketAddr| {
         if json {
-            outln!("{}", serde_json::json!({ "api": format!("http://{address}/v1"), "models": names }));
+            let api = format!("http://{address}/v1");
+            let ready = serde_json::json!({ "api": api, "models": names, "node": id.to_string(), "tickets": tickets });
+            outln!("{ready}");
         } else {
             outln!("http://{address}/v1 answers any OpenAI client; http://{address}/ in a browser; Ctrl-C stops it");
+            for ticket in &tickets {
+                outln!("others ask these models with: talkoo run --ticket {ticket}");
+            }
         }
     };
     tokio::select! {
         served = gateway::serve(gateway, args.listen, stop, ready) => served?,
         asked = crate::train::stopped() => asked?,
+        () = node.stopped() => {}
     }
-    Ok(())
+    trade.close().await;
+    node.close().await
 }

@@ -139,6 +139,21 @@ pub enum Refusal {
     Ended,
 }
 
+/// What computes: two machines of one class round alike.
+pub fn class() -> String {
+    let mut out = format!("llama.cpp {LLAMA} {}", std::env::consts::ARCH);
+    #[cfg(target_arch = "x86_64")]
+    for (name, has) in [("avx2", is_x86_feature_detected!("avx2")), ("avx512", is_x86_feature_detected!("avx512f"))] {
+        if has {
+            out += &format!(" {name}");
+        }
+    }
+    out
+}
+
+/// Release of the binding, which fixes that of llama.cpp.
+const LLAMA: &str = "0.1.160";
+
 /// A model that answers. Dropped, it ends.
 pub struct Engine {
     model: Arc<LlamaModel>,

@@ -78,6 +78,12 @@ pub struct ModelInfo {
     pub embeds: bool,
     /// Memory that it takes, as counted before it was loaded.
     pub memory: u64,
+    /// Type of most weights, as GGUF files are called by.
+    pub quantisation: String,
+    /// Hash of the template's source; of nothing where there is none.
+    pub template_hash: Hash,
+    /// Hash of all tokens' bytes in order.
+    pub vocabulary_hash: Hash,
 }
 
 /// A model takes this much beside its weights and its cache.
@@ -134,6 +140,7 @@ pub(crate) fn load(config: &EngineConfig) -> Result<(Arc<LlamaModel>, ModelInfo)
         }
     };
     let source = model.meta_val_str("tokenizer.chat_template").ok();
+    let template_hash = Hash::of("talkoo 2026 template v1", source.as_deref().unwrap_or_default().as_bytes());
     let template = source.map(|source| Template::new(&source, &text(vocabulary.bos()), &text(vocabulary.eos())));
     let template = template.transpose().map_err(|error| unknown(&error.to_string()))?;
     let name = path.file_stem().map_or_else(|| "model".to_owned(), |stem| stem.to_string_lossy().into_owned());
@@ -148,8 +155,47 @@ pub(crate) fn load(config: &EngineConfig) -> Result<(Arc<LlamaModel>, ModelInfo)
         adds_bos: vocabulary.should_add_bos(),
         embeds: number("pooling_type").is_some_and(|kind| kind > 0),
         memory,
+        quantisation: quantisation(model.meta_val_str("general.file_type").ok().as_deref()),
+        template_hash,
+        vocabulary_hash: vocabulary_hash(&model),
     };
     Ok((model, info))
+}
+
+fn vocabulary_hash(model: &LlamaModel) -> Hash {
+    let mut bytes = Vec::new();
+    for id in 0..model.n_vocab() {
+        let piece = crate::pass::piece(model, llama_cpp_2::token::LlamaToken(id));
+        bytes.extend_from_slice(&(piece.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(&piece);
+    }
+    Hash::of("talkoo 2026 vocabulary v1", &bytes)
+}
+
+/// The usual name of a GGUF file type, by llama.cpp's numbers.
+fn quantisation(file_type: Option<&str>) -> String {
+    let known = [
+        (0, "F32"),
+        (1, "F16"),
+        (2, "Q4_0"),
+        (3, "Q4_1"),
+        (7, "Q8_0"),
+        (8, "Q5_0"),
+        (9, "Q5_1"),
+        (10, "Q2_K"),
+        (11, "Q3_K_S"),
+        (12, "Q3_K_M"),
+        (13, "Q3_K_L"),
+        (14, "Q4_K_S"),
+        (15, "Q4_K_M"),
+        (16, "Q5_K_S"),
+        (17, "Q5_K_M"),
+        (18, "Q6_K"),
+        (32, "BF16"),
+    ];
+    let number = file_type.and_then(|text| text.parse::<u32>().ok());
+    let name = known.iter().find(|(n, _)| Some(*n) == number).map(|(_, name)| (*name).to_owned());
+    name.or(number.map(|n| format!("type {n}"))).unwrap_or_else(|| "unknown".into())
 }
 
 /// Hash and length of a file, which has to begin like a model.

@@ -150,7 +150,7 @@ pub(crate) async fn create(
         echo: false,
     };
     let head = Head { id: name("chatcmpl"), created: unix_time(), card };
-    let asked = ask_all(&shared, &caller, ask, n).await?;
+    let asked = ask_all(&shared, &caller, &head.id, ask, n).await?;
     if common.streams() {
         let (events, response) = stream::respond();
         tokio::spawn(send(shared, caller, head, asked, events, usage, tools));
@@ -186,6 +186,7 @@ pub(crate) async fn create(
 pub(crate) async fn ask_all(
     shared: &Shared,
     caller: &Caller,
+    name: &str,
     ask: Ask,
     n: u32,
 ) -> Result<Vec<tokio::sync::mpsc::UnboundedReceiver<Piece>>, ApiError> {
@@ -193,7 +194,9 @@ pub(crate) async fn ask_all(
     for i in 0..n {
         let mut ask = ask.clone();
         ask.sampling.seed = ask.sampling.seed.wrapping_add(i);
-        out.push(shared.answers.ask(&caller.client, ask).await?);
+        // The receipts of several answers are told apart by their place.
+        let name = if i == 0 { name.to_owned() } else { format!("{name}-{i}") };
+        out.push(shared.answers.ask(&caller.client, &name, ask).await?);
     }
     Ok(out)
 }

@@ -91,8 +91,10 @@ pub(crate) async fn create(
         "system_fingerprint": fingerprint(&card),
     });
     let mut asked = Vec::new();
-    for input in inputs {
-        asked.extend(ask_all(&shared, &caller, Ask { input, ..ask.clone() }, n).await?);
+    let id = head["id"].as_str().unwrap_or_default();
+    for (i, input) in inputs.into_iter().enumerate() {
+        let id = if i == 0 { id.to_owned() } else { format!("{id}.{i}") };
+        asked.extend(ask_all(&shared, &caller, &id, Ask { input, ..ask.clone() }, n).await?);
     }
     if common.streams() {
         let (events, response) = stream::respond();

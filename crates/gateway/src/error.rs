@@ -101,6 +101,9 @@ impl From<Reason> for ApiError {
             }
             Reason::Unsupported { what, why } => Self::unsupported(&what, &why),
             Reason::Invalid { what, why } => Self::invalid(&what, format!("Invalid '{what}': {why}.")),
+            Reason::Unpaid(_) => {
+                Self::of(StatusCode::PAYMENT_REQUIRED, "insufficient_quota", Some("insufficient_quota"), message)
+            }
             _ => Self::of(StatusCode::SERVICE_UNAVAILABLE, "server_error", Some("no_provider_available"), message),
         }
     }

@@ -118,6 +118,7 @@ fn routes(shared: Arc<Shared>) -> Router {
         .route("/v1/embeddings", post(embeddings))
         .route("/v1/models", get(models))
         .route("/v1/models/{*id}", get(model))
+        .route("/v1/receipts/{id}", get(receipt))
         .route("/tokenize", post(tokenize))
         .route("/detokenize", post(detokenize))
         .route("/health", get(health))
@@ -248,6 +249,11 @@ async fn models(State(shared): State<Arc<Shared>>, Extension(caller): Extension<
 
 async fn model(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
     Ok(Json(model_json(&shared.card(&id)?)))
+}
+
+async fn receipt(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Result<Response, ApiError> {
+    let text = shared.answers.receipt(&id).ok_or_else(|| ApiError::not_found(&format!("/v1/receipts/{id}")))?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], text).into_response())
 }
 
 #[derive(Deserialize)]

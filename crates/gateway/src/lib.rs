@@ -29,9 +29,13 @@ pub type Asked<'a, T> = Pin<Box<dyn Future<Output = Result<T, Reason>> + Send + 
 pub trait Answers: Send + Sync + 'static {
     /// Models that can be asked.
     fn models(&self) -> Vec<ModelCard>;
-    /// Asks for `client`; what is read for one client is never shared with another. The pieces come until
+    /// Asks for `client` under a name of the answer; what is read for one client is never shared with another. The pieces come until
     /// [`Piece::End`]; who lets go of them cancels the answer.
-    fn ask(&self, client: &[u8; 32], ask: Ask) -> Asked<'_, UnboundedReceiver<Piece>>;
+    fn ask(&self, client: &[u8; 32], name: &str, ask: Ask) -> Asked<'_, UnboundedReceiver<Piece>>;
+    /// The receipt of an answer by its name, as JSON, once it ended.
+    fn receipt(&self, _name: &str) -> Option<String> {
+        None
+    }
     /// Ids of a text.
     fn tokenize(&self, model: &str, text: &str) -> Asked<'_, Vec<i32>>;
     /// Text of ids.

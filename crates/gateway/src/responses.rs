@@ -145,7 +145,7 @@ pub(crate) async fn create(
         tools,
     };
     let streams = common.streams();
-    let pieces = shared.answers.ask(&caller.client, ask).await?;
+    let pieces = shared.answers.ask(&caller.client, frame.response["id"].as_str().unwrap_or_default(), ask).await?;
     if streams {
         let (events, response) = stream::respond();
         tokio::spawn(send(shared, caller, frame, pieces, events));

@@ -18,7 +18,7 @@ impl Answers for Parrot {
         vec![ModelCard { name: "parrot".into(), hash: base::Hash::default(), context: 100, tools: false, since: 1 }]
     }
 
-    fn ask(&self, _client: &[u8; 32], ask: Ask) -> Asked<'_, UnboundedReceiver<Piece>> {
+    fn ask(&self, _client: &[u8; 32], _name: &str, ask: Ask) -> Asked<'_, UnboundedReceiver<Piece>> {
         Box::pin(async move {
             if ask.stop.iter().any(|stop| stop == "busy") {
                 return Err(Reason::Busy(1500));

@@ -24,6 +24,4 @@ pub use offer::{Candidate, OFFER_MS, OFFERS_MAX, Offer, Offers, Outcome, Price, 
 pub use reason::Reason;
 pub use receipt::{RECEIPT_DOMAIN, Receipt, Receipts, Runtime, no_words, roll, roll_end};
 pub use session::{Input as Event, Output as Order, REACH_MS, SILENT_MS, Session};
-pub use talk::{
-    ALIVE_MS, CHUNK, FRAME_MAX, Frame, Heard, Hearing, Request, Say, Telling, Terms, Tokens, first_request,
-};
+pub use talk::{ALIVE_MS, CHUNK, FRAME_MAX, Frame, Heard, Hearing, Request, Say, Telling, Terms, Tokens};

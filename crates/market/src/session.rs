@@ -50,6 +50,8 @@ pub enum Output {
         /// What.
         request: Box<Request>,
     },
+    /// A provider will answer.
+    Taken(Box<crate::Terms>, u32),
     /// Let go of an attempt.
     Close(u32),
     /// The provider has earned so much more.
@@ -200,6 +202,7 @@ impl Session {
         let attempt = &mut self.attempts[at];
         attempt.heard = Some(now);
         let provider = attempt.provider;
+        let terms = if let Frame::Taken { terms } = &frame { Some(Box::new(terms.clone())) } else { None };
         match attempt.hearing.take(frame) {
             Err(reject) => {
                 self.remember(Reason::Failed(format!(
@@ -210,6 +213,9 @@ impl Session {
             }
             Ok(Heard::Nothing) => {}
             Ok(Heard::Taken(cost)) => {
+                if let Some(terms) = terms {
+                    out.push(Output::Taken(terms, number));
+                }
                 // What is read is paid before it is read; an answer by chunks after they came.
                 if cost > Credits::ZERO {
                     attempt.paid = cost;
@@ -272,7 +278,7 @@ impl Session {
         }
         let Some(receipt) = attempt.hearing.sum() else { return };
         self.request.before = receipt.words;
-        if receipt.written - attempt.paid_written >= CHUNK {
+        if receipt.written - attempt.paid_written >= CHUNK / 2 {
             attempt.pay(out);
         }
     }

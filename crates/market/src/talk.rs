@@ -8,7 +8,7 @@ use ledger::{Credits, Voucher};
 
 /// Bytes of one frame, either way.
 pub const FRAME_MAX: usize = 8 << 20;
-/// Tokens that are written before they are paid, and the other way round.
+/// Tokens that a provider writes before they are paid, at most. Clients pay twice as often, so that nobody waits.
 pub const CHUNK: u64 = 32;
 /// A provider that has nothing to say says so this often.
 pub const ALIVE_MS: u64 = 100;
@@ -29,6 +29,8 @@ pub struct Request {
     pub chain: Hash,
     /// As offered.
     pub price: Price,
+    /// Whose question it is, as its client tells its users apart: what is read for one is not used for another.
+    pub owner: Hash,
     /// The question.
     pub ask: Ask,
     /// Tokens of the answer that were written before, by others.
@@ -38,6 +40,12 @@ pub struct Request {
 }
 
 impl Request {
+    /// A question as it is first asked; whom it goes to sets the terms.
+    pub fn new(id: Hash, model: Hash, owner: Hash, ask: Ask) -> Self {
+        let (chain, price) = (Hash::default(), Price::default());
+        Self { id, model, chain, price, owner, ask, written: Vec::new(), before: no_words(&id) }
+    }
+
     /// Names it and everything in it.
     pub fn digest(&self) -> Hash {
         Hash::of("talkoo 2026 request v1", &self.to_bytes())
@@ -63,6 +71,7 @@ impl Wire for Request {
     fn encode(&self, out: &mut Vec<u8>) {
         (self.id, self.model).encode(out);
         (self.chain, self.price).encode(out);
+        self.owner.encode(out);
         self.ask.encode(out);
         put_ids(&self.written, out);
         self.before.encode(out);
@@ -70,8 +79,8 @@ impl Wire for Request {
     fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
         let (id, model) = Wire::decode(input)?;
         let (chain, price) = Wire::decode(input)?;
-        let ask = Wire::decode(input)?;
-        Ok(Self { id, model, chain, price, ask, written: ids(input)?, before: Wire::decode(input)? })
+        let (owner, ask) = (Wire::decode(input)?, Wire::decode(input)?);
+        Ok(Self { id, model, chain, price, owner, ask, written: ids(input)?, before: Wire::decode(input)? })
     }
 }
 
@@ -371,9 +380,4 @@ impl Hearing {
         self.receipt = Some(next);
         Ok(())
     }
-}
-
-/// A question as it is first asked.
-pub fn first_request(id: Hash, model: Hash, chain: Hash, price: Price, ask: Ask) -> Request {
-    Request { id, model, chain, price, ask, written: Vec::new(), before: no_words(&id) }
 }

@@ -5,7 +5,7 @@ use base::{Hash, Keypair, Machine, Millis, NodeId, Outbox, Reject, Rng, Wire};
 use ledger::Credits;
 use market::{
     ALIVE_MS, Ask, Candidate, Event, Finish, Frame, Input, Offer, Order, Outcome, Piece, Price, Reason, Receipts,
-    Request, Runtime, Sampling, Session, Telling, Terms, Tier, Token, Tokens, first_request,
+    Request, Runtime, Sampling, Session, Telling, Terms, Tier, Token, Tokens,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -161,7 +161,7 @@ fn play(roles: &[Role], seed: u64) -> Shown {
     let keys: Vec<Keypair> = (0..roles.len()).map(|i| Keypair::from_secret([i as u8 + 2; 32])).collect();
     let mut rng = Rng::new(seed);
     let id = Hash::of("test id", &seed.to_le_bytes());
-    let request = first_request(id, offer().model, Hash::default(), price(), ask());
+    let request = Request::new(id, offer().model, Hash::default(), ask());
     let mut session = Session::new(client, request);
     let mut out = Outbox::default();
     let mut queue: BTreeMap<(u64, u64), Event> = BTreeMap::from([((0, 0), Event::Begin)]);
@@ -225,6 +225,7 @@ fn play(roles: &[Role], seed: u64) -> Shown {
                     queue.insert((when + 20_000, count + 1), Event::Tick);
                     count += 1;
                 }
+                Order::Taken(..) => {}
                 Order::Close(attempt) => drop(closed.insert(attempt)),
                 Order::Pay { provider, amount, .. } => {
                     let paid = shown.paid.entry(provider).or_default();

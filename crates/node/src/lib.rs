@@ -3,6 +3,8 @@
 //!
 //! *Goals*: kill it anywhere and start it again, and it goes on. *Non-goals*: decisions.
 
+#[cfg(feature = "serve")]
+mod books;
 mod chain_store;
 mod content;
 mod control;
@@ -18,6 +20,10 @@ mod mark;
 mod moving;
 mod network;
 mod platform;
+#[cfg(feature = "serve")]
+mod provider;
+#[cfg(feature = "serve")]
+mod receipt;
 mod relay;
 mod replay;
 mod rules;
@@ -27,6 +33,8 @@ mod show;
 mod status;
 mod store;
 mod throttle;
+#[cfg(feature = "serve")]
+mod trade;
 mod vault;
 mod wallet;
 mod work;
@@ -39,12 +47,18 @@ pub use export::{Saved, saved};
 pub use history::Entry;
 pub use net::{RelayAddr, RelayKey};
 pub use network::{NetworkFile, Recovered, Seat, join as join_network, network_of, recover, seat};
+#[cfg(feature = "serve")]
+pub use provider::OfferConfig;
+#[cfg(feature = "serve")]
+pub use receipt::{receipt_text, verify_receipt};
 pub use relay::relay_key;
 pub use replay::{Replayed, replay};
 #[cfg(feature = "serve")]
-pub use serve::{Local, Served, api_keys, keep_api_keys, new_api_key};
+pub use serve::{Local, Served, api_keys, keep_api_keys, new_answer_name, new_api_key};
 pub use status::{MemberStatus, RoundLine, RunStatus, Status};
 pub use store::Store;
+#[cfg(feature = "serve")]
+pub use trade::{Asker, ProviderStatus, Trade, TradeConfig};
 pub use vault::{new_wallet, open_wallet, restore_wallet, wallet_account, wallet_words};
 pub use wallet::{AccountStatus, BlockStatus, ChainStatus, ProofFile, Proved, TxStatus};
 pub use work::Limits;
@@ -217,6 +231,9 @@ impl Node {
     /// Takes part in the run of a ticket.
     pub async fn follow(self: &Arc<Self>, ticket: Ticket) -> Result<()> {
         ticket.peers.first().context("the ticket names no node")?;
+        if ticket.run == Hash::default() {
+            bail!("this is the ticket of somebody who serves, not of a run: `talkoo run --ticket` asks there");
+        }
         ticket.peers.iter().for_each(|address| self.shared.net.know(address));
         let anchor = ticket.anchor.map(|(height, hash)| chain::Anchor { height, hash });
         let log = self.shared.chains.enter(&self.shared.net, ticket.chain, anchor, &self.stop)?;

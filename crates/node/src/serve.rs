@@ -2,8 +2,9 @@
 
 use crate::store::write_whole;
 use anyhow::Context;
-use engine::{Client, Engine, Event, Job, Refusal};
-use gateway::{Answers, Asked, Key};
+use base::Hash;
+use engine::{Client, Engine, Event, Job, Pace, Refusal};
+use gateway::Key;
 use market::{Ask, Finish, Format, Input, ModelCard, Piece, Reason, Token};
 use std::path::Path;
 use std::sync::Arc;
@@ -47,8 +48,8 @@ impl Served {
         &self.card
     }
 
-    /// The tokens of a question.
-    fn prompt(&self, input: &Input) -> Result<Vec<i32>, Reason> {
+    /// The tokens of a question. Takes a moment where it is long.
+    pub fn prompt(&self, input: &Input) -> Result<Vec<i32>, Reason> {
         match input {
             Input::Tokens(ids) => Ok(ids.clone()),
             Input::Text(text) => self.tokens(text),
@@ -71,7 +72,7 @@ impl Served {
     }
 
     /// The tokens of a text.
-    fn tokens(&self, text: &str) -> Result<Vec<i32>, Reason> {
+    pub fn tokens(&self, text: &str) -> Result<Vec<i32>, Reason> {
         self.fits(text)?;
         Ok(self.engine.tokenize(text, true))
     }
@@ -82,17 +83,23 @@ impl Served {
         if asked > max { Err(Reason::TooLong { asked, max }) } else { Ok(()) }
     }
 
-    /// Begins to answer.
-    pub fn ask(&self, client: &[u8; 32], ask: &Ask) -> Result<UnboundedReceiver<Piece>, Reason> {
-        let prompt = self.prompt(&ask.input)?;
+    /// Begins to answer: goes on with what was `written` before, no faster than `pace` allows. Takes a moment.
+    pub fn ask(
+        &self,
+        client: &[u8; 32],
+        ask: &Ask,
+        prompt: Vec<i32>,
+        written: Vec<i32>,
+        pace: Option<Pace>,
+    ) -> Result<UnboundedReceiver<Piece>, Reason> {
         let (read, echo) = (prompt.len() as u64, ask.echo.then(|| prompt.clone()));
         let job = Job {
             client: Client(*client),
             max_tokens: ask.max_tokens.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX)),
             sampling: sampling(&ask.sampling)?,
             stop: ask.stop.clone(),
-            written: Vec::new(),
-            pace: None,
+            written,
+            pace,
             logprobs: ask.logprobs.map(usize::from),
             echo: ask.echo && ask.logprobs.is_some(),
             prompt,
@@ -111,29 +118,19 @@ impl Local {
         Self { models: models.into_iter().map(Arc::new).collect() }
     }
 
-    fn named(&self, name: &str) -> Result<&Arc<Served>, Reason> {
-        self.models.iter().find(|served| served.card.name == name).ok_or_else(|| Reason::Model(name.to_owned()))
-    }
-}
-
-impl Answers for Local {
-    fn models(&self) -> Vec<ModelCard> {
-        self.models.iter().map(|served| served.card.clone()).collect()
+    /// All of them.
+    pub fn all(&self) -> &[Arc<Served>] {
+        &self.models
     }
 
-    fn ask(&self, client: &[u8; 32], ask: Ask) -> Asked<'_, UnboundedReceiver<Piece>> {
-        let client = *client;
-        Box::pin(async move { self.named(&ask.model)?.ask(&client, &ask) })
+    /// The one of this name.
+    pub fn named(&self, name: &str) -> Option<&Arc<Served>> {
+        self.models.iter().find(|served| served.card.name == name)
     }
 
-    fn tokenize(&self, model: &str, text: &str) -> Asked<'_, Vec<i32>> {
-        let ids = self.named(model).and_then(|served| served.tokens(text));
-        Box::pin(async move { ids })
-    }
-
-    fn detokenize(&self, model: &str, ids: &[i32]) -> Asked<'_, String> {
-        let text = self.named(model).map(|served| served.engine.detokenize(ids));
-        Box::pin(async move { text })
+    /// The one of these weights.
+    pub fn of(&self, model: &Hash) -> Option<&Arc<Served>> {
+        self.models.iter().find(|served| served.card.hash == *model)
     }
 }
 
@@ -208,7 +205,8 @@ impl Answer {
             let text = String::from_utf8_lossy(&written.bytes).into_owned();
             Token { text, ..self.token(written) }
         });
-        ids.first().map(plain).into_iter().chain(scored).collect()
+        // What somebody else had written of the answer was read with the question, and is not part of it.
+        ids.first().map(plain).into_iter().chain(scored).take(ids.len()).collect()
     }
 }
 
@@ -285,6 +283,11 @@ pub fn api_keys(dir: &Path) -> anyhow::Result<Vec<Key>> {
 pub fn keep_api_keys(dir: &Path, keys: &[Key]) -> anyhow::Result<()> {
     std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
     write_whole(&dir.join(KEYS), serde_json::to_string_pretty(keys)?.as_bytes(), true)
+}
+
+/// A name for an answer, by which its receipt is found.
+pub fn new_answer_name() -> anyhow::Result<String> {
+    Ok(format!("answer-{}", &base::to_hex(&crate::platform::random_secret()?)[..24]))
 }
 
 /// A key that nobody can guess.

@@ -1,0 +1,203 @@
+//! `talkoo run`: questions in the terminal. `talkoo receipt`: what proves an answer.
+
+use crate::serve::{Asking, Models};
+use crate::{Common, render};
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand};
+use market::{Ask, Input, Message, Piece, Receipts, Sampling};
+use node::{OfferConfig, Trade};
+use serde_json::{Value, json};
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+#[derive(Args)]
+pub(crate) struct RunArgs {
+    /// The model; without one, what the network serves.
+    #[arg(value_name = "MODEL")]
+    name: Option<String>,
+    /// The question; without one, questions are read line by line.
+    prompt: Option<String>,
+    #[command(flatten)]
+    models: Models,
+    #[command(flatten)]
+    asking: Asking,
+    /// Tokens of an answer at most.
+    #[arg(long, default_value_t = 512, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    max_tokens: u64,
+    /// 0 = always the likeliest word.
+    #[arg(long, default_value_t = 0.7, value_name = "T")]
+    temperature: f32,
+    /// Text to go on with as it is, not a conversation: for models that were not taught to chat.
+    #[arg(long)]
+    text: bool,
+    /// Write the receipt of the last answer here.
+    #[arg(long, value_name = "FILE")]
+    receipt: Option<PathBuf>,
+}
+
+/// Offers are heard within this, or nobody makes any.
+const OFFERS_WITHIN: Duration = Duration::from_secs(15);
+/// Whose questions these are, among those of this node.
+const TERMINAL: [u8; 32] = *b"talkoo run, the node's own owner";
+
+pub(crate) async fn run(common: &Common, args: RunArgs) -> Result<()> {
+    anyhow::ensure!((0.0..=2.0).contains(&args.temperature), "--temperature is between 0 and 2");
+    let local = args.models.load(common).await?;
+    let (node, trade) = args.asking.trade(common, local, OfferConfig::default()).await?;
+    let done = converse(common, &args, &trade).await;
+    trade.close().await;
+    node.close().await?;
+    done
+}
+
+async fn converse(common: &Common, args: &RunArgs, trade: &Arc<Trade>) -> Result<()> {
+    if !trade.wait_for(args.name.as_deref(), OFFERS_WITHIN).await {
+        let what = args.name.as_deref().unwrap_or("a model");
+        bail!("nobody whom this node knows offers {what}; --ticket names a network, --model FILE serves a file here");
+    }
+    let model = match &args.name {
+        Some(name) => name.clone(),
+        None => trade.models().into_iter().next().map(|card| card.name).context("no model")?,
+    };
+    let mut messages = Vec::new();
+    if let Some(prompt) = &args.prompt {
+        return answer(common, args, trade, &model, prompt, &mut messages).await;
+    }
+    let terminal = std::io::stdin().is_terminal() && !common.json;
+    if terminal {
+        eprintln!("{model}; an empty line ends it");
+    }
+    loop {
+        if terminal {
+            eprint!("> ");
+        }
+        // A task of its own: who waits at the terminal stops nothing else.
+        let read = tokio::task::spawn_blocking(|| std::io::stdin().lock().lines().next());
+        let Some(line) = read.await?.transpose()?.filter(|line| !line.trim().is_empty()) else { return Ok(()) };
+        answer(common, args, trade, &model, &line, &mut messages).await?;
+    }
+}
+
+async fn answer(
+    common: &Common,
+    args: &RunArgs,
+    trade: &Arc<Trade>,
+    model: &str,
+    prompt: &str,
+    messages: &mut Vec<Message>,
+) -> Result<()> {
+    messages.push(Message { role: "user".into(), content: prompt.into(), ..Message::default() });
+    let input = match args.text {
+        true => Input::Text(prompt.into()),
+        false => Input::Chat { messages: messages.clone(), tools: None },
+    };
+    let seed = Instant::now().elapsed().subsec_nanos() ^ std::process::id();
+    let ask = Ask {
+        model: model.to_owned(),
+        input,
+        max_tokens: Some(args.max_tokens),
+        sampling: Sampling { temperature: args.temperature, seed, ..Sampling::default() },
+        stop: Vec::new(),
+        logprobs: None,
+        echo: false,
+    };
+    let name = node::new_answer_name()?;
+    let begun = Instant::now();
+    let mut pieces = trade.ask(&TERMINAL, &name, ask).await.map_err(|reason| anyhow::anyhow!("{reason}"))?;
+    let (mut text, mut tokens, mut first) = (String::new(), 0, None);
+    loop {
+        let said = match pieces.recv().await {
+            Some(Piece::Read { .. }) => continue,
+            Some(Piece::Token(token)) => {
+                first.get_or_insert_with(Instant::now);
+                tokens += 1;
+                token.text
+            }
+            Some(Piece::End { finish: Ok(_), text: rest, .. }) => {
+                show(common, &rest);
+                text += &rest;
+                break;
+            }
+            Some(Piece::End { finish: Err(reason), .. }) => {
+                show(common, "\n");
+                bail!("{reason}");
+            }
+            None => bail!("the answer broke off"),
+        };
+        show(common, &said);
+        text += &said;
+    }
+    messages.push(Message { role: "assistant".into(), content: text.clone(), ..Message::default() });
+    let first = first.unwrap_or(begun);
+    let rate = f64::from(tokens) / first.elapsed().as_secs_f64().max(1e-3);
+    let receipt = trade.receipt(&name).context("the receipt is missing")?;
+    if let Some(path) = &args.receipt {
+        std::fs::write(path, &receipt).with_context(|| path.display().to_string())?;
+    }
+    let receipts = node::verify_receipt(&receipt)?;
+    let waited = first.duration_since(begun);
+    if common.json {
+        let receipt: Value = serde_json::from_str(&receipt)?;
+        outln!(
+            "{}",
+            json!({
+                "model": model, "text": text, "tokens": tokens, "tokens_per_second": rate,
+                "first_token_ms": waited.as_secs_f64() * 1e3, "receipt": receipt,
+            })
+        );
+    } else {
+        outln!("");
+        eprintln!("-- {}, {rate:.1} tokens/s, first after {} ms", summary(&receipts), waited.as_millis());
+    }
+    Ok(())
+}
+
+/// Words as they come.
+fn show(common: &Common, text: &str) {
+    if !common.json {
+        let mut out = std::io::stdout().lock();
+        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    }
+}
+
+/// Who wrote it, how private it was, what it cost.
+fn summary(receipts: &Receipts) -> String {
+    let who: Vec<String> =
+        receipts.0.iter().map(|part| format!("{} ({})", part.by.short(), part.value.tier.name())).collect();
+    let cost = match receipts.cost() {
+        ledger::Credits(0) => "free".to_owned(),
+        cost => format!("{cost} credits"),
+    };
+    let runtime = if receipts.one_class() { "" } else { ", on different kinds of machines" };
+    format!("{}, {cost}, receipt verified{runtime}", who.join(", then "))
+}
+
+#[derive(Subcommand)]
+pub(crate) enum ReceiptCommand {
+    /// Check a receipt: every signature, every sum, every byte.
+    Verify {
+        /// The file, as `talkoo run --receipt` writes it and `/v1/receipts/ID` gives it.
+        file: PathBuf,
+    },
+}
+
+pub(crate) fn receipt(common: &Common, command: &ReceiptCommand) -> Result<()> {
+    let ReceiptCommand::Verify { file } = command;
+    let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+    let receipts = node::verify_receipt(&text)?;
+    let last = receipts.0.last().context("an empty receipt")?;
+    let words: u64 = receipts.0.iter().map(|part| part.value.written).sum();
+    let model = &last.value.runtime.model;
+    render::print(common, &json!({ "verified": true, "receipt": serde_json::from_str::<Value>(&text)? }), || {
+        format!(
+            "good: {words} tokens of the model {}, asked by {}, {}\nwhat it proves: these keys signed that these weights \
+             wrote these words to this question; not that they did, which a spot check tests",
+            model.short(),
+            last.value.client.short(),
+            summary(&receipts)
+        )
+    });
+    Ok(())
+}

@@ -1,0 +1,185 @@
+//! What this node has promised to providers and what clients have promised to it, and the receipts of its answers: one
+//! file, written before anything is said or done on the strength of it.
+
+use crate::log::Chains;
+use anyhow::{Context, Result};
+use base::{Hash, Keypair, NodeId, Reject, Signed, Wire};
+use ledger::{Credits, Voucher};
+use market::{Allotted, Purse, Till};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+/// By chain and peer.
+const TILLS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("tills");
+const PURSES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("purses");
+/// Receipts by running number, and their numbers by the answer's name.
+const RECEIPTS: TableDefinition<u64, (&str, &str)> = TableDefinition::new("receipts");
+const NAMES: TableDefinition<&str, u64> = TableDefinition::new("names");
+/// Receipts that are kept.
+const RECEIPTS_MAX: u64 = 10_000;
+
+/// The books of a node.
+pub(crate) struct Books {
+    database: Database,
+    chains: Arc<Chains>,
+    me: NodeId,
+    tills: Mutex<BTreeMap<Vec<u8>, Till>>,
+}
+
+fn key(chain: &Hash, peer: &NodeId) -> Vec<u8> {
+    (*chain, *peer).to_bytes()
+}
+
+impl Books {
+    pub(crate) fn open(dir: &Path, chains: Arc<Chains>, me: NodeId) -> Result<Self> {
+        let path = dir.join("market.redb");
+        let database = Database::create(&path).with_context(|| format!("{} is damaged", path.display()))?;
+        let write = database.begin_write()?;
+        write.open_table(TILLS)?;
+        write.open_table(PURSES)?;
+        write.open_table(RECEIPTS)?;
+        write.open_table(NAMES)?;
+        write.commit()?;
+        let read = database.begin_read()?;
+        let mut tills = BTreeMap::new();
+        for entry in read.open_table(TILLS)?.iter()? {
+            let (key, value) = entry?;
+            tills.insert(key.value().to_vec(), Till::from_bytes(value.value())?);
+        }
+        drop(read);
+        Ok(Self { database, chains, me, tills: Mutex::new(tills) })
+    }
+
+    /// What the chain says `client` has allotted to `payee`.
+    pub(crate) fn allotted(&self, chain: &Hash, client: &NodeId, payee: &NodeId) -> Option<Allotted> {
+        self.chains.get(chain)?.kept()?.keeper.look(|orderer| {
+            let allotment = orderer.state().money().account(client)?.allotments.get(payee)?;
+            let total = allotment.paid.plus(allotment.left).ok()?;
+            Some(Allotted { serial: allotment.serial, total, closing: allotment.closing.is_some() })
+        })
+    }
+
+    fn put(&self, table: TableDefinition<&[u8], &[u8]>, key: &[u8], value: &[u8]) -> Result<()> {
+        let write = self.database.begin_write()?;
+        write.open_table(table)?.insert(key, value)?;
+        write.commit()?;
+        Ok(())
+    }
+
+    /// What is known of a client.
+    pub(crate) fn till(&self, chain: &Hash, client: &NodeId) -> Till {
+        let tills = self.tills.lock().expect("nobody panics while holding it");
+        tills.get(&key(chain, client)).cloned().unwrap_or_default()
+    }
+
+    /// Every client that has promised something, with the chain.
+    pub(crate) fn tills(&self) -> Vec<(Hash, NodeId, Till)> {
+        let tills = self.tills.lock().expect("nobody panics while holding it");
+        let all = tills.iter().filter_map(|(key, till)| {
+            let (chain, client) = <(Hash, NodeId)>::from_bytes(key).ok()?;
+            Some((chain, client, till.clone()))
+        });
+        all.collect()
+    }
+
+    /// Whether a client has promised `amount` beyond what it was given.
+    pub(crate) fn covers(&self, chain: &Hash, client: &NodeId, amount: Credits) -> bool {
+        let tills = self.tills.lock().expect("nobody panics while holding it");
+        tills.get(&key(chain, client)).is_some_and(|till| till.covers(amount))
+    }
+
+    /// Takes a client's voucher; it is on disk when this returns.
+    pub(crate) fn take(&self, chain: &Hash, client: &NodeId, voucher: Signed<Voucher>) -> Result<(), Reject> {
+        let allotted = self.allotted(chain, client, &self.me);
+        let mut tills = self.tills.lock().expect("nobody panics while holding it");
+        let key = key(chain, client);
+        let mut till = tills.get(&key).cloned().unwrap_or_default();
+        till.take(chain, &self.me, client, allotted, voucher)?;
+        self.put(TILLS, &key, &till.to_bytes()).map_err(|_| Reject::NotHeld)?;
+        tills.insert(key, till);
+        Ok(())
+    }
+
+    /// Notes what a client was given. In memory; on disk with its next voucher: at most a chunk is forgotten.
+    pub(crate) fn earn(&self, chain: &Hash, client: &NodeId, amount: Credits) -> Result<()> {
+        let mut tills = self.tills.lock().expect("nobody panics while holding it");
+        tills.entry(key(chain, client)).or_default().earn(amount);
+        Ok(())
+    }
+
+    /// Promises `amount` more to a provider: the voucher to send, which is on disk when this returns.
+    pub(crate) fn promise(
+        &self,
+        own: &Keypair,
+        chain: Hash,
+        payee: NodeId,
+        amount: Credits,
+    ) -> Result<Signed<Voucher>, Reject> {
+        let allotted = self.allotted(&chain, &self.me, &payee);
+        self.change_purse(&chain, &payee, |purse| purse.promise(allotted, own, chain, payee, amount))
+    }
+
+    /// Takes note of a voucher of this node that a provider shows.
+    pub(crate) fn recall(&self, chain: &Hash, payee: &NodeId, voucher: &Signed<Voucher>) -> Result<(), Reject> {
+        if voucher.value.payee != *payee || voucher.value.chain != *chain {
+            return Err(Reject::WrongWork);
+        }
+        self.change_purse(chain, payee, |purse| purse.recall(&self.me, voucher))
+    }
+
+    fn change_purse<T>(
+        &self,
+        chain: &Hash,
+        payee: &NodeId,
+        change: impl FnOnce(&mut Purse) -> Result<T, Reject>,
+    ) -> Result<T, Reject> {
+        let key = key(chain, payee);
+        let mut result = Err(Reject::NotHeld);
+        let run = || -> Result<()> {
+            // One writer at a time: what is read here is what is changed.
+            let write = self.database.begin_write()?;
+            {
+                let mut table = write.open_table(PURSES)?;
+                let kept = table.get(key.as_slice())?.map(|value| Purse::from_bytes(value.value())).transpose()?;
+                let mut purse = kept.unwrap_or_default();
+                let before = purse.clone();
+                result = change(&mut purse);
+                if purse != before {
+                    table.insert(key.as_slice(), purse.to_bytes().as_slice())?;
+                }
+            }
+            write.commit()?;
+            Ok(())
+        };
+        run().map_err(|_| Reject::NotHeld)?;
+        result
+    }
+
+    /// Keeps a receipt under the answer's name; the oldest make room.
+    pub(crate) fn keep(&self, name: &str, receipt: &str) -> Result<()> {
+        let mut write = self.database.begin_write()?;
+        // Nobody's money: it is on disk with whatever comes next.
+        write.set_durability(redb::Durability::None)?;
+        {
+            let (mut receipts, mut names) = (write.open_table(RECEIPTS)?, write.open_table(NAMES)?);
+            let number = receipts.last()?.map_or(0, |(number, _)| number.value() + 1);
+            receipts.insert(number, (name, receipt))?;
+            names.insert(name, number)?;
+            let gone = number.checked_sub(RECEIPTS_MAX).map(|old| receipts.remove(old)).transpose()?.flatten();
+            if let Some(gone) = gone {
+                names.remove(gone.value().0)?;
+            }
+        }
+        write.commit()?;
+        Ok(())
+    }
+
+    /// The receipt of an answer.
+    pub(crate) fn receipt(&self, name: &str) -> Result<Option<String>> {
+        let read = self.database.begin_read()?;
+        let Some(number) = read.open_table(NAMES)?.get(name)?.map(|number| number.value()) else { return Ok(None) };
+        Ok(read.open_table(RECEIPTS)?.get(number)?.map(|entry| entry.value().1.to_owned()))
+    }
+}

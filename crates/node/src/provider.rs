@@ -1,0 +1,431 @@
+//! Answers the questions of peers, and of this node itself, with the models of this machine.
+
+use crate::books::Books;
+use crate::serve::{Local, Served};
+use crate::store::Store;
+use base::{Hash, Keypair, NodeId, Reject, RejectCounts, Wire};
+use engine::Pace;
+use ledger::Credits;
+use market::{
+    ALIVE_MS, CHUNK, FRAME_MAX, Frame, OFFER_MS, Offer, Offers, Piece, Price, Reason, Request, Runtime, Say, Telling,
+    Terms, Tier, Tokens,
+};
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// What is asked for serving.
+#[derive(Debug, Clone, Default)]
+pub struct OfferConfig {
+    /// Whether others are told, and may ask.
+    pub public: bool,
+    /// What it costs them.
+    pub price: Price,
+}
+
+/// The models of this machine, and those who may ask.
+pub(crate) struct Provider {
+    pub(crate) local: Local,
+    key: Keypair,
+    config: OfferConfig,
+    books: Arc<Books>,
+    class: String,
+    /// Tokens a second, of questions and of one answer, by model.
+    rates: BTreeMap<Hash, (u32, u32)>,
+    refused: Mutex<RejectCounts>,
+    counts: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+/// Questions that wait for a place, for each place: more are told to come back.
+const WAITING: usize = 1;
+/// A client pays what it owes within this.
+const PAY_WITHIN: Duration = Duration::from_secs(5);
+/// Who does not read for so long is gone.
+const READ_WITHIN: Duration = Duration::from_secs(60);
+/// Frames that wait for a slow reader; then its answer waits too.
+const FRAMES: usize = 64;
+/// Who finds everything taken comes back after about this.
+const AGAIN_MS: u64 = 1000;
+/// Tokens that are read and written to learn how fast a model is here.
+const TRIAL: (usize, u64) = (96, 12);
+
+impl Provider {
+    pub(crate) async fn new(
+        local: Local,
+        store: &Store,
+        config: OfferConfig,
+        books: Arc<Books>,
+    ) -> anyhow::Result<Self> {
+        let mut rates = BTreeMap::new();
+        for served in local.all() {
+            rates.insert(served.card().hash, measure(served).await);
+        }
+        let key = store.keypair()?;
+        let class = format!("talkoo {} {}", env!("CARGO_PKG_VERSION"), engine::class());
+        let (refused, counts) = Default::default();
+        Ok(Self { local, key, config, books, class, rates, refused, counts })
+    }
+
+    /// Whether peers are told of the models.
+    pub(crate) fn is_public(&self) -> bool {
+        self.config.public && !self.local.all().is_empty()
+    }
+
+    /// What is offered on a chain, for the next minutes.
+    pub(crate) fn offers(&self, chain: Hash) -> Offers {
+        let now = chain::clock();
+        let offer = |served: &Arc<Served>| {
+            let (info, card) = (served.engine().info(), served.card());
+            let (prompt_rate, decode_rate) = self.rates.get(&card.hash).copied().unwrap_or((1, 1));
+            Offer {
+                chain,
+                model: card.hash,
+                name: card.name.chars().filter(|c| !c.is_control()).take(64).collect(),
+                quantisation: info.quantisation.clone(),
+                context: u32::try_from(card.context).unwrap_or(u32::MAX),
+                tools: card.tools,
+                price: self.config.price,
+                tier: Tier::Open,
+                slots: u16::try_from(info.slots).unwrap_or(u16::MAX),
+                prompt_rate,
+                decode_rate,
+                since: base::Millis(card.since * 1000),
+                until: now.plus(OFFER_MS),
+            }
+        };
+        Offers(self.local.all().iter().take(market::OFFERS_MAX).map(offer).collect())
+    }
+
+    /// What was refused of peers, and how questions ended, by reason.
+    pub(crate) fn counts(&self) -> BTreeMap<String, u64> {
+        let refused = self.refused.lock().expect("nobody panics while holding it");
+        let counts = self.counts.lock().expect("nobody panics while holding it");
+        let refused = refused.iter().map(|(reject, n)| (reject.name().to_owned(), n));
+        refused.chain(counts.iter().map(|(name, n)| ((*name).to_owned(), *n))).collect()
+    }
+
+    fn refuse(&self, reject: Reject) {
+        self.refused.lock().expect("nobody panics while holding it").add(reject);
+    }
+
+    fn count(&self, what: &'static str) {
+        *self.counts.lock().expect("nobody panics while holding it").entry(what).or_default() += 1;
+    }
+
+    /// Answers one question; frames go to `out` until the answer ends or nobody takes them any more. `by` this node
+    /// itself: nothing is paid.
+    pub(crate) async fn answer(
+        &self,
+        by: NodeId,
+        request: Request,
+        out: mpsc::Sender<Frame>,
+        mut says: mpsc::Receiver<Say>,
+    ) {
+        let outcome = tokio::select! {
+            outcome = self.try_answer(by, request, &out, &mut says) => outcome,
+            () = out.closed() => {
+                self.count("cancelled");
+                return;
+            }
+        };
+        match outcome {
+            Ok(()) => self.count("answered"),
+            Err(reason) => {
+                self.count(name(&reason));
+                let _ = out.send(Frame::Refused { reason }).await;
+            }
+        }
+    }
+
+    async fn try_answer(
+        &self,
+        by: NodeId,
+        request: Request,
+        out: &mpsc::Sender<Frame>,
+        says: &mut mpsc::Receiver<Say>,
+    ) -> Result<(), Reason> {
+        let own = by == self.key.id();
+        let served = self.local.of(&request.model).ok_or_else(|| Reason::Model(request.ask.model.clone()))?.clone();
+        let price = if own { Price::default() } else { self.config.price };
+        if !own && (!self.config.public || request.price != price) {
+            return Err(Reason::Price);
+        }
+        let (info, engine) = (served.engine().info(), served.engine().clone());
+        if engine.busy() >= info.slots * (1 + WAITING) {
+            return Err(Reason::Busy(AGAIN_MS));
+        }
+        let (asked, model) = (request.clone(), served.clone());
+        let prompt = tokio::task::spawn_blocking(move || model.prompt(&asked.ask.input)).await;
+        let prompt = prompt.map_err(|_| Reason::Failed("the question could not be read".into()))??;
+        let read = prompt.len() as u64;
+        let (asked, max) = (read + request.written.len() as u64, info.context as u64);
+        if asked > max || asked == max && request.ask.max_tokens != Some(0) {
+            return Err(Reason::TooLong { asked, max });
+        }
+        let runtime = Runtime {
+            model: request.model,
+            template: info.template_hash,
+            tokenizer: info.vocabulary_hash,
+            class: self.class.clone(),
+        };
+        let last = if price.is_free() { None } else { self.books.till(&request.chain, &by).voucher().cloned() };
+        let terms = Terms { runtime, time: chain::clock(), read, context: info.context as u64, last };
+        let telling = Telling::new(&request, by, &terms);
+        send(out, Frame::Taken { terms }).await?;
+        let mut paying = (!price.is_free()).then(|| Paying { chain: request.chain, by, pace: Pace::default() });
+        let mut telling = telling;
+        if let Some(paying) = &mut paying {
+            self.paid_for_reading(paying, telling.receipt().cost, out, says).await?;
+        }
+        let pace = paying.as_ref().map(|paying| paying.pace.clone());
+        let client = Hash::of("talkoo 2026 reader v1", &(by, request.owner).to_bytes()).0;
+        let submit = move || served.ask(&client, &request.ask, prompt, request.written, pace);
+        let pieces = tokio::task::spawn_blocking(submit).await;
+        let mut pieces = pieces.map_err(|_| Reason::Failed("the question could not be read".into()))??;
+        let mut alive = tokio::time::interval(Duration::from_millis(ALIVE_MS));
+        let mut due = tokio::time::Instant::now() + PAY_WITHIN;
+        loop {
+            let unpaid =
+                paying.as_ref().is_some_and(|paying| !self.books.covers(&paying.chain, &paying.by, Credits::ZERO));
+            let piece = tokio::select! {
+                piece = pieces.recv() => piece,
+                say = says.recv() => {
+                    let (Some(Say::Pay { voucher }), Some(paying)) = (say, &paying) else { return Err(gone()) };
+                    self.take(paying, voucher)?;
+                    paying.pace.allow((telling.receipt().written + CHUNK) as usize);
+                    engine.wake();
+                    continue;
+                }
+                _ = alive.tick() => {
+                    // Whoever has everything it paid for waits for no voucher.
+                    if unpaid && tokio::time::Instant::now() > due {
+                        return Err(Reason::Unpaid("no voucher came in time".into()));
+                    }
+                    send(out, Frame::Alive {}).await?;
+                    continue;
+                }
+            };
+            alive.reset();
+            due = tokio::time::Instant::now() + PAY_WITHIN;
+            let before = telling.receipt().cost;
+            let frame = match piece {
+                Some(Piece::Read { cached, echo, .. }) => Frame::Read { cached, echo: Tokens(echo) },
+                Some(Piece::Token(token)) => {
+                    let mut tokens = vec![token];
+                    // What is there already goes with it.
+                    let mut end = None;
+                    while let Ok(next) = pieces.try_recv() {
+                        match next {
+                            Piece::Token(token) => tokens.push(token),
+                            other => {
+                                end = Some(other);
+                                break;
+                            }
+                        }
+                    }
+                    let frame = telling.written(&self.key, tokens);
+                    self.earn(paying.as_ref(), before, telling.receipt().cost)?;
+                    match end {
+                        None => frame,
+                        Some(piece) => {
+                            send(out, frame).await?;
+                            return self.end(telling, piece, paying.as_ref(), out, says).await;
+                        }
+                    }
+                }
+                Some(piece) => return self.end(telling, piece, paying.as_ref(), out, says).await,
+                None => return Err(Reason::Failed("the model is not served any more".into())),
+            };
+            send(out, frame).await?;
+        }
+    }
+
+    /// The last frame, and the last voucher.
+    async fn end(
+        &self,
+        mut telling: Telling,
+        piece: Piece,
+        paying: Option<&Paying>,
+        out: &mpsc::Sender<Frame>,
+        says: &mut mpsc::Receiver<Say>,
+    ) -> Result<(), Reason> {
+        let Piece::End { finish, text, .. } = piece else {
+            return Err(Reason::Failed("the model lost its place".into()));
+        };
+        send(out, telling.end(&self.key, finish?, text)).await?;
+        let Some(paying) = paying else { return Ok(()) };
+        let wait = async {
+            while !self.books.covers(&paying.chain, &paying.by, Credits::ZERO) {
+                match says.recv().await {
+                    Some(Say::Pay { voucher }) => self.take(paying, voucher)?,
+                    _ => return Err(gone()),
+                }
+            }
+            Ok(())
+        };
+        // The answer is whole either way; a client that did not pay is remembered by what it owes.
+        if !matches!(tokio::time::timeout(PAY_WITHIN, wait).await, Ok(Ok(()))) {
+            self.refuse(Reject::Unpaid);
+        }
+        Ok(())
+    }
+
+    /// Waits until reading is paid, so that one who does not pay costs nothing.
+    async fn paid_for_reading(
+        &self,
+        paying: &mut Paying,
+        cost: Credits,
+        out: &mpsc::Sender<Frame>,
+        says: &mut mpsc::Receiver<Say>,
+    ) -> Result<(), Reason> {
+        let deadline = tokio::time::Instant::now() + PAY_WITHIN * 6;
+        while !self.books.covers(&paying.chain, &paying.by, cost) {
+            let wait = tokio::time::timeout(Duration::from_millis(ALIVE_MS), says.recv());
+            match wait.await {
+                Ok(Some(Say::Pay { voucher })) => self.take(paying, voucher)?,
+                Ok(_) => return Err(Reason::Unpaid("it ended before it was paid".into())),
+                Err(_) if tokio::time::Instant::now() > deadline => {
+                    return Err(Reason::Unpaid("no voucher came in time".into()));
+                }
+                // An allotment may have to become final first.
+                Err(_) => send(out, Frame::Alive {}).await?,
+            }
+        }
+        self.earn(Some(paying), Credits::ZERO, cost)?;
+        paying.pace.allow(CHUNK as usize);
+        Ok(())
+    }
+
+    fn take(&self, paying: &Paying, voucher: base::Signed<ledger::Voucher>) -> Result<(), Reason> {
+        self.books.take(&paying.chain, &paying.by, voucher).map_err(|reject| {
+            self.refuse(reject);
+            Reason::Unpaid(format!("the voucher is worth nothing here: {reject}"))
+        })
+    }
+
+    fn earn(&self, paying: Option<&Paying>, before: Credits, now: Credits) -> Result<(), Reason> {
+        let Some(paying) = paying else { return Ok(()) };
+        let amount = now.less(before).unwrap_or_default();
+        let kept = self.books.earn(&paying.chain, &paying.by, amount);
+        kept.map_err(|error| Reason::Failed(format!("the provider's disk: {error}")))
+    }
+}
+
+/// Who pays for an answer, on which chain.
+struct Paying {
+    chain: Hash,
+    by: NodeId,
+    pace: Pace,
+}
+
+async fn send(out: &mpsc::Sender<Frame>, frame: Frame) -> Result<(), Reason> {
+    match tokio::time::timeout(READ_WITHIN, out.send(frame)).await {
+        Ok(Ok(())) => Ok(()),
+        _ => Err(gone()),
+    }
+}
+
+/// Nobody is there to hear it.
+fn gone() -> Reason {
+    Reason::Failed("nobody reads any more".into())
+}
+
+fn name(reason: &Reason) -> &'static str {
+    match reason {
+        Reason::Model(_) => "unknown_model",
+        Reason::Busy(_) => "busy",
+        Reason::TooLong { .. } => "too_long",
+        Reason::Unsupported { .. } | Reason::Invalid { .. } => "invalid",
+        Reason::Price => "price",
+        Reason::Unpaid(_) => "unpaid",
+        Reason::Owner(_) => "owner",
+        _ => "failed",
+    }
+}
+
+/// Tokens a second, of a question and of an answer.
+async fn measure(served: &Arc<Served>) -> (u32, u32) {
+    let ask = market::Ask {
+        model: served.card().name.clone(),
+        input: market::Input::Tokens(Vec::new()),
+        max_tokens: Some(TRIAL.1),
+        sampling: market::Sampling { temperature: 0.0, ..market::Sampling::default() },
+        stop: Vec::new(),
+        logprobs: None,
+        echo: false,
+    };
+    let room = (served.card().context as usize).saturating_sub(TRIAL.1 as usize + 1);
+    let prompt: Vec<i32> = (0..TRIAL.0.min(room).max(1) as i32).map(|i| i % 200 + 5).collect();
+    let begun = std::time::Instant::now();
+    let read = prompt.len();
+    let Ok(mut pieces) = served.ask(&[0; 32], &ask, prompt, Vec::new(), None) else { return (1, 1) };
+    let (mut first, mut written) = (None, 0u32);
+    while let Some(piece) = pieces.recv().await {
+        match piece {
+            Piece::Token(_) => {
+                first.get_or_insert_with(std::time::Instant::now);
+                written += 1;
+            }
+            Piece::Read { .. } => {}
+            Piece::End { .. } => break,
+        }
+    }
+    let first = first.unwrap_or_else(std::time::Instant::now);
+    let rate = |n: u32, time: Duration| ((f64::from(n) / time.as_secs_f64().max(1e-6)) as u32).max(1);
+    (rate(read as u32, first - begun), rate(written.saturating_sub(1).max(1), first.elapsed()))
+}
+
+impl net::Answerer for Provider {
+    fn frame_max(&self) -> usize {
+        FRAME_MAX
+    }
+
+    fn answer(&self, by: NodeId, first: Vec<u8>, talk: net::Talk) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(async move {
+            let net::Talk { mut say, mut hear } = talk;
+            let request = match market::Say::from_bytes(&first) {
+                Ok(Say::Ask { request }) if !self.is_public() => {
+                    let reason = Reason::Model(request.ask.model);
+                    let _ = say.frame(&Frame::Refused { reason }.to_bytes()).await;
+                    return say.finish();
+                }
+                Ok(Say::Ask { request }) => request,
+                _ => return self.refuse(Reject::Malformed),
+            };
+            let (out, mut frames) = mpsc::channel::<Frame>(FRAMES);
+            let (sender, says) = mpsc::channel(FRAMES);
+            let sending = async {
+                while let Some(frame) = frames.recv().await {
+                    if say.frame(&frame.to_bytes()).await.is_err() {
+                        return;
+                    }
+                }
+                say.finish();
+            };
+            // What it said before it left is still heard.
+            let hearing = async {
+                let sender = sender;
+                while let Ok(Some(bytes)) = hear.frame().await {
+                    match market::Say::from_bytes(&bytes) {
+                        Ok(said @ Say::Pay { .. }) => {
+                            if sender.send(said).await.is_err() {
+                                break;
+                            }
+                        }
+                        _ => return self.refuse(Reject::Malformed),
+                    }
+                }
+            };
+            let heard = async {
+                hearing.await;
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                _ = async { tokio::join!(Provider::answer(self, by, request, out, says), sending) } => {}
+                () = heard => {}
+            }
+        })
+    }
+}

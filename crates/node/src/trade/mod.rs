@@ -1,0 +1,346 @@
+//! This node in the market: offers what it serves, knows who offers what, and takes questions through to answers.
+
+mod asking;
+mod money;
+
+use crate::Node;
+use crate::books::Books;
+use crate::driver::Shared;
+use crate::provider::{OfferConfig, Provider};
+use crate::serve::Local;
+use anyhow::{Context, Result};
+use base::{Hash, NodeId, Reject, Rng, Wire};
+use gateway::{Answers, Asked};
+use ledger::Credits;
+use market::{Ask, Index, ModelCard, Offers, Piece, Price, Reason};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+/// How a node takes part in the market.
+#[derive(Debug, Clone, Default)]
+pub struct TradeConfig {
+    /// What it offers.
+    pub offer: OfferConfig,
+    /// What it pays at most.
+    pub price: Price,
+    /// Credits that it may allot to providers by itself, in all.
+    pub budget: Credits,
+}
+
+/// A provider of a model, for displays.
+#[derive(Debug, Clone)]
+pub struct ProviderStatus {
+    /// Who.
+    pub provider: NodeId,
+    /// What it offers.
+    pub offer: market::Offer,
+}
+
+/// This node in the market.
+pub struct Trade {
+    shared: Arc<Shared>,
+    node: Weak<Node>,
+    provider: Arc<Provider>,
+    books: Arc<Books>,
+    index: Arc<Mutex<Index>>,
+    rng: Mutex<Rng>,
+    config: TradeConfig,
+    /// Who read the beginning of a conversation before, newest last.
+    readers: Mutex<VecDeque<(Hash, NodeId)>>,
+    /// Topics in which this node speaks, by chain.
+    topics: Mutex<BTreeMap<Hash, watch::Sender<Vec<u8>>>>,
+    /// One allotment at a time: two would be made for one need.
+    allotting: tokio::sync::Mutex<Credits>,
+    counts: Mutex<(u64, u64)>,
+    tasks: Mutex<JoinSet<()>>,
+    begun: Instant,
+}
+
+/// An offer is said again this often, before it ends.
+const OFFER_EVERY: Duration = Duration::from_secs(45);
+const REDEEM_EVERY: Duration = Duration::from_secs(30);
+
+/// The topic of a network's offers.
+fn topic(chain: &Hash) -> Hash {
+    Hash::of("talkoo 2026 offers topic v1", &chain.0)
+}
+
+struct Ear {
+    index: Arc<Mutex<Index>>,
+    shared: Arc<Shared>,
+    chain: Hash,
+}
+
+impl net::Hears for Ear {
+    fn hear(&self, by: NodeId, words: &[u8]) {
+        let mut index = self.index.lock().expect("nobody panics while holding it");
+        match Offers::from_bytes(words) {
+            // Members of a topic that serve nothing say nothing.
+            _ if words.is_empty() => {}
+            Ok(offers) if offers.0.iter().any(|offer| offer.chain != self.chain) => index.refuse(Reject::WrongChain),
+            Ok(offers) => {
+                let (bond, public) = self.standing(&by);
+                if public && bond == 0 {
+                    return index.refuse(Reject::Insufficient);
+                }
+                if let Err(reject) = index.offer(chain::clock(), by, offers.0, bond) {
+                    tracing::debug!(by = by.short(), %reject, "an offer was refused");
+                }
+            }
+            Err(_) => index.refuse(Reject::Malformed),
+        }
+    }
+}
+
+impl Ear {
+    /// The bond of a provider in whole credits, and whether the network demands one.
+    fn standing(&self, provider: &NodeId) -> (u64, bool) {
+        let kept = self.shared.chains.get(&self.chain).and_then(|log| log.kept());
+        let look = |orderer: &mut chain::Orderer| {
+            let state = orderer.state();
+            let bond = state.money().account(provider).map_or(0, |account| account.bond.0 / Credits::whole(1).0);
+            (bond, state.validators().len() >= 4)
+        };
+        kept.map_or((0, false), |kept| kept.keeper.look(look))
+    }
+}
+
+impl Node {
+    /// Takes part in the market: serves `local`, asks others for the rest. At most once in the life of a node.
+    pub async fn trade(self: &Arc<Self>, local: Local, config: TradeConfig) -> Result<Arc<Trade>> {
+        let shared = self.shared.clone();
+        let books = Arc::new(Books::open(shared.store.dir(), shared.chains.clone(), self.id())?);
+        let provider = Arc::new(Provider::new(local, &shared.store, config.offer.clone(), books.clone()).await?);
+        shared.net.answer(provider.clone());
+        let seed = Hash::of("talkoo 2026 choice v1", &crate::platform::random_secret()?).seed();
+        let trade = Arc::new(Trade {
+            shared,
+            node: Arc::downgrade(self),
+            provider,
+            books,
+            index: Arc::default(),
+            rng: Mutex::new(Rng::new(seed)),
+            config,
+            readers: Mutex::default(),
+            topics: Mutex::default(),
+            allotting: tokio::sync::Mutex::new(Credits::ZERO),
+            counts: Mutex::default(),
+            tasks: Mutex::default(),
+            begun: Instant::now(),
+        });
+        for log in trade.shared.chains.all() {
+            let sources = log.sources(&self.id());
+            trade.enter(log.chain(), &sources);
+        }
+        let (renewing, redeeming) = (Arc::downgrade(&trade), Arc::downgrade(&trade));
+        let mut tasks = trade.tasks.lock().expect("nobody panics while holding it");
+        tasks.spawn(async move {
+            let mut tick = tokio::time::interval(OFFER_EVERY);
+            loop {
+                tick.tick().await;
+                let Some(trade) = renewing.upgrade() else { return };
+                trade.renew();
+            }
+        });
+        tasks.spawn(async move {
+            let mut tick = tokio::time::interval(REDEEM_EVERY);
+            loop {
+                tick.tick().await;
+                let Some(trade) = redeeming.upgrade() else { return };
+                trade.redeem().await;
+            }
+        });
+        drop(tasks);
+        Ok(trade)
+    }
+}
+
+impl Trade {
+    /// Speaks and listens on a network's topic, beginning with `peers`.
+    fn enter(&self, chain: Hash, peers: &[NodeId]) {
+        let mut topics = self.topics.lock().expect("nobody panics while holding it");
+        if topics.contains_key(&chain) {
+            return;
+        }
+        let (sender, words) = watch::channel(self.words(&chain));
+        let hear = Arc::new(Ear { index: self.index.clone(), shared: self.shared.clone(), chain });
+        self.shared.net.speak(net::Topic { topic: topic(&chain), words, hear }, peers);
+        topics.insert(chain, sender);
+    }
+
+    /// Takes part in the network of a ticket: follows its chain, hears its offers, says one's own.
+    pub fn join(&self, ticket: &net::Ticket) -> Result<()> {
+        let node = self.node.upgrade().context("the node is stopping")?;
+        ticket.peers.iter().for_each(|address| self.shared.net.know(address));
+        let anchor = ticket.anchor.map(|(height, hash)| chain::Anchor { height, hash });
+        let log = self.shared.chains.enter(&self.shared.net, ticket.chain, anchor, &node.stop)?;
+        let peers: Vec<NodeId> = ticket.peers.iter().map(|address| address.node).collect();
+        log.add_sources(peers.iter().copied());
+        self.enter(ticket.chain, &peers);
+        Ok(())
+    }
+
+    /// The ticket by which others find what is offered on a network of this node.
+    pub fn ticket(&self, chain: Hash) -> net::Ticket {
+        let run = Hash::default();
+        self.shared.fresh(&net::Ticket { chain, run, anchor: None, peers: vec![self.shared.net.address()] })
+    }
+
+    fn words(&self, chain: &Hash) -> Vec<u8> {
+        if self.provider.is_public() { self.provider.offers(*chain).to_bytes() } else { Vec::new() }
+    }
+
+    fn renew(&self) {
+        let topics = self.topics.lock().expect("nobody panics while holding it");
+        for (chain, sender) in topics.iter() {
+            sender.send_replace(self.words(chain));
+        }
+    }
+
+    /// Providers of all models on offer.
+    pub fn providers(&self) -> Vec<ProviderStatus> {
+        let mut index = self.index.lock().expect("nobody panics while holding it");
+        index.advance(chain::clock());
+        let models: Vec<Hash> = index.models().map(|(offer, _)| offer.model).collect();
+        let all = models.iter().flat_map(|model| index.providers(model));
+        all.map(|(provider, offer)| ProviderStatus { provider: *provider, offer: offer.clone() }).collect()
+    }
+
+    /// How questions of peers ended here, and what was refused, by reason.
+    pub fn served(&self) -> BTreeMap<String, u64> {
+        let index = self.index.lock().expect("nobody panics while holding it");
+        let offers = index.refused().iter().map(|(reject, n)| (format!("offer_{}", reject.name()), n)).collect();
+        let mut all: BTreeMap<String, u64> = offers;
+        all.extend(self.provider.counts());
+        all
+    }
+
+    /// Questions asked, and providers asked for them.
+    pub fn asked(&self) -> (u64, u64) {
+        *self.counts.lock().expect("nobody panics while holding it")
+    }
+
+    /// Waits until somebody else offers a model, or `model` itself; whether that came in time.
+    pub async fn wait_for(&self, model: Option<&str>, within: Duration) -> bool {
+        let deadline = Instant::now() + within;
+        loop {
+            let there = self.models().iter().any(|card| model.is_none_or(|name| name == card.name));
+            if there || Instant::now() > deadline {
+                return there;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The weights of a name: of this machine, else of most providers; `NAME@HASH` says which.
+    fn weights(&self, name: &str) -> Option<(Hash, u64)> {
+        if let Some(served) = self.provider.local.named(name) {
+            return Some((served.card().hash, served.card().context));
+        }
+        let (plain, hash) = name.rsplit_once('@').map_or((name, None), |(plain, hash)| (plain, Some(hash)));
+        let mut index = self.index.lock().expect("nobody panics while holding it");
+        index.advance(chain::clock());
+        let fits = |offer: &market::Offer| match hash {
+            Some(hash) => offer.name == plain && offer.model.to_string().starts_with(hash),
+            None => offer.name == name,
+        };
+        let found = index.models().filter(|(offer, _)| fits(offer)).max_by_key(|(_, providers)| *providers);
+        found.map(|(offer, _)| (offer.model, u64::from(offer.context)))
+    }
+}
+
+/// A trade as the gateway asks it.
+pub struct Asker(Arc<Trade>);
+
+impl Trade {
+    /// As the gateway asks it.
+    pub fn asker(self: &Arc<Self>) -> Asker {
+        Asker(self.clone())
+    }
+
+    /// The receipt of an answer, as JSON.
+    pub fn receipt(&self, name: &str) -> Option<String> {
+        self.books.receipt(name).ok().flatten()
+    }
+
+    /// Chains on which this node hears offers, that at home first.
+    pub fn networks(&self) -> Vec<Hash> {
+        let home = self.shared.chains.home.chain();
+        let topics = self.topics.lock().expect("nobody panics while holding it");
+        let others = topics.keys().copied().filter(|chain| *chain != home);
+        std::iter::once(home).chain(others).collect()
+    }
+
+    /// Redeems what clients have promised, and says that nothing is offered any more.
+    pub async fn close(&self) {
+        for sender in self.topics.lock().expect("nobody panics while holding it").values() {
+            sender.send_replace(Offers::default().to_bytes());
+        }
+        self.redeem().await;
+        self.tasks.lock().expect("nobody panics while holding it").abort_all();
+    }
+
+    /// Models that can be asked: of this machine first, then those of most providers.
+    pub fn models(&self) -> Vec<ModelCard> {
+        let local = self.provider.local.all().iter().map(|served| served.card().clone());
+        let mut out: Vec<ModelCard> = local.collect();
+        let mut index = self.index.lock().expect("nobody panics while holding it");
+        index.advance(chain::clock());
+        let mut offers: Vec<(&market::Offer, usize)> = index.models().collect();
+        offers.sort_by_key(|(_, providers)| std::cmp::Reverse(*providers));
+        for (offer, _) in offers {
+            if out.iter().any(|card| card.hash == offer.model) {
+                continue;
+            }
+            let taken = out.iter().any(|card| card.name == offer.name);
+            let name =
+                if taken { format!("{}@{}", offer.name, &offer.model.to_string()[..12]) } else { offer.name.clone() };
+            let (context, since) = (u64::from(offer.context), offer.since.0 / 1000);
+            out.push(ModelCard { name, hash: offer.model, context, tools: offer.tools, since });
+        }
+        out
+    }
+}
+
+impl Asker {
+    fn served(&self, model: &str) -> Result<Arc<crate::serve::Served>, Reason> {
+        let local = self.0.provider.local.named(model).cloned();
+        local.ok_or_else(|| match self.0.weights(model) {
+            Some(_) => Reason::Unsupported {
+                what: "model".into(),
+                why: "it is served by others, and its vocabulary is not on this machine".into(),
+            },
+            None => Reason::Model(model.to_owned()),
+        })
+    }
+}
+
+impl Answers for Asker {
+    fn models(&self) -> Vec<ModelCard> {
+        self.0.models()
+    }
+
+    fn ask(&self, client: &[u8; 32], name: &str, ask: Ask) -> Asked<'_, UnboundedReceiver<Piece>> {
+        let (client, name) = (*client, name.to_owned());
+        Box::pin(async move { self.0.ask(&client, &name, ask).await })
+    }
+
+    fn receipt(&self, name: &str) -> Option<String> {
+        self.0.receipt(name)
+    }
+
+    fn tokenize(&self, model: &str, text: &str) -> Asked<'_, Vec<i32>> {
+        let ids = self.served(model).and_then(|served| served.tokens(text));
+        Box::pin(async move { ids })
+    }
+
+    fn detokenize(&self, model: &str, ids: &[i32]) -> Asked<'_, String> {
+        let text = self.served(model).map(|served| served.engine().detokenize(ids));
+        Box::pin(async move { text })
+    }
+}

@@ -1,0 +1,69 @@
+//! Vouchers: promising them to providers, redeeming those of clients.
+
+use super::Trade;
+use base::{Hash, NodeId, Reject, Signed};
+use ledger::{Credits, Voucher};
+
+/// Allotted at a time, in parts of the budget.
+const ALLOT_PARTS: u64 = 8;
+/// Vouchers are redeemed when they are worth so many fees more than before.
+const REDEEM_FEES: u64 = 20;
+
+impl Trade {
+    /// Redeems what clients have promised, where it is worth the fee, or where the client wants its money back.
+    pub(super) async fn redeem(&self) {
+        let Some(node) = self.node.upgrade() else { return };
+        for (chain, client, till) in self.books.tills() {
+            let Some(voucher) = till.voucher().cloned() else { continue };
+            let network = chain.to_string();
+            let Ok(fee) = node.fee(Some(&network)) else { continue };
+            let Some(kept) = self.shared.chains.get(&chain).and_then(|log| log.kept()) else { continue };
+            let me = node.id();
+            let due = kept.keeper.look(|orderer| {
+                let allotment = orderer.state().money().account(&client)?.allotments.get(&me).copied()?;
+                let same = allotment.serial == voucher.value.serial;
+                let due = voucher.value.total.less(allotment.paid).unwrap_or_default().min(allotment.left);
+                let worth = due.0 > fee.0 * REDEEM_FEES || allotment.closing.is_some() && due > fee;
+                (same && worth).then_some(due)
+            });
+            if let Some(due) = due {
+                match node.spend(Some(&network), ledger::Tx::Redeem { voucher }).await {
+                    Ok(_) => tracing::info!(client = client.short(), %due, "a voucher was redeemed"),
+                    Err(error) => tracing::warn!(%error, "a voucher is not redeemed yet"),
+                }
+            }
+        }
+    }
+
+    /// A voucher for `amount` more; allots to the provider first where the budget allows it.
+    pub(super) async fn pay(&self, chain: Hash, provider: NodeId, amount: Credits) -> Result<Signed<Voucher>, String> {
+        match self.books.promise(&self.shared.key, chain, provider, amount) {
+            Ok(voucher) => return Ok(voucher),
+            Err(Reject::NoAllotment | Reject::Insufficient) => {}
+            Err(reject) => return Err(reject.to_string()),
+        }
+        let mut spent = self.allotting.lock().await;
+        // Somebody else may have allotted meanwhile.
+        if let Ok(voucher) = self.books.promise(&self.shared.key, chain, provider, amount) {
+            return Ok(voucher);
+        }
+        let left = self.config.budget.less(*spent).unwrap_or_default();
+        let part = Credits(self.config.budget.0 / ALLOT_PARTS).max(amount).min(left);
+        if part < amount {
+            return Err(format!("it costs {amount} credits more, the budget has {left} left; `--budget` sets it"));
+        }
+        let node = self.node.upgrade().ok_or("the node is stopping")?;
+        let network = chain.to_string();
+        let deposit = node.account(Some(&network), &node.id()).map_err(|error| format!("{error:#}"))?.deposit_micro;
+        if deposit < part.0 {
+            let amount = Credits(part.0 - deposit);
+            let done = node.spend(Some(&network), ledger::Tx::Deposit { amount }).await;
+            done.map_err(|error| format!("the deposit: {error:#}"))?;
+        }
+        let parts = ledger::Allotments(vec![(provider, part)]);
+        let done = node.spend(Some(&network), ledger::Tx::Allot { parts }).await;
+        done.map_err(|error| format!("the allotment: {error:#}"))?;
+        *spent = spent.plus(part).unwrap_or(*spent);
+        self.books.promise(&self.shared.key, chain, provider, amount).map_err(|reject| reject.to_string())
+    }
+}

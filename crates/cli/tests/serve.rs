@@ -2,76 +2,17 @@
 
 #![cfg(feature = "serve")]
 
+#[path = "common/api.rs"]
+mod api;
 mod common;
 
-use common::{DEADLINE, Peer, json, start};
-use model::{Config, GgufType, Layout, ModelCard, Part};
+use api::{Api, api, opened};
+use common::{DEADLINE, json};
 use serde_json::{Value, json as value};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
 use std::path::Path;
 use std::time::Instant;
-
-const CONTEXT: usize = 512;
-
-struct Api {
-    _stage: tempfile::TempDir,
-    _peer: Peer,
-    address: String,
-}
-
-/// Serves a small model of random weights.
-fn api(options: &[&str]) -> (Api, std::path::PathBuf) {
-    let stage = tempfile::tempdir().expect("a folder");
-    let config = Config::preset("nano", 2048, CONTEXT).expect("a size");
-    let layout = Layout::new(&config, &Part::whole(&config));
-    let theta = model::init(&layout, config.num_hidden_layers, 5);
-    let tokenizer = std::fs::read("../../corpus/tokenizer.json").expect("the shipped tokenizer");
-    let path = stage.path().join("own.gguf");
-    model::export_gguf(&path, &config, &theta, &tokenizer, 0, &ModelCard::default(), GgufType::Q8_0).expect("written");
-    let dir = stage.path().join("node");
-    let mut arguments =
-        vec!["serve", "--model", path.to_str().expect("utf-8"), "--listen", "127.0.0.1:0", "--parallel", "2"];
-    arguments.extend(options);
-    let (peer, mut lines) = start(&dir, &arguments);
-    let ready: Value = serde_json::from_str(&lines.next().expect("a line").expect("read")).expect("JSON");
-    let api = ready["api"].as_str().expect("an address");
-    let address = api.trim_start_matches("http://").trim_end_matches("/v1").to_owned();
-    (Api { _stage: stage, _peer: peer, address }, dir)
-}
-
-impl Api {
-    fn send(&self, method: &str, path: &str, key: Option<&str>, body: &str) -> TcpStream {
-        let mut stream = TcpStream::connect(&self.address).expect("connected");
-        let key = key.map(|key| format!("authorization: Bearer {key}\r\n")).unwrap_or_default();
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n{key}content-length: {}\r\n\r\n",
-            body.len()
-        );
-        stream.write_all((head + body).as_bytes()).expect("sent");
-        stream
-    }
-
-    fn raw(&self, method: &str, path: &str, key: Option<&str>, body: &str) -> (u16, String) {
-        let mut text = String::new();
-        self.send(method, path, key, body).read_to_string(&mut text).expect("an answer");
-        let status = text.split(' ').nth(1).expect("a status").parse().expect("a number");
-        let body = text.split_once("\r\n\r\n").expect("a body").1.to_owned();
-        (status, body)
-    }
-
-    fn post(&self, path: &str, body: &Value) -> Value {
-        let (status, text) = self.raw("POST", path, None, &body.to_string());
-        assert_eq!(status, 200, "{text}");
-        serde_json::from_str(&text).expect("JSON")
-    }
-
-    fn metric(&self, name: &str) -> f64 {
-        let text = self.raw("GET", "/metrics", None, "").1;
-        let line = text.lines().find(|line| line.starts_with(&format!("{name} "))).expect("a metric");
-        line.split(' ').nth(1).expect("a value").parse().expect("a number")
-    }
-}
 
 fn question(tokens: u64) -> Value {
     value!({ "model": "own", "messages": [{ "role": "user", "content": "Speak" }], "temperature": 0, "max_tokens": tokens })
@@ -163,13 +104,8 @@ fn a_key_is_made_shown_once_and_demanded() {
 
 /// Serves the same model on the folder that has the key.
 fn serve_with(dir: &Path, key: &str, other: &Api) {
-    let model = other._stage.path().join("own.gguf");
-    let model = model.to_str().expect("utf-8");
-    let (peer, mut lines) = start(dir, &["serve", "--model", model, "--listen", "127.0.0.1:0", "--demand-keys"]);
-    let ready: Value = serde_json::from_str(&lines.next().expect("a line").expect("read")).expect("JSON");
-    let address =
-        ready["api"].as_str().expect("an address").trim_start_matches("http://").trim_end_matches("/v1").to_owned();
-    let api = Api { _stage: tempfile::tempdir().expect("a folder"), _peer: peer, address };
+    let model = other.stage.as_ref().expect("its files").path().join("own.gguf");
+    let api = opened(dir, &["--model", model.to_str().expect("utf-8"), "--demand-keys"]);
     assert_eq!(api.raw("GET", "/v1/models", None, "").0, 401);
     assert_eq!(api.raw("GET", "/v1/models", Some(key), "").0, 200);
     assert_eq!(api.raw("GET", "/health", None, "").0, 200);

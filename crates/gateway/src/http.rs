@@ -237,7 +237,7 @@ pub(crate) fn fingerprint(card: &ModelCard) -> String {
 fn model_json(card: &ModelCard) -> Value {
     json!({
         "id": card.name, "object": "model", "created": card.since, "owned_by": "talkoo",
-        "max_model_len": card.context, "hash": card.hash.to_string(),
+        "max_model_len": card.context, "hash": card.hash.to_string(), "providers": card.providers,
     })
 }
 

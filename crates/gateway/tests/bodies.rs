@@ -15,7 +15,14 @@ struct Parrot;
 
 impl Answers for Parrot {
     fn models(&self) -> Vec<ModelCard> {
-        vec![ModelCard { name: "parrot".into(), hash: base::Hash::default(), context: 100, tools: false, since: 1 }]
+        vec![ModelCard {
+            name: "parrot".into(),
+            hash: base::Hash::default(),
+            context: 100,
+            tools: false,
+            since: 1,
+            providers: 1,
+        }]
     }
 
     fn ask(&self, _client: &[u8; 32], _name: &str, ask: Ask) -> Asked<'_, UnboundedReceiver<Piece>> {

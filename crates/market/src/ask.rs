@@ -166,4 +166,6 @@ pub struct ModelCard {
     pub tools: bool,
     /// Since when it is served, in seconds of Unix time.
     pub since: u64,
+    /// How many serve it, as far as is known.
+    pub providers: u64,
 }

@@ -185,7 +185,8 @@ impl Index {
             self.candidate(now, need, provider)
         };
         found.extend(need.knows.and_then(|provider| fits(&provider, &[])));
-        let explore = rng.chance(1, EXPLORE);
+        // A conversation stays where it is: looking around is for new ones.
+        let explore = rng.chance(1, EXPLORE) && found.is_empty();
         for draw in 0..DRAWS {
             // Half of the draws at most among those that are known to be good.
             let good = model.good.total() > 0 && !explore && draw < DRAWS / 2;

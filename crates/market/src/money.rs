@@ -70,15 +70,18 @@ impl Purse {
 pub struct Till {
     earned: Credits,
     voucher: Option<Signed<Voucher>>,
+    /// Done, never paid and not waited for any more.
+    lost: Credits,
 }
 
 impl Wire for Till {
     fn encode(&self, out: &mut Vec<u8>) {
-        (self.earned, self.voucher.clone()).encode(out);
+        (self.earned, self.lost).encode(out);
+        self.voucher.encode(out);
     }
     fn decode(input: &mut base::Reader<'_>) -> Result<Self, base::WireError> {
-        let (earned, voucher) = Wire::decode(input)?;
-        Ok(Self { earned, voucher })
+        let (earned, lost) = Wire::decode(input)?;
+        Ok(Self { earned, lost, voucher: Wire::decode(input)? })
     }
 }
 
@@ -139,6 +142,18 @@ impl Till {
     /// Whether `amount` may be done: it is promised.
     pub fn covers(&self, amount: Credits) -> bool {
         self.earned.plus(amount).is_ok_and(|sum| sum <= self.promised())
+    }
+
+    /// An answer is over, and what is not paid of it never will be: at most a chunk, which the next one does not owe.
+    pub fn close(&mut self) {
+        let owed = self.earned.less(self.promised()).unwrap_or_default();
+        self.lost = Credits(self.lost.0.saturating_add(owed.0));
+        self.earned = Credits(self.earned.0 - owed.0);
+    }
+
+    /// Whether the client has earned another chunk in advance: who breaks off now and then has, who never pays has not.
+    pub fn trusts(&self, chunk: Credits) -> bool {
+        self.lost.0 <= chunk.0.saturating_mul(2).saturating_add(self.promised().0 / 8)
     }
 
     /// Notes what was done.

@@ -91,7 +91,7 @@ fn who_failed_is_left_alone_for_a_while_and_who_is_quick_is_preferred() {
 /// Of `all` offers nine in ten are Sybils, which never answer; attempts per question over a thousand questions.
 fn attempts(all: u64, bond: impl Fn(bool) -> u64, seed: u64) -> f64 {
     let (mut index, mut rng) = (Index::default(), Rng::new(seed));
-    let sybil = |provider: &NodeId| provider.0[0] % 10 != 0;
+    let sybil = |provider: &NodeId| !provider.0[0].is_multiple_of(10);
     let mut now = Millis(1_000);
     for i in 0..all {
         let provider = node(i * 256 + i % 10);

@@ -109,6 +109,14 @@ impl Books {
         Ok(())
     }
 
+    /// An answer to a client is over.
+    pub(crate) fn close(&self, chain: &Hash, client: &NodeId) {
+        let mut tills = self.tills.lock().expect("nobody panics while holding it");
+        if let Some(till) = tills.get_mut(&key(chain, client)) {
+            till.close();
+        }
+    }
+
     /// Promises `amount` more to a provider: the voucher to send, which is on disk when this returns.
     pub(crate) fn promise(
         &self,

@@ -170,11 +170,16 @@ impl Provider {
             tokenizer: info.vocabulary_hash,
             class: self.class.clone(),
         };
-        let last = if price.is_free() { None } else { self.books.till(&request.chain, &by).voucher().cloned() };
+        let till = self.books.till(&request.chain, &by);
+        let last = till.voucher().filter(|_| !price.is_free()).cloned();
+        if !till.trusts(price.of(0, CHUNK)) {
+            return Err(Reason::Unpaid("too much of what this account was given was never paid".into()));
+        }
         let terms = Terms { runtime, time: chain::clock(), read, context: info.context as u64, last };
         let telling = Telling::new(&request, by, &terms);
         send(out, Frame::Taken { terms }).await?;
-        let mut paying = (!price.is_free()).then(|| Paying { chain: request.chain, by, pace: Pace::default() });
+        let books = self.books.clone();
+        let mut paying = (!price.is_free()).then(|| Paying { chain: request.chain, by, pace: Pace::default(), books });
         let mut telling = telling;
         if let Some(paying) = &mut paying {
             self.paid_for_reading(paying, telling.receipt().cost, out, says).await?;
@@ -318,6 +323,13 @@ struct Paying {
     chain: Hash,
     by: NodeId,
     pace: Pace,
+    books: Arc<Books>,
+}
+
+impl Drop for Paying {
+    fn drop(&mut self) {
+        self.books.close(&self.chain, &self.by);
+    }
 }
 
 async fn send(out: &mpsc::Sender<Frame>, frame: Frame) -> Result<(), Reason> {

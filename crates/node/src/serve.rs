@@ -34,7 +34,14 @@ impl Served {
         let info = engine.info();
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let tools = info.template.as_ref().is_some_and(engine::Template::takes_tools);
-        let card = ModelCard { name: info.name.clone(), hash: info.hash, context: info.context as u64, tools, since };
+        let card = ModelCard {
+            name: info.name.clone(),
+            hash: info.hash,
+            context: info.context as u64,
+            tools,
+            since,
+            providers: 1,
+        };
         Self { engine: Arc::new(engine), card }
     }
 

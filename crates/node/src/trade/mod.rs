@@ -293,15 +293,16 @@ impl Trade {
         index.advance(chain::clock());
         let mut offers: Vec<(&market::Offer, usize)> = index.models().collect();
         offers.sort_by_key(|(_, providers)| std::cmp::Reverse(*providers));
-        for (offer, _) in offers {
-            if out.iter().any(|card| card.hash == offer.model) {
+        for (offer, providers) in offers {
+            if let Some(known) = out.iter_mut().find(|card| card.hash == offer.model) {
+                known.providers += providers as u64;
                 continue;
             }
             let taken = out.iter().any(|card| card.name == offer.name);
-            let name =
-                if taken { format!("{}@{}", offer.name, &offer.model.to_string()[..12]) } else { offer.name.clone() };
-            let (context, since) = (u64::from(offer.context), offer.since.0 / 1000);
-            out.push(ModelCard { name, hash: offer.model, context, tools: offer.tools, since });
+            let hash = &offer.model.to_string()[..12];
+            let name = if taken { format!("{}@{hash}", offer.name) } else { offer.name.clone() };
+            let (context, since, providers) = (u64::from(offer.context), offer.since.0 / 1000, providers as u64);
+            out.push(ModelCard { name, hash: offer.model, context, tools: offer.tools, since, providers });
         }
         out
     }

@@ -3,11 +3,14 @@
 use super::Trade;
 use base::{Hash, NodeId, Reject, Signed};
 use ledger::{Credits, Voucher};
+use std::time::Duration;
 
 /// Allotted at a time, in parts of the budget.
 const ALLOT_PARTS: u64 = 8;
 /// Vouchers are redeemed when they are worth so many fees more than before.
 const REDEEM_FEES: u64 = 20;
+/// The chain of a provider's network comes within this.
+const CHAIN_WITHIN: Duration = Duration::from_secs(25);
 
 impl Trade {
     /// Redeems what clients have promised, where it is worth the fee, or where the client wants its money back.
@@ -47,6 +50,12 @@ impl Trade {
         if let Ok(voucher) = self.books.promise(&self.shared.key, chain, provider, amount) {
             return Ok(voucher);
         }
+        // The chain of a network that was just joined is on its way.
+        let log =
+            self.shared.chains.get(&chain).ok_or("this node is not in the provider's network; --ticket joins it")?;
+        if tokio::time::timeout(CHAIN_WITHIN, log.wait_kept()).await.is_err() {
+            return Err(log.trouble().unwrap_or_else(|| "the provider's chain has not arrived yet; try again".into()));
+        }
         let left = self.config.budget.less(*spent).unwrap_or_default();
         let part = Credits(self.config.budget.0 / ALLOT_PARTS).max(amount).min(left);
         if part < amount {
@@ -54,9 +63,17 @@ impl Trade {
         }
         let node = self.node.upgrade().ok_or("the node is stopping")?;
         let network = chain.to_string();
-        let deposit = node.account(Some(&network), &node.id()).map_err(|error| format!("{error:#}"))?.deposit_micro;
-        if deposit < part.0 {
-            let amount = Credits(part.0 - deposit);
+        let told = |error: anyhow::Error| format!("{error:#}");
+        let (account, fee) =
+            (node.account(Some(&network), &node.id()).map_err(told)?, node.fee(Some(&network)).map_err(told)?);
+        let free = account.balance_micro.saturating_sub(2 * fee.0);
+        let part = part.min(Credits(account.deposit_micro.saturating_add(free)));
+        if part < amount || account.balance_micro < 2 * fee.0 {
+            let have = Credits(account.balance_micro);
+            return Err(format!("it costs {amount} credits and fees, the account {} has {have}", node.id().short()));
+        }
+        if account.deposit_micro < part.0 {
+            let amount = Credits(part.0 - account.deposit_micro);
             let done = node.spend(Some(&network), ledger::Tx::Deposit { amount }).await;
             done.map_err(|error| format!("the deposit: {error:#}"))?;
         }

@@ -1,0 +1,117 @@
+//! The money of one client and one provider: whatever is lost, doubled, stale or forged on the way, nothing is paid twice,
+//! and neither side loses more than a chunk at a time.
+
+use base::{Hash, Keypair, Reject, Rng, Signed, Wire};
+use ledger::{Credits, VOUCHER_DOMAIN, Voucher};
+use market::{Allotted, Purse, Till};
+
+const ALL: u64 = 1_000_000;
+
+fn keys() -> (Keypair, Keypair, Hash) {
+    (Keypair::from_secret([1; 32]), Keypair::from_secret([2; 32]), Hash::of("test", b"chain"))
+}
+
+fn allotted(serial: u64) -> Option<Allotted> {
+    Some(Allotted { serial, total: Credits(ALL), closing: false })
+}
+
+#[test]
+fn vouchers_are_taken_once_and_in_order() {
+    let (client, provider, chain) = keys();
+    let (me, by) = (provider.id(), client.id());
+    let mut purse = Purse::default();
+    let mut till = Till::default();
+    let mut promise = |amount| purse.promise(allotted(0), &client, chain, me, Credits(amount));
+    let (first, second) = (promise(10).expect("promised"), promise(5).expect("promised"));
+    assert_eq!(second.value.total, Credits(15));
+    assert_eq!(promise(ALL), Err(Reject::Insufficient));
+    let mut take = |voucher: &Signed<Voucher>, allotted| till.take(&chain, &me, &by, allotted, voucher.clone());
+    assert_eq!(take(&first, None), Err(Reject::NoAllotment));
+    assert_eq!(take(&first, Some(Allotted { closing: true, ..allotted(0).expect("one") })), Err(Reject::NoAllotment));
+    assert_eq!(take(&first, allotted(1)), Err(Reject::NoAllotment), "of another allotment");
+    assert_eq!(
+        take(&second, Some(Allotted { total: Credits(14), ..allotted(0).expect("one") })),
+        Err(Reject::Insufficient)
+    );
+    let forged = Signed { value: Voucher { total: Credits(900), ..first.value.clone() }, ..first.clone() };
+    assert_eq!(take(&forged, allotted(0)), Err(Reject::BadSignature));
+    let stranger = Signed::new(VOUCHER_DOMAIN, &provider, first.value.clone());
+    assert_eq!(take(&stranger, allotted(0)), Err(Reject::WrongWork));
+    let elsewhere = Voucher { chain: Hash::default(), ..first.value.clone() };
+    assert_eq!(take(&Signed::new(VOUCHER_DOMAIN, &client, elsewhere), allotted(0)), Err(Reject::WrongChain));
+    assert_eq!(take(&second, allotted(0)), Ok(()));
+    assert_eq!(take(&first, allotted(0)), Err(Reject::Stale), "an older one");
+    assert_eq!(take(&second, allotted(0)), Err(Reject::Stale), "said twice");
+    assert_eq!((till.promised(), till.covers(Credits(15)), till.covers(Credits(16))), (Credits(15), true, false));
+    assert_eq!(Till::from_bytes(&till.to_bytes()), Ok(till));
+}
+
+#[test]
+fn crashes_and_lost_disks_pay_nothing_twice() {
+    let (client, provider, chain) = keys();
+    let (me, by) = (provider.id(), client.id());
+    let chunk = 64;
+    for seed in 0..300 {
+        let mut rng = Rng::new(seed);
+        let (mut purse, mut till) = (Purse::default(), Till::default());
+        let (mut kept, mut done, mut breaks) = (till.clone(), 0u64, 0u64);
+        for _ in 0..200 {
+            let amount = rng.below(chunk) + 1;
+            // The provider does a chunk, the client promises it; the voucher may not arrive.
+            till.earn(Credits(amount));
+            done += amount;
+            let voucher = purse.promise(allotted(0), &client, chain, me, Credits(amount)).expect("promised");
+            if rng.chance(9, 10) {
+                till.take(&chain, &me, &by, allotted(0), voucher).expect("a good voucher");
+                kept = till.clone();
+            } else {
+                breaks += 1;
+                till.close();
+            }
+            if rng.chance(1, 20) {
+                // The provider is killed: what it kept is what counts.
+                till = kept.clone();
+                breaks += 1;
+            }
+            if rng.chance(1, 20) {
+                // The client loses its disk, and is shown its own last word.
+                let before = purse.promised();
+                purse = Purse::default();
+                if let Some(last) = till.voucher() {
+                    purse.recall(&by, last).expect("its own word");
+                    assert_eq!(purse.recall(&me, last), Err(Reject::BadSignature));
+                }
+                assert!(purse.promised() <= before);
+            }
+            // Never more than was done, and never less than all but what was lost at breaks.
+            assert!(till.promised() <= Credits(done), "seed {seed}: paid more than was done");
+            assert!(till.promised().0 + breaks * chunk * 2 >= done, "seed {seed}: more than a chunk lost at a break");
+        }
+    }
+}
+
+#[test]
+fn who_never_pays_is_given_two_chunks_and_no_more() {
+    let (client, provider, chain) = keys();
+    let chunk = Credits(64);
+    let mut till = Till::default();
+    let mut given = 0;
+    while till.trusts(chunk) {
+        till.earn(chunk);
+        till.close();
+        given += 1;
+        assert!(given < 10);
+    }
+    assert_eq!(given, 3, "the third is one too many");
+    // Who pays for the most part may break off now and then.
+    let (mut till, mut purse) = (Till::default(), Purse::default());
+    for i in 0..200 {
+        assert!(till.trusts(chunk), "after {i}");
+        till.earn(chunk);
+        if i % 10 > 0 {
+            let voucher = purse.promise(allotted(0), &client, chain, provider.id(), chunk).expect("promised");
+            till.take(&chain, &provider.id(), &client.id(), allotted(0), voucher).expect("taken");
+        }
+        till.close();
+    }
+}

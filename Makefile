@@ -6,10 +6,13 @@ SERVE ?= 1
 export SERVE
 BIN = $(shell $(CARGO) metadata --format-version 1 --no-deps 2>/dev/null | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug
 
-.PHONY: conformance demo demo-ledger test nightly bench claims claims-full lint fuzz build prerequisites
+.PHONY: conformance demo demo-ledger demo-serve test nightly bench claims claims-full lint fuzz build prerequisites
 
 demo: build ## four peers train together on this machine (about four minutes)
 	$(BIN)/talkoo demo
+
+demo-serve: build ## two peers serve what they trained, one is killed in mid-answer (about two minutes)
+	$(BIN)/talkoo demo serve
 
 demo-ledger: build ## four validators order and pay a run, one is killed, balances are proved (about two minutes)
 	$(BIN)/talkoo demo ledger

@@ -163,7 +163,7 @@ fn show(common: &Common, text: &str) {
 }
 
 /// Who wrote it, how private it was, what it cost.
-fn summary(receipts: &Receipts) -> String {
+pub(crate) fn summary(receipts: &Receipts) -> String {
     let who: Vec<String> =
         receipts.0.iter().map(|part| format!("{} ({})", part.by.short(), part.value.tier.name())).collect();
     let cost = match receipts.cost() {

@@ -62,6 +62,8 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 const RELAY_WITHIN: Duration = Duration::from_secs(5);
 /// A way that goes straight is found within this, or there is none.
 const PUNCH_WITHIN: Duration = Duration::from_secs(8);
+/// Peers of a topic that wait to be taken in.
+const MORE: usize = 16;
 /// The local network's name for mDNS.
 const MDNS_NAME: &str = "talkoo1";
 
@@ -75,6 +77,24 @@ pub struct Net {
     stop: CancellationToken,
     pins: Arc<Pins>,
     answerer: Arc<OnceLock<Arc<dyn Answerer>>>,
+}
+
+/// Takes in peers of a topic that became known later.
+pub struct More {
+    me: NodeId,
+    sender: tokio::sync::mpsc::Sender<Vec<EndpointId>>,
+}
+
+impl More {
+    /// These are there, too. What does not fit now is told again by whoever cares.
+    pub fn add(&self, peers: &[NodeId]) {
+        let _ = self.sender.try_send(self.ids(peers));
+    }
+
+    fn ids(&self, peers: &[NodeId]) -> Vec<EndpointId> {
+        let others = peers.iter().filter(|peer| **peer != self.me);
+        others.filter_map(|peer| EndpointId::from_bytes(&peer.0).ok()).collect()
+    }
 }
 
 /// What answers the connections of peers.
@@ -209,13 +229,14 @@ impl Net {
     /// Tells everybody in `topic` where this node is, and learns where they are, beginning with `peers`.
     pub fn meet(&self, topic: Hash, peers: &[NodeId]) {
         let (_, words) = tokio::sync::watch::channel(Vec::new());
-        self.speak(Topic { topic, words, hear: Arc::new(()) }, peers);
+        let _ = self.speak(Topic { topic, words, hear: Arc::new(()) }, peers);
     }
 
-    /// The same with words of one's own, and an ear for those of others.
-    pub fn speak(&self, topic: Topic, peers: &[NodeId]) {
-        let known = peers.iter().filter(|peer| **peer != self.id());
-        let bootstrap = known.filter_map(|peer| EndpointId::from_bytes(&peer.0).ok()).collect();
+    /// The same with words of one's own, and an ear for those of others. Gives what takes in more peers.
+    pub fn speak(&self, topic: Topic, peers: &[NodeId]) -> More {
+        let (more, peers_to_come) = tokio::sync::mpsc::channel(MORE);
+        let more = More { me: self.id(), sender: more };
+        let bootstrap = more.ids(peers);
         let (book, me, pool, pins) = (self.book.clone(), self.id(), self.pool.clone(), self.pins.clone());
         let forget = move |node: &NodeId| {
             if let Ok(id) = EndpointId::from_bytes(&node.0) {
@@ -232,9 +253,12 @@ impl Net {
         };
         let endpoint = self.endpoint.clone();
         let moved = endpoint.watch_addr().stream_updates_only().map(|_| ());
-        let here = move || address_of(&endpoint);
-        let part = gossip::Part { topic, bootstrap, secret: self.secret, here, learn, forget };
+        let own = endpoint.clone();
+        let here = move || address_of(&own);
+        let part =
+            gossip::Part { topic, bootstrap, more: peers_to_come, secret: self.secret, endpoint, here, learn, forget };
         tokio::spawn(gossip::take_part(self.gossip.clone(), part, moved, self.stop.clone()));
+        more
     }
 
     /// Fetches content by root from several peers at once; see [`FetchError`] for going on later.

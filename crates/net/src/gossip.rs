@@ -6,14 +6,14 @@
 use crate::ticket::Address;
 use base::{Hash, Keypair, NodeId, Reader, Reject, Signed, Wire, WireError};
 use bytes::Bytes;
-use iroh::EndpointId;
+use iroh::{Endpoint, EndpointId};
 use iroh_gossip::api::{Event, GossipReceiver, GossipSender};
 use iroh_gossip::{Gossip, TopicId};
 use n0_future::{Stream, StreamExt};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Names the protocol and its version.
@@ -28,6 +28,11 @@ const BEAT: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_secs(1);
 /// Nodes of a topic that are remembered.
 const HEARD_MAX: usize = 4096;
+/// Nodes with whom to begin, at most.
+const BOOTSTRAP_MAX: usize = 64;
+/// Of these, tried at a time.
+const TRIES: usize = 4;
+const REACH_WITHIN: Duration = Duration::from_secs(8);
 /// Beats whose clock is further ahead are nobody's.
 const AHEAD_MS: u64 = 3_600_000;
 
@@ -77,8 +82,11 @@ pub(crate) struct Part<H, L, F> {
     pub(crate) topic: Topic,
     /// With whom to begin.
     pub(crate) bootstrap: Vec<EndpointId>,
+    /// Others who are there, as they become known.
+    pub(crate) more: mpsc::Receiver<Vec<EndpointId>>,
     /// The key of who speaks.
     pub(crate) secret: [u8; 32],
+    pub(crate) endpoint: Endpoint,
     /// Where this node is.
     pub(crate) here: H,
     /// Takes what others say of where they are.
@@ -94,7 +102,16 @@ pub(crate) async fn take_part<H: Fn() -> Address, L: Fn(&Address), F: Fn(&NodeId
     mut moved: impl Stream<Item = ()> + Unpin,
     stop: CancellationToken,
 ) {
-    let Part { topic: Topic { topic, mut words, hear }, bootstrap, secret, here, learn, forget } = part;
+    let Part {
+        topic: Topic { topic, mut words, hear },
+        mut bootstrap,
+        mut more,
+        secret,
+        endpoint,
+        here,
+        learn,
+        forget,
+    } = part;
     let Ok(subscribed) = gossip.subscribe(TopicId::from_bytes(topic.0), bootstrap.clone()).await else { return };
     let (sender, mut receiver) = subscribed.split();
     let mut beats =
@@ -115,7 +132,12 @@ pub(crate) async fn take_part<H: Fn() -> Address, L: Fn(&Address), F: Fn(&NodeId
                 news = true;
                 // Those with whom to begin may have come up only now.
                 if receiver.neighbors().next().is_none() && !bootstrap.is_empty() {
-                    let _ = sender.join_peers(bootstrap.clone()).await;
+                    // Some at a time, not always the same.
+                    let step = TRIES.min(bootstrap.len());
+                    bootstrap.rotate_left(step);
+                    let some: Vec<EndpointId> = bootstrap.iter().take(TRIES).copied().collect();
+                    some.iter().for_each(|peer| reach(&endpoint, &gossip, *peer));
+                    let _ = sender.join_peers(some).await;
                 }
             }
             changed = words.changed(), if changes => {
@@ -123,6 +145,16 @@ pub(crate) async fn take_part<H: Fn() -> Address, L: Fn(&Address), F: Fn(&NodeId
                 news |= changes;
             }
             Some(()) = moved.next() => news = true,
+            Some(peers) = more.recv() => {
+                let near: Vec<EndpointId> = receiver.neighbors().collect();
+                for peer in peers.into_iter().filter(|peer| !near.contains(peer)) {
+                    if !bootstrap.contains(&peer) && bootstrap.len() < BOOTSTRAP_MAX {
+                        bootstrap.push(peer);
+                    }
+                    reach(&endpoint, &gossip, peer);
+                    let _ = sender.join_peers(vec![peer]).await;
+                }
+            }
             event = next(&mut receiver) => match event {
                 None => return,
                 Some(Event::NeighborUp(_)) => news = true,
@@ -140,6 +172,17 @@ pub(crate) async fn take_part<H: Fn() -> Address, L: Fn(&Address), F: Fn(&NodeId
             },
         }
     }
+}
+
+/// Connects to a peer and hands the connection to the overlay: of itself it dials a peer once and, after a failure,
+/// waits for that peer for ever (iroh-gossip 0.101).
+fn reach(endpoint: &Endpoint, gossip: &Gossip, peer: EndpointId) {
+    let (endpoint, gossip) = (endpoint.clone(), gossip.clone());
+    tokio::spawn(async move {
+        if let Ok(Ok(connection)) = tokio::time::timeout(REACH_WITHIN, endpoint.connect(peer, ALPN)).await {
+            let _ = gossip.handle_connection(connection).await;
+        }
+    });
 }
 
 async fn next(receiver: &mut GossipReceiver) -> Option<Event> {

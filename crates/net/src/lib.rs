@@ -24,7 +24,7 @@ mod talk;
 mod ticket;
 
 pub use bulk::{Content, FetchError, Fetched};
-pub use endpoint::{Config, Net, NetError, PeerInfo};
+pub use endpoint::{Config, More, Net, NetError, PeerInfo};
 pub use gossip::{Hears, Topic};
 pub use links::{Link, Listener};
 pub use log::{Follow, LogClient, LogEvent, LogService, Served};

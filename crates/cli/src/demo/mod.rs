@@ -1,6 +1,8 @@
 //! `talkoo demo`: the main job, end to end, on one machine, with real processes.
 
 mod ledger;
+#[cfg(feature = "serve")]
+mod serve;
 
 use crate::{Common, render};
 use anyhow::{Context, Result, bail, ensure};
@@ -33,6 +35,9 @@ pub(crate) struct DemoArgs {
 enum DemoAct {
     /// Four validators order and pay a run, one of them is killed, and balances are proved.
     Ledger(ledger::LedgerArgs),
+    /// Two peers serve the model that they trained, one is killed in mid-answer, the answer goes on.
+    #[cfg(feature = "serve")]
+    Serve(serve::ServeDemoArgs),
 }
 
 /// Relative speeds of the peers, percent of the fastest; the one alone is as fast as the fastest.
@@ -119,6 +124,8 @@ struct Act {
 pub(crate) async fn run(common: &Common, args: DemoArgs) -> Result<()> {
     let kept = match &args.act {
         Some(DemoAct::Ledger(ledger)) => ledger.keep.clone(),
+        #[cfg(feature = "serve")]
+        Some(DemoAct::Serve(serve)) => serve.keep.clone(),
         None => args.keep.clone(),
     };
     let keep = kept.is_some();
@@ -129,6 +136,8 @@ pub(crate) async fn run(common: &Common, args: DemoArgs) -> Result<()> {
         result = async {
             match &args.act {
                 Some(DemoAct::Ledger(ledger)) => ledger::show(common, ledger, &stage.dir).await,
+                #[cfg(feature = "serve")]
+                Some(DemoAct::Serve(serve)) => serve::show(common, serve, &stage.dir).await,
                 None => show(common, &args, &stage.dir).await,
             }
         } => result,

@@ -53,7 +53,7 @@ pub struct Trade {
     /// Who read the beginning of a conversation before, newest last.
     readers: Mutex<VecDeque<(Hash, NodeId)>>,
     /// Topics in which this node speaks, by chain.
-    topics: Mutex<BTreeMap<Hash, watch::Sender<Vec<u8>>>>,
+    topics: Mutex<BTreeMap<Hash, Speaker>>,
     /// One allotment at a time: two would be made for one need.
     allotting: tokio::sync::Mutex<Credits>,
     counts: Mutex<(u64, u64)>,
@@ -68,6 +68,12 @@ const REDEEM_EVERY: Duration = Duration::from_secs(30);
 /// The topic of a network's offers.
 fn topic(chain: &Hash) -> Hash {
     Hash::of("talkoo 2026 offers topic v1", &chain.0)
+}
+
+/// This node in one topic.
+struct Speaker {
+    words: watch::Sender<Vec<u8>>,
+    more: net::More,
 }
 
 struct Ear {
@@ -164,13 +170,13 @@ impl Trade {
     /// Speaks and listens on a network's topic, beginning with `peers`.
     fn enter(&self, chain: Hash, peers: &[NodeId]) {
         let mut topics = self.topics.lock().expect("nobody panics while holding it");
-        if topics.contains_key(&chain) {
-            return;
+        if let Some(speaker) = topics.get(&chain) {
+            return speaker.more.add(peers);
         }
         let (sender, words) = watch::channel(self.words(&chain));
         let hear = Arc::new(Ear { index: self.index.clone(), shared: self.shared.clone(), chain });
-        self.shared.net.speak(net::Topic { topic: topic(&chain), words, hear }, peers);
-        topics.insert(chain, sender);
+        let more = self.shared.net.speak(net::Topic { topic: topic(&chain), words, hear }, peers);
+        topics.insert(chain, Speaker { words: sender, more });
     }
 
     /// Takes part in the network of a ticket: follows its chain, hears its offers, says one's own.
@@ -196,9 +202,13 @@ impl Trade {
     }
 
     fn renew(&self) {
+        // Chains of runs that were joined meanwhile, and their members.
+        for log in self.shared.chains.all() {
+            self.enter(log.chain(), &log.sources(&self.shared.net.id()));
+        }
         let topics = self.topics.lock().expect("nobody panics while holding it");
-        for (chain, sender) in topics.iter() {
-            sender.send_replace(self.words(chain));
+        for (chain, speaker) in topics.iter() {
+            speaker.words.send_replace(self.words(chain));
         }
     }
 
@@ -278,8 +288,8 @@ impl Trade {
 
     /// Redeems what clients have promised, and says that nothing is offered any more.
     pub async fn close(&self) {
-        for sender in self.topics.lock().expect("nobody panics while holding it").values() {
-            sender.send_replace(Offers::default().to_bytes());
+        for speaker in self.topics.lock().expect("nobody panics while holding it").values() {
+            speaker.words.send_replace(Offers::default().to_bytes());
         }
         self.redeem().await;
         self.tasks.lock().expect("nobody panics while holding it").abort_all();

@@ -9,6 +9,7 @@ mod codec;
 mod learning;
 mod ledger;
 mod link;
+mod market;
 mod network;
 mod rounds;
 mod schedules;
@@ -151,7 +152,8 @@ fn print(claim: &Claim) {
 }
 
 /// What can be measured by itself: `claims [--full] [AREA…]`.
-const AREAS: [&str; 9] = ["codec", "ledger", "network", "schedules", "rounds", "serve", "link", "learning", "step"];
+const AREAS: [&str; 10] =
+    ["codec", "ledger", "network", "schedules", "rounds", "serve", "market", "link", "learning", "step"];
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -189,6 +191,9 @@ fn main() -> Result<()> {
     }
     if asked("serve") {
         serve::measure(&mut book)?;
+    }
+    if asked("market") {
+        market::measure(&mut book)?;
     }
     if asked("link") {
         link::measure(&mut book, full)?;

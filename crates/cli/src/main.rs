@@ -7,6 +7,8 @@ macro_rules! outln {
 
 #[cfg(feature = "serve")]
 mod ask;
+#[cfg(feature = "serve")]
+mod audit;
 mod chain_cmd;
 mod data_cmd;
 mod demo;
@@ -88,6 +90,9 @@ enum Command {
     #[cfg(feature = "serve")]
     #[command(subcommand)]
     Receipt(ask::ReceiptCommand),
+    /// Check by samples that providers of a model serve what they say.
+    #[cfg(feature = "serve")]
+    Audit(audit::AuditArgs),
     /// Keys of the API on this machine.
     #[cfg(feature = "serve")]
     #[command(subcommand)]
@@ -220,6 +225,8 @@ async fn run(cli: Cli) -> Result<()> {
         Command::Run(args) => ask::run(&common, args).await,
         #[cfg(feature = "serve")]
         Command::Receipt(command) => ask::receipt(&common, &command),
+        #[cfg(feature = "serve")]
+        Command::Audit(args) => audit::run(&common, args).await,
         #[cfg(feature = "serve")]
         Command::Key(command) => key::run(&common, command),
         Command::Relay(args) => relay::run(&common, args).await,

@@ -1,7 +1,7 @@
 //! Who offers what, and whom to ask: incremental, no scan of the fleet.
 //!
 //! Providers are sampled by their bond and by this node's own history with them, never by what they claim alone; of
-//! two sampled ones that fit, the one that is expected to be done first is taken and the other one is the reserve
+//! two sampled ones with a good history, the one that is expected to be done first is taken and the other one is the reserve
 //! ("the power of two choices", Mitzenmacher 2001).
 
 use crate::{Candidate, Offer, Outcome, Price};
@@ -31,6 +31,9 @@ const PROVIDERS_MAX: usize = 65_536;
 const DRAWS: usize = 24;
 /// Of so many questions one goes to providers with whom there is no good history.
 const EXPLORE: u64 = 16;
+/// More often as long as few are known to be good: these few may all be busy.
+const EXPLORE_EARLY: u64 = 4;
+const GOOD_MIN: usize = 6;
 /// Weight of a provider without bond; a whole credit of bond adds as much again.
 const WEIGHT: u64 = 16;
 const BOND_MAX: u64 = 1 << 20;
@@ -41,6 +44,7 @@ const BLOCK_MS_MAX: u64 = 600_000;
 const LIE_MS: u64 = 3_600_000;
 /// Milliseconds to reach somebody who was never reached.
 const CONNECT_MS: u64 = 60;
+const BUSY_SCAN: usize = 1000;
 /// Claims count half until they were measured.
 const CLAIM: u64 = 2;
 
@@ -66,6 +70,7 @@ struct Provider {
 #[derive(Debug, Default, Clone)]
 struct History {
     good: bool,
+    lied: bool,
     fails: u32,
     blocked: Millis,
     busy: Millis,
@@ -105,6 +110,11 @@ impl Index {
             self.expiring.insert((until, provider));
         }
         let entry = self.providers.entry(provider).or_default();
+        // A process that was started again has not failed yet.
+        let since = |offers: &[Offer]| offers.iter().map(|offer| offer.since).max();
+        if !entry.history.lied && since(&offers) > since(&entry.offers) {
+            (entry.history.blocked, entry.history.busy) = (Millis(0), Millis(0));
+        }
         (entry.offers, entry.bond) = (offers, bond.min(BOND_MAX));
         // Who is gone and has no history leaves nothing.
         if entry.offers.is_empty() && entry.history.fails == 0 && !entry.history.good {
@@ -156,7 +166,10 @@ impl Index {
                     history.decode_rate = Some(mean(history.decode_rate, (written * 1000 / rest_ms).max(1)));
                 }
             }
-            Outcome::Busy { again_ms } => history.busy = now.plus(again_ms.min(BLOCK_MS_MAX)),
+            Outcome::Busy { again_ms } => {
+                history.busy = now.plus(again_ms.min(BLOCK_MS_MAX));
+                self.released.insert((history.busy, *provider));
+            }
             Outcome::Failed => {
                 history.good = false;
                 history.blocked = now.plus((BLOCK_MS << history.fails.min(8)).min(BLOCK_MS_MAX));
@@ -164,7 +177,7 @@ impl Index {
                 self.released.insert((history.blocked, *provider));
             }
             Outcome::Lied(reject) => {
-                (history.good, history.fails) = (false, history.fails + 1);
+                (history.good, history.lied, history.fails) = (false, true, history.fails + 1);
                 history.blocked = now.plus(LIE_MS);
                 self.released.insert((history.blocked, *provider));
                 self.refused.add(reject);
@@ -186,7 +199,8 @@ impl Index {
         };
         found.extend(need.knows.and_then(|provider| fits(&provider, &[])));
         // A conversation stays where it is: looking around is for new ones.
-        let explore = rng.chance(1, EXPLORE) && found.is_empty();
+        let every = if model.good.some < GOOD_MIN { EXPLORE_EARLY } else { EXPLORE };
+        let explore = rng.chance(1, every) && found.is_empty();
         for draw in 0..DRAWS {
             // Half of the draws at most among those that are known to be good.
             let good = model.good.total() > 0 && !explore && draw < DRAWS / 2;
@@ -204,9 +218,20 @@ impl Index {
         }
         // A good history goes before a good promise, but where it was decided to look further.
         let known = |candidate: &Candidate| self.providers.get(&candidate.provider).is_some_and(|p| p.history.good);
-        found.sort_by_key(|candidate| (known(candidate) == explore, candidate.expected_ms));
+        // Among strangers the order of the draw stays: the best promise would be a liar's.
+        let expected = |candidate: &Candidate| if known(candidate) { candidate.expected_ms } else { 0 };
+        found.sort_by_key(|candidate| (known(candidate) == explore, expected(candidate)));
         found.truncate(2);
         found
+    }
+
+    /// When the first of those that would fit, but are busy, may have room; of the first thousand.
+    pub fn busy_ms(&self, now: Millis, need: &Need, without: &[NodeId]) -> Option<u64> {
+        let model = self.models.get(&need.model)?;
+        let others = model.list.iter().take(BUSY_SCAN).filter(|provider| !without.contains(provider));
+        let busy =
+            others.filter_map(|provider| Some(self.providers.get(provider)?.history.busy)).filter(|at| *at > now);
+        busy.min().map(|at| at.since(now))
     }
 
     /// Models on offer: one offer of each, and how many providers.
@@ -232,7 +257,7 @@ impl Index {
         let offer = known.offers.iter().find(|offer| offer.model == need.model)?;
         let history = &known.history;
         let fits = u64::from(offer.context) >= need.context && offer.price.within(&need.price) && offer.until > now;
-        if !fits || history.blocked > now {
+        if !fits || history.blocked > now || history.busy > now {
             return None;
         }
         let measured = |own: Option<u64>, claimed: u32| own.unwrap_or(u64::from(claimed) / CLAIM).max(1);
@@ -240,15 +265,15 @@ impl Index {
         let reading = unread * 1000 / measured(history.prompt_rate, offer.prompt_rate);
         let writing = need.written * 1000 / measured(history.decode_rate, offer.decode_rate);
         let reaching = history.first_ms.unwrap_or(CONNECT_MS);
-        let expected_ms = history.busy.since(now) + reaching + reading + writing;
+        let expected_ms = reaching + reading + writing;
         Some(Candidate { provider: *provider, offer: offer.clone(), expected_ms })
     }
 
     /// Puts a provider where its weight belongs, in every model that it offers.
     fn weigh(&mut self, now: Millis, provider: &NodeId) {
         let Some(known) = self.providers.get(provider) else { return };
-        let blocked = known.history.blocked > now;
-        let weight = if blocked { 0 } else { WEIGHT + WEIGHT * known.bond };
+        let away = known.history.blocked.max(known.history.busy) > now;
+        let weight = if away { 0 } else { WEIGHT + WEIGHT * known.bond };
         let good = if known.history.good { weight } else { 0 };
         let models: Vec<Hash> = known.offers.iter().map(|offer| offer.model).collect();
         for hash in models {
@@ -298,6 +323,8 @@ fn mean(before: Option<u64>, now: u64) -> u64 {
 struct Weights {
     sums: Vec<u64>,
     each: Vec<u64>,
+    /// How many are above 0.
+    some: usize,
 }
 
 impl Weights {
@@ -319,6 +346,7 @@ impl Weights {
             self.sums.push(sum);
         }
         let old = std::mem::replace(&mut self.each[at], weight);
+        self.some = self.some + usize::from(weight > 0) - usize::from(old > 0);
         let mut i = at + 1;
         while i <= self.sums.len() {
             self.sums[i - 1] = self.sums[i - 1] + weight - old;
@@ -365,6 +393,7 @@ mod tests {
             }
             let all: Vec<usize> = plain.iter().enumerate().flat_map(|(i, n)| std::iter::repeat_n(i, *n as usize)).collect();
             prop_assert_eq!(weights.total(), all.len() as u64);
+            prop_assert_eq!(weights.some, plain.iter().filter(|weight| **weight > 0).count());
             for (sum, place) in all.iter().enumerate() {
                 prop_assert_eq!(weights.find(sum as u64), *place);
             }

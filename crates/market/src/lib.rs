@@ -14,6 +14,7 @@ mod offer;
 mod reason;
 mod receipt;
 mod session;
+mod spot;
 mod talk;
 mod wire;
 
@@ -24,4 +25,5 @@ pub use offer::{Candidate, OFFER_MS, OFFERS_MAX, Offer, Offers, Outcome, Price, 
 pub use reason::Reason;
 pub use receipt::{RECEIPT_DOMAIN, Receipt, Receipts, Runtime, no_words, roll, roll_end};
 pub use session::{Input as Event, Output as Order, REACH_MS, SILENT_MS, Session};
+pub use spot::{Checked, Verdict, judge};
 pub use talk::{ALIVE_MS, CHUNK, FRAME_MAX, Frame, Heard, Hearing, Request, Say, Telling, Terms, Tokens};

@@ -22,6 +22,8 @@ pub enum Input {
     Begin,
     /// Whom to ask, after [`Output::Choose`].
     Chosen(Option<Candidate>),
+    /// Instead: everybody who could be asked is known to be busy for so many milliseconds.
+    Full(u64),
     /// What a provider said, by the number of the attempt.
     Frame(u32, Frame),
     /// What it sent was no frame.
@@ -362,6 +364,10 @@ impl Machine for Session {
         match input {
             Input::Begin => self.choose(out),
             Input::Chosen(candidate) => self.chosen(now, candidate, out),
+            Input::Full(again_ms) => {
+                self.remember(Reason::Busy(again_ms));
+                self.chosen(now, None, out);
+            }
             Input::Frame(number, frame) => self.frame(now, number, frame, out),
             Input::Wrong(number, reject) => {
                 self.remember(Reason::Failed(format!("what came was no answer: {reject}")));
@@ -376,7 +382,11 @@ impl Machine for Session {
                     self.end(Err(Reason::Unpaid(why)), String::new(), out);
                 }
             }
-            Input::Cancel => self.end(Err(Reason::Failed("it was cancelled".into())), String::new(), out),
+            Input::Cancel => {
+                // What came is paid, what would have come is not.
+                self.attempts.iter_mut().for_each(|attempt| attempt.pay(out));
+                self.end(Err(Reason::Failed("it was cancelled".into())), String::new(), out);
+            }
             Input::Tick => self.tick(now, out),
         }
     }

@@ -118,7 +118,7 @@ pub enum Frame {
     Read {
         /// How many of its tokens were known from before.
         cached: u64,
-        /// The question itself, where it is part of the answer.
+        /// All that was read, where it is part of the answer: the question, and what others had written.
         echo: Tokens,
     },
     /// Tokens were written.
@@ -333,9 +333,9 @@ impl Hearing {
 
     fn read(&mut self, cached: u64, echo: Vec<Token>) -> Result<Piece, Reject> {
         let receipt = self.receipt.as_ref().filter(|_| self.state == State::Taken).ok_or(Reject::OutOfOrder)?;
-        let read = receipt.value.read;
-        let wanted = if self.request.ask.echo { read } else { 0 };
-        if cached > read + receipt.value.from || echo.len() as u64 != wanted {
+        let (read, all) = (receipt.value.read, receipt.value.read + receipt.value.from);
+        let wanted = if self.request.ask.echo { all } else { 0 };
+        if cached > all || echo.len() as u64 != wanted {
             return Err(Reject::WrongShape);
         }
         self.state = State::Read;

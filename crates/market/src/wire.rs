@@ -239,8 +239,9 @@ impl Wire for Reason {
         Told { kind, words: (Word(one.to_owned()), Word(two.to_owned())), numbers }.encode(out);
     }
     fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
-        let Told { kind, words: (Word(one), Word(two)), numbers } = Wire::decode(input)?;
-        Ok(match kind {
+        let told = Told::decode(input)?;
+        let (one, two, numbers) = (told.words.0.0.clone(), told.words.1.0.clone(), told.numbers);
+        let reason = match told.kind {
             0 => Self::Model(one),
             1 => Self::Busy(numbers.0),
             2 => Self::TooLong { asked: numbers.0, max: numbers.1 },
@@ -251,6 +252,8 @@ impl Wire for Reason {
             7 => Self::Unpaid(one),
             8 => Self::Owner(one),
             _ => return Err(WireError::Invalid("reason")),
-        })
+        };
+        // What a kind has no use for is not there.
+        if reason.to_bytes() == told.to_bytes() { Ok(reason) } else { Err(WireError::Invalid("reason")) }
     }
 }

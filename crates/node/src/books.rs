@@ -129,6 +129,11 @@ impl Books {
         self.change_purse(&chain, &payee, |purse| purse.promise(allotted, own, chain, payee, amount))
     }
 
+    /// What was promised to a provider.
+    pub(crate) fn promised(&self, chain: &Hash, payee: &NodeId) -> Credits {
+        self.change_purse(chain, payee, |purse| Ok(purse.promised())).unwrap_or_default()
+    }
+
     /// Takes note of a voucher of this node that a provider shows.
     pub(crate) fn recall(&self, chain: &Hash, payee: &NodeId, voucher: &Signed<Voucher>) -> Result<(), Reject> {
         if voucher.value.payee != *payee || voucher.value.chain != *chain {

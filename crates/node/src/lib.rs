@@ -58,7 +58,7 @@ pub use serve::{Local, Served, api_keys, keep_api_keys, new_answer_name, new_api
 pub use status::{MemberStatus, RoundLine, RunStatus, Status};
 pub use store::Store;
 #[cfg(feature = "serve")]
-pub use trade::{Asker, ProviderStatus, Trade, TradeConfig};
+pub use trade::{Asker, Check, ProviderStatus, Trade, TradeConfig};
 pub use vault::{new_wallet, open_wallet, restore_wallet, wallet_account, wallet_words};
 pub use wallet::{AccountStatus, BlockStatus, ChainStatus, ProofFile, Proved, TxStatus};
 pub use work::Limits;

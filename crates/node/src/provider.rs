@@ -12,6 +12,7 @@ use market::{
 };
 use std::collections::BTreeMap;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -36,6 +37,8 @@ pub(crate) struct Provider {
     rates: BTreeMap<Hash, (u32, u32)>,
     refused: Mutex<RejectCounts>,
     counts: Mutex<BTreeMap<&'static str, u64>>,
+    /// How long an answer takes here, on average.
+    answer_ms: AtomicU64,
 }
 
 /// Questions that wait for a place, for each place: more are told to come back.
@@ -46,8 +49,10 @@ const PAY_WITHIN: Duration = Duration::from_secs(5);
 const READ_WITHIN: Duration = Duration::from_secs(60);
 /// Frames that wait for a slow reader; then its answer waits too.
 const FRAMES: usize = 64;
-/// Who finds everything taken comes back after about this.
-const AGAIN_MS: u64 = 1000;
+/// Who finds everything taken comes back when a place may be free, but in these bounds.
+const AGAIN_MS: (u64, u64) = (100, 20_000);
+/// How long an answer takes before one was measured.
+const ANSWER_MS: u64 = 2_000;
 /// Tokens that are read and written to learn how fast a model is here.
 const TRIAL: (usize, u64) = (96, 12);
 
@@ -65,7 +70,8 @@ impl Provider {
         let key = store.keypair()?;
         let class = format!("talkoo {} {}", env!("CARGO_PKG_VERSION"), engine::class());
         let (refused, counts) = Default::default();
-        Ok(Self { local, key, config, books, class, rates, refused, counts })
+        let answer_ms = AtomicU64::new(ANSWER_MS);
+        Ok(Self { local, key, config, books, class, rates, refused, counts, answer_ms })
     }
 
     /// Whether peers are told of the models.
@@ -106,6 +112,13 @@ impl Provider {
         refused.chain(counts.iter().map(|(name, n)| ((*name).to_owned(), *n))).collect()
     }
 
+    /// Milliseconds until so many that wait or are answered are one fewer than there is room for, about.
+    fn again_ms(&self, busy: usize, slots: usize) -> u64 {
+        let each = self.answer_ms.load(Ordering::Relaxed);
+        let before = busy.saturating_sub(slots * (1 + WAITING)) as u64 + 1;
+        (each * before / slots.max(1) as u64).clamp(AGAIN_MS.0, AGAIN_MS.1)
+    }
+
     fn refuse(&self, reject: Reject) {
         self.refused.lock().expect("nobody panics while holding it").add(reject);
     }
@@ -123,6 +136,7 @@ impl Provider {
         out: mpsc::Sender<Frame>,
         mut says: mpsc::Receiver<Say>,
     ) {
+        let begun = tokio::time::Instant::now();
         let outcome = tokio::select! {
             outcome = self.try_answer(by, request, &out, &mut says) => outcome,
             () = out.closed() => {
@@ -131,7 +145,12 @@ impl Provider {
             }
         };
         match outcome {
-            Ok(()) => self.count("answered"),
+            Ok(()) => {
+                let took = begun.elapsed().as_millis() as u64;
+                let _ =
+                    self.answer_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |ms| Some((ms * 7 + took) / 8));
+                self.count("answered");
+            }
             Err(reason) => {
                 self.count(name(&reason));
                 let _ = out.send(Frame::Refused { reason }).await;
@@ -154,7 +173,7 @@ impl Provider {
         }
         let (info, engine) = (served.engine().info(), served.engine().clone());
         if engine.busy() >= info.slots * (1 + WAITING) {
-            return Err(Reason::Busy(AGAIN_MS));
+            return Err(Reason::Busy(self.again_ms(engine.busy(), info.slots)));
         }
         let (asked, model) = (request.clone(), served.clone());
         let prompt = tokio::task::spawn_blocking(move || model.prompt(&asked.ask.input)).await;

@@ -99,7 +99,8 @@ impl Served {
         written: Vec<i32>,
         pace: Option<Pace>,
     ) -> Result<UnboundedReceiver<Piece>, Reason> {
-        let (read, echo) = (prompt.len() as u64, ask.echo.then(|| prompt.clone()));
+        let read = prompt.len() as u64;
+        let echo = ask.echo.then(|| prompt.iter().chain(&written).copied().collect());
         let job = Job {
             client: Client(*client),
             max_tokens: ask.max_tokens.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX)),
@@ -212,8 +213,7 @@ impl Answer {
             let text = String::from_utf8_lossy(&written.bytes).into_owned();
             Token { text, ..self.token(written) }
         });
-        // What somebody else had written of the answer was read with the question, and is not part of it.
-        ids.first().map(plain).into_iter().chain(scored).take(ids.len()).collect()
+        ids.first().map(plain).into_iter().chain(scored).collect()
     }
 }
 

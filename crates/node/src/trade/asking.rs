@@ -20,6 +20,16 @@ const READERS_MAX: usize = 1024;
 /// The last voucher of an answer goes out within this.
 const LAST_WORD: Duration = Duration::from_secs(2);
 
+/// Who may be asked.
+pub(super) enum Whom {
+    /// This node itself, or whoever fits best.
+    Any,
+    /// Nobody but this one.
+    Only(NodeId),
+    /// Any other, but this one and this node itself.
+    Not(NodeId),
+}
+
 impl Trade {
     /// Asks for an owner, under a name by which the receipt is found; gives the pieces once somebody took it.
     pub async fn ask(
@@ -28,19 +38,32 @@ impl Trade {
         name: &str,
         ask: Ask,
     ) -> Result<UnboundedReceiver<Piece>, Reason> {
+        self.ask_whom(client, (name.to_owned(), Whom::Any), ask, Vec::new()).await
+    }
+
+    /// The same of certain providers, with the beginning of the answer.
+    pub(super) async fn ask_whom(
+        self: &Arc<Self>,
+        client: &[u8; 32],
+        named: (String, Whom),
+        ask: Ask,
+        written: Vec<i32>,
+    ) -> Result<UnboundedReceiver<Piece>, Reason> {
         let (model, context) = self.weights(&ask.model).ok_or_else(|| Reason::Model(ask.model.clone()))?;
         let id = crate::platform::random_secret().map_err(|error| Reason::Failed(error.to_string()))?;
         let own = Hash::keyed(&self.shared.key.secret(), client);
         let conversation = beginning(&own, &ask);
         let knows = self.reader(&conversation);
         let read = about(&ask.input);
-        let written = ask.max_tokens.unwrap_or(ABOUT).min(ABOUT);
+        let length = ask.max_tokens.unwrap_or(ABOUT).min(ABOUT);
         // What is only about right must not exclude anybody.
-        let need = Need { model, context: (read / 2).min(context), read, written, price: self.config.price, knows };
-        let session = Session::new(self.shared.net.id(), Request::new(Hash(id), model, own, ask));
+        let context = (read / 2).min(context);
+        let need = Need { model, context, read, written: length, price: self.config.price, knows };
+        let request = Request { written, ..Request::new(Hash(id), model, own, ask) };
+        let session = Session::new(self.shared.net.id(), request);
         let (pieces, receiver) = unbounded_channel();
         let (taken, answered) = oneshot::channel();
-        tokio::spawn(self.clone().drive(session, need, conversation, name.to_owned(), pieces, taken));
+        tokio::spawn(self.clone().drive(session, need, conversation, named, pieces, taken));
         answered.await.unwrap_or_else(|_| Err(Reason::Failed("the node is stopping".into())))?;
         Ok(receiver)
     }
@@ -49,23 +72,36 @@ impl Trade {
         Millis(self.begun.elapsed().as_millis() as u64)
     }
 
-    fn choose(&self, need: &Need, without: &[NodeId]) -> Option<Candidate> {
+    fn choose(&self, need: &Need, without: &[NodeId], whom: &Whom) -> Event {
         let me = self.shared.net.id();
-        if let Some(served) = self.provider.local.of(&need.model)
-            && !without.contains(&me)
-        {
-            let offer = self.provider.offers(Hash::default()).0.into_iter().find(|o| o.model == served.card().hash)?;
-            return Some(Candidate {
-                provider: me,
-                offer: market::Offer { price: Price::default(), ..offer },
-                expected_ms: 0,
-            });
+        let mine = self.provider.local.of(&need.model).filter(|_| !without.contains(&me));
+        if let (Some(served), Whom::Any) = (mine, whom) {
+            let offers = self.provider.offers(Hash::default()).0;
+            let offer = offers.into_iter().find(|offer| offer.model == served.card().hash);
+            // One's own machine costs nothing.
+            let own = |offer| market::Offer { price: Price::default(), ..offer };
+            return Event::Chosen(offer.map(|offer| Candidate { provider: me, offer: own(offer), expected_ms: 0 }));
         }
+        let mut index = self.index.lock().expect("nobody panics while holding it");
         let mut without = without.to_vec();
         without.push(me);
+        match whom {
+            Whom::Any => {}
+            Whom::Not(provider) => without.push(*provider),
+            Whom::Only(provider) => {
+                let offer = index.providers(&need.model).find(|(known, _)| *known == provider);
+                let offer = offer.filter(|_| !without.contains(provider)).map(|(_, offer)| offer.clone());
+                let candidate = |offer| Candidate { provider: *provider, offer, expected_ms: 0 };
+                return Event::Chosen(offer.map(candidate));
+            }
+        }
+        let now = chain::clock();
         let mut rng = self.rng.lock().expect("nobody panics while holding it");
-        let mut index = self.index.lock().expect("nobody panics while holding it");
-        index.choose(chain::clock(), need, &without, &mut rng).into_iter().next()
+        let chosen = index.choose(now, need, &without, &mut rng).into_iter().next();
+        match (chosen, index.busy_ms(now, need, &without)) {
+            (None, Some(again_ms)) => Event::Full(again_ms),
+            (chosen, _) => Event::Chosen(chosen),
+        }
     }
 
     /// Takes a question through to its end.
@@ -74,7 +110,7 @@ impl Trade {
         mut session: Session,
         need: Need,
         conversation: Hash,
-        name: String,
+        (name, whom): (String, Whom),
         pieces: UnboundedSender<Piece>,
         taken: oneshot::Sender<Result<(), Reason>>,
     ) {
@@ -88,8 +124,8 @@ impl Trade {
             for order in orders {
                 match order {
                     Order::Choose(without) => {
-                        let chosen = self.choose(&need, &without);
-                        session.step(self.now(), Event::Chosen(chosen), &mut out);
+                        let event = self.choose(&need, &without, &whom);
+                        session.step(self.now(), event, &mut out);
                     }
                     Order::Open { attempt, provider, request } => {
                         attempts.insert(attempt, self.open(attempt, provider, *request, &events));
@@ -125,7 +161,7 @@ impl Trade {
                         self.count(session.tries());
                         match (finish, taken.take()) {
                             (Err(reason), Some(taken)) => return drop(taken.send(Err(reason.clone()))),
-                            (Ok(_), _) => {
+                            (Ok(_), _) if !name.is_empty() => {
                                 let kept = self.books.keep(&name, &receipt_text(&session.receipts()));
                                 if let Err(error) = kept {
                                     tracing::warn!(%error, "the receipt could not be kept");

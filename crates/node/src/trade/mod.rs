@@ -1,7 +1,10 @@
 //! This node in the market: offers what it serves, knows who offers what, and takes questions through to answers.
 
 mod asking;
+mod checking;
 mod money;
+
+pub use checking::Check;
 
 use crate::Node;
 use crate::books::Books;
@@ -271,6 +274,11 @@ impl Trade {
     /// As the gateway asks it.
     pub fn asker(self: &Arc<Self>) -> Asker {
         Asker(self.clone())
+    }
+
+    /// What this node has promised to a provider on its last allotment.
+    pub fn promised(&self, chain: &Hash, provider: &NodeId) -> Credits {
+        self.books.promised(chain, provider)
     }
 
     /// The receipt of an answer, as JSON.

@@ -1,0 +1,105 @@
+//! Spot checks: another provider of the same weights reads an answer and says how likely each of its words was. Whoever
+//! was asked at first could not know that it would be.
+//!
+//! What is asked at temperature 0 has to be the likeliest word each time, but for ties. What is asked at temperature 1 has to be
+//! the likeliest word as often as these were likely: a sum of independent chances (Poisson binomial), compared by its
+//! normal approximation.
+
+use crate::{Ask, Finish, Token};
+
+/// What a check says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// These weights can have written it.
+    Good,
+    /// Too short to say.
+    Unclear,
+    /// Words that these weights do not write.
+    OtherWords,
+    /// The likeliest words where chance was asked for, or the other way round.
+    OtherChance,
+    /// It was said to be at its end, and was not.
+    CutOff,
+    /// The question was counted differently.
+    OtherCount,
+}
+
+impl Verdict {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Unclear => "unclear",
+            Self::OtherWords => "other_words",
+            Self::OtherChance => "other_chance",
+            Self::CutOff => "cut_off",
+            Self::OtherCount => "other_count",
+        }
+    }
+
+    /// Whether it speaks against the provider.
+    pub fn is_bad(self) -> bool {
+        !matches!(self, Self::Good | Self::Unclear)
+    }
+}
+
+/// An answer, and what another provider says of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Checked<'a> {
+    /// What was asked.
+    pub ask: &'a Ask,
+    /// Why the answer ended.
+    pub finish: Finish,
+    /// Tokens of the question, as the first provider counted them, and as the other one did.
+    pub read: (u64, u64),
+    /// Each token of the answer with its own likelihood and the likeliest in its place.
+    pub scored: &'a [Token],
+    /// Tokens that the other one writes behind the answer's end.
+    pub more: u64,
+}
+
+/// An answer of fewer tokens says little.
+const TOKENS_MIN: usize = 12;
+/// Machines of one class round alike; of others a tie may fall otherwise. In natural logarithms of a chance.
+const TIE: f32 = 0.05;
+/// So many words that are not the likeliest are no ties.
+const OFF: usize = 2;
+/// Standard deviations from what is expected that chance does not reach: once in 300,000.
+const DEVIATIONS: f64 = 4.5;
+
+/// What a check says.
+pub fn judge(checked: &Checked<'_>) -> Verdict {
+    if checked.read.0 != checked.read.1 {
+        return Verdict::OtherCount;
+    }
+    let greedy = checked.ask.sampling.temperature <= 0.0;
+    if greedy && checked.finish == Finish::Stop && checked.more > 0 {
+        return Verdict::CutOff;
+    }
+    let known = checked.scored.iter().filter_map(|token| Some((token.logprob?, token.top.first()?.1)));
+    let known: Vec<(f32, f32)> = known.collect();
+    if greedy {
+        let off = known.iter().filter(|(own, best)| best - own > TIE).count();
+        return match () {
+            () if off >= OFF => Verdict::OtherWords,
+            () if known.len() < TOKENS_MIN => Verdict::Unclear,
+            () => Verdict::Good,
+        };
+    }
+    if known.len() < TOKENS_MIN {
+        return Verdict::Unclear;
+    }
+    let (mut hits, mut expected, mut variance) = (0.0, 0.0, 0.0);
+    for (own, best) in known {
+        let chance = f64::from(best).exp().min(1.0);
+        hits += f64::from(u8::from(best - own <= f32::EPSILON));
+        expected += chance;
+        variance += chance * (1.0 - chance);
+    }
+    let deviations = (hits - expected) / variance.max(0.25).sqrt();
+    match deviations {
+        d if d > DEVIATIONS => Verdict::OtherChance,
+        d if d < -DEVIATIONS => Verdict::OtherWords,
+        _ => Verdict::Good,
+    }
+}

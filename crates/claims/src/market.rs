@@ -59,7 +59,7 @@ fn provider(i: u64) -> NodeId {
 /// The 99th of a hundred decisions in milliseconds, and providers asked for each question.
 fn routing(providers: u64, questions: u64) -> (f64, f64) {
     let (mut index, mut rng) = (Index::default(), Rng::new(7));
-    let sybil = |i: u64| i % 10 != 0;
+    let sybil = |i: u64| !i.is_multiple_of(10);
     let rate = |i: u64| if sybil(i) { 5_000 } else { 30 };
     let start = 1_000;
     for i in 0..providers {

@@ -162,6 +162,12 @@ pub struct Engine {
     waiting: Arc<AtomicUsize>,
 }
 
+/// A request that can be answered.
+pub struct Prepared {
+    job: Job,
+    sampler: sample::Sampler,
+}
+
 /// Requests that may wait for a slot.
 const WAITING_MAX: usize = 256;
 
@@ -185,7 +191,12 @@ impl Engine {
     }
 
     /// Takes a request. Its events come until [`Event::Done`]; who lets go of them cancels it.
-    pub fn submit(&self, mut job: Job) -> Result<mpsc::UnboundedReceiver<Event>, Refusal> {
+    pub fn submit(&self, job: Job) -> Result<mpsc::UnboundedReceiver<Event>, Refusal> {
+        self.start(self.prepare(job)?)
+    }
+
+    /// Looks whether a request can be answered. Takes a moment where a shape is asked for.
+    pub fn prepare(&self, mut job: Job) -> Result<Prepared, Refusal> {
         if job.prompt.is_empty() {
             return Err(Refusal::Empty);
         }
@@ -200,6 +211,12 @@ impl Engine {
         }
         job.max_tokens = job.max_tokens.min(room);
         let sampler = sample::Sampler::new(&self.model, &job.sampling, job.max_tokens, &job.written)?;
+        Ok(Prepared { job, sampler })
+    }
+
+    /// Begins to answer.
+    pub fn start(&self, prepared: Prepared) -> Result<mpsc::UnboundedReceiver<Event>, Refusal> {
+        let Prepared { job, sampler } = prepared;
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING_MAX {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             return Err(Refusal::Busy);

@@ -26,7 +26,7 @@ pub struct Need {
 }
 
 /// Providers that are remembered.
-const PROVIDERS_MAX: usize = 65_536;
+const PROVIDERS_MAX: usize = 16_384;
 /// Draws until two that fit are found; then a scan of the model's list, once.
 const DRAWS: usize = 24;
 /// Of so many questions one goes to providers with whom there is no good history.
@@ -45,6 +45,10 @@ const LIE_MS: u64 = 3_600_000;
 /// Milliseconds to reach somebody who was never reached.
 const CONNECT_MS: u64 = 60;
 const BUSY_SCAN: usize = 1000;
+/// Busy so often in a row is ordinary.
+const REFUSALS_MAX: u32 = 3;
+/// Providers of a model that are looked at to show it.
+const SHOWN: usize = 16;
 /// Claims count half until they were measured.
 const CLAIM: u64 = 2;
 
@@ -55,6 +59,8 @@ pub struct Index {
     providers: BTreeMap<NodeId, Provider>,
     expiring: BTreeSet<(Millis, NodeId)>,
     released: BTreeSet<(Millis, NodeId)>,
+    /// Weights of the models of a name.
+    names: BTreeMap<String, BTreeMap<Hash, u64>>,
     refused: RejectCounts,
 }
 
@@ -72,6 +78,8 @@ struct History {
     good: bool,
     lied: bool,
     fails: u32,
+    /// Busy, in a row.
+    refusals: u32,
     blocked: Millis,
     busy: Millis,
     first_ms: Option<u64>,
@@ -102,6 +110,9 @@ impl Index {
             self.expiring.remove(&(until, provider));
         }
         let before: Vec<Hash> = known.iter().flat_map(|known| &known.offers).map(|offer| offer.model).collect();
+        let (old, old_bond) = known.map_or((Vec::new(), 0), |known| (known.offers.clone(), known.bond));
+        self.rename(&old, old_bond, false);
+        self.rename(&offers, bond.min(BOND_MAX), true);
         let after: BTreeSet<Hash> = offers.iter().map(|offer| offer.model).collect();
         for model in before.iter().filter(|model| !after.contains(model)) {
             self.remove(model, &provider);
@@ -155,8 +166,12 @@ impl Index {
         let history = &mut known.history;
         match outcome {
             Outcome::Answered { first_ms, read, rest_ms, written } => {
-                (history.good, history.fails) = (true, 0);
-                (history.busy, history.blocked) = (Millis(0), Millis(0));
+                (history.good, history.fails, history.refusals) = (!history.lied, 0, 0);
+                history.busy = Millis(0);
+                // A lie is not made good by an answer that was under way.
+                if !history.lied {
+                    history.blocked = Millis(0);
+                }
                 history.first_ms = Some(mean(history.first_ms, first_ms));
                 // A short question tells of the way, not of the machine.
                 if read >= 64 && first_ms > 0 {
@@ -167,12 +182,17 @@ impl Index {
                 }
             }
             Outcome::Busy { again_ms } => {
+                history.refusals += 1;
+                // Who never has room is as good as away.
+                let least = if history.refusals > REFUSALS_MAX { BLOCK_MS << history.refusals.min(8) } else { 0 };
+                let again_ms = again_ms.max(least);
                 history.busy = now.plus(again_ms.min(BLOCK_MS_MAX));
                 self.released.insert((history.busy, *provider));
             }
             Outcome::Failed => {
                 history.good = false;
-                history.blocked = now.plus((BLOCK_MS << history.fails.min(8)).min(BLOCK_MS_MAX));
+                let until = now.plus((BLOCK_MS << history.fails.min(8)).min(BLOCK_MS_MAX));
+                history.blocked = history.blocked.max(until);
                 history.fails += 1;
                 self.released.insert((history.blocked, *provider));
             }
@@ -225,6 +245,28 @@ impl Index {
         found
     }
 
+    /// The model of a name: that of the most weight, by bonds; `hash` is the beginning of the one that is meant.
+    pub fn named(&self, name: &str, hash: Option<&str>) -> Option<Hash> {
+        let models = self.names.get(name)?.iter();
+        let meant = models.filter(|(model, _)| hash.is_none_or(|hash| model.to_string().starts_with(hash)));
+        meant.max_by_key(|(_, weight)| **weight).map(|(model, _)| *model)
+    }
+
+    fn rename(&mut self, offers: &[Offer], bond: u64, add: bool) {
+        for offer in offers {
+            let models = self.names.entry(offer.name.clone()).or_default();
+            let weight = models.entry(offer.model).or_default();
+            let part = WEIGHT + WEIGHT * bond;
+            *weight = if add { *weight + part } else { weight.saturating_sub(part) };
+            if *weight == 0 {
+                models.remove(&offer.model);
+            }
+            if models.is_empty() {
+                self.names.remove(&offer.name);
+            }
+        }
+    }
+
     /// When the first of those that would fit, but are busy, may have room; of the first thousand.
     pub fn busy_ms(&self, now: Millis, need: &Need, without: &[NodeId]) -> Option<u64> {
         let model = self.models.get(&need.model)?;
@@ -234,11 +276,12 @@ impl Index {
         busy.min().map(|at| at.since(now))
     }
 
-    /// Models on offer: one offer of each, and how many providers.
+    /// Models on offer: the offer of a provider with much at stake, and how many providers.
     pub fn models(&self) -> impl Iterator<Item = (&Offer, usize)> {
         self.models.iter().filter_map(|(hash, model)| {
-            let first = model.list.iter().filter_map(|provider| self.offer_of(provider, hash)).next()?;
-            Some((first, model.list.len()))
+            let some = model.list.iter().take(SHOWN);
+            let most = some.max_by_key(|provider| self.providers.get(provider).map_or(0, |known| known.bond))?;
+            Some((self.offer_of(most, hash)?, model.list.len()))
         })
     }
 

@@ -66,12 +66,17 @@ impl Purse {
 
 /// A provider's side: what a client has been given and what it has promised. Kept on disk before what a voucher pays
 /// for is done.
+///
+/// While an answer is written, half a [`CHUNK`](crate::CHUNK) may be unpaid when the next half is begun: a client that pays
+/// that often never waits, and one that does not costs a chunk at most, for each answer that it has open.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Till {
     earned: Credits,
     voucher: Option<Signed<Voucher>>,
     /// Done, never paid and not waited for any more.
     lost: Credits,
+    /// Answers under way; of this process, so not kept.
+    open: u32,
 }
 
 impl Wire for Till {
@@ -81,7 +86,7 @@ impl Wire for Till {
     }
     fn decode(input: &mut base::Reader<'_>) -> Result<Self, base::WireError> {
         let (earned, lost) = Wire::decode(input)?;
-        Ok(Self { earned, lost, voucher: Wire::decode(input)? })
+        Ok(Self { earned, lost, voucher: Wire::decode(input)?, open: 0 })
     }
 }
 
@@ -91,17 +96,18 @@ impl Till {
         self.voucher.as_ref()
     }
 
-    /// Done for the client on the allotment of its last voucher.
-    pub fn earned(&self) -> Credits {
-        self.earned
-    }
-
     /// Promised in all.
     pub fn promised(&self) -> Credits {
         self.voucher.as_ref().map_or(Credits::ZERO, |voucher| voucher.value.total)
     }
 
-    /// Takes a voucher of `client` for `me`; `allotted` is what the chain says.
+    /// Done and not promised.
+    pub fn owed(&self) -> Credits {
+        self.earned.less(self.promised()).unwrap_or_default()
+    }
+
+    /// Takes a voucher of `client` for `me`; `allotted` is what the chain says. Whether it was news: those of answers
+    /// beside each other overtake each other.
     pub fn take(
         &mut self,
         chain: &Hash,
@@ -109,7 +115,7 @@ impl Till {
         client: &NodeId,
         allotted: Option<Allotted>,
         voucher: Signed<Voucher>,
-    ) -> Result<(), Reject> {
+    ) -> Result<bool, Reject> {
         let allotted = allotted.filter(|allotted| !allotted.closing).ok_or(Reject::NoAllotment)?;
         let Voucher { chain: on, payee, serial, total } = voucher.value;
         if on != *chain {
@@ -124,34 +130,54 @@ impl Till {
         if total > allotted.total {
             return Err(Reject::Insufficient);
         }
-        let same = self.voucher.as_ref().is_some_and(|old| old.value.serial == serial);
-        if same && total <= self.promised() {
-            return Err(Reject::Stale);
-        }
         if !voucher.verify(VOUCHER_DOMAIN) {
             return Err(Reject::BadSignature);
+        }
+        let same = self.voucher.as_ref().is_some_and(|old| old.value.serial == serial);
+        if same && total <= self.promised() {
+            return Ok(false);
         }
         // What was earned on an allotment before is paid by its own vouchers.
         if !same {
             self.earned = Credits::ZERO;
         }
         self.voucher = Some(voucher);
-        Ok(())
+        Ok(true)
     }
 
-    /// Whether `amount` may be done: it is promised.
-    pub fn covers(&self, amount: Credits) -> bool {
-        self.earned.plus(amount).is_ok_and(|sum| sum <= self.promised())
+    /// An answer is begun.
+    pub fn begin(&mut self) {
+        self.open += 1;
     }
 
-    /// An answer is over, and what is not paid of it never will be: at most a chunk, which the next one does not owe.
-    pub fn close(&mut self) {
-        let owed = self.earned.less(self.promised()).unwrap_or_default();
-        self.lost = Credits(self.lost.0.saturating_add(owed.0));
-        self.earned = Credits(self.earned.0 - owed.0);
+    /// An answer is over. With the last one, what is not paid never will be.
+    pub fn end(&mut self) {
+        self.open = self.open.saturating_sub(1);
+        if self.open == 0 {
+            let owed = self.owed();
+            self.lost = Credits(self.lost.0.saturating_add(owed.0));
+            self.earned = Credits(self.earned.0 - owed.0);
+        }
     }
 
-    /// Whether the client has earned another chunk in advance: who breaks off now and then has, who never pays has not.
+    /// Notes that a question is read, if that is paid; what other answers may owe is left to them. A client that has
+    /// promised nothing at all is not begun with.
+    pub fn read(&mut self, cost: Credits, chunk: Credits) -> bool {
+        let others = chunk.0.saturating_mul(u64::from(self.open.saturating_sub(1)));
+        let room = self.promised().0.saturating_add(others);
+        let fits = self.voucher.is_some() && self.earned.plus(cost).is_ok_and(|sum| sum.0 <= room);
+        if fits {
+            self.earn(cost);
+        }
+        fits
+    }
+
+    /// Whether the next half of a chunk may be written: no more than half of one is owed for each open answer.
+    pub fn may_write(&self, chunk: Credits) -> bool {
+        self.owed().0 <= (chunk.0 / 2).saturating_mul(u64::from(self.open.max(1)))
+    }
+
+    /// Whether the client is trusted with another chunk: who breaks off now and then is, who never pays is not.
     pub fn trusts(&self, chunk: Credits) -> bool {
         self.lost.0 <= chunk.0.saturating_mul(2).saturating_add(self.promised().0 / 8)
     }

@@ -49,10 +49,3 @@ pub enum Reason {
     #[error("the machine's owner needs it: {0}")]
     Owner(String),
 }
-
-impl Reason {
-    /// Whether somebody else may still answer the same question.
-    pub fn elsewhere(&self) -> bool {
-        !matches!(self, Self::TooLong { .. } | Self::Unsupported { .. } | Self::Invalid { .. })
-    }
-}

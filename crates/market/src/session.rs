@@ -12,6 +12,10 @@ pub const SILENT_MS: u64 = 4 * ALIVE_MS;
 pub const REACH_MS: u64 = 1_500;
 /// What is silent for so long is let go of.
 const DEAD_MS: u64 = 10_000;
+/// A provider takes a question or not within this; then another one is asked beside it, and after twice that it is left.
+const TAKE_MS: u64 = 5_000;
+/// The same from one piece of an answer to the next: a long question on a slow machine takes its time.
+const PIECE_MS: u64 = 60_000;
 /// Providers asked for one answer.
 const TRIES_MAX: u32 = 8;
 
@@ -87,6 +91,8 @@ pub struct Session {
     parts: Vec<Signed<Receipt>>,
     /// The best reason so far why there is no answer.
     reason: Option<Reason>,
+    /// Who said that the question itself is wrong: one alone may be wrong itself.
+    objected: Option<NodeId>,
     ended: bool,
 }
 
@@ -97,6 +103,8 @@ struct Attempt {
     opened: Millis,
     /// Its last sign of life.
     heard: Option<Millis>,
+    /// When it last did something.
+    moved: Millis,
     first: Option<Millis>,
     paid: Credits,
     /// Tokens that are paid.
@@ -119,6 +127,7 @@ impl Session {
             read: false,
             parts,
             reason: None,
+            objected: None,
             ended: false,
         }
     }
@@ -152,7 +161,7 @@ impl Session {
         self.asked.push(provider);
         (self.request.chain, self.request.price) = (offer.chain, offer.price);
         let request = self.request.clone();
-        let hearing = Hearing::new(provider, self.client, request.clone());
+        let hearing = Hearing::new(provider, self.client, request.clone(), u64::from(offer.context));
         let number = self.tries;
         self.attempts.push(Attempt {
             number,
@@ -160,6 +169,7 @@ impl Session {
             provider,
             opened: now,
             heard: None,
+            moved: now,
             first: None,
             paid: Credits::ZERO,
             paid_written: 0,
@@ -188,13 +198,16 @@ impl Session {
     }
 
     /// An attempt is over without an answer; the question goes to somebody else.
-    fn drop_attempt(&mut self, number: u32, outcome: Outcome, out: &mut Outbox<Output>) {
+    fn drop_attempt(&mut self, number: u32, outcome: Option<Outcome>, out: &mut Outbox<Output>) {
         let Some(at) = self.attempts.iter().position(|attempt| attempt.number == number) else { return };
         let attempt = self.attempts.remove(at);
         self.parts.extend(attempt.hearing.receipt().cloned());
         out.push(Output::Close(number));
-        out.push(Output::Note(attempt.provider, outcome));
-        if self.attempts.is_empty() {
+        if let Some(outcome) = outcome {
+            out.push(Output::Note(attempt.provider, outcome));
+        }
+        // One that is silent may be dead: it is not waited for.
+        if self.attempts.iter().all(|attempt| attempt.doubted) {
             self.choose(out);
         }
     }
@@ -211,15 +224,16 @@ impl Session {
                     "{} sent what no honest provider sends: {reject}",
                     provider.short()
                 )));
-                self.drop_attempt(number, Outcome::Lied(reject), out);
+                self.drop_attempt(number, Some(Outcome::Lied(reject)), out);
             }
             Ok(Heard::Nothing) => {}
             Ok(Heard::Taken(cost)) => {
+                attempt.moved = now;
                 if let Some(terms) = terms {
                     out.push(Output::Taken(terms, number));
                 }
                 // What is read is paid before it is read; an answer by chunks after they came.
-                if cost > Credits::ZERO {
+                if !self.request.price.is_free() {
                     attempt.paid = cost;
                     out.push(Output::Pay { attempt: number, provider, amount: cost });
                 }
@@ -230,25 +244,41 @@ impl Session {
     }
 
     fn refused(&mut self, number: u32, reason: Reason, out: &mut Outbox<Output>) {
-        if !reason.elsewhere() {
-            return self.end(Err(reason), String::new(), out);
-        }
+        let Some(attempt) = self.attempts.iter().find(|attempt| attempt.number == number) else { return };
+        let provider = attempt.provider;
+        // Who took a question, and perhaps a fee, has nothing to say against it any more.
         let outcome = match &reason {
-            Reason::Busy(again_ms) => Outcome::Busy { again_ms: *again_ms },
-            _ => Outcome::Failed,
+            _ if attempt.hearing.sum().is_some() => Some(Outcome::Failed),
+            Reason::Busy(again_ms) => Some(Outcome::Busy { again_ms: *again_ms }),
+            // Another one may take more.
+            Reason::TooLong { .. } => None,
+            Reason::Unsupported { .. } | Reason::Invalid { .. } => {
+                if self.objected.is_some_and(|other| other != provider) {
+                    return self.end(Err(reason), String::new(), out);
+                }
+                self.objected = Some(provider);
+                None
+            }
+            _ => Some(Outcome::Failed),
         };
         self.remember(reason);
         self.drop_attempt(number, outcome, out);
     }
 
-    /// Everybody busy is a better reason than nobody there, and a broken answer better than both.
+    /// What is wrong with the question says more than who is busy, and that more than who failed.
     fn remember(&mut self, reason: Reason) {
-        let reason = match (self.reason.take(), reason) {
-            (Some(Reason::Busy(a)), Reason::Busy(b)) => Reason::Busy(a.min(b)),
-            (Some(old @ (Reason::Busy(_) | Reason::Unpaid(_))), Reason::Failed(_) | Reason::Model(_)) => old,
-            (_, new) => new,
+        let weight = |reason: &Reason| match reason {
+            Reason::Invalid { .. } | Reason::Unsupported { .. } | Reason::TooLong { .. } => 4,
+            Reason::Unpaid(_) => 3,
+            Reason::Busy(_) => 2,
+            Reason::Model(_) => 0,
+            _ => 1,
         };
-        self.reason = Some(reason);
+        self.reason = Some(match (self.reason.take(), reason) {
+            (Some(Reason::Busy(a)), Reason::Busy(b)) => Reason::Busy(a.min(b)),
+            (Some(old), new) if weight(&old) > weight(&new) => old,
+            (_, new) => new,
+        });
     }
 
     fn pieces(&mut self, now: Millis, number: u32, pieces: Vec<Piece>, out: &mut Outbox<Output>) {
@@ -256,6 +286,7 @@ impl Session {
             self.alone(number, out);
         }
         let Some(attempt) = self.attempts.iter_mut().find(|attempt| attempt.number == number) else { return };
+        (attempt.moved, attempt.doubted) = (now, false);
         for piece in pieces {
             match piece {
                 Piece::Read { .. } if self.read => {}
@@ -274,6 +305,9 @@ impl Session {
                     self.parts.extend(attempt.hearing.receipt().cloned());
                     let outcome = attempt.answered(now);
                     out.push(Output::Note(attempt.provider, outcome));
+                    if let Some(objected) = self.objected.take() {
+                        out.push(Output::Note(objected, Outcome::Failed));
+                    }
                     return self.end(finish, text, out);
                 }
             }
@@ -307,7 +341,7 @@ impl Session {
         let dead: Vec<u32> = self.attempts.iter().filter(|a| a.dead() <= now).map(|attempt| attempt.number).collect();
         for number in dead {
             self.remember(Reason::Failed("nobody answers".into()));
-            self.drop_attempt(number, Outcome::Failed, out);
+            self.drop_attempt(number, Some(Outcome::Failed), out);
         }
         let mut silent = false;
         for attempt in self.attempts.iter_mut().filter(|attempt| !attempt.doubted && attempt.silent() <= now) {
@@ -325,14 +359,19 @@ impl Session {
 }
 
 impl Attempt {
-    /// When it is taken for silent.
+    /// When it is taken for silent, or for one that only says that it lives.
     fn silent(&self) -> Millis {
-        self.heard.map_or(self.opened.plus(REACH_MS), |heard| heard.plus(SILENT_MS))
+        let silent = self.heard.map_or(self.opened.plus(REACH_MS), |heard| heard.plus(SILENT_MS));
+        silent.min(self.moved.plus(self.patience()))
     }
 
     /// When it is taken for dead.
     fn dead(&self) -> Millis {
-        self.heard.unwrap_or(self.opened).plus(DEAD_MS)
+        self.heard.unwrap_or(self.opened).plus(DEAD_MS).min(self.moved.plus(2 * self.patience()))
+    }
+
+    fn patience(&self) -> u64 {
+        if self.hearing.sum().is_some() { PIECE_MS } else { TAKE_MS }
     }
 
     /// Pays what was delivered and not paid.
@@ -371,15 +410,19 @@ impl Machine for Session {
             Input::Frame(number, frame) => self.frame(now, number, frame, out),
             Input::Wrong(number, reject) => {
                 self.remember(Reason::Failed(format!("what came was no answer: {reject}")));
-                self.drop_attempt(number, Outcome::Lied(reject), out);
+                self.drop_attempt(number, Some(Outcome::Lied(reject)), out);
             }
             Input::Lost(number) => {
                 self.remember(Reason::Failed("the way to the provider broke".into()));
-                self.drop_attempt(number, Outcome::Failed, out);
+                self.drop_attempt(number, Some(Outcome::Failed), out);
             }
             Input::Broke(number, why) => {
-                if self.attempts.iter().any(|attempt| attempt.number == number) {
-                    self.end(Err(Reason::Unpaid(why)), String::new(), out);
+                let others = self.attempts.iter().any(|attempt| attempt.number != number);
+                match self.attempts.iter().any(|attempt| attempt.number == number) {
+                    // Another one may still be paid.
+                    true if others => self.drop_attempt(number, None, out),
+                    true => self.end(Err(Reason::Unpaid(why)), String::new(), out),
+                    false => {}
                 }
             }
             Input::Cancel => {

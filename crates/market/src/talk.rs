@@ -13,10 +13,12 @@ pub const CHUNK: u64 = 32;
 /// A provider that has nothing to say says so this often.
 pub const ALIVE_MS: u64 = 100;
 /// Tokens of a frame.
-const TOKENS_MAX: usize = 4096;
+pub const TOKENS_MAX: usize = 256;
 /// Tokens that a template may add to each message, and to all of them.
-const PER_MESSAGE: u64 = 256;
-const TEMPLATE_MAX: u64 = 16_384;
+const PER_MESSAGE: u64 = 64;
+const TEMPLATE_MAX: u64 = 1_024;
+/// And for each byte of tools: some templates write them out.
+const PER_TOOL_BYTE: u64 = 4;
 
 /// The first frame of a client.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,11 +59,11 @@ impl Request {
             Input::Tokens(ids) => ids.len() as u64,
             Input::Text(text) => text.len() as u64 + 16,
             Input::Chat { messages, tools } => {
-                let tools = tools.as_ref().map_or(0, String::len);
+                let tools = tools.as_ref().map_or(0, String::len) as u64 * PER_TOOL_BYTE;
                 let words = messages
                     .iter()
                     .map(|m| m.role.len() + m.content.len() + m.tool_calls.as_ref().map_or(0, String::len));
-                (words.sum::<usize>() + tools) as u64 + PER_MESSAGE * messages.len() as u64 + TEMPLATE_MAX
+                words.sum::<usize>() as u64 + tools + PER_MESSAGE * messages.len() as u64 + TEMPLATE_MAX
             }
         }
     }
@@ -270,10 +272,10 @@ pub enum Heard {
 }
 
 impl Hearing {
-    /// Of a request to `provider`.
-    pub fn new(provider: NodeId, client: NodeId, request: Request) -> Self {
+    /// Of a request to `provider`, which `offered` so many tokens of question and answer together.
+    pub fn new(provider: NodeId, client: NodeId, request: Request, offered: u64) -> Self {
         let read_max = request.read_max();
-        Self { provider, client, read_max, request, context: 0, state: State::Asked, receipt: None }
+        Self { provider, client, read_max, request, context: offered, state: State::Asked, receipt: None }
     }
 
     /// What is signed so far, once something was written.
@@ -317,8 +319,12 @@ impl Hearing {
         }
         let exact = matches!(self.request.ask.input, Input::Tokens(_));
         let too_many = terms.read > self.read_max || exact && terms.read != self.read_max;
-        if too_many || terms.context == 0 {
+        if too_many {
             return Err(Reject::Overcharged);
+        }
+        // Less than it offered would make a cut answer a whole one.
+        if terms.context < self.context {
+            return Err(Reject::CutOff);
         }
         if terms.runtime.model != self.request.model {
             return Err(Reject::WrongRoot);
@@ -338,8 +344,17 @@ impl Hearing {
         if cached > all || echo.len() as u64 != wanted {
             return Err(Reject::WrongShape);
         }
+        self.as_asked(&echo)?;
         self.state = State::Read;
         Ok(Piece::Read { tokens: read, cached: cached.min(read), echo })
+    }
+
+    /// Nothing comes that was not asked for.
+    fn as_asked(&self, tokens: &[Token]) -> Result<(), Reject> {
+        let top = self.request.ask.logprobs.map_or(0, usize::from);
+        let fits =
+            |token: &Token| token.top.len() <= top && (token.logprob.is_none() || self.request.ask.logprobs.is_some());
+        if tokens.iter().all(fits) { Ok(()) } else { Err(Reject::WrongShape) }
     }
 
     fn written(&mut self, tokens: Vec<Token>, signature: Signature) -> Result<Vec<Piece>, Reject> {
@@ -347,6 +362,7 @@ impl Hearing {
         if tokens.is_empty() || tokens.len() > TOKENS_MAX || tokens.len() as u64 > room {
             return Err(Reject::Overcharged);
         }
+        self.as_asked(&tokens)?;
         self.sign(signature, |receipt| receipt.add(&tokens))?;
         Ok(tokens.into_iter().map(Piece::Token).collect())
     }

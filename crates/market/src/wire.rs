@@ -10,10 +10,12 @@ const MESSAGES_MAX: usize = 4096;
 /// Tokens of a question, or of an answer that is gone on with.
 pub(crate) const TOKENS_MAX: usize = 1 << 20;
 /// Bytes of one token, and of what can be shown since.
-const TOKEN_BYTES_MAX: usize = 1 << 16;
+const TOKEN_BYTES_MAX: usize = 4096;
 /// Alternatives to a token.
-const TOP_MAX: usize = 64;
-const STOPS_MAX: usize = 64;
+const TOP_MAX: usize = 20;
+const STOPS_MAX: usize = 16;
+/// Bytes of a text that ends an answer.
+const STOP_MAX: usize = 1024;
 const BIASES_MAX: usize = 4096;
 /// Bytes of a word in a reason.
 const WORD_MAX: usize = 1024;
@@ -77,8 +79,11 @@ impl Wire for Ask {
     fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
         let (model, question) = (input.string(WORD_MAX)?, Input::decode(input)?);
         let (max_tokens, sampling) = (Wire::decode(input)?, Wire::decode(input)?);
-        let stop = input.list(STOPS_MAX)?;
-        let (logprobs, echo) = Wire::decode(input)?;
+        let stop: Vec<String> = input.list(STOPS_MAX)?;
+        let (logprobs, echo): (Option<u8>, bool) = Wire::decode(input)?;
+        if stop.iter().any(|stop| stop.len() > STOP_MAX) || logprobs.is_some_and(|top| usize::from(top) > TOP_MAX) {
+            return Err(WireError::Invalid("question"));
+        }
         Ok(Self { model, input: question, max_tokens, sampling, stop, logprobs, echo })
     }
 }
@@ -144,8 +149,16 @@ impl Wire for Sampling {
         let (frequency_penalty, presence_penalty, repetition_penalty) = (real(input)?, real(input)?, real(input)?);
         let (top_k, seed) = Wire::decode(input)?;
         let biases: Vec<(u32, Real)> = input.list(BIASES_MAX)?;
-        let logit_bias = biases.into_iter().map(|(id, bias)| (id as i32, bias.0)).collect();
+        let logit_bias: Vec<(i32, f32)> = biases.into_iter().map(|(id, bias)| (id as i32, bias.0)).collect();
         let format = text(input)?.map_or(Format::Free, Format::Schema);
+        // The ranges of the API: what is outside makes a model's sums meaningless.
+        let chances = [top_p, min_p].iter().all(|chance| (0.0..=1.0).contains(chance));
+        let penalties = [frequency_penalty, presence_penalty].iter().all(|penalty| (-2.0..=2.0).contains(penalty));
+        let rest = (0.0..=2.0).contains(&temperature) && (0.01..=10.0).contains(&repetition_penalty);
+        let biases = |(_, bias): &(i32, f32)| (-100.0..=100.0).contains(bias);
+        if !(chances && penalties && rest && logit_bias.iter().all(biases)) {
+            return Err(WireError::Invalid("parameter"));
+        }
         Ok(Self {
             temperature,
             top_p,

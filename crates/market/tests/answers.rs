@@ -38,9 +38,19 @@ enum Role {
     Overwrites,
     /// Alive, but writes nothing for a long time.
     Slow,
+    /// Says that it lives, and nothing else.
+    Idles,
+    /// Takes the question, and the fee, and says that it is busy.
+    RefusesLate,
+    /// Says that its model takes less than it offered.
+    Shrinks,
+    /// Says that the question is wrong.
+    Objects,
+    /// Is silent for a moment, goes on, and dies later.
+    Stutters,
 }
 
-const ROLES: [Role; 13] = [
+const ROLES: [Role; 17] = [
     Role::Honest,
     Role::Busy,
     Role::Unreachable,
@@ -54,6 +64,10 @@ const ROLES: [Role; 13] = [
     Role::Swaps,
     Role::Overwrites,
     Role::Slow,
+    Role::Idles,
+    Role::RefusesLate,
+    Role::Shrinks,
+    Role::Stutters,
 ];
 
 fn token(i: u64) -> Token {
@@ -106,12 +120,22 @@ fn frames(role: Role, key: &Keypair, client: NodeId, request: &Request) -> Vec<(
     }
     let read = if role == Role::Overcounts { 100_000 } else { 5 };
     let runtime = Runtime { model, template: Hash::default(), tokenizer: Hash::default(), class: "test".into() };
-    let terms = Terms { runtime, time: Millis(7), read, context: CONTEXT, last: None };
+    let context = if role == Role::Shrinks { 6 } else { CONTEXT };
+    let terms = Terms { runtime, time: Millis(7), read, context, last: None };
     let mut told = Telling::new(request, client, &terms);
     let mut out = Vec::new();
     match role {
         Role::Unreachable => return vec![],
         Role::Busy => return vec![(1, Some(Frame::Refused { reason: Reason::Busy(900) }))],
+        Role::Idles => return (0..1500).map(|_| (ALIVE_MS, Some(Frame::Alive {}))).collect(),
+        Role::Objects => {
+            let reason = Reason::Invalid { what: "prompt".into(), why: "so".into() };
+            return vec![(1, Some(Frame::Refused { reason }))];
+        }
+        Role::RefusesLate => {
+            let reason = Reason::Busy(0);
+            return vec![(1, Some(Frame::Taken { terms })), (1, Some(Frame::Refused { reason }))];
+        }
         _ => out.push((1, Some(Frame::Taken { terms }))),
     }
     out.push((5, Some(Frame::Read { cached: 0, echo: Tokens::default() })));
@@ -129,6 +153,8 @@ fn frames(role: Role, key: &Keypair, client: NodeId, request: &Request) -> Vec<(
                 return out;
             }
             Role::Truncates if i == from + 20 => break,
+            Role::Stutters if i == from + 10 => out.push((600, Some(Frame::Alive {}))),
+            Role::Stutters if i == from + 60 => return out,
             _ => {}
         }
         let signer = if role == Role::Forges && i >= from + 9 { &other } else { key };
@@ -298,6 +324,7 @@ fn without_an_honest_one_nothing_wrong_is_called_an_answer() {
             Role::Repeats | Role::Skips | Role::Forges => Some(Reject::BadSignature),
             Role::Overcounts | Role::Overwrites => Some(Reject::Overcharged),
             Role::Swaps => Some(Reject::WrongRoot),
+            Role::Shrinks => Some(Reject::CutOff),
             _ => None,
         };
         assert_eq!(shown.lied.first().copied(), lie, "{role:?}");
@@ -311,9 +338,30 @@ fn a_death_is_noticed_soon_and_a_slow_one_is_not_left_for_dead() {
     for seed in 0..50 {
         let shown = sound(&[Role::Dies(40), Role::Honest], seed);
         assert!(shown.gap_ms < 600, "a gap of {} ms", shown.gap_ms);
+        // One that stuttered once is doubted again when it dies.
+        let shown = sound(&[Role::Stutters, Role::Honest], seed);
+        assert!(shown.gap_ms < 1200, "a gap of {} ms", shown.gap_ms);
+        // A busy one beside a dead one: the third is asked at once.
+        let shown = sound(&[Role::Dies(40), Role::Busy, Role::Honest], seed);
+        assert!(shown.gap_ms < 700, "a gap of {} ms", shown.gap_ms);
         let slow = sound(&[Role::Slow], seed);
         assert_eq!((slow.end, slow.tries), (Ok(Finish::Length), 1));
     }
+}
+
+#[test]
+fn one_that_objects_is_not_believed_alone() {
+    let mut noted = 0;
+    for seed in 0..20 {
+        let shown = sound(&[Role::Objects, Role::Honest], seed);
+        assert_eq!(shown.end, Ok(Finish::Length));
+        noted += usize::from(shown.tries == 2);
+        let wrong = play(&[Role::Objects, Role::Objects, Role::Honest], seed);
+        let objection = matches!(wrong.end, Err(Reason::Invalid { .. }));
+        assert!(wrong.end.is_ok() || objection && wrong.tries == 2);
+    }
+    assert!(noted > 0);
+    assert!(matches!(play(&[Role::Objects], 1).end, Err(Reason::Invalid { .. })), "there is nobody else");
 }
 
 #[test]

@@ -157,7 +157,7 @@ fn decoders_take_what_they_write_and_nothing_else() {
     canonical("purse", &[Purse::default()]);
     canonical("till", &[Till::default()]);
     let mut hearing =
-        Hearing::new(Keypair::from_secret([2; 32]).id(), Keypair::from_secret([1; 32]).id(), requests[1].clone());
+        Hearing::new(Keypair::from_secret([2; 32]).id(), Keypair::from_secret([1; 32]).id(), requests[1].clone(), 100);
     for frame in frames(&requests[1]) {
         hearing.take(frame).expect("an honest provider is heard");
     }
@@ -173,7 +173,7 @@ fn a_hearing_believes_only_what_was_signed_in_order() {
     let (provider, client) = (Keypair::from_secret([2; 32]).id(), Keypair::from_secret([1; 32]).id());
     let begun = Instant::now();
     while begun.elapsed() < seconds() {
-        let mut hearing = Hearing::new(provider, client, request.clone());
+        let mut hearing = Hearing::new(provider, client, request.clone(), 100);
         let mut words = Vec::new();
         for _ in 0..honest.len() + 2 {
             let bytes = honest[rng.below(honest.len() as u64) as usize].to_bytes();

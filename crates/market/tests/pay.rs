@@ -39,10 +39,26 @@ fn vouchers_are_taken_once_and_in_order() {
     assert_eq!(take(&stranger, allotted(0)), Err(Reject::WrongWork));
     let elsewhere = Voucher { chain: Hash::default(), ..first.value.clone() };
     assert_eq!(take(&Signed::new(VOUCHER_DOMAIN, &client, elsewhere), allotted(0)), Err(Reject::WrongChain));
-    assert_eq!(take(&second, allotted(0)), Ok(()));
-    assert_eq!(take(&first, allotted(0)), Err(Reject::Stale), "an older one");
-    assert_eq!(take(&second, allotted(0)), Err(Reject::Stale), "said twice");
-    assert_eq!((till.promised(), till.covers(Credits(15)), till.covers(Credits(16))), (Credits(15), true, false));
+    assert_eq!(take(&second, allotted(0)), Ok(true));
+    assert_eq!(take(&first, allotted(0)), Ok(false), "one that was overtaken is no news");
+    assert_eq!(take(&second, allotted(0)), Ok(false), "said twice");
+    assert_eq!(till.promised(), Credits(15));
+    assert!(!till.read(Credits(16), Credits(64)) && till.read(Credits(15), Credits(64)), "what is promised");
+    // Answers beside each other: what one owes does not keep another from being begun.
+    till.begin();
+    till.begin();
+    till.earn(Credits(60));
+    assert!(till.read(Credits(4), Credits(64)) && !till.read(Credits(1), Credits(64)));
+    assert!(till.may_write(Credits(64)), "half a chunk for each of the two");
+    till.earn(Credits(1));
+    assert!(!till.may_write(Credits(64)));
+    till.end();
+    assert_eq!(till.owed(), Credits(65), "the other answer still owes it");
+    till.end();
+    assert_eq!(till.owed(), Credits::ZERO);
+    let mut till = Till::default();
+    assert!(!till.read(Credits::ZERO, Credits(64)), "somebody who has promised nothing");
+    till.earn(Credits(5));
     assert_eq!(Till::from_bytes(&till.to_bytes()), Ok(till));
 }
 
@@ -66,7 +82,7 @@ fn crashes_and_lost_disks_pay_nothing_twice() {
                 kept = till.clone();
             } else {
                 breaks += 1;
-                till.close();
+                till.end();
             }
             if rng.chance(1, 20) {
                 // The provider is killed: what it kept is what counts.
@@ -98,7 +114,7 @@ fn who_never_pays_is_given_two_chunks_and_no_more() {
     let mut given = 0;
     while till.trusts(chunk) {
         till.earn(chunk);
-        till.close();
+        till.end();
         given += 1;
         assert!(given < 10);
     }
@@ -112,6 +128,6 @@ fn who_never_pays_is_given_two_chunks_and_no_more() {
             let voucher = purse.promise(allotted(0), &client, chain, provider.id(), chunk).expect("promised");
             till.take(&chain, &provider.id(), &client.id(), allotted(0), voucher).expect("taken");
         }
-        till.close();
+        till.end();
     }
 }

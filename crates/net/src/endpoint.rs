@@ -245,11 +245,14 @@ impl Net {
         };
         let book = self.book.clone();
         let learn = move |address: &Address| {
+            let id = EndpointId::from_bytes(&address.node.0).ok();
+            let unknown = id.is_some_and(|id| book.get_endpoint_info(id).is_none());
             if remember(&book, &pins, me, address) {
                 // It was restarted elsewhere: connections to where it was are dead.
                 let (pool, address) = (pool.clone(), address.clone());
                 tokio::spawn(async move { pool.moved(address.node, &address.sockets).await });
             }
+            unknown
         };
         let endpoint = self.endpoint.clone();
         let moved = endpoint.watch_addr().stream_updates_only().map(|_| ());

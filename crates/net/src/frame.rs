@@ -2,7 +2,10 @@
 
 use base::{Reader, Reject, Wire};
 use iroh::endpoint::{RecvStream, SendStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+/// A frame of so many bytes takes no room.
+const SHORT: usize = 1 << 16;
 
 /// Writes one frame.
 pub(crate) async fn send(stream: &mut SendStream, bytes: &[u8]) -> Result<(), Reject> {
@@ -17,15 +20,28 @@ pub(crate) async fn receive(stream: &mut RecvStream, max: usize) -> Result<Optio
     body(stream, len).await.map(Some)
 }
 
-/// The same for a frame that takes its length of `room` while it is read: the frames of many together are bounded.
+/// The same for a frame that takes room as its bytes arrive, so that the frames of many together are bounded; a short one
+/// needs none.
 pub(crate) async fn receive_in(
     stream: &mut RecvStream,
     max: usize,
     room: &Semaphore,
 ) -> Result<Option<Vec<u8>>, Reject> {
     let Some(len) = length(stream, max).await? else { return Ok(None) };
-    let _taken = room.acquire_many(len as u32).await.map_err(|_| Reject::TooMany)?;
-    body(stream, len).await.map(Some)
+    let mut taken: Option<SemaphorePermit<'_>> = None;
+    let mut bytes = Vec::new();
+    while bytes.len() < len {
+        let Ok(Some(chunk)) = stream.read_chunk(len - bytes.len()).await else { return Err(Reject::NotHeld) };
+        if bytes.len() + chunk.len() > SHORT {
+            let more = room.acquire_many(chunk.len() as u32).await.map_err(|_| Reject::TooMany)?;
+            match &mut taken {
+                Some(taken) => taken.merge(more),
+                None => taken = Some(more),
+            }
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(Some(bytes))
 }
 
 async fn length(stream: &mut RecvStream, max: usize) -> Result<Option<usize>, Reject> {

@@ -27,7 +27,7 @@ const BEAT: Duration = Duration::from_secs(15);
 /// But no more often than this: nobody makes others speak all the time.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Nodes of a topic that are remembered.
-const HEARD_MAX: usize = 4096;
+const HEARD_MAX: usize = 16_384;
 /// Nodes with whom to begin, at most.
 const BOOTSTRAP_MAX: usize = 64;
 /// Of these, tried at a time.
@@ -89,14 +89,14 @@ pub(crate) struct Part<H, L, F> {
     pub(crate) endpoint: Endpoint,
     /// Where this node is.
     pub(crate) here: H,
-    /// Takes what others say of where they are.
+    /// Takes what others say of where they are; whether nothing was known of that before.
     pub(crate) learn: L,
     /// Nobody remembers where these are any more.
     pub(crate) forget: F,
 }
 
 /// Takes part until `stop`.
-pub(crate) async fn take_part<H: Fn() -> Address, L: Fn(&Address), F: Fn(&NodeId)>(
+pub(crate) async fn take_part<H: Fn() -> Address, L: Fn(&Address) -> bool, F: Fn(&NodeId)>(
     gossip: Gossip,
     part: Part<H, L, F>,
     mut moved: impl Stream<Item = ()> + Unpin,
@@ -114,8 +114,13 @@ pub(crate) async fn take_part<H: Fn() -> Address, L: Fn(&Address), F: Fn(&NodeId
     } = part;
     let Ok(subscribed) = gossip.subscribe(TopicId::from_bytes(topic.0), bootstrap.clone()).await else { return };
     let (sender, mut receiver) = subscribed.split();
-    let mut beats =
-        Beats { key: Keypair::from_secret(secret), count: 0, heard: BTreeMap::new(), order: BTreeMap::new() };
+    let mut beats = Beats {
+        key: Keypair::from_secret(secret),
+        count: 0,
+        heard: BTreeMap::new(),
+        order: BTreeMap::new(),
+        arrived: 0,
+    };
     let mut tick = tokio::time::interval(BEAT);
     let mut next_word = tokio::time::Instant::now();
     let (mut news, mut changes) = (false, true);
@@ -160,7 +165,9 @@ pub(crate) async fn take_part<H: Fn() -> Address, L: Fn(&Address), F: Fn(&NodeId
                 Some(Event::NeighborUp(_)) => news = true,
                 Some(Event::Received(message)) => match beats.hear(&message.content, now_ms()) {
                     Ok(Some(heard)) => {
-                        learn(&heard.beat.address);
+                        if learn(&heard.beat.address) {
+                            beats.found(&heard.beat.address.node);
+                        }
                         heard.gone.iter().for_each(&forget);
                         hear.hear(heard.beat.address.node, &heard.beat.words);
                         news |= heard.new;
@@ -193,9 +200,21 @@ struct Beats {
     key: Keypair,
     count: u64,
     /// The last beat of each node, without its words.
-    heard: BTreeMap<NodeId, (u64, Address)>,
-    /// Who was heard when, by the speaker's clock: who was silent longest is forgotten first.
+    heard: BTreeMap<NodeId, Last>,
+    /// In the order in which they were heard: who was silent longest is forgotten first.
     order: BTreeMap<u64, NodeId>,
+    /// Beats heard.
+    arrived: u64,
+}
+
+/// The last that was heard of a node.
+struct Last {
+    count: u64,
+    address: Address,
+    /// Its place in the order.
+    at: u64,
+    /// Whether nobody had said before where it is: then that is forgotten with it.
+    ours: bool,
 }
 
 struct HeardBeat {
@@ -213,6 +232,13 @@ impl Beats {
         let _ = sender.broadcast(Bytes::from(beat.to_bytes())).await;
     }
 
+    /// Where a node is was learned here first.
+    fn found(&mut self, node: &NodeId) {
+        if let Some(last) = self.heard.get_mut(node) {
+            last.ours = true;
+        }
+    }
+
     /// What is new in a beat; `None` for an old one.
     fn hear(&mut self, bytes: &[u8], now_ms: u64) -> Result<Option<HeardBeat>, Reject> {
         let beat = Signed::<Beat>::from_bytes(bytes).map_err(|_| Reject::Malformed)?;
@@ -223,26 +249,24 @@ impl Beats {
             return Err(Reject::Early);
         }
         let last = self.heard.get(&beat.by);
-        if last.is_some_and(|(count, _)| *count >= beat.value.count) {
+        if last.is_some_and(|last| last.count >= beat.value.count) {
             return Ok(None);
         }
         // A node that was restarted elsewhere has forgotten what it was told before.
-        let new = last.is_none_or(|(_, address)| *address != beat.value.address);
-        if let Some((count, _)) = last {
-            self.order.remove(count);
-        }
-        // Two may have the same clock.
-        let mut at = beat.value.count;
-        while self.order.contains_key(&at) {
-            at += 1;
+        let new = last.is_none_or(|last| last.address != beat.value.address);
+        let ours = last.is_some_and(|last| last.ours);
+        if let Some(last) = last {
+            self.order.remove(&last.at);
         }
         let mut gone = None;
         if self.heard.len() >= HEARD_MAX && last.is_none() {
-            gone = self.order.pop_first().map(|(_, node)| node);
-            gone.iter().for_each(|node| drop(self.heard.remove(node)));
+            let oldest = self.order.pop_first().and_then(|(_, node)| Some((node, self.heard.remove(&node)?)));
+            gone = oldest.filter(|(_, last)| last.ours).map(|(node, _)| node);
         }
-        self.order.insert(at, beat.by);
-        self.heard.insert(beat.by, (at, beat.value.address.clone()));
+        self.arrived += 1;
+        self.order.insert(self.arrived, beat.by);
+        let (count, address) = (beat.value.count, beat.value.address.clone());
+        self.heard.insert(beat.by, Last { count, address, at: self.arrived, ours });
         Ok(Some(HeardBeat { beat: beat.value, new, gone }))
     }
 }
@@ -259,7 +283,7 @@ mod tests {
 
     fn beats(secret: u8) -> Beats {
         let key = Keypair::from_secret([secret; 32]);
-        Beats { key, count: 0, heard: BTreeMap::new(), order: BTreeMap::new() }
+        Beats { key, count: 0, heard: BTreeMap::new(), order: BTreeMap::new(), arrived: 0 }
     }
 
     fn here(beats: &Beats) -> Address {
@@ -302,14 +326,19 @@ mod tests {
         };
         for i in 0..HEARD_MAX {
             let one = speaker(i);
-            hearer.heard.insert(one.key.id(), (10 + i as u64, here(&one)));
-            hearer.order.insert(10 + i as u64, one.key.id());
+            let (at, address) = (1 + i as u64, here(&one));
+            hearer.heard.insert(one.key.id(), Last { count: 1, address, at, ours: i != 2 });
+            hearer.order.insert(at, one.key.id());
         }
+        hearer.arrived = HEARD_MAX as u64;
         // The first one speaks again: the second is now the one that was silent longest.
         assert_eq!(heard(&mut hearer, &say(&speaker(0), &here(&speaker(0)), 900_000)), Ok(Some(false)));
         let new = speaker(HEARD_MAX);
         let gone = hearer.hear(&say(&new, &here(&new), 900_000), 1_000).expect("heard").expect("news").gone;
         assert_eq!(gone, Some(speaker(1).key.id()));
+        let new = speaker(HEARD_MAX + 1);
+        let gone = hearer.hear(&say(&new, &here(&new), 5), 1_000).expect("heard").expect("news").gone;
+        assert_eq!(gone, None, "where that one is was known from elsewhere");
         assert_eq!((hearer.heard.len(), hearer.order.len()), (HEARD_MAX, HEARD_MAX));
     }
 }

@@ -26,6 +26,7 @@ pub(crate) struct Books {
     chains: Arc<Chains>,
     me: NodeId,
     tills: Mutex<BTreeMap<Vec<u8>, Till>>,
+    writing: Mutex<()>,
 }
 
 fn key(chain: &Hash, peer: &NodeId) -> Vec<u8> {
@@ -49,7 +50,7 @@ impl Books {
             tills.insert(key.value().to_vec(), Till::from_bytes(value.value())?);
         }
         drop(read);
-        Ok(Self { database, chains, me, tills: Mutex::new(tills) })
+        Ok(Self { database, chains, me, tills: Mutex::new(tills), writing: Mutex::default() })
     }
 
     /// What the chain says `client` has allotted to `payee`.
@@ -84,37 +85,35 @@ impl Books {
         all.collect()
     }
 
-    /// Whether a client has promised `amount` beyond what it was given.
-    pub(crate) fn covers(&self, chain: &Hash, client: &NodeId, amount: Credits) -> bool {
-        let tills = self.tills.lock().expect("nobody panics while holding it");
-        tills.get(&key(chain, client)).is_some_and(|till| till.covers(amount))
+    /// What a client was given and has promised, to look at and to change in memory.
+    pub(crate) fn with_till<T>(&self, chain: &Hash, client: &NodeId, change: impl FnOnce(&mut Till) -> T) -> T {
+        let mut tills = self.tills.lock().expect("nobody panics while holding it");
+        change(tills.entry(key(chain, client)).or_default())
     }
 
-    /// Takes a client's voucher; it is on disk when this returns.
-    pub(crate) fn take(&self, chain: &Hash, client: &NodeId, voucher: Signed<Voucher>) -> Result<(), Reject> {
-        let allotted = self.allotted(chain, client, &self.me);
-        let mut tills = self.tills.lock().expect("nobody panics while holding it");
-        let key = key(chain, client);
-        let mut till = tills.get(&key).cloned().unwrap_or_default();
-        till.take(chain, &self.me, client, allotted, voucher)?;
-        self.put(TILLS, &key, &till.to_bytes()).map_err(|_| Reject::NotHeld)?;
-        tills.insert(key, till);
-        Ok(())
-    }
-
-    /// Notes what a client was given. In memory; on disk with its next voucher: at most a chunk is forgotten.
-    pub(crate) fn earn(&self, chain: &Hash, client: &NodeId, amount: Credits) -> Result<()> {
-        let mut tills = self.tills.lock().expect("nobody panics while holding it");
-        tills.entry(key(chain, client)).or_default().earn(amount);
-        Ok(())
-    }
-
-    /// An answer to a client is over.
-    pub(crate) fn close(&self, chain: &Hash, client: &NodeId) {
-        let mut tills = self.tills.lock().expect("nobody panics while holding it");
-        if let Some(till) = tills.get_mut(&key(chain, client)) {
-            till.close();
-        }
+    /// Takes a client's voucher; it is on disk when this returns. What was earned since the last one goes with it: at
+    /// most a chunk is forgotten in a crash.
+    pub(crate) async fn take(
+        self: &Arc<Self>,
+        chain: Hash,
+        client: NodeId,
+        voucher: Signed<Voucher>,
+    ) -> Result<(), Reject> {
+        let books = self.clone();
+        // The disk takes its time: nobody else waits for it.
+        let taken = tokio::task::spawn_blocking(move || {
+            let allotted = books.allotted(&chain, &client, &books.me);
+            // One after the other: what is read here is what is written.
+            let _writing = books.writing.lock().expect("nobody panics while holding it");
+            let mut kept = books.till(&chain, &client);
+            if !kept.take(&chain, &books.me, &client, allotted, voucher.clone())? {
+                return Ok(());
+            }
+            books.put(TILLS, &key(&chain, &client), &kept.to_bytes()).map_err(|_| Reject::NotHeld)?;
+            books.with_till(&chain, &client, |till| till.take(&chain, &books.me, &client, allotted, voucher))?;
+            Ok(())
+        });
+        taken.await.unwrap_or(Err(Reject::NotHeld))
     }
 
     /// Promises `amount` more to a provider: the voucher to send, which is on disk when this returns.
@@ -149,7 +148,7 @@ impl Books {
         change: impl FnOnce(&mut Purse) -> Result<T, Reject>,
     ) -> Result<T, Reject> {
         let key = key(chain, payee);
-        let mut result = Err(Reject::NotHeld);
+        let (mut result, mut changed) = (Err(Reject::NotHeld), false);
         let run = || -> Result<()> {
             // One writer at a time: what is read here is what is changed.
             let write = self.database.begin_write()?;
@@ -159,12 +158,12 @@ impl Books {
                 let mut purse = kept.unwrap_or_default();
                 let before = purse.clone();
                 result = change(&mut purse);
-                if purse != before {
+                changed = purse != before;
+                if changed {
                     table.insert(key.as_slice(), purse.to_bytes().as_slice())?;
                 }
             }
-            write.commit()?;
-            Ok(())
+            if changed { Ok(write.commit()?) } else { Ok(write.abort()?) }
         };
         run().map_err(|_| Reject::NotHeld)?;
         result

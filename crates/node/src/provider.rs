@@ -7,15 +7,15 @@ use base::{Hash, Keypair, NodeId, Reject, RejectCounts, Wire};
 use engine::Pace;
 use ledger::Credits;
 use market::{
-    ALIVE_MS, CHUNK, FRAME_MAX, Frame, OFFER_MS, Offer, Offers, Piece, Price, Reason, Request, Runtime, Say, Telling,
-    Terms, Tier, Tokens,
+    ALIVE_MS, CHUNK, FRAME_MAX, Frame, OFFER_MS, Offer, Offers, Piece, Price, Reason, Request, Runtime, Say,
+    TOKENS_MAX, Telling, Terms, Tier, Till, Tokens,
 };
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 /// What is asked for serving.
 #[derive(Debug, Clone, Default)]
@@ -39,6 +39,10 @@ pub(crate) struct Provider {
     counts: Mutex<BTreeMap<&'static str, u64>>,
     /// How long an answer takes here, on average.
     answer_ms: AtomicU64,
+    /// Places of each model, with those who wait for one.
+    rooms: BTreeMap<Hash, Arc<Semaphore>>,
+    payers: Semaphore,
+    strangers: Semaphore,
 }
 
 /// Questions that wait for a place, for each place: more are told to come back.
@@ -46,7 +50,10 @@ const WAITING: usize = 1;
 /// A client pays what it owes within this.
 const PAY_WITHIN: Duration = Duration::from_secs(5);
 /// Who does not read for so long is gone.
-const READ_WITHIN: Duration = Duration::from_secs(60);
+const READ_WITHIN: Duration = Duration::from_secs(20);
+/// Questions that wait to be paid, of clients with an allotment and of others.
+const PAYERS: usize = 64;
+const STRANGERS: usize = 16;
 /// Frames that wait for a slow reader; then its answer waits too.
 const FRAMES: usize = 64;
 /// Who finds everything taken comes back when a place may be free, but in these bounds.
@@ -71,7 +78,10 @@ impl Provider {
         let class = format!("talkoo {} {}", env!("CARGO_PKG_VERSION"), engine::class());
         let (refused, counts) = Default::default();
         let answer_ms = AtomicU64::new(ANSWER_MS);
-        Ok(Self { local, key, config, books, class, rates, refused, counts, answer_ms })
+        let room = |served: &Arc<Served>| Arc::new(Semaphore::new(served.engine().info().slots * (1 + WAITING)));
+        let rooms = local.all().iter().map(|served| (served.card().hash, room(served))).collect();
+        let (payers, strangers) = (Semaphore::new(PAYERS), Semaphore::new(STRANGERS));
+        Ok(Self { local, key, config, books, class, rates, refused, counts, answer_ms, rooms, payers, strangers })
     }
 
     /// Whether peers are told of the models.
@@ -81,27 +91,29 @@ impl Provider {
 
     /// What is offered on a chain, for the next minutes.
     pub(crate) fn offers(&self, chain: Hash) -> Offers {
-        let now = chain::clock();
-        let offer = |served: &Arc<Served>| {
-            let (info, card) = (served.engine().info(), served.card());
-            let (prompt_rate, decode_rate) = self.rates.get(&card.hash).copied().unwrap_or((1, 1));
-            Offer {
-                chain,
-                model: card.hash,
-                name: card.name.chars().filter(|c| !c.is_control()).take(64).collect(),
-                quantisation: info.quantisation.clone(),
-                context: u32::try_from(card.context).unwrap_or(u32::MAX),
-                tools: card.tools,
-                price: self.config.price,
-                tier: Tier::Open,
-                slots: u16::try_from(info.slots).unwrap_or(u16::MAX),
-                prompt_rate,
-                decode_rate,
-                since: base::Millis(card.since * 1000),
-                until: now.plus(OFFER_MS),
-            }
-        };
-        Offers(self.local.all().iter().take(market::OFFERS_MAX).map(offer).collect())
+        let models = self.local.all().iter().take(market::OFFERS_MAX);
+        Offers(models.map(|served| self.offer(chain, served)).collect())
+    }
+
+    /// The same of one model.
+    pub(crate) fn offer(&self, chain: Hash, served: &Served) -> Offer {
+        let (info, card) = (served.engine().info(), served.card());
+        let (prompt_rate, decode_rate) = self.rates.get(&card.hash).copied().unwrap_or((1, 1));
+        Offer {
+            chain,
+            model: card.hash,
+            name: card.name.chars().filter(|c| !c.is_control()).take(64).collect(),
+            quantisation: info.quantisation.clone(),
+            context: u32::try_from(card.context).unwrap_or(u32::MAX),
+            tools: card.tools,
+            price: self.config.price,
+            tier: Tier::Open,
+            slots: u16::try_from(info.slots).unwrap_or(u16::MAX),
+            prompt_rate,
+            decode_rate,
+            since: base::Millis(card.since * 1000),
+            until: chain::clock().plus(OFFER_MS),
+        }
     }
 
     /// What was refused of peers, and how questions ended, by reason.
@@ -153,7 +165,8 @@ impl Provider {
             }
             Err(reason) => {
                 self.count(name(&reason));
-                let _ = out.send(Frame::Refused { reason }).await;
+                // Who does not read does not read this either.
+                let _ = out.try_send(Frame::Refused { reason });
             }
         }
     }
@@ -172,17 +185,30 @@ impl Provider {
             return Err(Reason::Price);
         }
         let (info, engine) = (served.engine().info(), served.engine().clone());
-        if engine.busy() >= info.slots * (1 + WAITING) {
-            return Err(Reason::Busy(self.again_ms(engine.busy(), info.slots)));
-        }
-        let (asked, model) = (request.clone(), served.clone());
-        let prompt = tokio::task::spawn_blocking(move || model.prompt(&asked.ask.input)).await;
-        let prompt = prompt.map_err(|_| Reason::Failed("the question could not be read".into()))??;
-        let read = prompt.len() as u64;
-        let (asked, max) = (read + request.written.len() as u64, info.context as u64);
-        if asked > max || asked == max && request.ask.max_tokens != Some(0) {
-            return Err(Reason::TooLong { asked, max });
-        }
+        let busy = || Reason::Busy(self.again_ms(engine.busy(), info.slots));
+        let room = self.rooms.get(&request.model).cloned().ok_or_else(busy)?;
+        // Whoever pays gets a place when it has paid; the owner has the engine's own queue.
+        let mut place = match own || !price.is_free() {
+            true if !own && room.available_permits() == 0 => return Err(busy()),
+            true => None,
+            false => Some(room.clone().try_acquire_owned().map_err(|_| busy())?),
+        };
+        let pace = (!price.is_free()).then(Pace::default);
+        let (asked, model, paced) = (request.clone(), served.clone(), pace.clone());
+        let prepare = move || {
+            let Request { owner, ask, written, .. } = asked;
+            let prompt = model.prompt(&ask.input)?;
+            let (read, max) = (prompt.len() as u64, model.card().context);
+            let all = read + written.len() as u64;
+            // A whole answer of another provider may fill it to the last token.
+            if all > max || all == max && written.is_empty() && ask.max_tokens != Some(0) {
+                return Err(Reason::TooLong { asked: all, max });
+            }
+            let client = Hash::of("talkoo 2026 reader v1", &(by, owner).to_bytes()).0;
+            Ok((read, model.prepare(&client, &ask, prompt, written, paced)?))
+        };
+        let prepared = tokio::task::spawn_blocking(prepare).await;
+        let (read, ready) = prepared.map_err(|_| Reason::Failed("the question could not be read".into()))??;
         let runtime = Runtime {
             model: request.model,
             template: info.template_hash,
@@ -196,36 +222,77 @@ impl Provider {
         }
         let terms = Terms { runtime, time: chain::clock(), read, context: info.context as u64, last };
         let telling = Telling::new(&request, by, &terms);
+        let (books, chunk) = (self.books.clone(), price.of(0, CHUNK));
+        let paying = pace.map(|pace| Paying::new(request.chain, by, pace, chunk, books));
         send(out, Frame::Taken { terms }).await?;
-        let books = self.books.clone();
-        let mut paying = (!price.is_free()).then(|| Paying { chain: request.chain, by, pace: Pace::default(), books });
-        let mut telling = telling;
-        if let Some(paying) = &mut paying {
+        if let Some(paying) = &paying {
+            // Those of whom the chain knows nothing yet wait in a place of their own.
+            let stranger = self.books.allotted(&request.chain, &by, &self.key.id()).is_none();
+            let waiting = if stranger { &self.strangers } else { &self.payers };
+            let _waits = waiting.try_acquire().map_err(|_| busy())?;
             self.paid_for_reading(paying, telling.receipt().cost, out, says).await?;
+            place = Some(self.place(&room, out, says).await?);
+            paying.allow(0);
         }
-        let pace = paying.as_ref().map(|paying| paying.pace.clone());
-        let client = Hash::of("talkoo 2026 reader v1", &(by, request.owner).to_bytes()).0;
-        let submit = move || served.ask(&client, &request.ask, prompt, request.written, pace);
-        let pieces = tokio::task::spawn_blocking(submit).await;
-        let mut pieces = pieces.map_err(|_| Reason::Failed("the question could not be read".into()))??;
+        let pieces = served.start(ready)?;
+        let written = self.write(telling, pieces, paying.as_ref(), &engine, out, says).await;
+        drop(place);
+        written
+    }
+
+    /// A place for somebody who has paid.
+    async fn place(
+        &self,
+        room: &Arc<Semaphore>,
+        out: &mpsc::Sender<Frame>,
+        says: &mut mpsc::Receiver<Say>,
+    ) -> Result<OwnedSemaphorePermit, Reason> {
+        loop {
+            tokio::select! {
+                permit = room.clone().acquire_owned() => return permit.map_err(|_| gone()),
+                said = says.recv() => if said.is_none() { return Err(gone()) },
+                () = tokio::time::sleep(Duration::from_millis(ALIVE_MS)) => send(out, Frame::Alive {}).await?,
+            }
+        }
+    }
+
+    /// Sends pieces as they come, as far as they are paid.
+    async fn write(
+        &self,
+        mut telling: Telling,
+        mut pieces: mpsc::UnboundedReceiver<Piece>,
+        paying: Option<&Paying>,
+        engine: &engine::Engine,
+        out: &mpsc::Sender<Frame>,
+        says: &mut mpsc::Receiver<Say>,
+    ) -> Result<(), Reason> {
         let mut alive = tokio::time::interval(Duration::from_millis(ALIVE_MS));
         let mut due = tokio::time::Instant::now() + PAY_WITHIN;
+        let mut vouchers = 0;
         loop {
-            let unpaid =
-                paying.as_ref().is_some_and(|paying| !self.books.covers(&paying.chain, &paying.by, Credits::ZERO));
             let piece = tokio::select! {
                 piece = pieces.recv() => piece,
                 say = says.recv() => {
-                    let (Some(Say::Pay { voucher }), Some(paying)) = (say, &paying) else { return Err(gone()) };
-                    self.take(paying, voucher)?;
-                    paying.pace.allow((telling.receipt().written + CHUNK) as usize);
-                    engine.wake();
+                    let (Some(Say::Pay { voucher }), Some(paying)) = (say, paying) else { return Err(gone()) };
+                    vouchers += 1;
+                    // Each is written to disk: more than half a dozen for a chunk are not meant to pay.
+                    if vouchers > 8 + telling.receipt().written / 4 {
+                        return Err(Reason::Unpaid("more vouchers than words".into()));
+                    }
+                    self.take(paying, voucher).await?;
+                    if paying.allow(telling.receipt().written) {
+                        engine.wake();
+                    }
                     continue;
                 }
                 _ = alive.tick() => {
-                    // Whoever has everything it paid for waits for no voucher.
-                    if unpaid && tokio::time::Instant::now() > due {
-                        return Err(Reason::Unpaid("no voucher came in time".into()));
+                    if let Some(paying) = paying {
+                        if paying.allow(telling.receipt().written) {
+                            engine.wake();
+                            due = tokio::time::Instant::now() + PAY_WITHIN;
+                        } else if tokio::time::Instant::now() > due {
+                            return Err(Reason::Unpaid("no voucher came in time".into()));
+                        }
                     }
                     send(out, Frame::Alive {}).await?;
                     continue;
@@ -233,36 +300,37 @@ impl Provider {
             };
             alive.reset();
             due = tokio::time::Instant::now() + PAY_WITHIN;
-            let before = telling.receipt().cost;
-            let frame = match piece {
-                Some(Piece::Read { cached, echo, .. }) => Frame::Read { cached, echo: Tokens(echo) },
-                Some(Piece::Token(token)) => {
-                    let mut tokens = vec![token];
-                    // What is there already goes with it.
-                    let mut end = None;
-                    while let Ok(next) = pieces.try_recv() {
-                        match next {
-                            Piece::Token(token) => tokens.push(token),
-                            other => {
-                                end = Some(other);
-                                break;
-                            }
-                        }
-                    }
-                    let frame = telling.written(&self.key, tokens);
-                    self.earn(paying.as_ref(), before, telling.receipt().cost)?;
-                    match end {
-                        None => frame,
-                        Some(piece) => {
-                            send(out, frame).await?;
-                            return self.end(telling, piece, paying.as_ref(), out, says).await;
-                        }
-                    }
+            let token = match piece {
+                Some(Piece::Token(token)) => token,
+                Some(Piece::Read { cached, echo, .. }) => {
+                    send(out, Frame::Read { cached, echo: Tokens(echo) }).await?;
+                    continue;
                 }
-                Some(piece) => return self.end(telling, piece, paying.as_ref(), out, says).await,
+                Some(end) => return self.end(telling, end, paying, out, says).await,
                 None => return Err(Reason::Failed("the model is not served any more".into())),
             };
+            let mut tokens = vec![token];
+            let mut end = None;
+            // What is there already goes with it.
+            while tokens.len() < TOKENS_MAX && end.is_none() {
+                match pieces.try_recv() {
+                    Ok(Piece::Token(token)) => tokens.push(token),
+                    Ok(other) => end = Some(other),
+                    Err(_) => break,
+                }
+            }
+            let before = telling.receipt().cost;
+            let frame = telling.written(&self.key, tokens);
+            if let Some(paying) = paying {
+                paying.earn(telling.receipt().cost.less(before).unwrap_or_default());
+                if paying.allow(telling.receipt().written) {
+                    engine.wake();
+                }
+            }
             send(out, frame).await?;
+            if let Some(end) = end {
+                return self.end(telling, end, paying, out, says).await;
+            }
         }
     }
 
@@ -280,17 +348,16 @@ impl Provider {
         };
         send(out, telling.end(&self.key, finish?, text)).await?;
         let Some(paying) = paying else { return Ok(()) };
+        // Until it has said all it has to say: what other answers owe is not this one's.
         let wait = async {
-            while !self.books.covers(&paying.chain, &paying.by, Credits::ZERO) {
-                match says.recv().await {
-                    Some(Say::Pay { voucher }) => self.take(paying, voucher)?,
-                    _ => return Err(gone()),
-                }
+            while let Some(Say::Pay { voucher }) = says.recv().await {
+                self.take(paying, voucher).await?;
             }
-            Ok(())
+            Ok::<(), Reason>(())
         };
         // The answer is whole either way; a client that did not pay is remembered by what it owes.
-        if !matches!(tokio::time::timeout(PAY_WITHIN, wait).await, Ok(Ok(()))) {
+        let _ = tokio::time::timeout(PAY_WITHIN, wait).await;
+        if paying.owes() {
             self.refuse(Reject::Unpaid);
         }
         Ok(())
@@ -299,41 +366,46 @@ impl Provider {
     /// Waits until reading is paid, so that one who does not pay costs nothing.
     async fn paid_for_reading(
         &self,
-        paying: &mut Paying,
+        paying: &Paying,
         cost: Credits,
         out: &mpsc::Sender<Frame>,
         says: &mut mpsc::Receiver<Say>,
     ) -> Result<(), Reason> {
+        // An allotment may have to become final first, here too.
         let deadline = tokio::time::Instant::now() + PAY_WITHIN * 6;
-        while !self.books.covers(&paying.chain, &paying.by, cost) {
+        let mut early = None;
+        while !paying.read(cost) {
             let wait = tokio::time::timeout(Duration::from_millis(ALIVE_MS), says.recv());
-            match wait.await {
-                Ok(Some(Say::Pay { voucher })) => self.take(paying, voucher)?,
+            let voucher = match wait.await {
+                Ok(Some(Say::Pay { voucher })) => Some(voucher),
                 Ok(_) => return Err(Reason::Unpaid("it ended before it was paid".into())),
                 Err(_) if tokio::time::Instant::now() > deadline => {
                     return Err(Reason::Unpaid("no voucher came in time".into()));
                 }
-                // An allotment may have to become final first.
-                Err(_) => send(out, Frame::Alive {}).await?,
+                Err(_) => {
+                    send(out, Frame::Alive {}).await?;
+                    early.take()
+                }
+            };
+            let Some(voucher) = voucher else { continue };
+            match self.books.take(paying.chain, paying.by, voucher.clone()).await {
+                // The chain here may be a block behind the client's.
+                Err(Reject::NoAllotment | Reject::Insufficient) => early = Some(voucher),
+                taken => self.told(taken)?,
             }
         }
-        self.earn(Some(paying), Credits::ZERO, cost)?;
-        paying.pace.allow(CHUNK as usize);
         Ok(())
     }
 
-    fn take(&self, paying: &Paying, voucher: base::Signed<ledger::Voucher>) -> Result<(), Reason> {
-        self.books.take(&paying.chain, &paying.by, voucher).map_err(|reject| {
+    async fn take(&self, paying: &Paying, voucher: base::Signed<ledger::Voucher>) -> Result<(), Reason> {
+        self.told(self.books.take(paying.chain, paying.by, voucher).await)
+    }
+
+    fn told(&self, taken: Result<(), Reject>) -> Result<(), Reason> {
+        taken.map_err(|reject| {
             self.refuse(reject);
             Reason::Unpaid(format!("the voucher is worth nothing here: {reject}"))
         })
-    }
-
-    fn earn(&self, paying: Option<&Paying>, before: Credits, now: Credits) -> Result<(), Reason> {
-        let Some(paying) = paying else { return Ok(()) };
-        let amount = now.less(before).unwrap_or_default();
-        let kept = self.books.earn(&paying.chain, &paying.by, amount);
-        kept.map_err(|error| Reason::Failed(format!("the provider's disk: {error}")))
     }
 }
 
@@ -342,12 +414,42 @@ struct Paying {
     chain: Hash,
     by: NodeId,
     pace: Pace,
+    /// What a chunk costs.
+    chunk: Credits,
     books: Arc<Books>,
+}
+
+impl Paying {
+    fn new(chain: Hash, by: NodeId, pace: Pace, chunk: Credits, books: Arc<Books>) -> Self {
+        books.with_till(&chain, &by, Till::begin);
+        Self { chain, by, pace, chunk, books }
+    }
+
+    fn read(&self, cost: Credits) -> bool {
+        self.books.with_till(&self.chain, &self.by, |till| till.read(cost, self.chunk))
+    }
+
+    fn earn(&self, amount: Credits) {
+        self.books.with_till(&self.chain, &self.by, |till| till.earn(amount));
+    }
+
+    fn owes(&self) -> bool {
+        self.books.with_till(&self.chain, &self.by, |till| till.owed() > Credits::ZERO)
+    }
+
+    /// Allows the next half of a chunk, if not too much is owed; whether it did.
+    fn allow(&self, written: u64) -> bool {
+        let may = self.books.with_till(&self.chain, &self.by, |till| till.may_write(self.chunk));
+        if may {
+            self.pace.allow((written + CHUNK / 2) as usize);
+        }
+        may
+    }
 }
 
 impl Drop for Paying {
     fn drop(&mut self) {
-        self.books.close(&self.chain, &self.by);
+        self.books.with_till(&self.chain, &self.by, Till::end);
     }
 }
 
@@ -391,7 +493,8 @@ async fn measure(served: &Arc<Served>) -> (u32, u32) {
     let prompt: Vec<i32> = (0..TRIAL.0.min(room).max(1) as i32).map(|i| i % 200 + 5).collect();
     let begun = std::time::Instant::now();
     let read = prompt.len();
-    let Ok(mut pieces) = served.ask(&[0; 32], &ask, prompt, Vec::new(), None) else { return (1, 1) };
+    let ready = served.prepare(&[0; 32], &ask, prompt, Vec::new(), None);
+    let Ok(mut pieces) = ready.and_then(|ready| served.start(ready)) else { return (1, 1) };
     let (mut first, mut written) = (None, 0u32);
     while let Some(piece) = pieces.recv().await {
         match piece {
@@ -427,9 +530,13 @@ impl net::Answerer for Provider {
             };
             let (out, mut frames) = mpsc::channel::<Frame>(FRAMES);
             let (sender, says) = mpsc::channel(FRAMES);
-            let sending = async {
+            // Owns the frames: when it ends, whoever makes them notices.
+            let sending = async move {
                 while let Some(frame) = frames.recv().await {
-                    if say.frame(&frame.to_bytes()).await.is_err() {
+                    let bytes = frame.to_bytes();
+                    drop(frame);
+                    let sent = tokio::time::timeout(READ_WITHIN, say.frame(&bytes)).await;
+                    if !matches!(sent, Ok(Ok(()))) {
                         return;
                     }
                 }

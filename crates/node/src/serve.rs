@@ -90,15 +90,16 @@ impl Served {
         if asked > max { Err(Reason::TooLong { asked, max }) } else { Ok(()) }
     }
 
-    /// Begins to answer: goes on with what was `written` before, no faster than `pace` allows. Takes a moment.
-    pub fn ask(
+    /// Looks whether a question can be answered: going on with what was `written` before, no faster than `pace`
+    /// allows. Takes a moment.
+    pub fn prepare(
         &self,
         client: &[u8; 32],
         ask: &Ask,
         prompt: Vec<i32>,
         written: Vec<i32>,
         pace: Option<Pace>,
-    ) -> Result<UnboundedReceiver<Piece>, Reason> {
+    ) -> Result<Ready, Reason> {
         let read = prompt.len() as u64;
         let echo = ask.echo.then(|| prompt.iter().chain(&written).copied().collect());
         let job = Job {
@@ -112,10 +113,16 @@ impl Served {
             echo: ask.echo && ask.logprobs.is_some(),
             prompt,
         };
-        let events = self.engine.submit(job).map_err(reason)?;
-        let (pieces, receiver) = unbounded_channel();
+        let prepared = self.engine.prepare(job).map_err(reason)?;
         let answer = Answer { engine: self.engine.clone(), logprobs: ask.logprobs.is_some(), read, echo };
-        tokio::spawn(answer.pass_on(events, pieces));
+        Ok(Ready { prepared, answer })
+    }
+
+    /// Begins to answer.
+    pub fn start(&self, ready: Ready) -> Result<UnboundedReceiver<Piece>, Reason> {
+        let events = self.engine.start(ready.prepared).map_err(reason)?;
+        let (pieces, receiver) = unbounded_channel();
+        tokio::spawn(ready.answer.pass_on(events, pieces));
         Ok(receiver)
     }
 }
@@ -140,6 +147,12 @@ impl Local {
     pub fn of(&self, model: &Hash) -> Option<&Arc<Served>> {
         self.models.iter().find(|served| served.card.hash == *model)
     }
+}
+
+/// A question that can be answered.
+pub struct Ready {
+    prepared: engine::Prepared,
+    answer: Answer,
 }
 
 /// One answer on its way from the engine to who asked.

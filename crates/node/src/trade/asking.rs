@@ -60,6 +60,11 @@ impl Trade {
         let context = (read / 2).min(context);
         let need = Need { model, context, read, written: length, price: self.config.price, knows };
         let request = Request { written, ..Request::new(Hash(id), model, own, ask) };
+        let bytes = Say::Ask { request: request.clone() }.to_bytes();
+        if bytes.len() > FRAME_MAX || Say::from_bytes(&bytes).is_err() {
+            let why = "it has more words, messages or parameters than can be asked at a time".into();
+            return Err(Reason::Invalid { what: "messages".into(), why });
+        }
         let session = Session::new(self.shared.net.id(), request);
         let (pieces, receiver) = unbounded_channel();
         let (taken, answered) = oneshot::channel();
@@ -76,11 +81,9 @@ impl Trade {
         let me = self.shared.net.id();
         let mine = self.provider.local.of(&need.model).filter(|_| !without.contains(&me));
         if let (Some(served), Whom::Any) = (mine, whom) {
-            let offers = self.provider.offers(Hash::default()).0;
-            let offer = offers.into_iter().find(|offer| offer.model == served.card().hash);
             // One's own machine costs nothing.
-            let own = |offer| market::Offer { price: Price::default(), ..offer };
-            return Event::Chosen(offer.map(|offer| Candidate { provider: me, offer: own(offer), expected_ms: 0 }));
+            let offer = market::Offer { price: Price::default(), ..self.provider.offer(Hash::default(), served) };
+            return Event::Chosen(Some(Candidate { provider: me, offer, expected_ms: 0 }));
         }
         let mut index = self.index.lock().expect("nobody panics while holding it");
         let mut without = without.to_vec();
@@ -147,10 +150,15 @@ impl Trade {
                     Order::Pay { attempt, provider, amount } => {
                         let Some(open) = attempts.get_mut(&attempt) else { continue };
                         open.paid = true;
-                        match self.pay(open.chain, provider, amount).await {
-                            Ok(voucher) => drop(open.says.try_send(Say::Pay { voucher })),
-                            Err(why) => session.step(self.now(), Event::Broke(attempt, why), &mut out),
-                        }
+                        // It may take a block or two: nobody waits for that but the provider.
+                        let (trade, chain, says, events) =
+                            (self.clone(), open.chain, open.says.clone(), events.clone());
+                        tokio::spawn(async move {
+                            match trade.pay(chain, provider, amount).await {
+                                Ok(voucher) => drop(says.send(Say::Pay { voucher }).await),
+                                Err(why) => drop(events.send(Event::Broke(attempt, why)).await),
+                            }
+                        });
                     }
                     Order::Note(provider, outcome) => self.note(provider, outcome, conversation).await,
                     Order::Show(piece) => {

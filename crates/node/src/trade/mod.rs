@@ -68,6 +68,11 @@ pub struct Trade {
 const OFFER_EVERY: Duration = Duration::from_secs(45);
 const REDEEM_EVERY: Duration = Duration::from_secs(30);
 
+/// Providers of a model that are looked at to know what it takes.
+const SEEN: usize = 64;
+/// Models of others that are listed.
+const LISTED: usize = 256;
+
 /// The topic of a network's offers.
 fn topic(chain: &Hash) -> Hash {
     Hash::of("talkoo 2026 offers topic v1", &chain.0)
@@ -93,7 +98,13 @@ impl net::Hears for Ear {
             _ if words.is_empty() => {}
             Ok(offers) if offers.0.iter().any(|offer| offer.chain != self.chain) => index.refuse(Reject::WrongChain),
             Ok(offers) => {
-                let (bond, public) = self.standing(&by);
+                let Some((bond, public)) = self.standing(&by) else {
+                    // Whether this network demands a bond is not known yet: it will be said again.
+                    if offers.0.iter().all(|offer| offer.price.is_free()) {
+                        let _ = index.offer(chain::clock(), by, offers.0, 0);
+                    }
+                    return;
+                };
                 if public && bond == 0 {
                     return index.refuse(Reject::Insufficient);
                 }
@@ -107,15 +118,15 @@ impl net::Hears for Ear {
 }
 
 impl Ear {
-    /// The bond of a provider in whole credits, and whether the network demands one.
-    fn standing(&self, provider: &NodeId) -> (u64, bool) {
+    /// The bond of a provider in whole credits, and whether the network demands one; none: the chain is not here yet.
+    fn standing(&self, provider: &NodeId) -> Option<(u64, bool)> {
         let kept = self.shared.chains.get(&self.chain).and_then(|log| log.kept());
         let look = |orderer: &mut chain::Orderer| {
             let state = orderer.state();
             let bond = state.money().account(provider).map_or(0, |account| account.bond.0 / Credits::whole(1).0);
             (bond, state.validators().len() >= 4)
         };
-        kept.map_or((0, false), |kept| kept.keeper.look(look))
+        kept.map(|kept| kept.keeper.look(look))
     }
 }
 
@@ -258,12 +269,9 @@ impl Trade {
         let (plain, hash) = name.rsplit_once('@').map_or((name, None), |(plain, hash)| (plain, Some(hash)));
         let mut index = self.index.lock().expect("nobody panics while holding it");
         index.advance(chain::clock());
-        let fits = |offer: &market::Offer| match hash {
-            Some(hash) => offer.name == plain && offer.model.to_string().starts_with(hash),
-            None => offer.name == name,
-        };
-        let found = index.models().filter(|(offer, _)| fits(offer)).max_by_key(|(_, providers)| *providers);
-        found.map(|(offer, _)| (offer.model, u64::from(offer.context)))
+        let model = index.named(name, None).or_else(|| hash.and_then(|hash| index.named(plain, Some(hash))))?;
+        let context = index.providers(&model).take(SEEN).map(|(_, offer)| u64::from(offer.context)).max()?;
+        Some((model, context))
     }
 }
 
@@ -311,7 +319,7 @@ impl Trade {
         index.advance(chain::clock());
         let mut offers: Vec<(&market::Offer, usize)> = index.models().collect();
         offers.sort_by_key(|(_, providers)| std::cmp::Reverse(*providers));
-        for (offer, providers) in offers {
+        for (offer, providers) in offers.into_iter().take(LISTED) {
             if let Some(known) = out.iter_mut().find(|card| card.hash == offer.model) {
                 known.providers += providers as u64;
                 continue;

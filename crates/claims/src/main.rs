@@ -15,6 +15,7 @@ mod rounds;
 mod schedules;
 mod serve;
 mod step;
+mod trouble;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -194,6 +195,7 @@ fn main() -> Result<()> {
     }
     if asked("market") {
         market::measure(&mut book)?;
+        trouble::measure(&mut book, full)?;
     }
     if asked("link") {
         link::measure(&mut book, full)?;

@@ -3,7 +3,7 @@
 use crate::books::Books;
 use crate::serve::{Local, Served};
 use crate::store::Store;
-use base::{Hash, Keypair, NodeId, Reject, RejectCounts, Wire};
+use base::{Hash, Keypair, Millis, NodeId, Reject, RejectCounts, Wire};
 use engine::Pace;
 use ledger::Credits;
 use market::{
@@ -39,6 +39,7 @@ pub(crate) struct Provider {
     counts: Mutex<BTreeMap<&'static str, u64>>,
     /// How long an answer takes here, on average.
     answer_ms: AtomicU64,
+    since: Millis,
     /// Places of each model, with those who wait for one.
     rooms: BTreeMap<Hash, Arc<Semaphore>>,
     payers: Semaphore,
@@ -81,7 +82,21 @@ impl Provider {
         let room = |served: &Arc<Served>| Arc::new(Semaphore::new(served.engine().info().slots * (1 + WAITING)));
         let rooms = local.all().iter().map(|served| (served.card().hash, room(served))).collect();
         let (payers, strangers) = (Semaphore::new(PAYERS), Semaphore::new(STRANGERS));
-        Ok(Self { local, key, config, books, class, rates, refused, counts, answer_ms, rooms, payers, strangers })
+        Ok(Self {
+            local,
+            key,
+            config,
+            books,
+            class,
+            rates,
+            refused,
+            counts,
+            answer_ms,
+            since: chain::clock(),
+            rooms,
+            payers,
+            strangers,
+        })
     }
 
     /// Whether peers are told of the models.
@@ -111,7 +126,7 @@ impl Provider {
             slots: u16::try_from(info.slots).unwrap_or(u16::MAX),
             prompt_rate,
             decode_rate,
-            since: base::Millis(card.since * 1000),
+            since: self.since,
             until: chain::clock().plus(OFFER_MS),
         }
     }

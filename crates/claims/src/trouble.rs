@@ -1,0 +1,244 @@
+//! Serving under trouble: providers that are killed in mid-answer, and twice as many questions as can be answered.
+
+use crate::market::{question, start};
+use crate::serve::{answer, job, prompt, written};
+use crate::{Bar, Book, Figure, Process};
+use anyhow::{Context, Result, ensure};
+use base::NodeId;
+use engine::{Engine, EngineConfig};
+use market::Piece;
+use node::{Local, Node, OfferConfig, Served, Trade, TradeConfig};
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+const KILLS: usize = 200;
+const TOKENS: u64 = 96;
+const CLIENTS: usize = 4;
+const OVERLOAD: Duration = Duration::from_secs(120);
+const MEASURED: Duration = Duration::from_secs(20);
+
+const IDENTICAL: Figure<'static> =
+    Figure { name: "serve.failover.identical", unit: "%", bar: Bar::Least(100.0), goal: "100" };
+const GAP: Figure<'static> = Figure { name: "serve.failover.gap.p95", unit: "s", bar: Bar::Most(2.0), goal: "<= 0.5" };
+const COMPLETED: Figure<'static> =
+    Figure { name: "serve.overload.completed", unit: "% of capacity", bar: Bar::Least(95.0), goal: ">= 98" };
+const ATTEMPTS: Figure<'static> =
+    Figure { name: "serve.overload.attempts", unit: "per question", bar: Bar::Most(1.2), goal: "<= 1.05" };
+const FAIRNESS: Figure<'static> =
+    Figure { name: "serve.overload.fairness", unit: "Jain", bar: Bar::Least(0.95), goal: ">= 0.99" };
+
+pub(crate) fn measure(book: &mut Book, full: bool) -> Result<()> {
+    if !full {
+        book.keep(&[IDENTICAL, GAP, COMPLETED, ATTEMPTS, FAIRNESS]);
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(kills(book))?;
+    runtime.block_on(overload(book))
+}
+
+/// A process that serves the model.
+struct Server {
+    _process: Process,
+    node: NodeId,
+    ticket: String,
+}
+
+fn serve(stage: &Path, name: &str, ticket: Option<&str>) -> Result<Server> {
+    let talkoo = std::env::current_exe()?.with_file_name("talkoo");
+    let mut command = Command::new(talkoo);
+    command.args(["--json", "--no-mdns", "--bind", "127.0.0.1:0", "--threads", "1", "--data"]).arg(stage.join(name));
+    command.args(["serve", "--offer", "--parallel", "2", "--listen", "127.0.0.1:0", "--model"]);
+    command.arg(stage.join("figure.gguf")).args(ticket.iter().flat_map(|ticket| ["--ticket", ticket]));
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().context("talkoo")?;
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().context("its output")?).read_line(&mut line)?;
+    let ready: Value = serde_json::from_str(&line).context("its first line")?;
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    Ok(Server { _process: Process(child), node: text(&ready["node"]).parse()?, ticket: text(&ready["tickets"][0]) })
+}
+
+/// Waits until `n` providers have offered since `since`.
+async fn offered(trade: &Trade, n: usize, since: u64) -> Result<()> {
+    let begun = Instant::now();
+    while trade.providers().iter().filter(|known| known.offer.since.0 >= since).count() < n {
+        ensure!(begun.elapsed() < Duration::from_secs(90), "an offer did not come");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
+/// Kills whoever answers, at another token each time.
+async fn kills(book: &mut Book) -> Result<()> {
+    let stage = tempfile::tempdir()?;
+    let path = stage.path().join("figure.gguf");
+    written(&path, "small")?;
+    let own = Engine::load(EngineConfig { path, threads: 1, slots: 2, context: 512, memory: 0 })?;
+    let own = Arc::new(own);
+    let mut servers = vec![serve(stage.path(), "first", None)?];
+    let ticket = servers[0].ticket.clone();
+    servers.push(serve(stage.path(), "second", Some(&ticket))?);
+    let names = ["first", "second"];
+    let (node, trade) = start(&stage.path().join("client"), Local::default(), TradeConfig::default(), &[]).await?;
+    for server in &servers {
+        trade.join(&server.ticket.parse()?)?;
+    }
+    offered(&trade, 2, 0).await?;
+    let (mut same, mut gaps) = (0, Vec::new());
+    for i in 0..KILLS {
+        let tokens = prompt(i, 24);
+        let engine = own.clone();
+        let whole = tokio::task::spawn_blocking(move || answer(&engine, job(i, 24, TOKENS as usize))).await??;
+        // One word, to learn who has this conversation.
+        let mut pieces = trade.ask(&[4; 32], "who", question(tokens.clone(), 1)).await?;
+        while !matches!(pieces.recv().await.context("an answer")?, Piece::End { .. }) {}
+        let who = node::verify_receipt(&trade.receipt("who").context("a receipt")?)?.0[0].by;
+        let at = servers.iter().position(|server| server.node == who).context("one of the two")?;
+        let mut pieces = trade.ask(&[4; 32], "killed", question(tokens, TOKENS)).await?;
+        let (mut ids, mut gap, mut last) = (Vec::new(), Duration::ZERO, None::<Instant>);
+        let kill_at = 1 + (i * 7) % 60;
+        while let Some(piece) = pieces.recv().await {
+            match piece {
+                Piece::Read { .. } => {}
+                Piece::Token(token) => {
+                    gap = gap.max(last.map_or(Duration::ZERO, |last| last.elapsed()));
+                    last = Some(Instant::now());
+                    ids.push(token.id);
+                    if ids.len() == kill_at {
+                        drop(servers.remove(at));
+                    }
+                }
+                Piece::End { finish, .. } => {
+                    finish.map_err(|reason| anyhow::anyhow!("{reason}"))?;
+                    break;
+                }
+            }
+        }
+        same += usize::from(ids == whole);
+        gaps.push(gap.as_secs_f64());
+        let since = chain::clock().0;
+        servers.insert(at, serve(stage.path(), names[at], Some(&servers[0].ticket))?);
+        trade.join(&servers[at].ticket.parse()?)?;
+        offered(&trade, 1, since).await?;
+        if i % 20 == 19 {
+            eprintln!("{} of {KILLS} kills, {same} answers the same", i + 1);
+        }
+    }
+    gaps.sort_by(f64::total_cmp);
+    let how = format!(
+        "{KILLS} answers of {TOKENS} tokens, greedy, the process that writes is killed (SIGKILL) at another token each time; the same \
+         tokens as one engine alone; on one machine of one class"
+    );
+    book.full(IDENTICAL, same as f64 * 100.0 / KILLS as f64, &how);
+    let how = format!("the longest silence of each of these answers; median {:.2} s", gaps[KILLS / 2]);
+    book.full(GAP, gaps[KILLS * 95 / 100], &how);
+    trade.close().await;
+    node.close().await
+}
+
+/// Two providers, four clients, twice as many questions as can be answered.
+async fn overload(book: &mut Book) -> Result<()> {
+    let stage = tempfile::tempdir()?;
+    let path = stage.path().join("figure.gguf");
+    written(&path, "small")?;
+    let mut providers: Vec<(Arc<Node>, Arc<Trade>)> = Vec::new();
+    for i in 0..2 {
+        let engine = Engine::load(EngineConfig { path: path.clone(), threads: 1, slots: 2, context: 512, memory: 0 })?;
+        let offer = OfferConfig { public: true, ..OfferConfig::default() };
+        let config = TradeConfig { offer, ..TradeConfig::default() };
+        let local = Local::new(vec![Served::new(engine)]);
+        let provider = start(&stage.path().join(format!("provider-{i}")), local, config, &[]).await?;
+        if let Some((_, first)) = providers.first() {
+            provider.1.join(&first.ticket(first.networks()[0]))?;
+        }
+        providers.push(provider);
+    }
+    let first = providers[0].1.clone();
+    let ticket = first.ticket(first.networks()[0]);
+    let mut clients = Vec::new();
+    for i in 0..CLIENTS {
+        let dir = stage.path().join(format!("client-{i}"));
+        let client = start(&dir, Local::default(), TradeConfig::default(), &[]).await?;
+        client.1.join(&ticket)?;
+        offered(&client.1, 2, 0).await?;
+        clients.push(client);
+    }
+    // As many at a time as there are places, so that none stands idle and none is refused.
+    let done: Vec<AtomicU64> = (0..CLIENTS).map(|_| AtomicU64::new(0)).collect();
+    let done: Arc<Vec<AtomicU64>> = Arc::new(done);
+    let closed = phase(&clients, &done, MEASURED, None).await;
+    let capacity = closed as f64 / MEASURED.as_secs_f64();
+    let before: Vec<(u64, u64)> = clients.iter().map(|(_, trade)| trade.asked()).collect();
+    let rate = 2.0 * capacity / CLIENTS as f64;
+    let total = phase(&clients, &done, OVERLOAD, Some(rate)).await;
+    let each: Vec<f64> = done.iter().map(|n| n.load(Ordering::Relaxed) as f64).collect();
+    let after: Vec<(u64, u64)> = clients.iter().map(|(_, trade)| trade.asked()).collect();
+    let asked: u64 = after.iter().zip(&before).map(|(a, b)| a.0 - b.0).sum();
+    let tries: u64 = after.iter().zip(&before).map(|(a, b)| a.1 - b.1).sum();
+    let sum: f64 = each.iter().sum();
+    let squares: f64 = each.iter().map(|n| n * n).sum();
+    let how = format!(
+        "two providers of two places each, {CLIENTS} clients, {asked} questions in {} s, twice the {capacity:.1}/s that closed loops \
+         get answered; those that find no room are told when to come back and counted as refused",
+        OVERLOAD.as_secs()
+    );
+    let completed = total as f64 / OVERLOAD.as_secs_f64() / capacity * 100.0;
+    book.full(COMPLETED, completed, &how);
+    book.full(ATTEMPTS, tries as f64 / asked.max(1) as f64, "providers asked for each question, in the same minutes");
+    book.full(FAIRNESS, sum * sum / (CLIENTS as f64 * squares).max(1.0), "answers of each client, in the same minutes");
+    for (node, trade) in clients.into_iter().chain(providers) {
+        trade.close().await;
+        node.close().await?;
+    }
+    Ok(())
+}
+
+/// Answers in so long: questions at a rate from each client, or, without one, a new one whenever one is done.
+async fn phase(
+    clients: &[(Arc<Node>, Arc<Trade>)],
+    done: &Arc<Vec<AtomicU64>>,
+    time: Duration,
+    rate: Option<f64>,
+) -> u64 {
+    done.iter().for_each(|n| n.store(0, Ordering::Relaxed));
+    let end = Instant::now() + time;
+    let mut tasks = tokio::task::JoinSet::new();
+    for (i, (_, trade)) in clients.iter().enumerate() {
+        let (trade, done) = (trade.clone(), done.clone());
+        tasks.spawn(async move {
+            let mut asked = tokio::task::JoinSet::new();
+            let mut n = 0usize;
+            while Instant::now() < end {
+                n += 1;
+                let one = ask(trade.clone(), done.clone(), i, i * 1_000_000 + n, end);
+                match rate {
+                    None => one.await,
+                    Some(rate) => {
+                        asked.spawn(one);
+                        tokio::time::sleep(Duration::from_secs_f64(1.0 / rate)).await;
+                    }
+                }
+                while asked.try_join_next().is_some() {}
+            }
+            asked.abort_all();
+        });
+    }
+    while tasks.join_next().await.is_some() {}
+    done.iter().map(|n| n.load(Ordering::Relaxed)).sum()
+}
+
+async fn ask(trade: Arc<Trade>, done: Arc<Vec<AtomicU64>>, client: usize, seed: usize, end: Instant) {
+    let Ok(mut pieces) = trade.ask(&[6; 32], "load", question(prompt(seed, 32), 48)).await else { return };
+    while let Some(piece) = pieces.recv().await {
+        if let Piece::End { finish: Ok(_), .. } = piece
+            && Instant::now() < end
+        {
+            done[client].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}

@@ -208,7 +208,11 @@ impl Net {
 
     /// Remembers where a peer can be reached.
     pub fn know(&self, address: &Address) {
-        remember(&self.book, &self.pins, self.id(), address);
+        if remember(&self.book, &self.pins, self.id(), address) {
+            // Connections to where it was are dead.
+            let (pool, address) = (self.pool.clone(), address.clone());
+            tokio::spawn(async move { pool.moved(address.node, &address.sockets).await });
+        }
     }
 
     /// Answers questions from now on. Said twice, the first one stays.

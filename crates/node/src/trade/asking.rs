@@ -255,17 +255,28 @@ impl Trade {
         }
         let net = self.shared.net.clone();
         tasks.spawn(async move {
-            let asked = async {
+            let first = Say::Ask { request }.to_bytes();
+            let asked = async || {
                 let mut talk = net.talk(provider, FRAME_MAX).await?;
-                talk.say.frame(&Say::Ask { request }.to_bytes()).await?;
-                Ok::<_, Reject>(talk)
+                talk.say.frame(&first).await?;
+                // The first word comes at once, or the connection is one to a process that is gone.
+                let word = talk.hear.frame().await?.ok_or(Reject::NotHeld)?;
+                Ok::<_, Reject>((talk, word))
             };
-            let Ok(net::Talk { mut say, mut hear }) = asked.await else {
-                return drop(events.send(Event::Lost(number)).await);
+            let mut begun = asked().await;
+            if let Err(Reject::NotHeld) = begun {
+                net.forget(provider).await;
+                begun = asked().await;
+            }
+            let (net::Talk { mut say, mut hear }, word) = match begun {
+                Ok(begun) => begun,
+                Err(Reject::NotHeld) => return drop(events.send(Event::Lost(number)).await),
+                Err(reject) => return drop(events.send(Event::Wrong(number, reject)).await),
             };
             let hearing = async {
+                let mut word = Ok(Some(word));
                 loop {
-                    let event = match hear.frame().await {
+                    let event = match word {
                         Ok(Some(bytes)) => match Frame::from_bytes(&bytes) {
                             Ok(frame) => Event::Frame(number, frame),
                             Err(_) => Event::Wrong(number, Reject::Malformed),
@@ -277,6 +288,7 @@ impl Trade {
                     if events.send(event).await.is_err() || last {
                         return;
                     }
+                    word = hear.frame().await;
                 }
             };
             let saying = async {

@@ -24,7 +24,7 @@ test: ## every test
 nightly: prerequisites ## the same faults longer (hours): simulated dishonesty, kills, fuzzing, and mutants of the ledger
 	TALKOO_SEEDS=$${TALKOO_SEEDS:-200} $(CARGO) test --workspace --test simulated
 	TALKOO_CRASHES=$${TALKOO_CRASHES:-200} $(CARGO) test --workspace --test faults
-	FUZZ_SECONDS=$${FUZZ_SECONDS:-300} $(CARGO) test --workspace --test fuzz
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-300} $(CARGO) test --workspace --test fuzz --test fuzz_talk
 	./scripts/mutants.sh
 
 build: prerequisites
@@ -47,7 +47,7 @@ lint: prerequisites
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 
 fuzz: prerequisites ## every decoder of a peer's bytes, each for a bounded time
-	FUZZ_SECONDS=$${FUZZ_SECONDS:-10} $(CARGO) test --workspace --test fuzz -- --nocapture
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-10} $(CARGO) test --workspace --test fuzz --test fuzz_talk -- --nocapture
 
 prerequisites:
 	@./scripts/prerequisites.sh

@@ -68,6 +68,14 @@ fn an_answer_outlives_its_provider() {
     assert_eq!(whole["choices"][0]["finish_reason"], "length");
     let signed = receipt(stage, &client, &whole["id"]);
     assert_eq!(signed["parts"].as_array().map(Vec::len), Some(1));
+    // Each of the two reads what the other one wrote, and finds nothing wrong with it.
+    let audit = ["audit", "own", "--ticket", &ticket(&first), "--checks", "4"];
+    let audited = json(&stage.join("auditor"), &audit);
+    for provider in audited["providers"].as_array().expect("both") {
+        assert_eq!(provider["bad"], false, "{audited}");
+        assert!(provider["checks"]["good"].as_u64() >= Some(3), "{audited}");
+    }
+    assert_eq!(audited["providers"].as_array().map(Vec::len), Some(2));
     // The same conversation goes to who has read it; that one is killed in the middle.
     let who = &signed["parts"][0]["provider"];
     let [mut dies, lives] = if *who == first.ready["node"] { [first, second] } else { [second, first] };

@@ -111,11 +111,11 @@ pub(crate) async fn create(
             used.cached += usage.cached;
         }
         used.written += usage.written;
-        let said: String = echo.iter().map(|token| token.text.as_str()).collect();
+        let said = said(&echo);
         let all: Vec<Token> = echo.into_iter().chain(tokens).collect();
         choices.push(json!({
             "index": index, "text": said + &text, "finish_reason": finish.map(stream::finish),
-            "logprobs": logprobs.map(|_| logprobs_json(&all)),
+            "logprobs": logprobs.map(|_| logprobs_json(&all, 0)),
         }));
     }
     shared.count(&caller, &used);
@@ -125,14 +125,24 @@ pub(crate) async fn create(
     Ok(Json(answer).into_response())
 }
 
-/// The older form of log-probabilities: lists beside each other.
-fn logprobs_json(tokens: &[Token]) -> Value {
+/// The text of a question: a character may lie in several tokens.
+fn said(echo: &[Token]) -> String {
+    let bytes: Vec<u8> = echo.iter().flat_map(|token| token.bytes.iter().copied()).collect();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Characters of a token.
+fn shown(token: &Token) -> usize {
+    String::from_utf8_lossy(&token.bytes).chars().count()
+}
+
+/// The older form of log-probabilities: lists beside each other; offsets count on from `offset`.
+fn logprobs_json(tokens: &[Token], mut offset: usize) -> Value {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let mut offset = 0;
     let mut offsets = Vec::new();
     for token in tokens {
         offsets.push(offset);
-        offset += text(&token.bytes).chars().count();
+        offset += shown(token);
     }
     let top = |token: &Token| match token.logprob {
         None => Value::Null,
@@ -167,6 +177,7 @@ async fn send(
         chunk
     };
     for (index, mut pieces) in asked.into_iter().enumerate() {
+        let mut offset = 0;
         loop {
             let piece = tokio::select! {
                 piece = pieces.recv() => piece,
@@ -179,9 +190,12 @@ async fn send(
                         used.prompt += tokens;
                         used.cached += cached;
                     }
-                    let text: String = echo.iter().map(|token| token.text.as_str()).collect();
+                    let text = said(&echo);
                     if !text.is_empty() {
-                        events.data(&chunk(index, &text, Value::Null, Value::Null));
+                        let scored = echo.iter().any(|token| token.logprob.is_some());
+                        let logprobs = if scored { logprobs_json(&echo, 0) } else { Value::Null };
+                        offset = echo.iter().map(shown).sum();
+                        events.data(&chunk(index, &text, logprobs, Value::Null));
                     }
                 }
                 Piece::Token(token) => {
@@ -189,7 +203,9 @@ async fn send(
                     if std::mem::take(&mut first) {
                         shared.metrics.first_token(begun.elapsed());
                     }
-                    let logprobs = token.logprob.map_or(Value::Null, |_| logprobs_json(std::slice::from_ref(&token)));
+                    let one = std::slice::from_ref(&token);
+                    let logprobs = token.logprob.map_or(Value::Null, |_| logprobs_json(one, offset));
+                    offset += shown(&token);
                     events.data(&chunk(index, &token.text, logprobs, Value::Null));
                 }
                 Piece::End { finish, text, .. } => {

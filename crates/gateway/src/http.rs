@@ -247,8 +247,13 @@ async fn models(State(shared): State<Arc<Shared>>, Extension(caller): Extension<
     Json(json!({ "object": "list", "data": list }))
 }
 
-async fn model(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
-    Ok(Json(model_json(&shared.card(&id)?)))
+async fn model(
+    State(shared): State<Arc<Shared>>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let card = shared.card(&id)?;
+    if caller.may_ask(&id) { Ok(Json(model_json(&card))) } else { Err(ApiError::model(&id)) }
 }
 
 async fn receipt(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Result<Response, ApiError> {
@@ -264,13 +269,14 @@ struct Embed {
 
 async fn embeddings(
     State(shared): State<Arc<Shared>>,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Json<Value>, ApiError> {
     let embed: Embed = params::fields(&params::object(&headers, &body)?)?;
     let model = embed.model.ok_or_else(|| ApiError::missing("model"))?;
     embed.input.ok_or_else(|| ApiError::missing("input"))?;
-    shared.card(&model)?;
+    shared.admit(&caller, &model)?;
     Err(ApiError::unsupported("model", "this model was not published as an embedding model"))
 }
 

@@ -98,7 +98,10 @@ impl Common {
         }
         let top_k = within("top_k", self.top_k.unwrap_or(0), -1, 1 << 20)?;
         Ok(Sampling {
-            temperature: within("temperature", self.temperature.unwrap_or(1.0), 0.0, 2.0)?,
+            // Nearly nothing is nothing: the choice divides by it.
+            temperature: Some(within("temperature", self.temperature.unwrap_or(1.0), 0.0, 2.0)?)
+                .filter(|temperature| *temperature >= 1e-6)
+                .unwrap_or(0.0),
             top_p: within("top_p", self.top_p.unwrap_or(1.0), 0.0, 1.0)?,
             top_k: u32::try_from(top_k).unwrap_or(0),
             min_p: within("min_p", self.min_p.unwrap_or(0.0), 0.0, 1.0)?,

@@ -233,6 +233,35 @@ fn ending(finish: Finish) -> &'static str {
     }
 }
 
+/// The events of an item that is known at its end only: begun empty, said, done.
+fn at_once(say: &mut impl FnMut(&str, Value), i: usize, item: &Value) {
+    let place = |more: Value| {
+        let mut out = json!({ "item_id": item["id"], "output_index": i });
+        out.as_object_mut().into_iter().for_each(|out| out.extend(more.as_object().cloned().unwrap_or_default()));
+        out
+    };
+    let mut begun = item.clone();
+    begun["status"] = "in_progress".into();
+    if item["type"] == "function_call" {
+        begun["arguments"] = "".into();
+        say("response.output_item.added", json!({ "output_index": i, "item": begun }));
+        say("response.function_call_arguments.delta", place(json!({ "delta": item["arguments"] })));
+        let done = json!({ "arguments": item["arguments"], "name": item["name"] });
+        say("response.function_call_arguments.done", place(done));
+    } else {
+        let (text, part) = (&item["content"][0]["text"], &item["content"][0]);
+        begun["content"] = json!([]);
+        say("response.output_item.added", json!({ "output_index": i, "item": begun }));
+        let empty = Frame::part("", json!([]));
+        say("response.content_part.added", place(json!({ "content_index": 0, "part": empty })));
+        say("response.output_text.delta", place(json!({ "content_index": 0, "delta": text, "logprobs": [] })));
+        let logprobs = &part["logprobs"];
+        say("response.output_text.done", place(json!({ "content_index": 0, "text": text, "logprobs": logprobs })));
+        say("response.content_part.done", place(json!({ "content_index": 0, "part": part })));
+    }
+    say("response.output_item.done", json!({ "output_index": i, "item": item }));
+}
+
 async fn send(shared: Arc<Shared>, caller: Caller, frame: Frame, mut pieces: UnboundedReceiver<Piece>, events: Events) {
     let _running = shared.metrics.running();
     let begun = Instant::now();
@@ -288,20 +317,7 @@ async fn send(shared: Arc<Shared>, caller: Caller, frame: Frame, mut pieces: Unb
                 if frame.tools.is_some() {
                     let ended = frame.ended(&(text + &rest), tokens.into(), finish, &used);
                     for (i, item) in ended["output"].as_array().into_iter().flatten().enumerate() {
-                        let at = |value: &str| json!({ "item_id": item["id"], "output_index": i, value: item[value] });
-                        say("response.output_item.added", json!({ "output_index": i, "item": item }));
-                        if item["type"] == "function_call" {
-                            let mut delta = at("arguments");
-                            delta["delta"] = delta["arguments"].take();
-                            say("response.function_call_arguments.delta", delta);
-                            say("response.function_call_arguments.done", at("arguments"));
-                        } else {
-                            let mut delta = json!({ "item_id": item["id"], "output_index": i, "content_index": 0 });
-                            delta["delta"] = item["content"][0]["text"].clone();
-                            delta["logprobs"] = json!([]);
-                            say("response.output_text.delta", delta);
-                        }
-                        say("response.output_item.done", json!({ "output_index": i, "item": item }));
+                        at_once(&mut say, i, item);
                     }
                     say(ending(finish), json!({ "response": ended }));
                     events.done();
@@ -332,7 +348,7 @@ async fn send(shared: Arc<Shared>, caller: Caller, frame: Frame, mut pieces: Unb
                 say("response.failed", json!({ "response": failed }));
                 return shared.count(&caller, &used);
             }
-            None => return,
+            None => return shared.count(&caller, &used),
         };
         if !delta.is_empty() {
             let mut value = with("delta", delta.as_str().into());

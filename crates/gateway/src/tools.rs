@@ -143,14 +143,17 @@ impl Tools {
     /// A schema over calls of the functions that may be called.
     fn schema(&self, whole: impl FnOnce(Vec<Value>) -> Value) -> Format {
         let mut shared = Map::new();
-        let chosen = |function: &&Function| {
+        let chosen = |function: &Function| {
             self.forced.as_ref().and_then(Option::as_ref).is_none_or(|name| *name == function.name)
         };
-        let calls = self.functions.iter().filter(chosen).map(|function| {
+        let calls = self.functions.iter().enumerate().filter(|(_, function)| chosen(function)).map(|(i, function)| {
             let mut parameters = function.parameters.clone();
-            // What a schema refers to lies at the root of the whole.
-            if let Some(Value::Object(defs)) = parameters.as_object_mut().and_then(|object| object.remove("$defs")) {
-                shared.extend(defs);
+            // What a schema refers to lies at the root of the whole, under names that no other tool has.
+            renamed(&mut parameters, i);
+            for place in ["$defs", "definitions"] {
+                let defs = parameters.as_object_mut().and_then(|object| object.remove(place));
+                let defs = defs.as_ref().and_then(Value::as_object).into_iter().flatten();
+                shared.extend(defs.map(|(name, def)| (format!("{i}_{name}"), def.clone())));
             }
             json!({
                 "type": "object", "required": ["name", "arguments"], "additionalProperties": false,
@@ -219,6 +222,25 @@ impl Call {
     }
 }
 
+/// References of tool `i` to its own definitions, as they are called beside those of others.
+fn renamed(schema: &mut Value, i: usize) {
+    match schema {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                let name = value.as_str().filter(|_| key == "$ref");
+                let name =
+                    name.and_then(|text| ["#/$defs/", "#/definitions/"].iter().find_map(|at| text.strip_prefix(at)));
+                match name.map(|name| format!("#/$defs/{i}_{name}")) {
+                    Some(reference) => *value = reference.into(),
+                    None => renamed(value, i),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| renamed(item, i)),
+        _ => {}
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -259,7 +281,8 @@ mod tests {
         assert!(messages[0].role == "system" && messages[0].content.contains("\"f\""));
         let Format::Schema(schema) = format else { panic!("held") };
         let schema: Value = serde_json::from_str(&schema).expect("JSON");
-        assert_eq!(schema["$defs"]["A"]["type"], "integer");
+        assert_eq!(schema["$defs"]["0_A"]["type"], "integer");
+        assert!(schema.to_string().contains("#/$defs/0_A"));
         assert_eq!(schema["anyOf"][0]["properties"]["name"]["const"], "f");
         let (input, format) = tools("auto".into()).tell(asked, true, Format::Free).expect("told");
         assert!(matches!(input, Input::Chat { tools: Some(_), .. }) && format == Format::Free);

@@ -57,6 +57,11 @@ impl Pool {
         });
     }
 
+    /// Lets go of every connection to `peer` for `alpn`, and of those that are being made: the next one is new.
+    pub(crate) async fn forget(&self, peer: NodeId, alpn: &'static [u8]) {
+        self.slots.lock().await.retain(|(node, known, _), _| *node != peer || *known != alpn);
+    }
+
     /// Lets go of a connection that does not answer, unless another one has taken its place.
     pub(crate) async fn discard(&self, peer: NodeId, alpn: &'static [u8], lane: usize, silent: &Connection) {
         let mut slots = self.slots.lock().await;

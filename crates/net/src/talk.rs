@@ -81,9 +81,7 @@ pub(crate) async fn open(pool: &Pool, peer: NodeId, max: usize) -> Result<Talk, 
 
 /// Lets go of the connection to a peer that is silent, so that the next question does not wait for it.
 pub(crate) async fn forget(pool: &Pool, peer: NodeId) {
-    if let Ok(Ok(connection)) = tokio::time::timeout(Duration::from_millis(1), pool.get(peer, ALPN, 0)).await {
-        pool.discard(peer, ALPN, 0, &connection).await;
-    }
+    pool.forget(peer, ALPN).await;
 }
 
 /// What the questions of all peers share.

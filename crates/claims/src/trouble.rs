@@ -90,7 +90,8 @@ async fn kills(book: &mut Book) -> Result<()> {
     }
     offered(&trade, 2, 0).await?;
     let (mut same, mut gaps) = (0, Vec::new());
-    for i in 0..KILLS {
+    let kills = std::env::var("CLAIM_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(KILLS);
+    for i in 0..kills {
         let tokens = prompt(i, 24);
         let engine = own.clone();
         let whole = tokio::task::spawn_blocking(move || answer(&engine, job(i, 24, TOKENS as usize))).await??;
@@ -125,18 +126,19 @@ async fn kills(book: &mut Book) -> Result<()> {
         servers.insert(at, serve(stage.path(), names[at], Some(&servers[0].ticket))?);
         trade.join(&servers[at].ticket.parse()?)?;
         offered(&trade, 1, since).await?;
-        if i % 20 == 19 {
-            eprintln!("{} of {KILLS} kills, {same} answers the same", i + 1);
-        }
+        // The next kill finds a second provider that is reached: for some seconds a process that was started again is
+        // looked for where the old one was.
+        while node.ping(servers[at].node).await.is_err() {}
+        eprintln!("{} of {kills} kills, {same} answers the same", i + 1);
     }
     gaps.sort_by(f64::total_cmp);
     let how = format!(
-        "{KILLS} answers of {TOKENS} tokens, greedy, the process that writes is killed (SIGKILL) at another token each time; the same \
+        "{kills} answers of {TOKENS} tokens, greedy, the process that writes is killed (SIGKILL) at another token each time, a second provider is reached before; the same \
          tokens as one engine alone; on one machine of one class"
     );
-    book.full(IDENTICAL, same as f64 * 100.0 / KILLS as f64, &how);
-    let how = format!("the longest silence of each of these answers; median {:.2} s", gaps[KILLS / 2]);
-    book.full(GAP, gaps[KILLS * 95 / 100], &how);
+    book.full(IDENTICAL, same as f64 * 100.0 / kills as f64, &how);
+    let how = format!("the longest silence of each of these answers; median {:.2} s", gaps[kills / 2]);
+    book.full(GAP, gaps[kills * 95 / 100], &how);
     trade.close().await;
     node.close().await
 }

@@ -40,6 +40,9 @@ struct Answer {
     events: UnboundedSender<Event>,
     /// Tokens of the prompt that are in the cache.
     read: usize,
+    /// From here on the prompt is what somebody else had written: it is read as it was written, one token at a time, for
+    /// sums over many tokens round otherwise than sums over one, and a tie may fall differently.
+    exact_from: usize,
     cached: usize,
     /// The last token written, which is not in the cache yet.
     next: Option<LlamaToken>,
@@ -97,6 +100,8 @@ pub(crate) fn start(
     }
 }
 
+/// A longer beginning of an answer is read like a question: to read it token by token takes too long.
+const EXACT_MAX: usize = 512;
 /// How often it is looked for somebody who went away while nothing is to be done.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Tokens of one pass.
@@ -128,7 +133,8 @@ impl Slot {
             None => Work::Idle,
             Some(answer) if answer.paused() => Work::Idle,
             Some(answer) if answer.next.is_some() => Work::Decode,
-            Some(answer) => Work::Prompt(answer.job.prompt.len() - answer.read),
+            Some(answer) if answer.read >= answer.exact_from => Work::Prompt(1),
+            Some(answer) => Work::Prompt(answer.job.prompt.len().min(answer.exact_from) - answer.read),
         }
     }
 }
@@ -224,11 +230,14 @@ impl Passes<'_> {
                 let _ = text.push(&piece(self.model, LlamaToken(*id)));
             }
             begin.job.max_tokens = begin.job.max_tokens.saturating_sub(begun);
+            let exact = begin.job.sampling.temperature <= 0.0 && begun <= EXACT_MAX;
+            let exact_from = if exact { begin.job.prompt.len() } else { usize::MAX };
             begin.job.prompt.append(&mut begin.job.written);
             slot.answer = Some(Answer {
                 sampler: begin.sampler,
                 events: begin.events,
                 read: common,
+                exact_from,
                 cached: common,
                 next: None,
                 written: 0,

@@ -1,21 +1,22 @@
 //! Answers the questions of peers, and of this node itself, with the models of this machine.
 
+mod link;
+mod writing;
+
 use crate::books::Books;
 use crate::serve::{Local, Served};
 use crate::store::Store;
 use base::{Hash, Keypair, Millis, NodeId, Reject, RejectCounts, Wire};
 use engine::Pace;
-use ledger::Credits;
 use market::{
-    ALIVE_MS, CHUNK, FRAME_MAX, Frame, OFFER_MS, Offer, Offers, Piece, Price, Reason, Request, Runtime, Say,
-    TOKENS_MAX, Telling, Terms, Tier, Till, Tokens,
+    CHUNK, Frame, OFFER_MS, Offer, Offers, Piece, Price, Reason, Request, Runtime, Say, Telling, Terms, Tier,
 };
 use std::collections::BTreeMap;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
+use writing::{Paying, send};
 
 /// What is asked for serving.
 #[derive(Debug, Clone, Default)]
@@ -49,14 +50,12 @@ pub(crate) struct Provider {
 /// Questions that wait for a place, for each place: more are told to come back.
 const WAITING: usize = 1;
 /// A client pays what it owes within this.
-const PAY_WITHIN: Duration = Duration::from_secs(5);
-/// Who does not read for so long is gone.
-const READ_WITHIN: Duration = Duration::from_secs(20);
+pub(super) const PAY_WITHIN: Duration = Duration::from_secs(5);
 /// Questions that wait to be paid, of clients with an allotment and of others.
 const PAYERS: usize = 64;
 const STRANGERS: usize = 16;
 /// Frames that wait for a slow reader; then its answer waits too.
-const FRAMES: usize = 64;
+pub(super) const FRAMES: usize = 64;
 /// Who finds everything taken comes back when a place may be free, but in these bounds.
 const AGAIN_MS: (u64, u64) = (100, 20_000);
 /// How long an answer takes before one was measured.
@@ -146,11 +145,11 @@ impl Provider {
         (each * before / slots.max(1) as u64).clamp(AGAIN_MS.0, AGAIN_MS.1)
     }
 
-    fn refuse(&self, reject: Reject) {
+    pub(super) fn refuse(&self, reject: Reject) {
         self.refused.lock().expect("nobody panics while holding it").add(reject);
     }
 
-    fn count(&self, what: &'static str) {
+    pub(super) fn count(&self, what: &'static str) {
         *self.counts.lock().expect("nobody panics while holding it").entry(what).or_default() += 1;
     }
 
@@ -254,230 +253,6 @@ impl Provider {
         drop(place);
         written
     }
-
-    /// A place for somebody who has paid.
-    async fn place(
-        &self,
-        room: &Arc<Semaphore>,
-        out: &mpsc::Sender<Frame>,
-        says: &mut mpsc::Receiver<Say>,
-    ) -> Result<OwnedSemaphorePermit, Reason> {
-        loop {
-            tokio::select! {
-                permit = room.clone().acquire_owned() => return permit.map_err(|_| gone()),
-                said = says.recv() => if said.is_none() { return Err(gone()) },
-                () = tokio::time::sleep(Duration::from_millis(ALIVE_MS)) => send(out, Frame::Alive {}).await?,
-            }
-        }
-    }
-
-    /// Sends pieces as they come, as far as they are paid.
-    async fn write(
-        &self,
-        mut telling: Telling,
-        mut pieces: mpsc::UnboundedReceiver<Piece>,
-        paying: Option<&Paying>,
-        engine: &engine::Engine,
-        out: &mpsc::Sender<Frame>,
-        says: &mut mpsc::Receiver<Say>,
-    ) -> Result<(), Reason> {
-        let mut alive = tokio::time::interval(Duration::from_millis(ALIVE_MS));
-        let mut due = tokio::time::Instant::now() + PAY_WITHIN;
-        let mut vouchers = 0;
-        loop {
-            let piece = tokio::select! {
-                piece = pieces.recv() => piece,
-                say = says.recv() => {
-                    let (Some(Say::Pay { voucher }), Some(paying)) = (say, paying) else { return Err(gone()) };
-                    vouchers += 1;
-                    // Each is written to disk: more than half a dozen for a chunk are not meant to pay.
-                    if vouchers > 8 + telling.receipt().written / 4 {
-                        return Err(Reason::Unpaid("more vouchers than words".into()));
-                    }
-                    self.take(paying, voucher).await?;
-                    if paying.allow(telling.receipt().written) {
-                        engine.wake();
-                    }
-                    continue;
-                }
-                _ = alive.tick() => {
-                    if let Some(paying) = paying {
-                        if paying.allow(telling.receipt().written) {
-                            engine.wake();
-                            due = tokio::time::Instant::now() + PAY_WITHIN;
-                        } else if tokio::time::Instant::now() > due {
-                            return Err(Reason::Unpaid("no voucher came in time".into()));
-                        }
-                    }
-                    send(out, Frame::Alive {}).await?;
-                    continue;
-                }
-            };
-            alive.reset();
-            due = tokio::time::Instant::now() + PAY_WITHIN;
-            let token = match piece {
-                Some(Piece::Token(token)) => token,
-                Some(Piece::Read { cached, echo, .. }) => {
-                    send(out, Frame::Read { cached, echo: Tokens(echo) }).await?;
-                    continue;
-                }
-                Some(end) => return self.end(telling, end, paying, out, says).await,
-                None => return Err(Reason::Failed("the model is not served any more".into())),
-            };
-            let mut tokens = vec![token];
-            let mut end = None;
-            // What is there already goes with it.
-            while tokens.len() < TOKENS_MAX && end.is_none() {
-                match pieces.try_recv() {
-                    Ok(Piece::Token(token)) => tokens.push(token),
-                    Ok(other) => end = Some(other),
-                    Err(_) => break,
-                }
-            }
-            let before = telling.receipt().cost;
-            let frame = telling.written(&self.key, tokens);
-            if let Some(paying) = paying {
-                paying.earn(telling.receipt().cost.less(before).unwrap_or_default());
-                if paying.allow(telling.receipt().written) {
-                    engine.wake();
-                }
-            }
-            send(out, frame).await?;
-            if let Some(end) = end {
-                return self.end(telling, end, paying, out, says).await;
-            }
-        }
-    }
-
-    /// The last frame, and the last voucher.
-    async fn end(
-        &self,
-        mut telling: Telling,
-        piece: Piece,
-        paying: Option<&Paying>,
-        out: &mpsc::Sender<Frame>,
-        says: &mut mpsc::Receiver<Say>,
-    ) -> Result<(), Reason> {
-        let Piece::End { finish, text, .. } = piece else {
-            return Err(Reason::Failed("the model lost its place".into()));
-        };
-        send(out, telling.end(&self.key, finish?, text)).await?;
-        let Some(paying) = paying else { return Ok(()) };
-        // Until it has said all it has to say: what other answers owe is not this one's.
-        let wait = async {
-            while let Some(Say::Pay { voucher }) = says.recv().await {
-                self.take(paying, voucher).await?;
-            }
-            Ok::<(), Reason>(())
-        };
-        // The answer is whole either way; a client that did not pay is remembered by what it owes.
-        let _ = tokio::time::timeout(PAY_WITHIN, wait).await;
-        if paying.owes() {
-            self.refuse(Reject::Unpaid);
-        }
-        Ok(())
-    }
-
-    /// Waits until reading is paid, so that one who does not pay costs nothing.
-    async fn paid_for_reading(
-        &self,
-        paying: &Paying,
-        cost: Credits,
-        out: &mpsc::Sender<Frame>,
-        says: &mut mpsc::Receiver<Say>,
-    ) -> Result<(), Reason> {
-        // An allotment may have to become final first, here too.
-        let deadline = tokio::time::Instant::now() + PAY_WITHIN * 6;
-        let mut early = None;
-        while !paying.read(cost) {
-            let wait = tokio::time::timeout(Duration::from_millis(ALIVE_MS), says.recv());
-            let voucher = match wait.await {
-                Ok(Some(Say::Pay { voucher })) => Some(voucher),
-                Ok(_) => return Err(Reason::Unpaid("it ended before it was paid".into())),
-                Err(_) if tokio::time::Instant::now() > deadline => {
-                    return Err(Reason::Unpaid("no voucher came in time".into()));
-                }
-                Err(_) => {
-                    send(out, Frame::Alive {}).await?;
-                    early.take()
-                }
-            };
-            let Some(voucher) = voucher else { continue };
-            match self.books.take(paying.chain, paying.by, voucher.clone()).await {
-                // The chain here may be a block behind the client's.
-                Err(Reject::NoAllotment | Reject::Insufficient) => early = Some(voucher),
-                taken => self.told(taken)?,
-            }
-        }
-        Ok(())
-    }
-
-    async fn take(&self, paying: &Paying, voucher: base::Signed<ledger::Voucher>) -> Result<(), Reason> {
-        self.told(self.books.take(paying.chain, paying.by, voucher).await)
-    }
-
-    fn told(&self, taken: Result<(), Reject>) -> Result<(), Reason> {
-        taken.map_err(|reject| {
-            self.refuse(reject);
-            Reason::Unpaid(format!("the voucher is worth nothing here: {reject}"))
-        })
-    }
-}
-
-/// Who pays for an answer, on which chain.
-struct Paying {
-    chain: Hash,
-    by: NodeId,
-    pace: Pace,
-    /// What a chunk costs.
-    chunk: Credits,
-    books: Arc<Books>,
-}
-
-impl Paying {
-    fn new(chain: Hash, by: NodeId, pace: Pace, chunk: Credits, books: Arc<Books>) -> Self {
-        books.with_till(&chain, &by, Till::begin);
-        Self { chain, by, pace, chunk, books }
-    }
-
-    fn read(&self, cost: Credits) -> bool {
-        self.books.with_till(&self.chain, &self.by, |till| till.read(cost, self.chunk))
-    }
-
-    fn earn(&self, amount: Credits) {
-        self.books.with_till(&self.chain, &self.by, |till| till.earn(amount));
-    }
-
-    fn owes(&self) -> bool {
-        self.books.with_till(&self.chain, &self.by, |till| till.owed() > Credits::ZERO)
-    }
-
-    /// Allows the next half of a chunk, if not too much is owed; whether it did.
-    fn allow(&self, written: u64) -> bool {
-        let may = self.books.with_till(&self.chain, &self.by, |till| till.may_write(self.chunk));
-        if may {
-            self.pace.allow((written + CHUNK / 2) as usize);
-        }
-        may
-    }
-}
-
-impl Drop for Paying {
-    fn drop(&mut self) {
-        self.books.with_till(&self.chain, &self.by, Till::end);
-    }
-}
-
-async fn send(out: &mpsc::Sender<Frame>, frame: Frame) -> Result<(), Reason> {
-    match tokio::time::timeout(READ_WITHIN, out.send(frame)).await {
-        Ok(Ok(())) => Ok(()),
-        _ => Err(gone()),
-    }
-}
-
-/// Nobody is there to hear it.
-fn gone() -> Reason {
-    Reason::Failed("nobody reads any more".into())
 }
 
 fn name(reason: &Reason) -> &'static str {
@@ -524,61 +299,4 @@ async fn measure(served: &Arc<Served>) -> (u32, u32) {
     let first = first.unwrap_or_else(std::time::Instant::now);
     let rate = |n: u32, time: Duration| ((f64::from(n) / time.as_secs_f64().max(1e-6)) as u32).max(1);
     (rate(read as u32, first - begun), rate(written.saturating_sub(1).max(1), first.elapsed()))
-}
-
-impl net::Answerer for Provider {
-    fn frame_max(&self) -> usize {
-        FRAME_MAX
-    }
-
-    fn answer(&self, by: NodeId, first: Vec<u8>, talk: net::Talk) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
-        Box::pin(async move {
-            let net::Talk { mut say, mut hear } = talk;
-            let request = match market::Say::from_bytes(&first) {
-                Ok(Say::Ask { request }) if !self.is_public() => {
-                    let reason = Reason::Model(request.ask.model);
-                    let _ = say.frame(&Frame::Refused { reason }.to_bytes()).await;
-                    return say.finish();
-                }
-                Ok(Say::Ask { request }) => request,
-                _ => return self.refuse(Reject::Malformed),
-            };
-            let (out, mut frames) = mpsc::channel::<Frame>(FRAMES);
-            let (sender, says) = mpsc::channel(FRAMES);
-            // Owns the frames: when it ends, whoever makes them notices.
-            let sending = async move {
-                while let Some(frame) = frames.recv().await {
-                    let bytes = frame.to_bytes();
-                    drop(frame);
-                    let sent = tokio::time::timeout(READ_WITHIN, say.frame(&bytes)).await;
-                    if !matches!(sent, Ok(Ok(()))) {
-                        return;
-                    }
-                }
-                say.finish();
-            };
-            // What it said before it left is still heard.
-            let hearing = async {
-                let sender = sender;
-                while let Ok(Some(bytes)) = hear.frame().await {
-                    match market::Say::from_bytes(&bytes) {
-                        Ok(said @ Say::Pay { .. }) => {
-                            if sender.send(said).await.is_err() {
-                                break;
-                            }
-                        }
-                        _ => return self.refuse(Reject::Malformed),
-                    }
-                }
-            };
-            let heard = async {
-                hearing.await;
-                std::future::pending::<()>().await;
-            };
-            tokio::select! {
-                _ = async { tokio::join!(Provider::answer(self, by, request, out, says), sending) } => {}
-                () = heard => {}
-            }
-        })
-    }
 }

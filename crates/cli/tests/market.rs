@@ -139,6 +139,8 @@ fn an_answer_is_paid_once_and_who_has_nothing_pays_nothing() {
     known(&client, 1);
     let client_key = client.ready["node"].as_str().expect("a key");
     json(&provider.dir, &["wallet", "send", client_key, "0.05", "--yes"]);
+    let before = json(&provider.dir, &["chain", "account", provider.ready["node"].as_str().expect("a key")]);
+    let start = before["balance_micro"].as_u64().expect("a number") - 5_001_000;
     // That is not enough.
     let (status, text) = client.raw("POST", "/v1/chat/completions", None, &question(100, false).to_string());
     assert_eq!((status, text.contains("insufficient_quota")), (402, true), "{text}");
@@ -147,7 +149,6 @@ fn an_answer_is_paid_once_and_who_has_nothing_pays_nothing() {
         json(&provider.dir, &["chain", "account", key])
     };
     json(&provider.dir, &["wallet", "send", client_key, "5", "--yes"]);
-    let start = account(&provider.ready["node"])["balance_micro"].as_u64().expect("a number");
     let answer = client.post("/v1/chat/completions", &question(100, false));
     let signed = receipt(stage, &client, &answer["id"]);
     let read = answer["usage"]["prompt_tokens"].as_u64().expect("a number");

@@ -71,6 +71,11 @@ pub(super) async fn show(common: &Common, args: &ServeDemoArgs, stage: &Path) ->
     paid(stage, &client).await?;
     say(&format!("both offer it for {PRICE_TEXT} credits a million tokens; the machine that asks has {PURSE} credit"));
     known(&trade, 2).await?;
+    // Ahead of need: the one that is killed may be the one that keeps the books.
+    let (network, half) = (chain.to_string(), Credits(BUDGET.0 / 2));
+    node.spend(Some(&network), ledger::Tx::Deposit { amount: BUDGET }).await?;
+    let parts = ledger::Allotments(vec![(first.node, half), (second.node, half)]);
+    node.spend(Some(&network), ledger::Tx::Allot { parts }).await?;
 
     say("\na question, to get to know them:\n");
     let begun = ask(&trade, 24, None).await?;

@@ -6,11 +6,12 @@ use base::{CHUNK_BYTES, ChunkTree, Hash, NodeId, Reject, Wire, wire_enum};
 use bytes::Bytes;
 use iroh::endpoint::{Connection, RecvStream, SendStream};
 use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use thiserror::Error;
-use tokio::sync::Mutex;
-use tokio::task::JoinSet;
+use tokio::sync::{Mutex, Notify};
+use tokio::task::{JoinSet, spawn_blocking};
 
 /// Names the protocol and its version.
 pub(crate) const ALPN: &[u8] = b"talkoo/bulk/1";
@@ -58,11 +59,58 @@ wire_enum!(Request {
     2 => Ping { nonce },
 });
 
+/// Where the bytes of a transfer are put: in memory, or in a file that is too large for it.
+pub trait Place: Send + 'static {
+    /// Bytes that are there now.
+    fn held(&self) -> io::Result<u64>;
+    /// Makes it so long; what is new is filled in later.
+    fn resize(&mut self, len: u64) -> io::Result<()>;
+    /// Fills `bytes` with what is there from `at` on.
+    fn read(&mut self, at: u64, bytes: &mut [u8]) -> io::Result<()>;
+    /// Puts `bytes` there from `at` on.
+    fn write(&mut self, at: u64, bytes: &[u8]) -> io::Result<()>;
+}
+
+impl Place for Vec<u8> {
+    fn held(&self) -> io::Result<u64> {
+        Ok(self.len() as u64)
+    }
+    fn resize(&mut self, len: u64) -> io::Result<()> {
+        self.resize(usize::try_from(len).map_err(io::Error::other)?, 0);
+        Ok(())
+    }
+    fn read(&mut self, at: u64, bytes: &mut [u8]) -> io::Result<()> {
+        bytes.copy_from_slice(&self[at as usize..][..bytes.len()]);
+        Ok(())
+    }
+    fn write(&mut self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self[at as usize..][..bytes.len()].copy_from_slice(bytes);
+        Ok(())
+    }
+}
+
+impl Place for std::fs::File {
+    fn held(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+    fn resize(&mut self, len: u64) -> io::Result<()> {
+        self.set_len(len)
+    }
+    fn read(&mut self, at: u64, bytes: &mut [u8]) -> io::Result<()> {
+        io::Seek::seek(self, io::SeekFrom::Start(at))?;
+        io::Read::read_exact(self, bytes)
+    }
+    fn write(&mut self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        io::Seek::seek(self, io::SeekFrom::Start(at))?;
+        io::Write::write_all(self, bytes)
+    }
+}
+
 /// Content that arrived whole.
 #[derive(Debug)]
-pub struct Fetched {
+pub struct Fetched<P = Vec<u8>> {
     /// The bytes.
-    pub bytes: Vec<u8>,
+    pub bytes: P,
     /// Their tree.
     pub tree: ChunkTree,
     /// Chunks that had to be moved.
@@ -73,19 +121,24 @@ pub struct Fetched {
 
 /// Why content did not arrive.
 #[derive(Debug, Error)]
-#[error("no peer has all of {root:?}: {missing} chunks missing")]
-pub struct FetchError {
+#[error("{}", match .disk {
+    Some(disk) => format!("what arrived of {root:?} could not be kept: {disk}"),
+    None => format!("no peer has all of {root:?}: {missing} chunks missing"),
+})]
+pub struct FetchError<P = Vec<u8>> {
     /// What was asked for.
     pub root: Hash,
     /// Chunks that nobody gave.
     pub missing: usize,
     /// What arrived, in place; goes on from here when given back to `fetch`.
-    pub partial: Vec<u8>,
+    pub partial: P,
     /// Wrong answers on the way.
     pub rejects: Vec<(NodeId, Reject)>,
+    /// What kept it from being kept.
+    pub disk: Option<io::Error>,
 }
 
-impl FetchError {
+impl<P> FetchError<P> {
     /// The reason that weighs most: wrong bytes over absence.
     pub fn reject(&self) -> Reject {
         let wrong = self.rejects.iter().map(|(_, reject)| *reject).find(|reject| *reject != Reject::NotHeld);
@@ -156,22 +209,25 @@ async fn ask(connection: &Connection, request: Request) -> Result<RecvStream, Re
 }
 
 /// What the workers of one transfer share.
-struct Transfer {
+struct Transfer<P> {
     tree: ChunkTree,
     todo: Mutex<VecDeque<usize>>,
-    buffer: Mutex<Vec<u8>>,
+    buffer: Mutex<P>,
     rejects: Mutex<Vec<(NodeId, Reject)>>,
+    /// Nothing can be kept any more.
+    disk: Mutex<Option<io::Error>>,
+    arrived: Notify,
 }
 
 /// Fetches `root` from `sources` at once. Chunks that `have` (an older version, or what arrived
 /// before) holds already are not moved again.
-pub(crate) async fn fetch(
+pub(crate) async fn fetch<P: Place>(
     pool: &Arc<Pool>,
     root: Hash,
     sources: &[NodeId],
-    have: Vec<u8>,
+    have: P,
     progress: &(dyn Fn(usize, usize) + Sync),
-) -> Result<Fetched, FetchError> {
+) -> Result<Fetched<P>, FetchError<P>> {
     let mut rejects = Vec::new();
     let mut found = None;
     for source in sources {
@@ -184,9 +240,13 @@ pub(crate) async fn fetch(
         }
     }
     let Some((tree, first)) = found else {
-        return Err(FetchError { root, missing: 1, partial: have, rejects });
+        return Err(FetchError { root, missing: 1, partial: have, rejects, disk: None });
     };
-    let (buffer, todo) = place(&tree, have, first);
+    let (tree, buffer, todo) = spawn_blocking(move || place(tree, have, first)).await.expect("it does not panic");
+    let todo = match todo {
+        Ok(todo) => todo,
+        Err(disk) => return Err(FetchError { root, missing: 1, partial: buffer, rejects, disk: Some(disk) }),
+    };
     let moved = todo.len() + usize::from(tree.chunks.len() == 1 && todo.is_empty());
     let total = todo.len();
     let transfer = Arc::new(Transfer {
@@ -194,31 +254,34 @@ pub(crate) async fn fetch(
         todo: Mutex::new(todo.into()),
         buffer: Mutex::new(buffer),
         rejects: Mutex::new(rejects),
+        disk: Mutex::default(),
+        arrived: Notify::new(),
     });
     stripe(pool, root, sources, &transfer, total, progress).await;
     let missing = transfer.todo.lock().await.len();
     let transfer = Arc::into_inner(transfer).expect("all workers have ended");
     let (bytes, rejects) = (transfer.buffer.into_inner(), transfer.rejects.into_inner());
-    if missing > 0 {
-        return Err(FetchError { root, missing, partial: bytes, rejects });
+    let disk = transfer.disk.into_inner();
+    if missing > 0 || disk.is_some() {
+        return Err(FetchError { root, missing, partial: bytes, rejects, disk });
     }
     Ok(Fetched { bytes, tree: transfer.tree, moved, rejects })
 }
 
 /// Runs workers until nothing is left to do or nobody is left to ask. A small transfer stays with
 /// the first sources; each that fails makes room for the next.
-async fn stripe(
+async fn stripe<P: Place>(
     pool: &Arc<Pool>,
     root: Hash,
     sources: &[NodeId],
-    transfer: &Arc<Transfer>,
+    transfer: &Arc<Transfer<P>>,
     total: usize,
     progress: &(dyn Fn(usize, usize) + Sync),
 ) {
     let mut alive = sources.to_vec();
     loop {
         let left = transfer.todo.lock().await.len();
-        if left == 0 || alive.is_empty() {
+        if left == 0 || alive.is_empty() || transfer.disk.lock().await.is_some() {
             return;
         }
         let asked = &alive[..left.div_ceil(CHUNKS_PER_LANE).min(alive.len())];
@@ -229,10 +292,13 @@ async fn stripe(
                 workers.spawn(work(pool.clone(), source, lane, root, transfer.clone()));
             }
         }
-        while let Some(ended) = workers.join_next().await {
-            // A chunk that a failing source had taken is done in the next pass.
-            if let Ok(Some(failed)) = ended {
-                alive.retain(|source| *source != failed);
+        while !workers.is_empty() {
+            tokio::select! {
+                // A chunk that a failing source had taken is done in the next pass.
+                Some(ended) = workers.join_next() => if let Ok(Some(failed)) = ended {
+                    alive.retain(|source| *source != failed);
+                },
+                () = transfer.arrived.notified() => {}
             }
             let left = transfer.todo.lock().await.len();
             progress(total - left, total);
@@ -241,13 +307,23 @@ async fn stripe(
 }
 
 /// Asks one source over one connection for chunk after chunk; gives the source back when it failed.
-async fn work(pool: Arc<Pool>, source: NodeId, lane: usize, root: Hash, transfer: Arc<Transfer>) -> Option<NodeId> {
+async fn work<P: Place>(
+    pool: Arc<Pool>,
+    source: NodeId,
+    lane: usize,
+    root: Hash,
+    transfer: Arc<Transfer<P>>,
+) -> Option<NodeId> {
     loop {
         let index = transfer.todo.lock().await.pop_front()?;
         match within(STALL, fetch_chunk(&pool, source, lane, root, index, &transfer.tree)).await {
             Ok(bytes) => {
-                let mut buffer = transfer.buffer.lock().await;
-                buffer[transfer.tree.range(index)].copy_from_slice(&bytes);
+                let at = transfer.tree.range(index).start as u64;
+                if let Err(error) = transfer.buffer.lock().await.write(at, &bytes) {
+                    *transfer.disk.lock().await = Some(error);
+                    return None;
+                }
+                transfer.arrived.notify_one();
             }
             Err(reject) => {
                 transfer.todo.lock().await.push_back(index);
@@ -259,13 +335,31 @@ async fn work(pool: Arc<Pool>, source: NodeId, lane: usize, root: Hash, transfer
 }
 
 /// The buffer with everything in place that is known to be right, and the chunks still to fetch.
-fn place(tree: &ChunkTree, have: Vec<u8>, first: Option<Vec<u8>>) -> (Vec<u8>, Vec<usize>) {
-    let mut buffer = first.unwrap_or(have);
-    let held = buffer.len();
-    buffer.resize(tree.len as usize, 0);
-    let right = |i: &usize| tree.range(*i).end <= held && Hash::of_chunk(&buffer[tree.range(*i)]) == tree.chunks[*i];
-    let todo = (0..tree.chunks.len()).filter(|i| !right(i)).collect();
-    (buffer, todo)
+fn place<P: Place>(tree: ChunkTree, mut have: P, first: Option<Vec<u8>>) -> (ChunkTree, P, io::Result<Vec<usize>>) {
+    let sort = || {
+        let held = have.held()?;
+        have.resize(tree.len)?;
+        if let Some(first) = first {
+            have.write(0, &first)?;
+            return Ok(Vec::new());
+        }
+        let mut todo = Vec::new();
+        let mut chunk = Vec::new();
+        for (index, hash) in tree.chunks.iter().enumerate() {
+            let range = tree.range(index);
+            chunk.resize(range.len(), 0);
+            let there = range.end as u64 <= held;
+            if there {
+                have.read(range.start as u64, &mut chunk)?;
+            }
+            if !there || Hash::of_chunk(&chunk) != *hash {
+                todo.push(index);
+            }
+        }
+        Ok(todo)
+    };
+    let todo = sort();
+    (tree, have, todo)
 }
 
 async fn fetch_tree(pool: &Pool, source: NodeId, root: Hash) -> Result<(ChunkTree, Option<Vec<u8>>), Reject> {

@@ -1,6 +1,6 @@
 //! The endpoint of a node and the tasks that answer its peers.
 
-use crate::bulk::{self, Content, FetchError, Fetched};
+use crate::bulk::{self, Content, FetchError, Fetched, Place};
 use crate::gossip::{self, Topic};
 use crate::links::{self, Link, Listener};
 use crate::log::{self, Follow, LogClient, LogService};
@@ -208,11 +208,7 @@ impl Net {
 
     /// Remembers where a peer can be reached.
     pub fn know(&self, address: &Address) {
-        if remember(&self.book, &self.pins, self.id(), address) {
-            // Connections to where it was are dead.
-            let (pool, address) = (self.pool.clone(), address.clone());
-            tokio::spawn(async move { pool.moved(address.node, &address.sockets).await });
-        }
+        learn(&self.book, &self.pins, &self.pool, self.id(), address);
     }
 
     /// Answers questions from now on. Said twice, the first one stays.
@@ -227,7 +223,7 @@ impl Net {
 
     /// `peer` is silent: the next question to it goes over a new connection.
     pub async fn forget(&self, peer: NodeId) {
-        talk::forget(&self.pool, peer).await;
+        self.pool.forget(peer, talk::ALPN).await;
     }
 
     /// Tells everybody in `topic` where this node is, and learns where they are, beginning with `peers`.
@@ -251,11 +247,7 @@ impl Net {
         let learn = move |address: &Address| {
             let id = EndpointId::from_bytes(&address.node.0).ok();
             let unknown = id.is_some_and(|id| book.get_endpoint_info(id).is_none());
-            if remember(&book, &pins, me, address) {
-                // It was restarted elsewhere: connections to where it was are dead.
-                let (pool, address) = (pool.clone(), address.clone());
-                tokio::spawn(async move { pool.moved(address.node, &address.sockets).await });
-            }
+            learn(&book, &pins, &pool, me, address);
             unknown
         };
         let endpoint = self.endpoint.clone();
@@ -269,13 +261,13 @@ impl Net {
     }
 
     /// Fetches content by root from several peers at once; see [`FetchError`] for going on later.
-    pub async fn fetch(
+    pub async fn fetch<P: Place>(
         &self,
         root: Hash,
         sources: &[NodeId],
-        have: Vec<u8>,
+        have: P,
         progress: &(dyn Fn(usize, usize) + Sync),
-    ) -> Result<Fetched, FetchError> {
+    ) -> Result<Fetched<P>, FetchError<P>> {
         bulk::fetch(&self.pool, root, sources, have, progress).await
     }
 
@@ -347,18 +339,22 @@ impl Services {
     }
 }
 
-/// Notes where a peer is; whether it was known to be elsewhere.
-fn remember(book: &MemoryLookup, pins: &Pins, me: NodeId, address: &Address) -> bool {
-    let Ok(id) = EndpointId::from_bytes(&address.node.0) else { return false };
+/// Notes where a peer is.
+fn learn(book: &MemoryLookup, pins: &Pins, pool: &Arc<Pool>, me: NodeId, address: &Address) {
+    let Ok(id) = EndpointId::from_bytes(&address.node.0) else { return };
     if address.node == me {
-        return false;
+        return;
     }
     let sockets = address.sockets.iter().map(|socket| TransportAddr::Ip(*socket));
     let relay = address.relay.iter().map(|relay| TransportAddr::Relay(relay.url().clone()));
     address.relay.iter().for_each(|relay| pins.learn(relay));
     let info = iroh::endpoint_info::EndpointInfo::from(EndpointAddr::from_parts(id, sockets.chain(relay)));
     let before = book.set_endpoint_info(info.clone());
-    before.is_some_and(|before| before != info.data)
+    if before.is_some_and(|before| before != info.data) {
+        // It was restarted elsewhere: connections to where it was are dead.
+        let (pool, address) = (pool.clone(), address.clone());
+        tokio::spawn(async move { pool.moved(address.node, &address.sockets).await });
+    }
 }
 
 fn add_mdns(endpoint: &Endpoint) {

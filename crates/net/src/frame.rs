@@ -17,7 +17,7 @@ pub(crate) async fn send(stream: &mut SendStream, bytes: &[u8]) -> Result<(), Re
 /// Reads one frame of at most `max` bytes; `None` at the clean end of the stream.
 pub(crate) async fn receive(stream: &mut RecvStream, max: usize) -> Result<Option<Vec<u8>>, Reject> {
     let Some(len) = length(stream, max).await? else { return Ok(None) };
-    body(stream, len).await.map(Some)
+    body(stream, len, None).await.map(Some)
 }
 
 /// The same for a frame that takes room as its bytes arrive, so that the frames of many together are bounded; a short one
@@ -28,20 +28,7 @@ pub(crate) async fn receive_in(
     room: &Semaphore,
 ) -> Result<Option<Vec<u8>>, Reject> {
     let Some(len) = length(stream, max).await? else { return Ok(None) };
-    let mut taken: Option<SemaphorePermit<'_>> = None;
-    let mut bytes = Vec::new();
-    while bytes.len() < len {
-        let Ok(Some(chunk)) = stream.read_chunk(len - bytes.len()).await else { return Err(Reject::NotHeld) };
-        if bytes.len() + chunk.len() > SHORT {
-            let more = room.acquire_many(chunk.len() as u32).await.map_err(|_| Reject::TooMany)?;
-            match &mut taken {
-                Some(taken) => taken.merge(more),
-                None => taken = Some(more),
-            }
-        }
-        bytes.extend_from_slice(&chunk);
-    }
-    Ok(Some(bytes))
+    body(stream, len, Some(room)).await.map(Some)
 }
 
 async fn length(stream: &mut RecvStream, max: usize) -> Result<Option<usize>, Reject> {
@@ -58,14 +45,20 @@ async fn length(stream: &mut RecvStream, max: usize) -> Result<Option<usize>, Re
     Ok(Some(len))
 }
 
-async fn body(stream: &mut RecvStream, len: usize) -> Result<Vec<u8>, Reject> {
+async fn body(stream: &mut RecvStream, len: usize, room: Option<&Semaphore>) -> Result<Vec<u8>, Reject> {
+    let mut taken: Option<SemaphorePermit<'_>> = None;
     // Grows with what arrives: a claimed length allocates nothing.
     let mut bytes = Vec::new();
     while bytes.len() < len {
-        match stream.read_chunk(len - bytes.len()).await {
-            Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
-            _ => return Err(Reject::NotHeld),
+        let Ok(Some(chunk)) = stream.read_chunk(len - bytes.len()).await else { return Err(Reject::NotHeld) };
+        if let Some(room) = room.filter(|_| bytes.len() + chunk.len() > SHORT) {
+            let more = room.acquire_many(chunk.len() as u32).await.map_err(|_| Reject::TooMany)?;
+            match &mut taken {
+                Some(taken) => taken.merge(more),
+                None => taken = Some(more),
+            }
         }
+        bytes.extend_from_slice(&chunk);
     }
     Ok(bytes)
 }

@@ -23,11 +23,11 @@ mod relay;
 mod talk;
 mod ticket;
 
-pub use bulk::{Content, FetchError, Fetched};
+pub use bulk::{Content, FetchError, Fetched, Place};
 pub use endpoint::{Config, More, Net, NetError, PeerInfo};
 pub use gossip::{Hears, Topic};
 pub use links::{Link, Listener};
 pub use log::{Follow, LogClient, LogEvent, LogService, Served};
 pub use relay::{Relay, RelayAddr, RelayAddrError, RelayError, RelayKey};
 pub use talk::{Answerer, Hear, Say, Talk};
-pub use ticket::{Address, Ticket, TicketError};
+pub use ticket::{Address, Ticket, TicketError, ticket_bytes, ticket_text};

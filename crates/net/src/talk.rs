@@ -79,11 +79,6 @@ pub(crate) async fn open(pool: &Pool, peer: NodeId, max: usize) -> Result<Talk, 
     }
 }
 
-/// Lets go of the connection to a peer that is silent, so that the next question does not wait for it.
-pub(crate) async fn forget(pool: &Pool, peer: NodeId) {
-    pool.forget(peer, ALPN).await;
-}
-
 /// What the questions of all peers share.
 #[derive(Clone)]
 pub(crate) struct Room(Arc<Semaphore>);

@@ -71,30 +71,38 @@ impl Wire for Ticket {
     }
 }
 
+/// `bytes` as one line of text that begins with `prefix`.
+pub fn ticket_text(prefix: &str, bytes: &[u8]) -> String {
+    // Four bytes of check sum: a ticket cut off by a copy is noticed as such.
+    let check = Hash::of("talkoo 2026 ticket v1", bytes);
+    format!("{prefix}{}{}", base::to_hex(bytes), base::to_hex(&check.0[..4]))
+}
+
+/// The bytes of such a line.
+pub fn ticket_bytes(prefix: &str, text: &str) -> Result<Vec<u8>, TicketError> {
+    let hex = text.trim().strip_prefix(prefix).ok_or(TicketError("wrong beginning"))?;
+    if hex.len() > 1 << 16 {
+        return Err(TicketError("too long"));
+    }
+    let mut bytes = base::from_hex(hex).map_err(|_| TicketError("cut off, or a foreign character in it"))?;
+    let body = bytes.len().checked_sub(4).ok_or(TicketError("cut off"))?;
+    if Hash::of("talkoo 2026 ticket v1", &bytes[..body]).0[..4] != bytes[body..] {
+        return Err(TicketError("cut off or mistyped"));
+    }
+    bytes.truncate(body);
+    Ok(bytes)
+}
+
 impl fmt::Display for Ticket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut bytes = self.to_bytes();
-        // Four bytes of check sum: a ticket cut off by a copy is noticed as such.
-        let check = Hash::of("talkoo 2026 ticket v1", &bytes);
-        bytes.extend_from_slice(&check.0[..4]);
-        f.write_str(PREFIX)?;
-        base::write_hex(f, &bytes)
+        f.write_str(&ticket_text(PREFIX, &self.to_bytes()))
     }
 }
 
 impl FromStr for Ticket {
     type Err = TicketError;
     fn from_str(text: &str) -> Result<Self, TicketError> {
-        let hex = text.trim().strip_prefix(PREFIX).ok_or(TicketError("wrong beginning"))?;
-        if hex.len() > 1 << 16 {
-            return Err(TicketError("too long"));
-        }
-        let bytes = base::from_hex(hex).map_err(|_| TicketError("cut off, or a foreign character in it"))?;
-        let (body, check) = bytes.split_at_checked(bytes.len().wrapping_sub(4)).ok_or(TicketError("cut off"))?;
-        if Hash::of("talkoo 2026 ticket v1", body).0[..4] != *check {
-            return Err(TicketError("cut off or mistyped"));
-        }
-        Self::from_bytes(body).map_err(|_| TicketError("unknown content"))
+        Self::from_bytes(&ticket_bytes(PREFIX, text)?).map_err(|_| TicketError("unknown content"))
     }
 }
 

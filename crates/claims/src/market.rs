@@ -153,7 +153,7 @@ pub(crate) fn served(size: &str, slots: usize) -> Result<(Served, tempfile::Temp
     let stage = tempfile::tempdir()?;
     let path = stage.path().join("figure.gguf");
     written(&path, size)?;
-    let engine = Engine::load(EngineConfig { path, threads: 1, slots, context: 512, memory: 0 })?;
+    let engine = Engine::load(EngineConfig { path, hash: None, threads: 1, slots, context: 512, memory: 0 })?;
     Ok((Served::new(engine), stage))
 }
 

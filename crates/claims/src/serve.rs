@@ -35,8 +35,14 @@ pub(crate) fn measure(book: &mut Book) -> Result<()> {
     let path = stage.path().join("figure.gguf");
     let parameters = written(&path, "base")?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let engine =
-        Engine::load(EngineConfig { path: path.clone(), threads, slots: STREAMS, context: CONTEXT, memory: 0 })?;
+    let engine = Engine::load(EngineConfig {
+        path: path.clone(),
+        hash: None,
+        threads,
+        slots: STREAMS,
+        context: CONTEXT,
+        memory: 0,
+    })?;
     let raw = Raw::load(&path)?;
     let how = format!("{parameters:.0} M parameters in 8 bits, {threads} threads, greedy, median of {REPEATS} ratios");
 

@@ -78,7 +78,7 @@ async fn kills(book: &mut Book) -> Result<()> {
     let stage = tempfile::tempdir()?;
     let path = stage.path().join("figure.gguf");
     written(&path, "small")?;
-    let own = Engine::load(EngineConfig { path, threads: 1, slots: 2, context: 512, memory: 0 })?;
+    let own = Engine::load(EngineConfig { path, hash: None, threads: 1, slots: 2, context: 512, memory: 0 })?;
     let own = Arc::new(own);
     let mut servers = vec![serve(stage.path(), "first", None)?];
     let ticket = servers[0].ticket.clone();
@@ -150,7 +150,14 @@ async fn overload(book: &mut Book) -> Result<()> {
     written(&path, "small")?;
     let mut providers: Vec<(Arc<Node>, Arc<Trade>)> = Vec::new();
     for i in 0..2 {
-        let engine = Engine::load(EngineConfig { path: path.clone(), threads: 1, slots: 2, context: 512, memory: 0 })?;
+        let engine = Engine::load(EngineConfig {
+            path: path.clone(),
+            hash: None,
+            threads: 1,
+            slots: 2,
+            context: 512,
+            memory: 0,
+        })?;
         let offer = OfferConfig { public: true, ..OfferConfig::default() };
         let config = TradeConfig { offer, ..TradeConfig::default() };
         let local = Local::new(vec![Served::new(engine)]);

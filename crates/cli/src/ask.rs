@@ -55,7 +55,9 @@ pub(crate) async fn run(common: &Common, args: RunArgs) -> Result<()> {
 async fn converse(common: &Common, args: &RunArgs, trade: &Arc<Trade>) -> Result<()> {
     if !trade.wait_for(args.name.as_deref(), OFFERS_WITHIN).await {
         let what = args.name.as_deref().unwrap_or("a model");
-        bail!("nobody whom this node knows offers {what}; --ticket names a network, --model FILE serves a file here");
+        bail!(
+            "nobody whom this node knows offers {what}; --ticket names a network, --model serves one of this machine"
+        );
     }
     let model = match &args.name {
         Some(name) => name.clone(),

@@ -14,6 +14,8 @@ mod data_cmd;
 mod demo;
 #[cfg(feature = "serve")]
 mod key;
+#[cfg(feature = "serve")]
+mod model_cmd;
 mod relay;
 mod render;
 mod runs;
@@ -83,7 +85,11 @@ enum Command {
     /// Serve models to any OpenAI client.
     #[cfg(feature = "serve")]
     Serve(serve::ServeArgs),
-    /// Ask a model: of the network, or of a file.
+    /// Models on this machine: fetch, check, give away, remove.
+    #[cfg(feature = "serve")]
+    #[command(subcommand)]
+    Model(model_cmd::ModelCommand),
+    /// Ask a model: of the network, or of this machine.
     #[cfg(feature = "serve")]
     Run(ask::RunArgs),
     /// What proves an answer.
@@ -140,7 +146,7 @@ impl Common {
         self.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from)
     }
 
-    fn node(&self) -> NodeConfig {
+    pub(crate) fn node(&self) -> NodeConfig {
         NodeConfig {
             dir: self.dir(),
             bind: self.bind,
@@ -221,6 +227,8 @@ async fn run(cli: Cli) -> Result<()> {
         }
         #[cfg(feature = "serve")]
         Command::Serve(args) => serve::run(&common, args).await,
+        #[cfg(feature = "serve")]
+        Command::Model(command) => model_cmd::run(&common, command).await,
         #[cfg(feature = "serve")]
         Command::Run(args) => ask::run(&common, args).await,
         #[cfg(feature = "serve")]

@@ -2,12 +2,13 @@
 
 use crate::Common;
 use anyhow::{Context, Result, bail, ensure};
+use base::Hash;
 use clap::Args;
 use engine::{Engine, EngineConfig};
 use gateway::{Gateway, Keys};
 use ledger::Credits;
 use market::Price;
-use node::{Local, Node, OfferConfig, Served, Trade, TradeConfig};
+use node::{Local, Models as Kept, Node, OfferConfig, Served, Trade, TradeConfig};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,9 +40,10 @@ pub(crate) struct ServeArgs {
 /// Models of this machine.
 #[derive(Args)]
 pub(crate) struct Models {
-    /// A GGUF file to serve; may be given several times. Without any, others are asked.
-    #[arg(long, value_name = "FILE")]
-    model: Vec<PathBuf>,
+    /// A model to serve, as `talkoo model ls` names it, or a GGUF file; may be given several times. Without any, others
+    /// are asked.
+    #[arg(long, value_name = "NAME|FILE")]
+    model: Vec<String>,
     /// Answers that are written at a time.
     #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     parallel: u16,
@@ -77,8 +79,9 @@ impl Models {
     /// Loads all of them.
     pub(crate) async fn load(&self, common: &Common) -> Result<Local> {
         let mut models: Vec<Served> = Vec::new();
-        for path in &self.model {
-            let served = self.load_one(common, path).await?;
+        for what in &self.model {
+            let (path, hash) = found(common, what)?;
+            let served = self.load_one(common, path, hash).await?;
             let name = &served.card().name;
             ensure!(
                 models.iter().all(|other| other.card().name != *name),
@@ -89,11 +92,10 @@ impl Models {
         Ok(Local::new(models))
     }
 
-    async fn load_one(&self, common: &Common, path: &Path) -> Result<Served> {
+    async fn load_one(&self, common: &Common, path: PathBuf, hash: Option<Hash>) -> Result<Served> {
         eprintln!("loading {}", path.display());
-        let (path, threads) = (path.to_owned(), common.threads());
-        let config =
-            EngineConfig { path, threads, slots: usize::from(self.parallel), context: self.context, memory: 0 };
+        let (threads, slots) = (common.threads(), usize::from(self.parallel));
+        let config = EngineConfig { path, hash, threads, slots, context: self.context, memory: 0 };
         let loaded = tokio::task::spawn_blocking(move || Engine::load(config)).await.context("loading")??;
         let info = loaded.info();
         eprintln!(
@@ -107,6 +109,20 @@ impl Models {
         );
         Ok(Served::new(loaded))
     }
+}
+
+/// The file of a model, and what its content has to be where it was taken in before.
+fn found(common: &Common, what: &str) -> Result<(PathBuf, Option<Hash>)> {
+    let path = Path::new(what);
+    if path.is_file() {
+        return Ok((path.to_owned(), None));
+    }
+    if what.ends_with(".gguf") {
+        bail!("there is no file {what}; `talkoo model pull` fetches models");
+    }
+    let models = Kept::of(&common.dir());
+    let model = models.find(what)?;
+    Ok((models.path(&model), Some(model.hash)))
 }
 
 impl Asking {
@@ -132,7 +148,7 @@ impl Asking {
 }
 
 pub(crate) async fn run(common: &Common, args: ServeArgs) -> Result<()> {
-    ensure!(!args.offer || !args.models.model.is_empty(), "there is nothing to offer: name a model with --model FILE");
+    ensure!(!args.offer || !args.models.model.is_empty(), "there is nothing to offer: name a model with --model");
     let keys = Arc::new(Keys::new(node::api_keys(&common.dir())?));
     let local = args.models.load(common).await?;
     let names: Vec<String> = local.all().iter().map(|served| served.card().name.clone()).collect();

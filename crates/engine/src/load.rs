@@ -15,6 +15,8 @@ use thiserror::Error;
 pub struct EngineConfig {
     /// The GGUF file.
     pub path: PathBuf,
+    /// What its content has to be; none: whatever it is.
+    pub hash: Option<Hash>,
     /// Threads that compute.
     pub threads: usize,
     /// Answers at a time.
@@ -35,6 +37,9 @@ pub enum LoadError {
     /// It is no model.
     #[error("{0} is no GGUF model, or damaged")]
     NotGguf(PathBuf),
+    /// It is another content than it should be.
+    #[error("{0} has changed since it came: `talkoo model rm` it and fetch it again")]
+    Changed(PathBuf),
     /// llama.cpp does not take it.
     #[error("{0} cannot be served: {1}")]
     Unknown(PathBuf, String),
@@ -106,6 +111,9 @@ pub fn backend() -> &'static LlamaBackend {
 pub(crate) fn load(config: &EngineConfig) -> Result<(Arc<LlamaModel>, ModelInfo), LoadError> {
     let path = &config.path;
     let (hash, bytes) = hash_of(path)?;
+    if config.hash.is_some_and(|expected| expected != hash) {
+        return Err(LoadError::Changed(path.clone()));
+    }
     let unknown = |why: &str| LoadError::Unknown(path.clone(), why.to_owned());
     let params = LlamaModelParams::default();
     let model = LlamaModel::load_from_file(backend(), path, &params);

@@ -27,7 +27,7 @@ fn served(dir: &Path, kind: GgufType, slots: usize) -> Engine {
     let card = ModelCard { name: "own".into(), ..ModelCard::default() };
     let tokenizer = std::fs::read("../../corpus/tokenizer.json").expect("the shipped tokenizer");
     model::export_gguf(&path, &config, &weights(&config), &tokenizer, 0, &card, kind).expect("written");
-    Engine::load(EngineConfig { path, threads: 1, slots, context: 0, memory: 0 }).expect("served")
+    Engine::load(EngineConfig { path, hash: None, threads: 1, slots, context: 0, memory: 0 }).expect("served")
 }
 
 fn job(prompt: Vec<i32>, max_tokens: usize) -> Job {
@@ -241,7 +241,14 @@ fn what_cannot_be_answered_is_refused() {
     assert_eq!(engine.submit(job(vec![1; CONTEXT + 1], 1)).err(), Some(Refusal::TooLong(CONTEXT + 1, CONTEXT)));
     let full = answer(&engine, job(vec![1; CONTEXT - 2], 50));
     assert_eq!((full.ids.len(), full.finish), (2, Finish::Length), "as much as there is room for");
-    let config = EngineConfig { path: dir.path().join("own.gguf"), threads: 1, slots: 4, context: 0, memory: 1 << 20 };
+    let config = EngineConfig {
+        path: dir.path().join("own.gguf"),
+        hash: None,
+        threads: 1,
+        slots: 4,
+        context: 0,
+        memory: 1 << 20,
+    };
     let error = Engine::load(config.clone()).err().expect("no room").to_string();
     assert!(error.contains("MB are free"), "{error}");
     let other = dir.path().join("other.gguf");

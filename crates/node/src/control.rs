@@ -122,6 +122,8 @@ pub enum Request {
     TakeSeat,
     /// Give it up.
     LeaveSeat,
+    /// Give published models to peers, and no others.
+    ShareModels,
     /// End the process.
     Stop,
 }
@@ -258,6 +260,14 @@ async fn answer(node: &Arc<Node>, line: &str) -> Result<Value> {
             let height = node.admit(run.parse()?, share_permille).await?;
             Ok(json!({ "final_at": height, "run": run, "share_permille": share_permille }))
         }
+        #[cfg(feature = "serve")]
+        Request::ShareModels => {
+            let shared = node.share_models()?;
+            let shown = |(model, ticket): &(crate::Model, crate::ModelTicket)| json!({ "name": model.name, "hash": model.hash, "ticket": ticket.to_string() });
+            Ok(json!({ "shared": shared.iter().map(shown).collect::<Vec<_>>() }))
+        }
+        #[cfg(not(feature = "serve"))]
+        Request::ShareModels => bail!("this talkoo was built without serving"),
         Request::Stop => {
             node.stop.cancel();
             Ok(json!({ "stopping": true }))

@@ -17,6 +17,8 @@ mod follow;
 mod history;
 mod log;
 mod mark;
+#[cfg(feature = "serve")]
+mod models;
 mod moving;
 mod network;
 mod platform;
@@ -45,6 +47,8 @@ pub use control::{Request, call};
 pub use eval::bits_per_byte;
 pub use export::{Saved, saved};
 pub use history::Entry;
+#[cfg(feature = "serve")]
+pub use models::{Doing, HubFile, HubName, Model, ModelTicket, Models, Progress, Wanted, pull};
 pub use net::{RelayAddr, RelayKey};
 pub use network::{NetworkFile, Recovered, Seat, join as join_network, network_of, recover, seat};
 #[cfg(feature = "serve")]
@@ -106,6 +110,8 @@ pub struct Node {
     stop: CancellationToken,
     tasks: Mutex<tokio::task::JoinSet<Result<()>>>,
     parts: watch::Sender<BTreeMap<Hash, Vec<RunStatus>>>,
+    #[cfg(feature = "serve")]
+    shares: models::Shares,
 }
 
 /// Orders that wait for a driver.
@@ -158,7 +164,13 @@ impl Node {
             stop,
             tasks: Mutex::new(tasks),
             parts: watch::Sender::default(),
+            #[cfg(feature = "serve")]
+            shares: models::Shares::default(),
         });
+        #[cfg(feature = "serve")]
+        if let Err(error) = node.share_models() {
+            tracing::warn!(%error, "published models are not given to peers");
+        }
         node.show();
         let home = node.shared.chains.home.clone();
         if let Some(kept) = home.kept() {
@@ -256,7 +268,9 @@ impl Node {
 
     /// What the node shows of itself.
     pub fn status(&self) -> Status {
-        Status { trouble: self.shared.chains.home.trouble(), ..self.status.borrow().clone() }
+        let (refused, sent_bytes) = self.counts();
+        let trouble = self.shared.chains.home.trouble();
+        Status { trouble, refused, sent_bytes, ..self.status.borrow().clone() }
     }
 
     /// The same, as it changes.
@@ -328,14 +342,20 @@ impl Node {
         sender
     }
 
-    fn show(&self) {
+    /// What was refused, by reason, and bytes of content sent.
+    fn counts(&self) -> (Vec<(String, u64)>, u64) {
         let (rejects, sent_bytes) = self.shared.contents.counts();
+        (rejects.iter().map(|(reject, n)| (reject.name().to_owned(), n)).collect(), sent_bytes)
+    }
+
+    fn show(&self) {
+        let (refused, sent_bytes) = self.counts();
         let address = self.address();
         let status = Status {
             node: self.id().to_string(),
             addresses: address.sockets.iter().map(SocketAddr::to_string).collect(),
             runs: self.parts.borrow().values().flatten().cloned().collect(),
-            refused: rejects.iter().map(|(reject, n)| (reject.name().to_owned(), n)).collect(),
+            refused,
             sent_bytes,
             trouble: None,
         };

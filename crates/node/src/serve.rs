@@ -84,6 +84,20 @@ impl Served {
         Ok(self.engine.tokenize(text, true))
     }
 
+    /// What a text means, and how many tokens it has.
+    pub async fn embed(&self, text: Input) -> Result<(Vec<f32>, u64), Reason> {
+        let tokens = match text {
+            Input::Tokens(ids) => ids,
+            Input::Text(text) => {
+                self.fits(&text)?;
+                self.engine.tokenize_text(&text)
+            }
+            Input::Chat { .. } => return Err(unsupported("input", &"texts are embedded, not conversations")),
+        };
+        let read = tokens.len() as u64;
+        Ok((self.engine.embed(tokens).await.map_err(|refusal| reason_about("input", refusal))?, read))
+    }
+
     /// A text that is certainly too long is not read at all: some tokenizers take much stack for a long one.
     fn fits(&self, text: &str) -> Result<(), Reason> {
         let (asked, max) = (text.len() as u64 / TOKEN_BYTES_MAX, self.card.context);
@@ -277,12 +291,17 @@ fn sampling(asked: &market::Sampling) -> Result<engine::Sampling, Reason> {
 }
 
 fn reason(refusal: Refusal) -> Reason {
+    reason_about("prompt", refusal)
+}
+
+fn reason_about(what: &str, refusal: Refusal) -> Reason {
+    let invalid = |why: String| Reason::Invalid { what: what.into(), why };
     match refusal {
         Refusal::Busy => Reason::Busy(AGAIN_MS),
         Refusal::TooLong(asked, max) => Reason::TooLong { asked: asked as u64, max: max as u64 },
         Refusal::Format(why) => Reason::Invalid { what: "response_format".into(), why },
-        Refusal::Empty => Reason::Invalid { what: "prompt".into(), why: refusal.to_string() },
-        Refusal::Token(_) => Reason::Invalid { what: "prompt".into(), why: refusal.to_string() },
+        Refusal::Empty | Refusal::Token(_) => invalid(refusal.to_string()),
+        Refusal::Kind(why) => unsupported("model", &why),
         other => Reason::Failed(other.to_string()),
     }
 }

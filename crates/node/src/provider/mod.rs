@@ -105,7 +105,8 @@ impl Provider {
 
     /// What is offered on a chain, for the next minutes.
     pub(crate) fn offers(&self, chain: Hash) -> Offers {
-        let models = self.local.all().iter().take(market::OFFERS_MAX);
+        // Embeddings are for this machine's own clients: the protocol between peers carries answers only.
+        let models = self.local.all().iter().filter(|served| !served.engine().info().embeds).take(market::OFFERS_MAX);
         Offers(models.map(|served| self.offer(chain, served)).collect())
     }
 

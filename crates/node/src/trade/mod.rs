@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use base::{Hash, NodeId, Reject, Rng, Wire};
 use gateway::{Answers, Asked};
 use ledger::Credits;
-use market::{Ask, Index, ModelCard, Offers, Piece, Price, Reason};
+use market::{Ask, Index, Input, ModelCard, Offers, Piece, Price, Reason};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -359,6 +359,20 @@ impl Answers for Asker {
 
     fn receipt(&self, name: &str) -> Option<String> {
         self.0.receipt(name)
+    }
+
+    fn embed(&self, model: &str, texts: Vec<Input>) -> Asked<'_, (Vec<Vec<f32>>, u64)> {
+        let served = self.served(model);
+        Box::pin(async move {
+            let served = served?;
+            let (mut vectors, mut read) = (Vec::new(), 0);
+            for text in texts {
+                let (vector, tokens) = served.embed(text).await?;
+                vectors.push(vector);
+                read += tokens;
+            }
+            Ok((vectors, read))
+        })
     }
 
     fn tokenize(&self, model: &str, text: &str) -> Asked<'_, Vec<i32>> {

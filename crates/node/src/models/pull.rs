@@ -1,0 +1,279 @@
+//! A model comes from peers first, many at a time, then from the hub that it once came from.
+
+use super::hub::{Hub, HubFile, HubName};
+use super::share::{HERE, topic};
+use super::{Doing, Model, Models, Origin, Progress, Told, valid_name};
+use anyhow::{Context, Result, bail, ensure};
+use base::{CHUNK_BYTES, ChunkTree, Hash, NodeId, Reader, Reject, Wire, WireError};
+use bytes::Bytes;
+use net::{Address, Net, Topic};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Everything that a stranger needs to fetch a model, as one line of text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelTicket {
+    /// What it is called.
+    pub name: String,
+    /// Its content.
+    pub hash: Hash,
+    /// Its length.
+    pub bytes: u64,
+    /// Where it is on a hub, for when no peer has it.
+    pub hub: Option<HubFile>,
+    /// Nodes that have it.
+    pub peers: Vec<Address>,
+}
+
+/// What somebody wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wanted {
+    /// A model that a peer has.
+    Ticket(ModelTicket),
+    /// A model of a hub.
+    Hub(HubName),
+}
+
+const PREFIX: &str = "talkoomodel1";
+/// Nodes in a ticket.
+const PEERS_MAX: usize = 32;
+const TEXT_MAX: usize = 512;
+/// Others who have a model say so within this; one of a few chunks is fetched before that.
+const OTHERS_WITHIN: Duration = Duration::from_secs(2);
+const FEW: u64 = 16;
+
+impl Wire for HubFile {
+    fn encode(&self, out: &mut Vec<u8>) {
+        (self.repo.clone(), self.revision.clone()).encode(out);
+        self.file.encode(out);
+    }
+    fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
+        let (repo, revision, file) = (short(input)?, short(input)?, short(input)?);
+        // What it names has to be a name: it becomes part of an address.
+        let name: Result<HubName, _> = format!("{repo}/{file}@{revision}").parse();
+        name.map_err(|_| WireError::Invalid("file of a hub"))?;
+        Ok(Self { repo, revision, file })
+    }
+}
+
+fn short(input: &mut Reader<'_>) -> Result<String, WireError> {
+    String::from_utf8(input.bytes(TEXT_MAX)?.to_vec()).map_err(|_| WireError::Invalid("text"))
+}
+
+impl Wire for ModelTicket {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.name.encode(out);
+        (self.hash, self.bytes).encode(out);
+        self.hub.encode(out);
+        self.peers.encode(out);
+    }
+    fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
+        let name = valid_name(&short(input)?).map_err(|_| WireError::Invalid("name of a model"))?;
+        let (hash, bytes) = Wire::decode(input)?;
+        let hub = Wire::decode(input)?;
+        Ok(Self { name, hash, bytes, hub, peers: input.list(PEERS_MAX)? })
+    }
+}
+
+impl fmt::Display for ModelTicket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&net::ticket_text(PREFIX, &self.to_bytes()))
+    }
+}
+
+impl FromStr for Wanted {
+    type Err = anyhow::Error;
+    fn from_str(text: &str) -> Result<Self> {
+        let text = text.trim();
+        if !text.starts_with(PREFIX) {
+            return Ok(Self::Hub(text.parse()?));
+        }
+        let ticket = net::ticket_bytes(PREFIX, text).ok().and_then(|bytes| ModelTicket::from_bytes(&bytes).ok());
+        let ticket = ticket.context("not a model's ticket: copy the whole line that `talkoo model publish` printed")?;
+        Ok(Self::Ticket(ticket))
+    }
+}
+
+/// Who has a model, as they say.
+#[derive(Clone)]
+struct Holders(watch::Sender<BTreeSet<NodeId>>);
+
+impl net::Hears for Holders {
+    fn hear(&self, by: NodeId, words: &[u8]) {
+        self.0.send_if_modified(|holders| {
+            if words == HERE { holders.len() < PEERS_MAX && holders.insert(by) } else { holders.remove(&by) }
+        });
+    }
+}
+
+/// Gives nothing to anybody.
+struct Nothing;
+
+impl net::Content for Nothing {
+    fn tree(&self, _: &Hash, _: &NodeId) -> Option<Arc<ChunkTree>> {
+        None
+    }
+    fn chunk(&self, _: &Hash, _: usize, _: &NodeId) -> Option<Bytes> {
+        None
+    }
+    fn refused(&self, _: &NodeId, _: Reject) {}
+}
+
+/// Fetches a model into `models`, unless it is there; what an interrupted transfer left is gone on with. `network` is how
+/// peers are reached; its key is not used, so a node on the same data folder may run meanwhile.
+pub async fn pull(
+    models: &Models,
+    wanted: &Wanted,
+    name: Option<&str>,
+    network: &crate::NodeConfig,
+    told: Told<'_>,
+) -> Result<Model> {
+    match wanted {
+        Wanted::Hub(wanted) => {
+            let hub = Hub::from_env()?;
+            let promised = hub.find(wanted).await?;
+            let known = models.all()?.into_iter().find(|model| model.sha256 == promised.sha256);
+            match known {
+                Some(known) => Ok(known),
+                None => from_hub(models, &hub, promised, name, None, told).await,
+            }
+        }
+        Wanted::Ticket(ticket) => {
+            if let Some(known) = models.all()?.into_iter().find(|model| model.hash == ticket.hash) {
+                return Ok(known);
+            }
+            let peers = from_peers(models, ticket, name, network, told).await;
+            match (peers, &ticket.hub) {
+                (Err(error), Some(file)) => {
+                    tracing::warn!(%error, %file, "no peer has all of it; it is fetched from its hub");
+                    let hub = Hub::from_env()?;
+                    let promised = hub.promised(file).await?;
+                    let named = name.or(Some(&ticket.name));
+                    let model = from_hub(models, &hub, promised, named, Some(ticket.to_string()), told).await?;
+                    if model.hash != ticket.hash {
+                        models.remove(&model)?;
+                        bail!("the file on the hub is another one than the ticket says: it was thrown away");
+                    }
+                    Ok(model)
+                }
+                (peers, _) => peers,
+            }
+        }
+    }
+}
+
+async fn from_hub(
+    models: &Models,
+    hub: &Hub,
+    promised: super::hub::Promised,
+    name: Option<&str>,
+    ticket: Option<String>,
+    told: Told<'_>,
+) -> Result<Model> {
+    let name = name.map_or_else(|| promised.file.name(), valid_name)?;
+    let mut arriving = models.arriving(&promised.sha256)?;
+    hub.fetch(&promised, &mut arriving, told).await?;
+    let right = |model: &Model| {
+        let same = model.sha256 == promised.sha256;
+        ensure!(same, "{} is not what the hub says of it: it was thrown away", promised.file);
+        Ok(())
+    };
+    let origin = Origin { hub: Some(promised.file.clone()), ticket };
+    tokio::task::block_in_place(|| models.settle(arriving, &name, origin, right, told))
+}
+
+async fn from_peers(
+    models: &Models,
+    ticket: &ModelTicket,
+    name: Option<&str>,
+    network: &crate::NodeConfig,
+    told: Told<'_>,
+) -> Result<Model> {
+    let name = name.map_or_else(|| Ok(ticket.name.clone()), valid_name)?;
+    let arriving = models.arriving(&ticket.hash.to_string())?;
+    let secret = crate::platform::random_secret()?;
+    let bind = std::net::SocketAddr::new(network.bind.ip(), 0);
+    let config = net::Config { secret, bind, mdns: network.mdns, relays: network.relays.clone() };
+    let net = Net::open(config, Arc::new(Nothing), None, None).await?;
+    let fetched = fetch(&net, ticket, &arriving, told).await;
+    net.close().await;
+    fetched?;
+    let right = |model: &Model| {
+        ensure!(model.hash == ticket.hash, "what arrived is not what the ticket names");
+        Ok(())
+    };
+    let origin = Origin { hub: ticket.hub.clone(), ticket: Some(ticket.to_string()) };
+    tokio::task::block_in_place(|| models.settle(arriving, &name, origin, right, told))
+}
+
+async fn fetch(net: &Net, ticket: &ModelTicket, arriving: &super::Arriving, told: Told<'_>) -> Result<()> {
+    ticket.peers.iter().for_each(|address| net.know(address));
+    let named: BTreeSet<NodeId> = ticket.peers.iter().map(|address| address.node).collect();
+    let (holders, mut heard) = watch::channel(named.clone());
+    let (_words, words) = watch::channel(Vec::new());
+    let begin: Vec<NodeId> = named.iter().copied().collect();
+    net.speak(Topic { topic: topic(&ticket.hash), words, hear: Arc::new(Holders(holders)) }, &begin);
+    if ticket.bytes > FEW * CHUNK_BYTES as u64 {
+        // All that say so within this time, not the first one: they bring it together.
+        let _ = tokio::time::timeout(OTHERS_WITHIN, heard.wait_for(|holders| holders.len() >= PEERS_MAX)).await;
+    }
+    let mut file = arriving.file.try_clone()?;
+    let mut tried = BTreeSet::new();
+    loop {
+        let sources: Vec<NodeId> = heard.borrow_and_update().iter().copied().collect();
+        tried.extend(sources.iter().copied());
+        let of = ticket.bytes;
+        let progress = |moved: usize, all: usize| {
+            let done = of.saturating_sub(((all - moved.min(all)) * CHUNK_BYTES) as u64);
+            told(Progress { what: Doing::Peers(sources.len()), done, of });
+        };
+        match net.fetch(ticket.hash, &sources, file, &progress).await {
+            Ok(_) => return Ok(()),
+            Err(error) if error.disk.is_some() => bail!("{error}"),
+            Err(error) => {
+                let others = heard.wait_for(|holders| holders.iter().any(|holder| !tried.contains(holder)));
+                if tokio::time::timeout(OTHERS_WITHIN, others).await.is_err() {
+                    bail!("{error}; what came is kept: run this again when one of them is there");
+                }
+                file = error.partial;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn ticket() -> ModelTicket {
+        let hub = HubFile { repo: "org/repo".into(), revision: "main".into(), file: "a.gguf".into() };
+        let sockets = vec!["127.0.0.1:4000".parse().expect("v4")];
+        let peers = vec![Address { node: NodeId([7; 32]), sockets, relay: None }];
+        ModelTicket { name: "a".into(), hash: Hash::default(), bytes: 7, hub: Some(hub), peers }
+    }
+
+    #[test]
+    fn it_is_read_back_and_a_damaged_one_is_refused() {
+        let text = ticket().to_string();
+        assert_eq!(text.parse::<Wanted>().expect("a ticket"), Wanted::Ticket(ticket()));
+        for cut in PREFIX.len()..text.len() {
+            assert!(text[..cut].parse::<Wanted>().is_err(), "cut at {cut}");
+        }
+        let foreign = HubFile { repo: "../../x".into(), revision: "main".into(), file: "a.gguf".into() };
+        let foreign = ModelTicket { hub: Some(foreign), ..ticket() };
+        assert!(foreign.to_string().parse::<Wanted>().is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text: String, bytes: Vec<u8>) {
+            let _ = text.parse::<Wanted>();
+            let _ = net::ticket_text(PREFIX, &bytes).parse::<Wanted>();
+        }
+    }
+}

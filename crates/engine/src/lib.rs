@@ -8,6 +8,7 @@
 //! *Goals*: llama.cpp's own tokens at its own rate; every parameter has its effect or is refused. *Non-goals*: HTTP, keys,
 //! money, networks. Token ids and text in, text out.
 
+mod embed;
 mod load;
 mod pass;
 mod plan;
@@ -134,6 +135,12 @@ pub enum Refusal {
     /// The asked shape cannot be made into a grammar.
     #[error("the schema cannot be followed: {0}")]
     Format(String),
+    /// It writes, or it makes embeddings; not both.
+    #[error("{0}")]
+    Kind(&'static str),
+    /// The model failed.
+    #[error("the model failed: {0}")]
+    Failed(String),
     /// The engine has ended.
     #[error("the model is not served any more")]
     Ended,
@@ -158,8 +165,14 @@ const LLAMA: &str = "0.1.160";
 pub struct Engine {
     model: Arc<LlamaModel>,
     info: ModelInfo,
-    orders: std::sync::mpsc::Sender<pass::Order>,
+    thread: Thread,
     waiting: Arc<AtomicUsize>,
+}
+
+/// What a model does, and how it is told to.
+enum Thread {
+    Writes(std::sync::mpsc::Sender<pass::Order>),
+    Embeds(std::sync::mpsc::Sender<embed::Embed>),
 }
 
 /// A request that can be answered.
@@ -176,8 +189,11 @@ impl Engine {
     pub fn load(config: EngineConfig) -> Result<Self, LoadError> {
         let (model, info) = load::load(&config)?;
         let waiting = Arc::new(AtomicUsize::new(0));
-        let orders = pass::start(model.clone(), &config, &info, waiting.clone())?;
-        Ok(Self { model, info, orders, waiting })
+        let thread = match info.embeds {
+            true => Thread::Embeds(embed::start(model.clone(), &config, &info, waiting.clone())?),
+            false => Thread::Writes(pass::start(model.clone(), &config, &info, waiting.clone())?),
+        };
+        Ok(Self { model, info, thread, waiting })
     }
 
     /// What is served.
@@ -197,13 +213,12 @@ impl Engine {
 
     /// Looks whether a request can be answered. Takes a moment where a shape is asked for.
     pub fn prepare(&self, mut job: Job) -> Result<Prepared, Refusal> {
-        if job.prompt.is_empty() {
-            return Err(Refusal::Empty);
+        if matches!(self.thread, Thread::Embeds(_)) {
+            return Err(Refusal::Kind("this model makes embeddings, it does not write"));
         }
-        let vocabulary = self.model.n_vocab();
-        let mut all = job.prompt.iter().chain(&job.written);
-        if let Some(wrong) = all.find(|id| !(0..vocabulary).contains(*id)) {
-            return Err(Refusal::Token(*wrong));
+        self.known(&job.prompt)?;
+        if !job.written.is_empty() {
+            self.known(&job.written)?;
         }
         let room = self.info.context.saturating_sub(job.prompt.len());
         if room == 0 && job.max_tokens > 0 || job.prompt.len() + job.written.len() > self.info.context {
@@ -214,16 +229,45 @@ impl Engine {
         Ok(Prepared { job, sampler })
     }
 
+    /// What a text means, as a vector of length one; `tokens` as [`tokenize_text`](Self::tokenize_text) gives them.
+    pub async fn embed(&self, tokens: Vec<i32>) -> Result<Vec<f32>, Refusal> {
+        let Thread::Embeds(texts) = &self.thread else {
+            return Err(Refusal::Kind("this model was not published as an embedding model"));
+        };
+        self.known(&tokens)?;
+        if tokens.len() > self.info.context {
+            return Err(Refusal::TooLong(tokens.len(), self.info.context));
+        }
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING_MAX {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            return Err(Refusal::Busy);
+        }
+        let (done, vector) = tokio::sync::oneshot::channel();
+        texts.send(embed::Embed { tokens, done }).map_err(|_| Refusal::Ended)?;
+        vector.await.map_err(|_| Refusal::Ended)?
+    }
+
+    /// There are tokens, and all are the model's.
+    fn known(&self, tokens: &[i32]) -> Result<(), Refusal> {
+        let vocabulary = self.model.n_vocab();
+        match tokens.iter().find(|id| !(0..vocabulary).contains(*id)) {
+            Some(wrong) => Err(Refusal::Token(*wrong)),
+            None if tokens.is_empty() => Err(Refusal::Empty),
+            None => Ok(()),
+        }
+    }
+
     /// Begins to answer.
     pub fn start(&self, prepared: Prepared) -> Result<mpsc::UnboundedReceiver<Event>, Refusal> {
         let Prepared { job, sampler } = prepared;
+        let Thread::Writes(orders) = &self.thread else { return Err(Refusal::Ended) };
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING_MAX {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             return Err(Refusal::Busy);
         }
         // As long as an answer at most, so it needs no bound of its own.
         let (events, receiver) = mpsc::unbounded_channel();
-        self.orders.send(pass::Order::Begin(Box::new(pass::Begin { job, sampler, events }))).map_err(|_| {
+        orders.send(pass::Order::Begin(Box::new(pass::Begin { job, sampler, events }))).map_err(|_| {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             Refusal::Ended
         })?;
@@ -232,7 +276,9 @@ impl Engine {
 
     /// Somebody's [`Pace`] was raised.
     pub fn wake(&self) {
-        let _ = self.orders.send(pass::Order::Wake);
+        if let Thread::Writes(orders) = &self.thread {
+            let _ = orders.send(pass::Order::Wake);
+        }
     }
 
     /// The ids of a text; `special`: texts of special tokens become these, and the model's beginning is added.
@@ -243,6 +289,11 @@ impl Engine {
             .iter()
             .map(|token| token.0)
             .collect()
+    }
+
+    /// The ids of a text that is to be embedded, with the beginning and the end that the model wants.
+    pub fn tokenize_text(&self, text: &str) -> Vec<i32> {
+        self.model.vocab().tokenize(text.as_bytes(), true, false).iter().map(|token| token.0).collect()
     }
 
     /// The ids of a rendered template: it says itself whether there is a beginning.

@@ -12,32 +12,53 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use market::{Ask, Input, Message, ModelCard, Piece, Token};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Instant;
 
-#[derive(Debug, Deserialize)]
-struct Request {
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct Request {
+    /// The conversation.
+    #[schemars(required, length(min = 1))]
     messages: Option<Vec<InMessage>>,
+    /// Tokens of the answer at most.
+    #[schemars(range(min = 1))]
     max_tokens: Option<u64>,
+    /// The same; this one counts where both are given.
+    #[schemars(range(min = 1))]
     max_completion_tokens: Option<u64>,
+    /// Whether log-probabilities are wanted.
     logprobs: Option<bool>,
+    /// Of each token and of the so many likeliest in its place.
+    #[schemars(range(min = 0, max = 20))]
     top_logprobs: Option<u32>,
+    /// The shape of the answer: `text`, `json_object` or `json_schema`.
     response_format: Option<Value>,
+    /// Functions that the model may call.
+    #[schemars(length(max = 128))]
+    #[serde(rename = "tools")]
+    _tools: Option<Vec<Value>>,
+    /// `auto`, `none`, `required` or the name of one.
+    #[serde(rename = "tool_choice")]
+    _tool_choice: Option<Value>,
 }
 
 /// A message as clients send it.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct InMessage {
+    /// `system`, `developer`, `user`, `assistant` or `tool`.
+    #[schemars(required)]
     role: Option<String>,
+    /// What was said; a message of the assistant that calls something needs none.
     content: Option<Content>,
     name: Option<String>,
     tool_calls: Option<Vec<Value>>,
     tool_call_id: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(untagged)]
 enum Content {
     Text(String),

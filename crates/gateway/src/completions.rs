@@ -4,7 +4,7 @@ use crate::chat::ask_all;
 use crate::error::ApiError;
 use crate::http::{Shared, fingerprint, name, unix_time};
 use crate::keys::Caller;
-use crate::params::{self, Common, within};
+use crate::params::{self, Common, Prompt, within};
 use crate::stream::{self, Events, Usage, Whole};
 use axum::body::Bytes;
 use axum::extract::State;
@@ -12,46 +12,33 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use market::{Ask, Input, Piece, Token};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-#[derive(Debug, Deserialize)]
-struct Request {
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct Request {
+    /// What is gone on with.
+    #[schemars(required)]
     prompt: Option<Prompt>,
+    /// Tokens of the answer at most; 0: the text is scored only.
     max_tokens: Option<u64>,
+    /// Log-probabilities of each token and of the so many likeliest in its place.
+    #[schemars(range(min = 0, max = 20))]
     logprobs: Option<u32>,
+    /// Whether the text is part of the answer.
     echo: Option<bool>,
+    /// As many as `n`.
     best_of: Option<u32>,
-}
-
-/// A text, ids, or a list of either.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Prompt {
-    Text(String),
-    Texts(Vec<String>),
-    Ids(Vec<i32>),
-    Many(Vec<Vec<i32>>),
 }
 
 const PROMPTS_MAX: usize = 64;
 const LOGPROBS_MAX: u32 = 20;
 /// What the API writes where nothing was said.
 const TOKENS: u64 = 16;
-
-impl Prompt {
-    fn inputs(self) -> Vec<Input> {
-        match self {
-            Self::Text(text) => vec![Input::Text(text)],
-            Self::Texts(texts) => texts.into_iter().map(Input::Text).collect(),
-            Self::Ids(ids) => vec![Input::Tokens(ids)],
-            Self::Many(many) => many.into_iter().map(Input::Tokens).collect(),
-        }
-    }
-}
 
 pub(crate) async fn create(
     State(shared): State<Arc<Shared>>,

@@ -5,16 +5,16 @@ use crate::keys::{Caller, Keys};
 use crate::metrics::Metrics;
 use crate::params::{self, BODY_MAX};
 use crate::stream::Usage;
-use crate::{Answers, chat, completions, responses};
+use crate::{Answers, openapi};
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
-use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use market::ModelCard;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::hash::{BuildHasher, Hasher};
@@ -111,21 +111,8 @@ pub async fn serve(
 }
 
 fn routes(shared: Arc<Shared>) -> Router {
-    Router::new()
-        .route("/v1/chat/completions", post(chat::create))
-        .route("/v1/completions", post(completions::create))
-        .route("/v1/responses", post(responses::create))
-        .route("/v1/embeddings", post(embeddings))
-        .route("/v1/models", get(models))
-        .route("/v1/models/{*id}", get(model))
-        .route("/v1/receipts/{id}", get(receipt))
-        .route("/tokenize", post(tokenize))
-        .route("/detokenize", post(detokenize))
-        .route("/health", get(health))
-        .route("/ready", get(ready))
-        .route("/version", get(version))
-        .route("/metrics", get(metrics))
-        .route("/", get(page))
+    let all = openapi::operations().into_iter();
+    all.fold(Router::new(), |router, operation| router.route(operation.path, operation.handler))
         .fallback(|request: Request| async move { ApiError::not_found(request.uri().path()) })
         .method_not_allowed_fallback(|request: Request| async move {
             ApiError::method(request.method().as_str(), request.uri().path())
@@ -241,13 +228,13 @@ fn model_json(card: &ModelCard) -> Value {
     })
 }
 
-async fn models(State(shared): State<Arc<Shared>>, Extension(caller): Extension<Caller>) -> Json<Value> {
+pub(crate) async fn models(State(shared): State<Arc<Shared>>, Extension(caller): Extension<Caller>) -> Json<Value> {
     let models = shared.answers.models();
     let list: Vec<Value> = models.iter().filter(|card| caller.may_ask(&card.name)).map(model_json).collect();
     Json(json!({ "object": "list", "data": list }))
 }
 
-async fn model(
+pub(crate) async fn model(
     State(shared): State<Arc<Shared>>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
@@ -256,48 +243,40 @@ async fn model(
     if caller.may_ask(&id) { Ok(Json(model_json(&card))) } else { Err(ApiError::model(&id)) }
 }
 
-async fn receipt(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Result<Response, ApiError> {
+pub(crate) async fn receipt(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Result<Response, ApiError> {
     let text = shared.answers.receipt(&id).ok_or_else(|| ApiError::not_found(&format!("/v1/receipts/{id}")))?;
     Ok(([(header::CONTENT_TYPE, "application/json")], text).into_response())
 }
 
-#[derive(Deserialize)]
-struct Embed {
+/// A text whose tokens are wanted.
+#[derive(Deserialize, JsonSchema)]
+pub(crate) struct Tokenize {
+    /// Which model's; of the first one where none is named.
     model: Option<String>,
-    input: Option<Value>,
-}
-
-async fn embeddings(
-    State(shared): State<Arc<Shared>>,
-    Extension(caller): Extension<Caller>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Json<Value>, ApiError> {
-    let embed: Embed = params::fields(&params::object(&headers, &body)?)?;
-    let model = embed.model.ok_or_else(|| ApiError::missing("model"))?;
-    embed.input.ok_or_else(|| ApiError::missing("input"))?;
-    shared.admit(&caller, &model)?;
-    Err(ApiError::unsupported("model", "this model was not published as an embedding model"))
-}
-
-#[derive(Deserialize)]
-struct Tokenize {
-    model: Option<String>,
+    /// The text.
+    #[schemars(required)]
     prompt: Option<String>,
+}
+
+/// Tokens whose text is wanted.
+#[derive(Deserialize, JsonSchema)]
+pub(crate) struct Detokenize {
+    /// Which model's; of the first one where none is named.
+    model: Option<String>,
+    /// Their ids.
+    #[schemars(required)]
     tokens: Option<Vec<i32>>,
 }
 
-impl Tokenize {
-    /// The named model, or the only one, if `caller` may ask it now.
-    fn model(&self, shared: &Shared, caller: &Caller) -> Result<String, ApiError> {
-        let only = || shared.answers.models().into_iter().next().map(|card| card.name);
-        let model = self.model.clone().or_else(only).ok_or_else(|| ApiError::missing("model"))?;
-        shared.admit(caller, &model)?;
-        Ok(model)
-    }
+/// The named model, or the first one, if `caller` may ask it now.
+fn model_of(named: Option<&String>, shared: &Shared, caller: &Caller) -> Result<String, ApiError> {
+    let first = || shared.answers.models().into_iter().next().map(|card| card.name);
+    let model = named.cloned().or_else(first).ok_or_else(|| ApiError::missing("model"))?;
+    shared.admit(caller, &model)?;
+    Ok(model)
 }
 
-async fn tokenize(
+pub(crate) async fn tokenize(
     State(shared): State<Arc<Shared>>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
@@ -305,41 +284,41 @@ async fn tokenize(
 ) -> Result<Json<Value>, ApiError> {
     let asked: Tokenize = params::fields(&params::object(&headers, &body)?)?;
     let text = asked.prompt.as_deref().ok_or_else(|| ApiError::missing("prompt"))?;
-    let ids = shared.answers.tokenize(&asked.model(&shared, &caller)?, text).await?;
+    let ids = shared.answers.tokenize(&model_of(asked.model.as_ref(), &shared, &caller)?, text).await?;
     Ok(Json(json!({ "count": ids.len(), "tokens": ids })))
 }
 
-async fn detokenize(
+pub(crate) async fn detokenize(
     State(shared): State<Arc<Shared>>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Json<Value>, ApiError> {
-    let asked: Tokenize = params::fields(&params::object(&headers, &body)?)?;
+    let asked: Detokenize = params::fields(&params::object(&headers, &body)?)?;
     let ids = asked.tokens.as_deref().ok_or_else(|| ApiError::missing("tokens"))?;
-    let text = shared.answers.detokenize(&asked.model(&shared, &caller)?, ids).await?;
+    let text = shared.answers.detokenize(&model_of(asked.model.as_ref(), &shared, &caller)?, ids).await?;
     Ok(Json(json!({ "prompt": text })))
 }
 
-async fn health() -> Json<Value> {
+pub(crate) async fn health() -> Json<Value> {
     Json(json!({ "status": "ok" }))
 }
 
-async fn ready(State(shared): State<Arc<Shared>>) -> Response {
+pub(crate) async fn ready(State(shared): State<Arc<Shared>>) -> Response {
     let n = shared.answers.models().len();
     let status = if n > 0 { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(json!({ "ready": n > 0, "models": n }))).into_response()
 }
 
-async fn version() -> Json<Value> {
+pub(crate) async fn version() -> Json<Value> {
     Json(json!({ "version": env!("CARGO_PKG_VERSION") }))
 }
 
-async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+pub(crate) async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], shared.metrics.text()).into_response()
 }
 
-async fn page() -> Response {
+pub(crate) async fn page() -> Response {
     let policy = "default-src 'none'; connect-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'unsafe-inline'; \
         frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
     let name = HeaderName::from_static("content-security-policy");

@@ -5,10 +5,12 @@
 
 mod chat;
 mod completions;
+mod embeddings;
 mod error;
 mod http;
 mod keys;
 mod metrics;
+mod openapi;
 mod params;
 mod responses;
 mod stream;
@@ -17,7 +19,7 @@ mod tools;
 pub use http::{Gateway, GatewayError, serve};
 pub use keys::{Key, Keys};
 
-use market::{Ask, ModelCard, Piece, Reason};
+use market::{Ask, Input, ModelCard, Piece, Reason};
 use std::future::Future;
 use std::pin::Pin;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -36,6 +38,8 @@ pub trait Answers: Send + Sync + 'static {
     fn receipt(&self, _name: &str) -> Option<String> {
         None
     }
+    /// What texts mean, as vectors of length one, and how many tokens were read.
+    fn embed(&self, model: &str, texts: Vec<Input>) -> Asked<'_, (Vec<Vec<f32>>, u64)>;
     /// Ids of a text.
     fn tokenize(&self, model: &str, text: &str) -> Asked<'_, Vec<i32>>;
     /// Text of ids.

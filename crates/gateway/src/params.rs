@@ -3,7 +3,8 @@
 use crate::error::ApiError;
 use axum::body::Bytes;
 use axum::http::HeaderMap;
-use market::{Format, Sampling};
+use market::{Format, Input, Sampling};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -16,7 +17,7 @@ const N_MAX: u32 = 8;
 const STOPS_MAX: usize = 16;
 
 /// One or several.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub(crate) enum OneOrMany<T> {
     One(T),
@@ -32,27 +33,72 @@ impl<T> OneOrMany<T> {
     }
 }
 
+/// A text, ids, or a list of either.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(crate) enum Prompt {
+    Text(String),
+    Texts(Vec<String>),
+    Ids(Vec<i32>),
+    Many(Vec<Vec<i32>>),
+}
+
+impl Prompt {
+    pub(crate) fn inputs(self) -> Vec<Input> {
+        match self {
+            Self::Text(text) => vec![Input::Text(text)],
+            Self::Texts(texts) => texts.into_iter().map(Input::Text).collect(),
+            Self::Ids(ids) => vec![Input::Tokens(ids)],
+            Self::Many(many) => many.into_iter().map(Input::Tokens).collect(),
+        }
+    }
+}
+
 /// Parameters of every endpoint that writes. What is not named here or by the endpoint is ignored, as the API does.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 pub(crate) struct Common {
+    /// Which model, as `/v1/models` names it.
+    #[schemars(required)]
     pub(crate) model: Option<String>,
+    /// 0: always the likeliest token.
+    #[schemars(range(min = 0.0, max = 2.0))]
     temperature: Option<f32>,
+    /// Of the likeliest tokens those that make up so much probability.
+    #[schemars(range(min = 0.0, max = 1.0))]
     top_p: Option<f32>,
+    /// The so many likeliest; 0 and -1: all.
+    #[schemars(range(min = -1, max = 1_048_576))]
     top_k: Option<i64>,
+    /// Those that are so likely in proportion to the likeliest.
+    #[schemars(range(min = 0.0, max = 1.0))]
     min_p: Option<f32>,
+    /// Answers to one question.
+    #[schemars(range(min = 1, max = 8))]
     n: Option<u32>,
+    /// Texts that end the answer and are not part of it.
     stop: Option<OneOrMany<String>>,
+    /// The same seed gives the same answer on the same machine.
     seed: Option<i64>,
+    /// Taken off once if a token was written before.
+    #[schemars(range(min = -2.0, max = 2.0))]
     presence_penalty: Option<f32>,
+    /// Taken off for every time that it was.
+    #[schemars(range(min = -2.0, max = 2.0))]
     frequency_penalty: Option<f32>,
+    /// A logit is divided by this if its token was written before.
+    #[schemars(range(min = 0.01, max = 10.0))]
     repetition_penalty: Option<f32>,
+    /// Added to logits, between -100 and 100, by token id.
     logit_bias: Option<BTreeMap<String, f32>>,
+    /// Whether the answer comes as server-sent events while it is written.
     pub(crate) stream: Option<bool>,
+    /// What a stream has beside that.
     stream_options: Option<StreamOptions>,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 struct StreamOptions {
+    /// Whether it ends with the counts of tokens.
     include_usage: Option<bool>,
 }
 

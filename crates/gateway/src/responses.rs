@@ -13,23 +13,33 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use market::{Ask, Finish, Input, Message, Piece};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-#[derive(Debug, Deserialize)]
-struct Request {
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct Request {
+    /// A question, or the items of a conversation.
+    #[schemars(required)]
     input: Option<Asked>,
+    /// What comes before the conversation.
     instructions: Option<String>,
+    /// Tokens of the answer at most.
+    #[schemars(range(min = 1))]
     max_output_tokens: Option<u64>,
+    /// The shape of the answer, in `format`.
     text: Option<Value>,
+    /// `message.output_text.logprobs` asks for log-probabilities.
     include: Option<Vec<String>>,
+    /// Of each token and of the so many likeliest in its place.
+    #[schemars(range(min = 0, max = 20))]
     top_logprobs: Option<u32>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(untagged)]
 enum Asked {
     Text(String),

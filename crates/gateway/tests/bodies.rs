@@ -3,7 +3,7 @@
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
 use gateway::{Answers, Asked, Gateway, Key, Keys};
-use market::{Ask, Finish, ModelCard, Piece, Reason, Token};
+use market::{Ask, Finish, Input, ModelCard, Piece, Reason, Token};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -44,6 +44,15 @@ impl Answers for Parrot {
             let rest = if calls { "}" } else { "?" };
             let _ = pieces.send(Piece::End { finish, text: rest.into(), tokens: 3 });
             Ok(receiver)
+        })
+    }
+
+    fn embed(&self, _model: &str, texts: Vec<Input>) -> Asked<'_, (Vec<Vec<f32>>, u64)> {
+        Box::pin(async move {
+            if texts.contains(&Input::Text("refuse".into())) {
+                return Err(Reason::Unsupported { what: "model".into(), why: "it writes".into() });
+            }
+            Ok((texts.iter().map(|_| vec![0.6, 0.8]).collect(), texts.len() as u64))
         })
     }
 
@@ -97,6 +106,42 @@ fn said(path: &str, body: &Value) -> Said {
 }
 
 const CHAT: &str = "/v1/chat/completions";
+
+#[test]
+fn the_document_names_every_path_and_every_path_is_there() {
+    let document = asked(vec![], false, Request::get("/openapi.json").body(Body::empty()).expect("a request")).json();
+    assert_eq!(document["openapi"], "3.1.0");
+    let paths = document["paths"].as_object().expect("paths");
+    assert!(
+        ["/v1/chat/completions", "/v1/embeddings", "/openapi.json", "/"].iter().all(|path| paths.contains_key(*path))
+    );
+    for (path, operations) in paths {
+        for method in operations.as_object().expect("operations").keys() {
+            let request = Request::builder().method(method.to_uppercase().as_str()).uri(path.replace("{id}", "parrot"));
+            let request = request.header("content-type", "application/json").body(Body::from("{}"));
+            let said = asked(vec![], false, request.expect("a request"));
+            let stated = &operations[method]["responses"][said.status.as_str()];
+            assert!(!stated.is_null(), "{method} {path} answers {}, of which the document says nothing", said.status);
+            let kind = said.headers["content-type"].to_str().expect("text").split(';').next().expect("a type");
+            assert!(!stated["content"][kind].is_null(), "{method} {path} answers with {kind}");
+        }
+    }
+    let chat = &paths[CHAT]["post"]["requestBody"]["content"]["application/json"]["schema"];
+    assert_eq!(chat["required"], json!(["model", "messages"]));
+    assert_eq!(chat["properties"]["temperature"]["maximum"], 2.0);
+    assert_eq!(chat["properties"]["model"]["examples"], json!(["parrot"]));
+}
+
+#[test]
+fn vectors_come_as_numbers_or_packed() {
+    let plain = said("/v1/embeddings", &json!({ "model": "parrot", "input": ["a", "b"] })).json();
+    assert_eq!(plain["data"].as_array().map(Vec::len), Some(2));
+    assert!((plain["data"][1]["embedding"][1].as_f64().expect("a number") - 0.8).abs() < 1e-6);
+    assert_eq!(plain["usage"], json!({ "prompt_tokens": 2, "total_tokens": 2 }));
+    let packed = json!({ "model": "parrot", "input": [[1, 2]], "encoding_format": "base64" });
+    // 0.6 and 0.8, little-endian.
+    assert_eq!(said("/v1/embeddings", &packed).json()["data"][0]["embedding"], "mpkZP83MTD8=");
+}
 
 #[test]
 fn answers_have_the_shape_that_clients_expect() {
@@ -283,7 +328,23 @@ fn what_is_wrong_is_named() {
             "unsupported_parameter",
             "previous_response_id",
         ),
-        ("/v1/embeddings", json!({ "model": "parrot", "input": "a" }), 400, "unsupported_parameter", "model"),
+        ("/v1/embeddings", json!({ "model": "parrot", "input": "refuse" }), 400, "unsupported_parameter", "model"),
+        ("/v1/embeddings", json!({ "model": "parrot", "input": [] }), 400, "invalid_value", "input"),
+        ("/v1/embeddings", json!({ "model": "parrot", "input": ["a", ""] }), 400, "invalid_value", "input"),
+        (
+            "/v1/embeddings",
+            json!({ "model": "parrot", "input": "a", "encoding_format": "hex" }),
+            400,
+            "invalid_value",
+            "encoding_format",
+        ),
+        (
+            "/v1/embeddings",
+            json!({ "model": "parrot", "input": "a", "dimensions": 3 }),
+            400,
+            "unsupported_parameter",
+            "dimensions",
+        ),
     ] {
         assert_eq!(said(path, &body).error(), (status, Some(code.into()), Some(param.into())), "{path} {body}");
     }

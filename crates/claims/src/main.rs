@@ -16,6 +16,7 @@ mod schedules;
 mod serve;
 mod step;
 mod trouble;
+mod zoo;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -153,8 +154,20 @@ fn print(claim: &Claim) {
 }
 
 /// What can be measured by itself: `claims [--full] [AREA…]`.
-const AREAS: [&str; 10] =
-    ["codec", "ledger", "network", "schedules", "rounds", "serve", "market", "link", "learning", "step"];
+const AREAS: [&str; 12] = [
+    "codec",
+    "ledger",
+    "network",
+    "schedules",
+    "rounds",
+    "serve",
+    "market",
+    "trouble",
+    "zoo",
+    "link",
+    "learning",
+    "step",
+];
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -195,7 +208,12 @@ fn main() -> Result<()> {
     }
     if asked("market") {
         market::measure(&mut book)?;
+    }
+    if asked("trouble") {
         trouble::measure(&mut book, full)?;
+    }
+    if asked("zoo") {
+        zoo::measure(&mut book, full)?;
     }
     if asked("link") {
         link::measure(&mut book, full)?;

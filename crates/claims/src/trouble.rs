@@ -83,7 +83,6 @@ async fn kills(book: &mut Book) -> Result<()> {
     let mut servers = vec![serve(stage.path(), "first", None)?];
     let ticket = servers[0].ticket.clone();
     servers.push(serve(stage.path(), "second", Some(&ticket))?);
-    let names = ["first", "second"];
     let (node, trade) = start(&stage.path().join("client"), Local::default(), TradeConfig::default(), &[]).await?;
     for server in &servers {
         trade.join(&server.ticket.parse()?)?;
@@ -123,11 +122,11 @@ async fn kills(book: &mut Book) -> Result<()> {
         same += usize::from(ids == whole);
         gaps.push(gap.as_secs_f64());
         let since = chain::clock().0;
-        servers.insert(at, serve(stage.path(), names[at], Some(&servers[0].ticket))?);
+        // Another machine takes its place: one that comes back is looked for for seconds where it was.
+        servers.insert(at, serve(stage.path(), &format!("other-{i}"), Some(&servers[0].ticket))?);
         trade.join(&servers[at].ticket.parse()?)?;
         offered(&trade, 1, since).await?;
-        // The next kill finds a second provider that is reached: for some seconds a process that was started again is
-        // looked for where the old one was.
+        // The next kill finds a second provider that is reached.
         while node.ping(servers[at].node).await.is_err() {}
         eprintln!("{} of {kills} kills, {same} answers the same", i + 1);
     }

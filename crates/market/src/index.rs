@@ -215,7 +215,7 @@ impl Index {
             if without.contains(provider) || found.iter().any(|candidate| candidate.provider == *provider) {
                 return None;
             }
-            self.candidate(now, need, provider)
+            self.candidate(now, need, provider).filter(|_| !self.is_away(now, provider))
         };
         found.extend(need.knows.and_then(|provider| fits(&provider, &[])));
         // A conversation stays where it is: looking around is for new ones.
@@ -235,6 +235,16 @@ impl Index {
             // Few fit: somebody is found if there is anybody.
             let fitting = model.list.iter().filter_map(|provider| fits(provider, &[]));
             found.extend(fitting.min_by_key(|candidate| candidate.expected_ms));
+        }
+        if found.is_empty() {
+            // Rather somebody who failed lately than nobody.
+            let others = model.list.iter().filter(|provider| !without.contains(provider));
+            let forgiven = others.filter_map(|provider| {
+                let history = &self.providers.get(provider)?.history;
+                let candidate = self.candidate(now, need, provider)?;
+                (!history.lied && history.busy <= now).then_some((history.fails, candidate.expected_ms, candidate))
+            });
+            found.extend(forgiven.min_by_key(|(fails, ms, _)| (*fails, *ms)).map(|(_, _, candidate)| candidate));
         }
         // A good history goes before a good promise, but where it was decided to look further.
         let known = |candidate: &Candidate| self.providers.get(&candidate.provider).is_some_and(|p| p.history.good);
@@ -300,7 +310,7 @@ impl Index {
         let offer = known.offers.iter().find(|offer| offer.model == need.model)?;
         let history = &known.history;
         let fits = u64::from(offer.context) >= need.context && offer.price.within(&need.price) && offer.until > now;
-        if !fits || history.blocked > now || history.busy > now {
+        if !fits {
             return None;
         }
         let measured = |own: Option<u64>, claimed: u32| own.unwrap_or(u64::from(claimed) / CLAIM).max(1);
@@ -312,11 +322,18 @@ impl Index {
         Some(Candidate { provider: *provider, offer: offer.clone(), expected_ms })
     }
 
+    /// Whether it has no room, or failed a moment ago.
+    fn is_away(&self, now: Millis, provider: &NodeId) -> bool {
+        self.providers.get(provider).is_some_and(|known| known.history.blocked.max(known.history.busy) > now)
+    }
+
     /// Puts a provider where its weight belongs, in every model that it offers.
     fn weigh(&mut self, now: Millis, provider: &NodeId) {
         let Some(known) = self.providers.get(provider) else { return };
         let away = known.history.blocked.max(known.history.busy) > now;
-        let weight = if away { 0 } else { WEIGHT + WEIGHT * known.bond };
+        // Who failed since it answered last is drawn more rarely.
+        let doubt = 2 * known.history.fails.min(8);
+        let weight = if away { 0 } else { ((WEIGHT + WEIGHT * known.bond) >> doubt).max(1) };
         let good = if known.history.good { weight } else { 0 };
         let models: Vec<Hash> = known.offers.iter().map(|offer| offer.model).collect();
         for hash in models {

@@ -25,5 +25,5 @@ pub use offer::{Candidate, OFFER_MS, OFFERS_MAX, Offer, Offers, Outcome, Price, 
 pub use reason::Reason;
 pub use receipt::{RECEIPT_DOMAIN, Receipt, Receipts, Runtime, no_words, roll, roll_end};
 pub use session::{Input as Event, Output as Order, REACH_MS, SILENT_MS, Session};
-pub use spot::{Checked, Verdict, judge};
+pub use spot::{Checked, Verdict, judge, question, reading};
 pub use talk::{ALIVE_MS, CHUNK, FRAME_MAX, Frame, Heard, Hearing, Request, Say, TOKENS_MAX, Telling, Terms, Tokens};

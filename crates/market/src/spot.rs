@@ -5,7 +5,8 @@
 //! the likeliest word as often as these were likely: a sum of independent chances (Poisson binomial), compared by its
 //! normal approximation.
 
-use crate::{Ask, Finish, Token};
+use crate::{Ask, Finish, Input, Sampling, Token};
+use base::Rng;
 
 /// What a check says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,6 +57,97 @@ pub struct Checked<'a> {
     pub scored: &'a [Token],
     /// Tokens that the other one writes behind the answer's end.
     pub more: u64,
+}
+
+/// Tokens of an answer that is checked.
+const TOKENS: u64 = 64;
+/// Alternatives that are told: enough to know the likeliest.
+const TOP: u8 = 2;
+/// Parts of questions, some ten thousand in all, so that no answer lies ready. Who knows this list can still tell a check
+/// from a question; a check of what somebody really asked cannot be told.
+const OPENINGS: [&str; 12] = [
+    "Tell me about",
+    "Write a few lines about",
+    "What do people mean by",
+    "Explain in simple words",
+    "Give me an example of",
+    "Why do we need",
+    "What is the history of",
+    "Help me to understand",
+    "Describe",
+    "What should I know about",
+    "Give me three facts about",
+    "What was hard about",
+];
+const SUBJECTS: [&str; 24] = [
+    "neighbours",
+    "the sea",
+    "bread",
+    "old books",
+    "a bridge",
+    "winter",
+    "a good teacher",
+    "the night sky",
+    "bees",
+    "a small town",
+    "honesty",
+    "a long journey",
+    "the first steam engines",
+    "an orchard",
+    "maps",
+    "a village school",
+    "letters",
+    "the law",
+    "glass",
+    "a doctor's work",
+    "rivers",
+    "horses",
+    "the making of paper",
+    "a lighthouse",
+];
+const FOR: [&str; 10] = [
+    "",
+    " for a child",
+    " for a friend who is ill",
+    " as a sailor would see it",
+    " in the last century",
+    " in a cold country",
+    " for my speech tomorrow",
+    " from the point of view of a farmer",
+    " for somebody in a hurry",
+    " in the words of an old man",
+];
+const MANNERS: [&str; 6] = [
+    "",
+    " Be brief.",
+    " Use no long words.",
+    " Begin with an example.",
+    " Say what is doubtful.",
+    " End with a question.",
+];
+
+/// A question that is asked for a check alone: greedy or by chance, as it falls.
+pub fn question(model: &str, rng: &mut Rng) -> Ask {
+    let mut pick = |of: &[&'static str]| of[rng.below(of.len() as u64) as usize];
+    let text = format!("{} {}{}.{}", pick(&OPENINGS), pick(&SUBJECTS), pick(&FOR), pick(&MANNERS));
+    let temperature = if rng.below(2) == 0 { 0.0 } else { 1.0 };
+    let sampling = Sampling { temperature, seed: rng.below(1 << 32) as u32, ..Sampling::default() };
+    Ask {
+        model: model.to_owned(),
+        input: Input::Text(text),
+        max_tokens: Some(TOKENS),
+        sampling,
+        stop: Vec::new(),
+        logprobs: None,
+        echo: false,
+    }
+}
+
+/// What another provider is asked, who is given the answer of so many tokens as its own beginning.
+pub fn reading(ask: &Ask, finish: Finish, tokens: usize) -> Ask {
+    // Behind an end it would write nothing more.
+    let max_tokens = Some(tokens as u64 + u64::from(finish == Finish::Stop));
+    Ask { logprobs: Some(TOP), echo: true, max_tokens, ..ask.clone() }
 }
 
 /// An answer of fewer tokens says little.

@@ -89,6 +89,29 @@ fn who_failed_is_left_alone_for_a_while_and_who_is_quick_is_preferred() {
 }
 
 /// Of `all` offers nine in ten are Sybils, which never answer; attempts per question over a thousand questions.
+#[test]
+fn who_is_gone_is_asked_rarely_and_rather_than_nobody() {
+    let (mut index, mut rng, mut now) = (Index::default(), Rng::new(4), Millis(1_000));
+    // Eight that were killed a moment ago, and one that came since: all of them say the same.
+    for i in 0..9 {
+        index.offer(now, node(i), vec![offer(now.plus(OFFER_MS))], 0).expect("taken");
+    }
+    for i in 0..8 {
+        index.note(now, &node(i), Outcome::Failed);
+        index.note(now, &node(i), Outcome::Failed);
+    }
+    now = now.plus(30_000);
+    let alive = (0..100).filter(|_| index.choose(now, &need(), &[], &mut rng)[0].provider == node(8)).count();
+    assert!(alive > 50, "{alive} of 100");
+    // All have failed a moment ago: one of them is asked all the same, but none that lied.
+    for i in 0..8 {
+        index.note(now, &node(i), Outcome::Failed);
+    }
+    index.note(now, &node(8), Outcome::Lied(Reject::BadSignature));
+    let chosen = index.choose(now, &need(), &[], &mut rng);
+    assert!(chosen.len() == 1 && chosen[0].provider != node(8), "{chosen:?}");
+}
+
 fn attempts(all: u64, bond: impl Fn(bool) -> u64, seed: u64) -> f64 {
     let (mut index, mut rng) = (Index::default(), Rng::new(seed));
     let sybil = |provider: &NodeId| !provider.0[0].is_multiple_of(10);

@@ -4,7 +4,7 @@ use super::Trade;
 use super::asking::Whom;
 use anyhow::{Context, Result, anyhow, bail};
 use base::{Hash, NodeId, Rng};
-use market::{Ask, Checked, Finish, Input, Outcome, Piece, Sampling, Token, Verdict, judge};
+use market::{Checked, Finish, Outcome, Piece, Token, Verdict, judge, question, reading};
 use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedReceiver;
 
@@ -19,60 +19,17 @@ pub struct Check {
     pub tokens: usize,
 }
 
-/// Tokens of an answer that is checked.
-const TOKENS: u64 = 64;
-/// Alternatives that are told: enough to know the likeliest.
-const TOP: u8 = 2;
-/// Beginnings of questions. Whoever is asked must not tell a check from a question.
-const OPENINGS: [&str; 8] = [
-    "Tell me about",
-    "Write a few lines about",
-    "What do people mean by",
-    "Explain in simple words",
-    "Give me an example of",
-    "Why do we need",
-    "What is the history of",
-    "Help me to understand",
-];
-const SUBJECTS: [&str; 12] = [
-    "neighbours",
-    "the sea",
-    "bread",
-    "old books",
-    "a bridge",
-    "winter",
-    "a good teacher",
-    "the night sky",
-    "bees",
-    "a small town",
-    "honesty",
-    "a long journey",
-];
-
 impl Trade {
     /// Asks `provider` something, and lets another provider of the same weights read the answer.
     pub async fn check(self: &Arc<Self>, model: &str, provider: NodeId) -> Result<Check> {
         let mut rng = Rng::new(Hash(crate::platform::random_secret()?).seed());
-        let mut pick = |n: usize| rng.below(n as u64) as usize;
-        let text = format!("{} {}.", OPENINGS[pick(OPENINGS.len())], SUBJECTS[pick(SUBJECTS.len())]);
-        let temperature = if pick(2) == 0 { 0.0 } else { 1.0 };
-        let sampling = Sampling { temperature, seed: pick(1 << 30) as u32, ..Sampling::default() };
-        let ask = Ask {
-            model: model.to_owned(),
-            input: Input::Text(text),
-            max_tokens: Some(TOKENS),
-            sampling,
-            stop: Vec::new(),
-            logprobs: None,
-            echo: false,
-        };
+        let ask = question(model, &mut rng);
         // An asker of its own each time: nothing is known from before.
         let client = crate::platform::random_secret()?;
         let pieces = self.ask_whom(&client, (String::new(), Whom::Only(provider)), ask.clone(), Vec::new()).await;
         let first = gather(pieces.map_err(|reason| anyhow!("{reason}"))?).await.context("the provider")?;
         let ids: Vec<i32> = first.tokens.iter().map(|token| token.id).collect();
-        let max_tokens = Some(ids.len() as u64 + u64::from(first.finish == Finish::Stop));
-        let again = Ask { logprobs: Some(TOP), echo: true, max_tokens, ..ask.clone() };
+        let again = reading(&ask, first.finish, ids.len());
         let client = crate::platform::random_secret()?;
         let pieces = self.ask_whom(&client, (String::new(), Whom::Not(provider)), again, ids).await;
         let second = gather(pieces.map_err(|reason| anyhow!("no second provider: {reason}"))?).await;

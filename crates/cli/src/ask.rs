@@ -44,7 +44,7 @@ const TERMINAL: [u8; 32] = *b"talkoo run, the node's own owner";
 
 pub(crate) async fn run(common: &Common, args: RunArgs) -> Result<()> {
     anyhow::ensure!((0.0..=2.0).contains(&args.temperature), "--temperature is between 0 and 2");
-    let local = args.models.load(common).await?;
+    let local = args.models.load(common, &args.asking).await?;
     let (node, trade) = args.asking.trade(common, local, OfferConfig::default()).await?;
     let done = converse(common, &args, &trade).await;
     trade.close().await;

@@ -35,13 +35,16 @@ pub(crate) struct ServeArgs {
     /// Tokens of an answer where a request names no bound.
     #[arg(long, default_value_t = 2048, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     answer_tokens: u64,
+    /// Temperature where a request names none; the API's own is 1, small models say less nonsense at 0.
+    #[arg(long, default_value_t = 1.0, value_name = "T")]
+    temperature: f32,
 }
 
 /// Models of this machine.
 #[derive(Args)]
 pub(crate) struct Models {
     /// A model to serve, as `talkoo model ls` names it, or a GGUF file; may be given several times. Without any, others
-    /// are asked.
+    /// are asked, or what was trained here last is served.
     #[arg(long, value_name = "NAME|FILE")]
     model: Vec<String>,
     /// Answers that are written at a time.
@@ -76,11 +79,19 @@ fn price(text: &str) -> Result<Price, String> {
 }
 
 impl Models {
-    /// Loads all of them.
-    pub(crate) async fn load(&self, common: &Common) -> Result<Local> {
+    /// Loads all of them; without any, and with nobody named who could be asked, what was trained here last.
+    pub(crate) async fn load(&self, common: &Common, asking: &Asking) -> Result<Local> {
+        let mut files = self.model.iter().map(|what| found(common, what)).collect::<Result<Vec<_>>>()?;
+        let dir = common.dir();
+        if files.is_empty()
+            && asking.ticket.is_empty()
+            && let Some(run) = node::newest(&dir)
+        {
+            eprintln!("no model and no network is named: what was trained here last, run {}", run.short());
+            files.push((tokio::task::block_in_place(|| node::saved(&dir, &run)?.gguf())?, None));
+        }
         let mut models: Vec<Served> = Vec::new();
-        for what in &self.model {
-            let (path, hash) = found(common, what)?;
+        for (path, hash) in files {
             let served = self.load_one(common, path, hash).await?;
             let name = &served.card().name;
             ensure!(
@@ -148,9 +159,10 @@ impl Asking {
 }
 
 pub(crate) async fn run(common: &Common, args: ServeArgs) -> Result<()> {
-    ensure!(!args.offer || !args.models.model.is_empty(), "there is nothing to offer: name a model with --model");
+    ensure!((0.0..=2.0).contains(&args.temperature), "--temperature is between 0 and 2");
     let keys = Arc::new(Keys::new(node::api_keys(&common.dir())?));
-    let local = args.models.load(common).await?;
+    let local = args.models.load(common, &args.asking).await?;
+    ensure!(!args.offer || !local.all().is_empty(), "there is nothing to offer: name a model with --model");
     let names: Vec<String> = local.all().iter().map(|served| served.card().name.clone()).collect();
     let offer = OfferConfig { public: args.offer, price: args.price };
     let (node, trade) = args.asking.trade(common, local, offer).await?;
@@ -159,7 +171,8 @@ pub(crate) async fn run(common: &Common, args: ServeArgs) -> Result<()> {
         false => Vec::new(),
     };
     let answers = Arc::new(trade.asker());
-    let gateway = Gateway { answers, keys, demand_keys: args.demand_keys, answer_tokens: args.answer_tokens };
+    let ServeArgs { demand_keys, answer_tokens, temperature, .. } = args;
+    let gateway = Gateway { answers, keys, demand_keys, answer_tokens, temperature };
     let stop = CancellationToken::new();
     let (json, id) = (common.json, node.id());
     let ready = move |address: SocketAddr| {

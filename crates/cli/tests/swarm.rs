@@ -55,6 +55,12 @@ fn three_peers_a_kill_a_return_and_a_replay() {
     assert_eq!(replayed["units"], replayed["equal"], "every unit came out the same");
     let out = dir("model");
     json(&dir("a"), &["train", "export", out.to_str().expect("utf-8")]);
+    // Without a model and a network, what was trained here answers.
+    if cfg!(feature = "serve") {
+        let said = json(&dir("a"), &["run", "end-to-end", "ROMEO:", "--max-tokens", "8", "--temperature", "0"]);
+        assert_eq!(said["model"], "end-to-end");
+        assert!(said["tokens"].as_u64().is_some_and(|n| n > 0), "{said}");
+    }
     let runs = std::fs::read_dir(dir("b").join("runs")).expect("runs");
     let run = runs.flatten().next().expect("one run").path();
     let checkpoints: Vec<_> = std::fs::read_dir(run.join("checkpoints")).expect("written").flatten().collect();

@@ -165,7 +165,7 @@ pub(crate) async fn create(
         model,
         input,
         max_tokens: max_tokens.or(Some(shared.answer_tokens)),
-        sampling: common.sampling(format)?,
+        sampling: common.sampling(&shared, format)?,
         stop: common.stops()?,
         logprobs,
         echo: false,

@@ -67,7 +67,7 @@ pub(crate) async fn create(
         model: model.clone(),
         input: Input::Tokens(Vec::new()),
         max_tokens: Some(within("max_tokens", request.max_tokens.unwrap_or(TOKENS), 0, u64::from(u32::MAX))?),
-        sampling: common.sampling(params::format("response_format", value.get("response_format"))?)?,
+        sampling: common.sampling(&shared, params::format("response_format", value.get("response_format"))?)?,
         stop: common.stops()?,
         logprobs: logprobs.map(|top| top as u8),
         echo: request.echo == Some(true),

@@ -36,13 +36,16 @@ pub struct Gateway {
     pub demand_keys: bool,
     /// Tokens of an answer where the request names no bound: a small model may never end by itself.
     pub answer_tokens: u64,
+    /// Temperature where the request names none; the API's own is 1.
+    pub temperature: f32,
 }
 
 impl Gateway {
     /// The service alone, for a server of one's own; `keys_needed`: who has none is refused.
     pub fn router(self, keys_needed: bool) -> Router {
-        let Self { answers, keys, answer_tokens, .. } = self;
-        routes(Arc::new(Shared { answers, keys, answer_tokens, metrics: Metrics::default(), keys_needed }))
+        let Self { answers, keys, answer_tokens, temperature, .. } = self;
+        let metrics = Metrics::default();
+        routes(Arc::new(Shared { answers, keys, answer_tokens, temperature, metrics, keys_needed }))
     }
 }
 
@@ -58,6 +61,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     /// Tokens of an answer where the request names no bound.
     pub(crate) answer_tokens: u64,
+    /// Temperature where the request names none.
+    pub(crate) temperature: f32,
     /// Whether a request without a key is refused.
     keys_needed: bool,
 }

@@ -1,6 +1,7 @@
 //! Parameters that several endpoints share, and how bodies are read.
 
 use crate::error::ApiError;
+use crate::http::Shared;
 use axum::body::Bytes;
 use axum::http::HeaderMap;
 use market::{Format, Input, Sampling};
@@ -132,7 +133,7 @@ impl Common {
         Ok(stops)
     }
 
-    pub(crate) fn sampling(&self, format: Format) -> Result<Sampling, ApiError> {
+    pub(crate) fn sampling(&self, shared: &Shared, format: Format) -> Result<Sampling, ApiError> {
         let bias = |(id, bias): (&String, &f32)| {
             let id =
                 id.parse::<i32>().map_err(|_| ApiError::invalid("logit_bias", format!("'{id}' is no token id.")))?;
@@ -145,7 +146,7 @@ impl Common {
         let top_k = within("top_k", self.top_k.unwrap_or(0), -1, 1 << 20)?;
         Ok(Sampling {
             // Nearly nothing is nothing: the choice divides by it.
-            temperature: Some(within("temperature", self.temperature.unwrap_or(1.0), 0.0, 2.0)?)
+            temperature: Some(within("temperature", self.temperature.unwrap_or(shared.temperature), 0.0, 2.0)?)
                 .filter(|temperature| *temperature >= 1e-6)
                 .unwrap_or(0.0),
             top_p: within("top_p", self.top_p.unwrap_or(1.0), 0.0, 1.0)?,

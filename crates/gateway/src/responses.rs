@@ -129,7 +129,7 @@ pub(crate) async fn create(
     };
     let ask = Ask {
         model,
-        sampling: common.sampling(shape)?,
+        sampling: common.sampling(&shared, shape)?,
         input,
         max_tokens: max_tokens.or(Some(shared.answer_tokens)),
         stop: common.stops()?,

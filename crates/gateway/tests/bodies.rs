@@ -89,7 +89,8 @@ fn asked(keys: Vec<Key>, needed: bool, request: Request<Body>) -> Said {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let keys = Arc::new(Keys::new(keys));
-        let gateway = Gateway { answers: Arc::new(Parrot), keys, demand_keys: needed, answer_tokens: 10 };
+        let answers = Arc::new(Parrot);
+        let gateway = Gateway { answers, keys, demand_keys: needed, answer_tokens: 10, temperature: 1.0 };
         let response = gateway.router(needed).oneshot(request).await.expect("an answer");
         let (parts, body) = response.into_parts();
         let bytes = to_bytes(body, usize::MAX).await.expect("a body");

@@ -42,6 +42,8 @@ const BLOCK_MS: u64 = 2_000;
 const BLOCK_MS_MAX: u64 = 600_000;
 /// A lie is not forgotten sooner.
 const LIE_MS: u64 = 3_600_000;
+/// Who failed is asked after all others for so long.
+const DOUBT_MS: u64 = 300_000;
 /// Milliseconds to reach somebody who was never reached.
 const CONNECT_MS: u64 = 60;
 const BUSY_SCAN: usize = 1000;
@@ -124,7 +126,7 @@ impl Index {
         // A process that was started again has not failed yet.
         let since = |offers: &[Offer]| offers.iter().map(|offer| offer.since).max();
         if !entry.history.lied && since(&offers) > since(&entry.offers) {
-            (entry.history.blocked, entry.history.busy) = (Millis(0), Millis(0));
+            (entry.history.blocked, entry.history.busy, entry.history.fails) = (Millis(0), Millis(0), 0);
         }
         (entry.offers, entry.bond) = (offers, bond.min(BOND_MAX));
         // Who is gone and has no history leaves nothing.
@@ -209,8 +211,21 @@ impl Index {
     /// Whom to ask: the first one, and who is asked if that one does not answer. `without`: who was asked already.
     pub fn choose(&mut self, now: Millis, need: &Need, without: &[NodeId], rng: &mut Rng) -> Vec<Candidate> {
         self.advance(now);
+        // One of great weight that was asked already would be drawn every time.
+        if let Some(model) = self.models.get_mut(&need.model) {
+            for at in without.iter().filter_map(|provider| model.place.get(provider).copied()) {
+                model.all.set(at, 0);
+                model.good.set(at, 0);
+            }
+        }
+        let chosen = self.drawn(now, need, without, rng);
+        without.iter().for_each(|provider| self.weigh(now, provider));
+        chosen
+    }
+
+    fn drawn(&self, now: Millis, need: &Need, without: &[NodeId], rng: &mut Rng) -> Vec<Candidate> {
         let Some(model) = self.models.get(&need.model) else { return Vec::new() };
-        let mut found: Vec<Candidate> = Vec::new();
+        let (mut found, mut doubtful): (Vec<Candidate>, Vec<Candidate>) = Default::default();
         let fits = |provider: &NodeId, found: &[Candidate]| {
             if without.contains(provider) || found.iter().any(|candidate| candidate.provider == *provider) {
                 return None;
@@ -229,14 +244,18 @@ impl Index {
                 break;
             }
             let at = weights.find(rng.below(weights.total()));
-            found.extend(model.list.get(at).and_then(|provider| fits(provider, &found)));
+            let Some(provider) = model.list.get(at) else { continue };
+            // Who failed lately is asked when no other is found.
+            let list = if self.is_doubtful(now, provider) { &mut doubtful } else { &mut found };
+            let drawn = fits(provider, list);
+            list.extend(drawn);
         }
-        if found.is_empty() {
+        if found.is_empty() && doubtful.is_empty() {
             // Few fit: somebody is found if there is anybody.
             let fitting = model.list.iter().filter_map(|provider| fits(provider, &[]));
             found.extend(fitting.min_by_key(|candidate| candidate.expected_ms));
         }
-        if found.is_empty() {
+        if found.is_empty() && doubtful.is_empty() {
             // Rather somebody who failed lately than nobody.
             let others = model.list.iter().filter(|provider| !without.contains(provider));
             let forgiven = others.filter_map(|provider| {
@@ -251,6 +270,7 @@ impl Index {
         // Among strangers the order of the draw stays: the best promise would be a liar's.
         let expected = |candidate: &Candidate| if known(candidate) { candidate.expected_ms } else { 0 };
         found.sort_by_key(|candidate| (known(candidate) == explore, expected(candidate)));
+        found.extend(doubtful);
         found.truncate(2);
         found
     }
@@ -327,12 +347,18 @@ impl Index {
         self.providers.get(provider).is_some_and(|known| known.history.blocked.max(known.history.busy) > now)
     }
 
+    /// Whether it failed lately, and has not answered since.
+    fn is_doubtful(&self, now: Millis, provider: &NodeId) -> bool {
+        let doubtful = |history: &History| history.fails > 0 && history.blocked.plus(DOUBT_MS) > now;
+        self.providers.get(provider).is_some_and(|known| doubtful(&known.history))
+    }
+
     /// Puts a provider where its weight belongs, in every model that it offers.
     fn weigh(&mut self, now: Millis, provider: &NodeId) {
         let Some(known) = self.providers.get(provider) else { return };
         let away = known.history.blocked.max(known.history.busy) > now;
-        // Who failed since it answered last is drawn more rarely.
-        let doubt = 2 * known.history.fails.min(8);
+        // Who failed since it answered last is drawn rarely.
+        let doubt = 4 * known.history.fails.min(8);
         let weight = if away { 0 } else { ((WEIGHT + WEIGHT * known.bond) >> doubt).max(1) };
         let good = if known.history.good { weight } else { 0 };
         let models: Vec<Hash> = known.offers.iter().map(|offer| offer.model).collect();

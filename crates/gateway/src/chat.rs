@@ -4,7 +4,7 @@ use crate::error::ApiError;
 use crate::http::{Shared, fingerprint, name, unix_time};
 use crate::keys::Caller;
 use crate::params::{self, Common, within};
-use crate::stream::{self, Events, Usage, Whole};
+use crate::stream::{self, Counted, Events, Usage, Whole};
 use crate::tools::{Call, Tools};
 use axum::body::Bytes;
 use axum::extract::State;
@@ -54,6 +54,8 @@ pub(crate) struct InMessage {
     /// What was said; a message of the assistant that calls something needs none.
     content: Option<Content>,
     name: Option<String>,
+    /// What the assistant said instead of an answer.
+    refusal: Option<String>,
     tool_calls: Option<Vec<Value>>,
     tool_call_id: Option<String>,
 }
@@ -122,6 +124,7 @@ fn one_message(i: usize, message: InMessage) -> Result<Message, ApiError> {
             out
         }
         None if role == "assistant" && message.tool_calls.is_some() => String::new(),
+        None if role == "assistant" && message.refusal.is_some() => message.refusal.unwrap_or_default(),
         None => return Err(ApiError::missing(&at("content"))),
     };
     if role == "tool" && message.tool_call_id.is_none() {
@@ -179,10 +182,10 @@ pub(crate) async fn create(
     }
     let _running = shared.metrics.running();
     let mut choices = Vec::new();
-    let mut used = Usage::default();
+    let mut counted = Counted::new(&shared, &caller);
     for (index, pieces) in asked.into_iter().enumerate() {
-        let Whole { text, tokens, usage, finish, .. } = stream::whole(pieces).await?;
-        used.add(&usage);
+        let Whole { text, tokens, usage, finish, .. } = stream::whole(pieces, &mut counted).await?;
+        counted.used.add(&usage);
         let logprobs =
             logprobs.map(|_| json!({ "content": tokens.iter().map(token_json).collect::<Vec<_>>(), "refusal": null }));
         let mut message = json!({ "role": "assistant", "content": text, "refusal": null, "annotations": [] });
@@ -197,9 +200,9 @@ pub(crate) async fn create(
         }
         choices.push(json!({ "index": index, "message": message, "logprobs": logprobs, "finish_reason": reason }));
     }
-    shared.count(&caller, &used);
     let mut answer = head.json("chat.completion", choices);
-    answer["usage"] = used.json();
+    answer["usage"] = counted.used.json();
+    drop(counted);
     Ok(Json(answer).into_response())
 }
 

@@ -5,7 +5,7 @@ use crate::error::ApiError;
 use crate::http::{Shared, fingerprint, name, unix_time};
 use crate::keys::Caller;
 use crate::params::{self, Common, Prompt, within};
-use crate::stream::{self, Events, Usage, Whole};
+use crate::stream::{self, Counted, Events, Usage, Whole};
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -50,7 +50,9 @@ pub(crate) async fn create(
     let (common, request): (Common, Request) = (params::fields(&value)?, params::fields(&value)?);
     let model = common.model()?;
     params::refuse(&value, &[("suffix", "models here write what follows, not what comes between")])?;
-    let inputs = request.prompt.ok_or_else(|| ApiError::missing("prompt"))?.inputs();
+    // Nothing is the beginning of a new text.
+    let nothing = value.get("prompt").filter(|prompt| prompt.is_null()).map(|_| Prompt::Text(String::new()));
+    let inputs = request.prompt.or(nothing).ok_or_else(|| ApiError::missing("prompt"))?.inputs();
     if inputs.is_empty() || inputs.len() > PROMPTS_MAX {
         return Err(ApiError::invalid("prompt", format!("'prompt' takes between 1 and {PROMPTS_MAX} texts.")));
     }
@@ -89,9 +91,10 @@ pub(crate) async fn create(
         return Ok(response);
     }
     let _running = shared.metrics.running();
-    let (mut choices, mut used) = (Vec::new(), Usage::default());
+    let (mut choices, mut counted) = (Vec::new(), Counted::new(&shared, &caller));
     for (index, pieces) in asked.into_iter().enumerate() {
-        let Whole { text, tokens, echo, usage, finish } = stream::whole(pieces).await?;
+        let Whole { text, tokens, echo, usage, finish } = stream::whole(pieces, &mut counted).await?;
+        let used = &mut counted.used;
         // Each prompt counts, but not for each of its answers again.
         if (index as u32).is_multiple_of(n) {
             used.prompt += usage.prompt;
@@ -105,10 +108,10 @@ pub(crate) async fn create(
             "logprobs": logprobs.map(|_| logprobs_json(&all, 0)),
         }));
     }
-    shared.count(&caller, &used);
     let mut answer = head;
     answer["choices"] = choices.into();
-    answer["usage"] = used.json();
+    answer["usage"] = counted.used.json();
+    drop(counted);
     Ok(Json(answer).into_response())
 }
 
@@ -133,7 +136,11 @@ fn logprobs_json(tokens: &[Token], mut offset: usize) -> Value {
     }
     let top = |token: &Token| match token.logprob {
         None => Value::Null,
-        Some(_) => token.top.iter().map(|(bytes, logprob)| (text(bytes), Value::from(*logprob))).collect(),
+        // The token itself is always there.
+        Some(own) => {
+            let own = std::iter::once((text(&token.bytes), Value::from(own)));
+            token.top.iter().map(|(bytes, logprob)| (text(bytes), Value::from(*logprob))).chain(own).collect()
+        }
     };
     json!({
         "tokens": tokens.iter().map(|token| text(&token.bytes)).collect::<Vec<_>>(),

@@ -188,6 +188,12 @@ pub(crate) fn format(what: &str, value: Option<&Value>) -> Result<Format, ApiErr
             let schema = schema
                 .filter(|schema| schema.is_object())
                 .ok_or_else(|| ApiError::missing(&format!("{what}.schema")))?;
+            let name = value.pointer("/json_schema/name").or_else(|| value.get("name")).and_then(Value::as_str);
+            let missing = || {
+                let level = if value["json_schema"].is_object() { ".json_schema" } else { "" };
+                ApiError::missing(&format!("{what}{level}.name"))
+            };
+            name.filter(|name| !name.is_empty()).ok_or_else(missing)?;
             Ok(Format::Schema(schema.to_string()))
         }
         other => {
@@ -223,9 +229,24 @@ pub(crate) fn object(headers: &HeaderMap, body: &Bytes) -> Result<Value, ApiErro
     if kind != "application/json" && !kind.ends_with("+json") {
         return Err(ApiError::media_type());
     }
-    let value: Value = serde_json::from_slice(body)
+    let mut value: Value = serde_json::from_slice(body)
         .map_err(|error| ApiError::body(format!("We could not parse the JSON body of your request: {error}.")))?;
+    // One more level is in shapes and tools, which are passed on as they are.
+    value.as_object_mut().into_iter().flat_map(|fields| fields.values_mut()).for_each(made_whole);
     if value.is_object() { Ok(value) } else { Err(ApiError::body("The body has to be a JSON object.")) }
+}
+
+/// A number such as 2.0 is whole, as JSON Schema has it.
+fn made_whole(value: &mut Value) {
+    const EXACT: f64 = (1u64 << 53) as f64;
+    match value {
+        Value::Number(number) if number.is_f64() => {
+            let whole = number.as_f64().filter(|x| x.fract() == 0.0 && x.abs() <= EXACT);
+            *value = whole.map_or(value.take(), |x| Value::from(x as i64));
+        }
+        Value::Array(items) => items.iter_mut().for_each(made_whole),
+        _ => {}
+    }
 }
 
 /// The parameters of an endpoint in a body; one of the wrong type is named.
@@ -251,6 +272,13 @@ mod tests {
     }
 
     #[test]
+    fn two_point_naught_is_two() {
+        let mut value = json!([2.0, -3.0, 0.5, 1e300, 7, "2.0", [4.0]]);
+        made_whole(&mut value);
+        assert_eq!(value.to_string(), r#"[2,-3,0.5,1e+300,7,"2.0",[4]]"#);
+    }
+
+    #[test]
     fn what_asks_for_nothing_is_not_refused() {
         let names = [("functions", "use tools")];
         for nothing in [json!({}), json!({ "functions": null }), json!({ "functions": [] })] {
@@ -269,5 +297,7 @@ mod tests {
         }
         assert!(format("f", Some(&json!({ "type": "xml" }))).is_err());
         assert!(format("f", Some(&json!({ "type": "json_schema" }))).is_err());
+        let nameless = json!({ "type": "json_schema", "json_schema": { "schema": schema } });
+        assert_eq!(format("f", Some(&nameless)).expect_err("refused").param.as_deref(), Some("f.json_schema.name"));
     }
 }

@@ -5,7 +5,7 @@ use crate::error::ApiError;
 use crate::http::{Shared, name, unix_time};
 use crate::keys::Caller;
 use crate::params::{self, Common, within};
-use crate::stream::{self, Events, Usage};
+use crate::stream::{self, Counted, Events, Usage};
 use crate::tools::{Call, Outcome, Tools};
 use axum::body::Bytes;
 use axum::extract::State;
@@ -162,8 +162,10 @@ pub(crate) async fn create(
         return Ok(response);
     }
     let _running = shared.metrics.running();
-    let whole = stream::whole(pieces).await?;
-    shared.count(&caller, &whole.usage);
+    let mut counted = Counted::new(&shared, &caller);
+    let whole = stream::whole(pieces, &mut counted).await?;
+    counted.used = whole.usage;
+    drop(counted);
     let logprobs = whole.tokens.iter().filter(|token| token.logprob.is_some()).map(token_json).collect();
     Ok(Json(frame.ended(&whole.text, logprobs, whole.finish.unwrap_or(Finish::Stop), &whole.usage)).into_response())
 }
@@ -221,7 +223,9 @@ impl Frame {
             out["incomplete_details"] = json!({ "reason": "max_output_tokens" });
         }
         out["status"] = status.into();
-        out["completed_at"] = unix_time().into();
+        if finish == Finish::Stop {
+            out["completed_at"] = unix_time().into();
+        }
         let outcome = self.outcome(text);
         let said = (!outcome.text.is_empty() || outcome.calls.is_empty())
             .then(|| self.item(status, json!([Self::part(&outcome.text, logprobs)])));

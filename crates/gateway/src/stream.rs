@@ -1,6 +1,8 @@
 //! Answers as they come: gathered whole, or sent on as server-sent events.
 
 use crate::error::ApiError;
+use crate::http::Shared;
+use crate::keys::Caller;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::Stream;
@@ -51,22 +53,49 @@ impl Usage {
     }
 }
 
+/// Counts what was read and written when it is let go of: at the end, and when whoever asked hung up.
+pub(crate) struct Counted<'a> {
+    shared: &'a Shared,
+    caller: &'a Caller,
+    /// Of answers that are whole.
+    pub(crate) used: Usage,
+    /// Of the one that is being written.
+    now: Usage,
+}
+
+impl<'a> Counted<'a> {
+    pub(crate) fn new(shared: &'a Shared, caller: &'a Caller) -> Self {
+        Self { shared, caller, used: Usage::default(), now: Usage::default() }
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.used.add(&self.now);
+        self.shared.count(self.caller, &self.used);
+    }
+}
+
 /// Waits for the whole answer. One that breaks off is an error.
-pub(crate) async fn whole(mut pieces: UnboundedReceiver<Piece>) -> Result<Whole, ApiError> {
+pub(crate) async fn whole(mut pieces: UnboundedReceiver<Piece>, counted: &mut Counted<'_>) -> Result<Whole, ApiError> {
     let mut out = Whole::default();
     while let Some(piece) = pieces.recv().await {
         match piece {
             Piece::Read { tokens, cached, echo } => {
                 (out.usage.prompt, out.usage.cached, out.echo) = (tokens, cached, echo);
+                counted.now = out.usage;
             }
             Piece::Token(token) => {
                 out.text += &token.text;
                 out.tokens.push(token);
+                counted.now.written += 1;
             }
             Piece::End { finish, text, tokens } => {
                 out.text += &text;
                 out.usage.written = tokens;
                 out.finish = Some(finish?);
+                // Whoever waits for it adds it up.
+                counted.now = Usage::default();
                 return Ok(out);
             }
         }

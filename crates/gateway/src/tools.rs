@@ -42,10 +42,19 @@ pub(crate) struct Call {
 
 const TOOLS_MAX: usize = 128;
 
+/// Whether there are none.
+fn none(tools: Option<&Value>) -> bool {
+    tools.and_then(Value::as_array).is_none_or(Vec::is_empty)
+}
+
 impl Tools {
     /// Reads `tools` and `tool_choice` of either endpoint; `None` when nothing can be called.
     pub(crate) fn read(tools: Option<&Value>, choice: Option<&Value>) -> Result<Option<Self>, ApiError> {
+        let calls = |choice: &Value| !choice.is_null() && choice != "auto" && choice != "none";
         let list = match tools {
+            None | Some(Value::Null | Value::Array(_)) if choice.is_some_and(calls) && none(tools) => {
+                return Err(ApiError::invalid("tool_choice", "'tool_choice' is only allowed when 'tools' are given."));
+            }
             None | Some(Value::Null) => return Ok(None),
             Some(Value::Array(list)) if list.is_empty() => return Ok(None),
             Some(Value::Array(list)) if list.len() <= TOOLS_MAX => list,

@@ -357,9 +357,12 @@ impl Index {
     fn weigh(&mut self, now: Millis, provider: &NodeId) {
         let Some(known) = self.providers.get(provider) else { return };
         let away = known.history.blocked.max(known.history.busy) > now;
-        // Who failed since it answered last is drawn rarely.
-        let doubt = 4 * known.history.fails.min(8);
-        let weight = if away { 0 } else { ((WEIGHT + WEIGHT * known.bond) >> doubt).max(1) };
+        let weight = match away {
+            true => 0,
+            // Who failed since it answered last is drawn rarely, whatever is at stake for it.
+            false if self.is_doubtful(now, provider) => 1,
+            false => WEIGHT + WEIGHT * known.bond,
+        };
         let good = if known.history.good { weight } else { 0 };
         let models: Vec<Hash> = known.offers.iter().map(|offer| offer.model).collect();
         for hash in models {

@@ -59,6 +59,8 @@ impl Served {
     pub fn prompt(&self, input: &Input) -> Result<Vec<i32>, Reason> {
         match input {
             Input::Tokens(ids) => Ok(ids.clone()),
+            // Nothing is the beginning of a new text.
+            Input::Text(text) if text.is_empty() => Ok(vec![self.engine.beginning()]),
             Input::Text(text) => self.tokens(text),
             Input::Chat { messages, tools } => {
                 let template = self.engine.info().template.as_ref();
@@ -301,6 +303,7 @@ fn reason_about(what: &str, refusal: Refusal) -> Reason {
         Refusal::TooLong(asked, max) => Reason::TooLong { asked: asked as u64, max: max as u64 },
         Refusal::Format(why) => Reason::Invalid { what: "response_format".into(), why },
         Refusal::Empty | Refusal::Token(_) => invalid(refusal.to_string()),
+        Refusal::Bias(_) => Reason::Invalid { what: "logit_bias".into(), why: refusal.to_string() },
         Refusal::Kind(why) => unsupported("model", &why),
         other => Reason::Failed(other.to_string()),
     }

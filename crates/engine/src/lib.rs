@@ -246,7 +246,10 @@ impl Engine {
             return Err(Refusal::Busy);
         }
         let (done, vector) = tokio::sync::oneshot::channel();
-        texts.send(embed::Embed { tokens, done }).map_err(|_| Refusal::Ended)?;
+        texts.send(embed::Embed { tokens, done }).map_err(|_| {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            Refusal::Ended
+        })?;
         vector.await.map_err(|_| Refusal::Ended)?
     }
 

@@ -95,6 +95,7 @@ pub struct ModelInfo {
 const WORKING: u64 = 96 << 20;
 /// The longest context where none was asked for: a longer one costs memory that few answers need.
 const CONTEXT: usize = 8192;
+const EMBEDDED: usize = 2048;
 
 /// llama.cpp's own beginning, once in a process: for who calls it beside an [`Engine`](crate::Engine).
 ///
@@ -126,7 +127,10 @@ pub(crate) fn load(config: &EngineConfig) -> Result<(Arc<LlamaModel>, ModelInfo)
         return Err(unknown("it has no vocabulary"));
     }
     let trained = model.n_ctx_train() as usize;
+    let embeds = number("pooling_type").is_some_and(|kind| kind > 0);
     let context = match config.context {
+        // A text that is embedded is read in one pass, whose memory grows with it.
+        0 if embeds => trained.min(EMBEDDED),
         0 => trained.min(CONTEXT),
         asked => asked.min(trained),
     };
@@ -161,7 +165,7 @@ pub(crate) fn load(config: &EngineConfig) -> Result<(Arc<LlamaModel>, ModelInfo)
         slots: config.slots,
         template,
         adds_bos: vocabulary.should_add_bos(),
-        embeds: number("pooling_type").is_some_and(|kind| kind > 0),
+        embeds,
         memory,
         quantisation: quantisation(model.meta_val_str("general.file_type").ok().as_deref()),
         template_hash,

@@ -59,11 +59,11 @@ pub(crate) async fn create(
     let packed = request.encoding_format == Some(Encoding::Base64);
     shared.admit(&caller, &model)?;
     let (vectors, read) = shared.answers.embed(&model, inputs).await?;
+    shared.count(&caller, &Usage { prompt: read, ..Usage::default() });
     let width = vectors.first().map_or(0, Vec::len) as u64;
     if request.dimensions.is_some_and(|asked| asked != width) {
         return Err(ApiError::unsupported("dimensions", &format!("this model's vectors have {width}")));
     }
-    shared.count(&caller, &Usage { prompt: read, ..Usage::default() });
     let shown = |(index, vector): (usize, &Vec<f32>)| {
         let vector = if packed { Value::from(STANDARD.encode(bytes(vector))) } else { json!(vector) };
         json!({ "object": "embedding", "index": index, "embedding": vector })

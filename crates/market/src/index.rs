@@ -126,7 +126,9 @@ impl Index {
         // A process that was started again has not failed yet.
         let since = |offers: &[Offer]| offers.iter().map(|offer| offer.since).max();
         if !entry.history.lied && since(&offers) > since(&entry.offers) {
-            (entry.history.blocked, entry.history.busy, entry.history.fails) = (Millis(0), Millis(0), 0);
+            // It says so itself: half of what it failed is forgiven.
+            (entry.history.blocked, entry.history.busy) = (Millis(0), Millis(0));
+            entry.history.fails /= 2;
         }
         (entry.offers, entry.bond) = (offers, bond.min(BOND_MAX));
         // Who is gone and has no history leaves nothing.

@@ -108,7 +108,7 @@ impl Offer {
             return Err(Reject::BadAmount);
         }
         // A clock may be a minute ahead.
-        if self.until <= now || self.until.since(now) > OFFER_MS + 60_000 {
+        if self.until <= now || self.until.since(now) > OFFER_MS + 60_000 || self.since.since(now) > 60_000 {
             return Err(Reject::Expired);
         }
         Ok(())

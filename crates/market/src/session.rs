@@ -330,8 +330,11 @@ impl Session {
                     self.parts.push(part);
                     out.push(Output::Note(other.provider, Outcome::Failed));
                 }
-                // It said nothing in time, and may be gone.
-                None if other.doubted => out.push(Output::Note(other.provider, Outcome::Failed)),
+                // It never said anything, and may be gone.
+                None if other.doubted && other.heard.is_none() => {
+                    out.push(Output::Note(other.provider, Outcome::Failed))
+                }
+                None if other.doubted => {}
                 // It was there in case, and may be asked again.
                 None => self.asked.retain(|asked| *asked != other.provider),
             }

@@ -176,6 +176,9 @@ impl Hub {
         ensure!(!one.file.contains("-of-0"), "{} is one part of several: such models cannot be served yet", one.file);
         let large = one.lfs.as_ref();
         let large = large.with_context(|| format!("the hub gives no hash of {}: it is not fetched", one.file))?;
+        // Both become parts of paths.
+        let hex = |text: &str| text.len() <= 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        ensure!(large.sha256.len() == 64 && hex(&large.sha256) && hex(&repository.sha), "the hub's hashes are none");
         let file = HubFile { repo: repo.clone(), revision: repository.sha, file: one.file.clone() };
         Ok(Promised { file, sha256: large.sha256.to_lowercase(), bytes: large.size })
     }
@@ -197,6 +200,12 @@ impl Hub {
         let mut tries = 0;
         loop {
             let before = into.file.metadata()?.len();
+            match before.cmp(&promised.bytes) {
+                std::cmp::Ordering::Less => {}
+                // All of it came before an interruption.
+                std::cmp::Ordering::Equal => return Ok(()),
+                std::cmp::Ordering::Greater => into.file.set_len(0)?,
+            }
             let broke = match self.go_on(promised, before, into, told).await {
                 Ok(()) if into.file.metadata()?.len() == promised.bytes => return Ok(()),
                 Ok(()) => anyhow::anyhow!("it ended early"),

@@ -158,7 +158,9 @@ impl Models {
         let mut arriving = self.arriving(&key.to_string())?;
         arriving.file.set_len(0)?;
         std::io::copy(&mut source, &mut arriving.file).with_context(|| format!("copying {}", file.display()))?;
-        self.settle(arriving, &name, Origin::default(), |_| Ok(()), told)
+        let added = self.settle(arriving, &name, Origin::default(), |_| Ok(()), told);
+        self.forget_arriving(&key.to_string());
+        added
     }
 
     /// Removes it from this machine.
@@ -199,6 +201,18 @@ impl Models {
         })
     }
 
+    /// Whether no model is called so.
+    pub(crate) fn free(&self, name: &str) -> Result<()> {
+        let taken = self.all()?.iter().any(|other| other.name == name);
+        ensure!(!taken, "another model is called {name} already; give this one another with --name");
+        Ok(())
+    }
+
+    /// Throws away what is left of a transfer.
+    pub(crate) fn forget_arriving(&self, key: &str) {
+        let _ = std::fs::remove_file(self.dir.join("arriving").join(key));
+    }
+
     /// Where a model arrives; what an interrupted transfer left is there.
     pub(crate) fn arriving(&self, key: &str) -> Result<Arriving> {
         let dir = self.dir.join("arriving");
@@ -232,16 +246,15 @@ impl Models {
             ensure!(gguf, "it is no GGUF model");
             Ok(())
         });
-        let clash = self.all()?.into_iter().find(|other| other.name == model.name || other.hash == model.hash);
-        if let (Err(_), _) | (_, Some(_)) = (&right, &clash) {
+        let known = self.all()?.into_iter().find(|other| other.hash == model.hash);
+        if right.is_err() || known.is_some() {
             std::fs::remove_file(&arriving.path)?;
         }
         right?;
-        match clash {
-            Some(known) if known.hash == model.hash => return Ok(known),
-            Some(_) => bail!("another model is called {name} already; give this one another with --name"),
-            None => {}
+        if let Some(known) = known {
+            return Ok(known);
         }
+        self.free(name)?;
         arriving.file.sync_all()?;
         let folder = self.folder(&model.hash);
         std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;

@@ -153,11 +153,8 @@ pub async fn pull(
                     let hub = Hub::from_env()?;
                     let promised = hub.promised(file).await?;
                     let named = name.or(Some(&ticket.name));
-                    let model = from_hub(models, &hub, promised, named, Some(ticket.to_string()), told).await?;
-                    if model.hash != ticket.hash {
-                        models.remove(&model)?;
-                        bail!("the file on the hub is another one than the ticket says: it was thrown away");
-                    }
+                    let model = from_hub(models, &hub, promised, named, Some(ticket), told).await?;
+                    models.forget_arriving(&ticket.hash.to_string());
                     Ok(model)
                 }
                 (peers, _) => peers,
@@ -171,18 +168,21 @@ async fn from_hub(
     hub: &Hub,
     promised: super::hub::Promised,
     name: Option<&str>,
-    ticket: Option<String>,
+    ticket: Option<&ModelTicket>,
     told: Told<'_>,
 ) -> Result<Model> {
     let name = name.map_or_else(|| promised.file.name(), valid_name)?;
+    models.free(&name)?;
     let mut arriving = models.arriving(&promised.sha256)?;
     hub.fetch(&promised, &mut arriving, told).await?;
     let right = |model: &Model| {
         let same = model.sha256 == promised.sha256;
         ensure!(same, "{} is not what the hub says of it: it was thrown away", promised.file);
+        let meant = ticket.is_none_or(|ticket| ticket.hash == model.hash);
+        ensure!(meant, "the file on the hub is another one than the ticket says: it was thrown away");
         Ok(())
     };
-    let origin = Origin { hub: Some(promised.file.clone()), ticket };
+    let origin = Origin { hub: Some(promised.file.clone()), ticket: ticket.map(ModelTicket::to_string) };
     tokio::task::block_in_place(|| models.settle(arriving, &name, origin, right, told))
 }
 
@@ -194,6 +194,7 @@ async fn from_peers(
     told: Told<'_>,
 ) -> Result<Model> {
     let name = name.map_or_else(|| Ok(ticket.name.clone()), valid_name)?;
+    models.free(&name)?;
     let arriving = models.arriving(&ticket.hash.to_string())?;
     let secret = crate::platform::random_secret()?;
     let bind = std::net::SocketAddr::new(network.bind.ip(), 0);

@@ -42,7 +42,14 @@ impl Node {
                 Some(Ok(Wanted::Ticket(ticket))) => ticket.peers,
                 _ => Vec::new(),
             };
-            self.shared.contents.add_file(None, models.path(&model), models.tree(&model)?);
+            let tree = match models.tree(&model) {
+                Ok(tree) => tree,
+                Err(error) => {
+                    tracing::warn!(%error, model = model.name, "it is not given to peers");
+                    continue;
+                }
+            };
+            self.shared.contents.add_file(None, models.path(&model), tree);
             let words = shares.entry(model.hash).or_insert_with(|| {
                 let (sender, words) = watch::channel(Vec::new());
                 before.iter().for_each(|address| self.shared.net.know(address));

@@ -257,16 +257,6 @@ impl Index {
             let fitting = model.list.iter().filter_map(|provider| fits(provider, &[]));
             found.extend(fitting.min_by_key(|candidate| candidate.expected_ms));
         }
-        if found.is_empty() && doubtful.is_empty() {
-            // Rather somebody who failed lately than nobody.
-            let others = model.list.iter().filter(|provider| !without.contains(provider));
-            let forgiven = others.filter_map(|provider| {
-                let history = &self.providers.get(provider)?.history;
-                let candidate = self.candidate(now, need, provider)?;
-                (!history.lied && history.busy <= now).then_some((history.fails, candidate.expected_ms, candidate))
-            });
-            found.extend(forgiven.min_by_key(|(fails, ms, _)| (*fails, *ms)).map(|(_, _, candidate)| candidate));
-        }
         // A good history goes before a good promise, but where it was decided to look further.
         let known = |candidate: &Candidate| self.providers.get(&candidate.provider).is_some_and(|p| p.history.good);
         // Among strangers the order of the draw stays: the best promise would be a liar's.

@@ -183,7 +183,7 @@ impl Operation {
         let path = self.path.replace("{*id}", "{id}");
         let mut content = json!({ self.kind: { "schema": self.gives } });
         if self.takes.as_ref().is_some_and(|takes| !takes["properties"]["stream"].is_null()) {
-            content["text/event-stream"] = json!({ "schema": { "type": "string" } });
+            content["text/event-stream"] = json!({ "schema": {} });
         }
         let mut answers = json!({ "200": { "description": "As asked.", "content": content } });
         let refused = json!({

@@ -116,6 +116,8 @@ pub(crate) async fn create(
     }
     let format = request.text.as_ref().and_then(|text| text.get("format")).cloned();
     let logprobs = request.include.iter().flatten().any(|what| what == LOGPROBS);
+    // One answer is written here; a number that nobody could mean is refused all the same.
+    common.n()?;
     let top = within("top_logprobs", request.top_logprobs.unwrap_or(0), 0, 20)?;
     let max_tokens =
         request.max_output_tokens.map(|n| within("max_output_tokens", n, 1, u64::from(u32::MAX))).transpose()?;

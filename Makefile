@@ -6,7 +6,7 @@ SERVE ?= 1
 export SERVE
 BIN = $(shell $(CARGO) metadata --format-version 1 --no-deps 2>/dev/null | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug
 
-.PHONY: conformance demo demo-ledger demo-serve test nightly bench claims claims-full lint fuzz build prerequisites
+.PHONY: conformance install demo demo-ledger demo-serve test nightly bench claims claims-full lint fuzz build prerequisites
 
 demo: build ## four peers train together on this machine (about four minutes)
 	$(BIN)/talkoo demo
@@ -33,6 +33,9 @@ ifeq ($(SERVE),0)
 else
 	$(CARGO) build --workspace
 endif
+
+install: prerequisites ## the program for this user
+	$(CARGO) install --path crates/cli --locked --profile dev $(if $(filter 0,$(SERVE)),--no-default-features)
 
 bench: claims ## alias: the figures are the benchmarks
 

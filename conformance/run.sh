@@ -21,7 +21,7 @@ venv venv requirements.txt
 command -v npm >/dev/null || { echo "node 20 with npm is needed" >&2; exit 1; }
 mkdir -p "$place/npm"
 # node finds packages beside the file that asks for them.
-cp package.json package-lock.json sdk.mjs "$place/npm"
+cp package.json package-lock.json sdk.mjs page.mjs "$place/npm"
 npm ci --prefix "$place/npm" --no-audit --no-fund --loglevel=error >/dev/null
 model="$place/smollm2.gguf"
 if [ ! -f "$model" ]; then
@@ -93,6 +93,12 @@ step "$(pinned llm-comply), chat" comply openai-chat "$comply_chat"
 step "$(pinned llm-comply), responses" comply open-responses "$comply_responses"
 step "$(pinned schemathesis), the official document" official
 step "$(pinned schemathesis), our document" own
+chromium="${CHROMIUM:-$(command -v chromium || command -v chromium-browser || command -v google-chrome || true)}"
+if [ -n "$chromium" ]; then
+  step "the page in $("$chromium" --version | cut -d. -f1)" env CHROMIUM="$chromium" node "$place/npm/page.mjs" "${base%v1}"
+else
+  echo "the page: left out, for there is no browser; on Debian: apt-get install -y chromium"
+fi
 if [ -n "${FULL:-}" ]; then
   tokenizer="$place/tokenizer"
   step "the model's tokenizer" full_py gguf_tokenizer.py "$model" "$tokenizer" "$base"

@@ -126,6 +126,7 @@ impl Tx {
                 Work::Join { .. } => "join",
                 Work::Ready { .. } => "ready",
                 Work::Leave { .. } => "leave",
+                Work::Rest { .. } => "rest",
                 Work::Commit { .. } => "commit",
                 Work::Attest { .. } => "attest",
                 Work::Dispute { .. } => "dispute",

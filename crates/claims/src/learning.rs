@@ -188,6 +188,17 @@ impl Bench {
     }
 }
 
+/// The next `n` windows of an order.
+pub(crate) fn batch(corpus: &Corpus, order: &Order, cursor: &mut u64, n: usize, seq_len: usize) -> Batch {
+    let mut ids = Vec::new();
+    for _ in 0..n {
+        let window = order.at(*cursor).index;
+        corpus.window(Split::Train, window, seq_len as u64, &mut ids).expect("a window of the order");
+        *cursor += 1;
+    }
+    Batch { ids }
+}
+
 fn train(corpus: &Corpus, setting: Setting, seed: u64) -> Result<Outcome> {
     let config = Config::preset(SIZE, 2048, SEQ_LEN)?;
     let layout = Layout::new(&config, &Part::whole(&config));
@@ -223,15 +234,7 @@ fn train(corpus: &Corpus, setting: Setting, seed: u64) -> Result<Outcome> {
         };
         let mut units = Vec::new();
         for private in &mut privates {
-            let next = |_: u64| {
-                let mut ids = Vec::new();
-                for _ in 0..MICRO_BATCH {
-                    let window = order.at(cursor).index;
-                    corpus.window(Split::Train, window, SEQ_LEN as u64, &mut ids).expect("a window of the order");
-                    cursor += 1;
-                }
-                Ok::<_, Infallible>(Batch { ids })
-            };
+            let next = |_: u64| Ok::<_, Infallible>(batch(corpus, &order, &mut cursor, MICRO_BATCH, SEQ_LEN));
             if setting.format.is_none() {
                 weights = trainer.plain_unit(&weights, private, &plan, &rule, next, || false)?.0;
             } else {
@@ -245,7 +248,7 @@ fn train(corpus: &Corpus, setting: Setting, seed: u64) -> Result<Outcome> {
         apply(&layout, &mut weights, &set, &rule, &mut mean)?;
         done += per_round;
     }
-    let bits = node::bits_per_byte(&mut trainer, weights.theta(), corpus, SEQ_LEN as u64, EVAL_TOKENS)?;
+    let bits = node::bits_per_byte(&mut trainer, weights.theta(), corpus, (SEQ_LEN as u64, EVAL_TOKENS), || false)?;
     Ok(Outcome {
         bits_per_byte: bits.context("the corpus has no held-out split")?,
         bits_per_parameter: sent as f64 / (step * setting.workers * layout.len as u64) as f64,

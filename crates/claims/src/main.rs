@@ -11,6 +11,7 @@ mod ledger;
 mod link;
 mod market;
 mod network;
+mod owner;
 mod rounds;
 mod schedules;
 mod serve;
@@ -154,7 +155,7 @@ fn print(claim: &Claim) {
 }
 
 /// What can be measured by itself: `claims [--full] [AREA…]`.
-const AREAS: [&str; 12] = [
+const AREAS: [&str; 13] = [
     "codec",
     "ledger",
     "network",
@@ -164,6 +165,7 @@ const AREAS: [&str; 12] = [
     "market",
     "trouble",
     "zoo",
+    "owner",
     "link",
     "learning",
     "step",
@@ -217,6 +219,9 @@ fn main() -> Result<()> {
     }
     if asked("zoo") {
         zoo::measure(&mut book, full)?;
+    }
+    if asked("owner") {
+        owner::measure(&mut book)?;
     }
     if asked("link") {
         link::measure(&mut book, full)?;

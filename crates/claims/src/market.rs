@@ -139,6 +139,7 @@ pub(crate) async fn start(
         bind: ([127, 0, 0, 1], 0).into(),
         mdns: false,
         relays: relays.to_vec(),
+        rates: (0, 0),
         limits: Limits { threads: 1, duty_percent: 100 },
         device: "cpu".into(),
         eval_tokens: 0,

@@ -16,6 +16,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Blocks of the long chain, 5 s apart as in an idle network.
+/// A node that does what it is told, whoever uses the machine.
+const UP: [&str; 4] = ["up", "--when", "always", "--no-example"];
 const LONG: u64 = 100_000;
 /// Accounts in its state.
 const ACCOUNTS: u64 = 10_000;
@@ -211,7 +213,7 @@ async fn idle(book: &mut Book) -> Result<()> {
     let (one, four) = (found(stage.path(), 1)?, found(stage.path(), 4)?);
     let mut nodes = Vec::new();
     for (dir, bind) in one.iter().chain(&four) {
-        nodes.push((talkoo(dir, bind, &["up"])?, dir));
+        nodes.push((talkoo(dir, bind, &UP)?, dir));
     }
     for (_, dir) in &nodes {
         let key = Keypair::from_secret([9; 32]).id();
@@ -237,7 +239,7 @@ async fn idle(book: &mut Book) -> Result<()> {
 }
 
 /// CPU time that a process has used so far.
-fn seconds_of_cpu(pid: u32) -> Result<f64> {
+pub(crate) fn seconds_of_cpu(pid: u32) -> Result<f64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let fields: Vec<&str> = text.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let ticks = |i: usize| fields.get(i).and_then(|field| field.parse::<f64>().ok()).context("/proc/PID/stat");
@@ -246,7 +248,7 @@ fn seconds_of_cpu(pid: u32) -> Result<f64> {
 }
 
 /// Resident memory of a process in MB.
-fn resident(pid: u32) -> Result<f64> {
+pub(crate) fn resident(pid: u32) -> Result<f64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = text.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
     let kib: f64 = line.split_whitespace().nth(1).context("no number")?.parse()?;
@@ -281,7 +283,7 @@ async fn rounds(validators: usize) -> Result<f64> {
     let duty = ["--duty", "10"];
     let mut running = Vec::new();
     for (i, (dir, bind)) in nodes.iter().enumerate() {
-        let rest: &[&str] = if i == 0 { &["train", "create", &file] } else { &["up"] };
+        let rest: &[&str] = if i == 0 { &["train", "create", &file] } else { &UP };
         running.push(talkoo(dir, bind, &[&duty, rest].concat())?);
     }
     let status = |i: usize| answer(&nodes[i].0, &Request::Status);

@@ -26,6 +26,7 @@ fn node_config(dir: &Path) -> NodeConfig {
         bind: ([127, 0, 0, 1], 0).into(),
         mdns: false,
         relays: vec![],
+        rates: (0, 0),
         limits: Limits { threads: 1, duty_percent: 100 },
         device: "cpu".into(),
         eval_tokens: 0,
@@ -161,7 +162,13 @@ async fn resync(book: &mut Book) -> Result<()> {
     let tree = Arc::new(ChunkTree::of(&content));
     let root = tree.root();
     let open = |secret: u8, content: Arc<One>| {
-        let config = NetConfig { secret: [secret; 32], bind: ([127, 0, 0, 1], 0).into(), mdns: false, relays: vec![] };
+        let config = NetConfig {
+            secret: [secret; 32],
+            bind: ([127, 0, 0, 1], 0).into(),
+            mdns: false,
+            relays: vec![],
+            rates: (0, 0),
+        };
         Net::open(config, content, None, None)
     };
     let holder = open(1, Arc::new(One(content.into(), tree))).await?;

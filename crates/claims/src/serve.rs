@@ -214,7 +214,7 @@ fn through_gateway(engine: Engine) -> Result<f64> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let pair = runtime.block_on(Pair::new(Local::new(vec![served]), Price::default(), Vec::new()))?;
     let (answers, keys) = (Arc::new(pair.client.1.asker()), Arc::new(Keys::default()));
-    let gateway = Gateway { answers, keys, demand_keys: false, answer_tokens: 16, temperature: 1.0 };
+    let gateway = Gateway { answers, keys, demand_keys: false, answer_tokens: 16, temperature: 1.0, panel: None };
     let (ready, address) = std::sync::mpsc::channel();
     let stop = CancellationToken::new();
     let listen: SocketAddr = ([127, 0, 0, 1], 0).into();

@@ -5,18 +5,19 @@ use crate::serve::{answer, job, prompt, written};
 use crate::{Bar, Book, Figure, Process};
 use anyhow::{Context, Result, ensure};
 use base::NodeId;
-use engine::{Engine, EngineConfig};
-use market::Piece;
+use engine::{Engine, EngineConfig, Event, Job, Written};
+use market::{Checked, Piece, judge};
 use node::{Local, Node, OfferConfig, Served, Trade, TradeConfig};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 const KILLS: usize = 200;
+const ACROSS_KILLS: usize = 40;
 const TOKENS: u64 = 96;
 const CLIENTS: usize = 4;
 const OVERLOAD: Duration = Duration::from_secs(120);
@@ -24,6 +25,8 @@ const MEASURED: Duration = Duration::from_secs(20);
 
 const IDENTICAL: Figure<'static> =
     Figure { name: "serve.failover.identical", unit: "%", bar: Bar::Least(100.0), goal: "100" };
+const ACROSS: Figure<'static> =
+    Figure { name: "serve.failover.across", unit: "% coherent and said", bar: Bar::Least(100.0), goal: "100" };
 const GAP: Figure<'static> = Figure { name: "serve.failover.gap.p95", unit: "s", bar: Bar::Most(2.0), goal: "<= 0.5" };
 const COMPLETED: Figure<'static> =
     Figure { name: "serve.overload.completed", unit: "% of capacity", bar: Bar::Least(95.0), goal: ">= 98" };
@@ -34,11 +37,12 @@ const FAIRNESS: Figure<'static> =
 
 pub(crate) fn measure(book: &mut Book, full: bool) -> Result<()> {
     if !full {
-        book.keep(&[IDENTICAL, GAP, COMPLETED, ATTEMPTS, FAIRNESS]);
+        book.keep(&[IDENTICAL, GAP, ACROSS, COMPLETED, ATTEMPTS, FAIRNESS]);
         return Ok(());
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(kills(book))?;
+    runtime.block_on(across(book))?;
     runtime.block_on(overload(book))
 }
 
@@ -49,13 +53,13 @@ struct Server {
     ticket: String,
 }
 
-fn serve(stage: &Path, name: &str, ticket: Option<&str>) -> Result<Server> {
-    let talkoo = std::env::current_exe()?.with_file_name("talkoo");
-    let mut command = Command::new(talkoo);
+fn serve(program: &Path, stage: &Path, name: &str, ticket: Option<&str>) -> Result<Server> {
+    let mut command = Command::new(program);
     command.args(["--json", "--no-mdns", "--bind", "127.0.0.1:0", "--threads", "1", "--data"]).arg(stage.join(name));
     command.args(["serve", "--offer", "--parallel", "2", "--listen", "127.0.0.1:0", "--model"]);
     command.arg(stage.join("figure.gguf")).args(ticket.iter().flat_map(|ticket| ["--ticket", ticket]));
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().context("talkoo")?;
+    let mut child =
+        command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().with_context(|| program.display().to_string())?;
     let mut line = String::new();
     BufReader::new(child.stdout.take().context("its output")?).read_line(&mut line)?;
     let ready: Value = serde_json::from_str(&line).context("its first line")?;
@@ -73,29 +77,77 @@ async fn offered(trade: &Trade, n: usize, since: u64) -> Result<()> {
     Ok(())
 }
 
-/// Kills whoever answers, at another token each time.
+/// An answer whose writer was killed.
+struct Killed {
+    /// The tokens are those that one engine of this build writes alone.
+    same: bool,
+    /// Seconds of the longest silence.
+    gap: f64,
+    /// This build finds each token the likeliest, but for ties.
+    coherent: bool,
+    /// The receipt says that all of it was written on one class of machine.
+    one_class: bool,
+}
+
+/// Kills whoever answers, at another token each time: two providers of one build.
 async fn kills(book: &mut Book) -> Result<()> {
+    let kills = std::env::var("CLAIM_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(KILLS);
+    let (answers, missed) = killed(kills, None).await?;
+    let same = answers.iter().filter(|killed| killed.same).count();
+    let how = format!(
+        "{kills} answers of {TOKENS} tokens, greedy, the process that writes is killed (SIGKILL) at another token each time, a second provider is reached before, \
+         two receipts each; the same tokens as one engine alone; on one machine of one class; {missed} more in which another one wrote \
+         than was killed"
+    );
+    book.full(IDENTICAL, same as f64 * 100.0 / kills as f64, &how);
+    let mut gaps: Vec<f64> = answers.iter().map(|killed| killed.gap).collect();
+    gaps.sort_by(f64::total_cmp);
+    let how = format!("the longest silence of each of these answers; median {:.2} s", gaps[kills / 2]);
+    book.full(GAP, gaps[kills * 95 / 100], &how);
+    Ok(())
+}
+
+/// The same with a second provider whose arithmetic was built in another way (`OTHER_TALKOO`: `scripts/other_build.sh`).
+async fn across(book: &mut Book) -> Result<()> {
+    let Some(other) = std::env::var_os("OTHER_TALKOO").map(PathBuf::from) else {
+        book.keep(&[ACROSS]);
+        return Ok(());
+    };
+    let (answers, missed) = killed(ACROSS_KILLS, Some(&other)).await?;
+    let good = answers.iter().filter(|killed| killed.coherent && !killed.one_class).count();
+    let same = answers.iter().filter(|killed| killed.same).count();
+    let how = format!(
+        "{ACROSS_KILLS} answers of {TOKENS} tokens, greedy, of two providers whose llama.cpp was built with and without its own matrix \
+         kernels; whoever writes is killed; this build finds each token of the whole the likeliest but for ties, and the receipt says \
+         that two classes wrote it; {same} of them are the same as one build alone writes; {missed} more in which another one wrote \
+         than was killed"
+    );
+    book.full(ACROSS, good as f64 * 100.0 / ACROSS_KILLS as f64, &how);
+    Ok(())
+}
+
+/// Answers whose writer was killed, and how often another one wrote than was killed. The second provider is of the `other`
+/// build, if there is one.
+async fn killed(kills: usize, other: Option<&Path>) -> Result<(Vec<Killed>, usize)> {
     let stage = tempfile::tempdir()?;
     let path = stage.path().join("figure.gguf");
     written(&path, "small")?;
     let own = Engine::load(EngineConfig { path, hash: None, threads: 1, slots: 2, context: 512, memory: 0 })?;
     let own = Arc::new(own);
-    let mut servers = vec![serve(stage.path(), "first", None)?];
+    let talkoo = std::env::current_exe()?.with_file_name("talkoo");
+    let programs = [talkoo.as_path(), other.unwrap_or(&talkoo)];
+    let mut servers = vec![serve(programs[0], stage.path(), "first", None)?];
     let ticket = servers[0].ticket.clone();
-    servers.push(serve(stage.path(), "second", Some(&ticket))?);
+    servers.push(serve(programs[1], stage.path(), "second", Some(&ticket))?);
     let (node, trade) = start(&stage.path().join("client"), Local::default(), TradeConfig::default(), &[]).await?;
     for server in &servers {
         trade.join(&server.ticket.parse()?)?;
     }
     offered(&trade, 2, 0).await?;
-    let (mut same, mut gaps, mut missed) = (0, Vec::new(), 0);
-    let kills = std::env::var("CLAIM_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(KILLS);
-    let mut i = 0;
-    while gaps.len() < kills {
+    let (mut answers, mut missed, mut i) = (Vec::new(), 0, 0);
+    while answers.len() < kills {
         i += 1;
         let tokens = prompt(i, 24);
-        let engine = own.clone();
-        let whole = tokio::task::spawn_blocking(move || answer(&engine, job(i, 24, TOKENS as usize))).await??;
         // One word, to learn who has this conversation.
         let mut pieces = trade.ask(&[4; 32], "who", question(tokens.clone(), 1)).await?;
         while !matches!(pieces.recv().await.context("an answer")?, Piece::End { .. }) {}
@@ -122,34 +174,56 @@ async fn kills(book: &mut Book) -> Result<()> {
             }
         }
         // Now and then another one than before is quicker, and the wrong one was killed.
-        let parts = node::verify_receipt(&trade.receipt("killed").context("a receipt")?)?.0;
-        if parts.iter().any(|part| part.by == who) && parts.len() > 1 {
-            same += usize::from(ids == whole);
-            gaps.push(gap.as_secs_f64());
+        let receipts = node::verify_receipt(&trade.receipt("killed").context("a receipt")?)?;
+        if receipts.0.iter().any(|part| part.by == who) && receipts.0.len() > 1 {
+            let (engine, gap, one_class) = (own.clone(), gap.as_secs_f64(), receipts.one_class());
+            let judged = move || -> Result<Killed> {
+                let same = ids == answer(&engine, job(i, 24, TOKENS as usize))?;
+                Ok(Killed { same, gap, coherent: likely(&engine, i, ids)?, one_class })
+            };
+            answers.push(tokio::task::spawn_blocking(judged).await??);
         } else {
             missed += 1;
         }
         let since = chain::clock().0;
         // Another machine takes its place: one that comes back is looked for for seconds where it was.
-        servers.insert(at, serve(stage.path(), &format!("other-{i}"), Some(&servers[0].ticket))?);
+        let program = programs[at];
+        servers.insert(at, serve(program, stage.path(), &format!("other-{i}"), Some(&servers[0].ticket))?);
         trade.join(&servers[at].ticket.parse()?)?;
-        tracing::debug!(new = servers[at].node.short(), other = servers[1 - at].node.short(), "in its place");
         offered(&trade, 1, since).await?;
         // The next kill finds a second provider that is reached.
         while node.ping(servers[at].node).await.is_err() {}
-        eprintln!("{} of {kills} kills, {same} answers the same", gaps.len());
+        let same = answers.iter().filter(|killed| killed.same).count();
+        eprintln!("{} of {kills} kills, {same} answers the same", answers.len());
     }
-    gaps.sort_by(f64::total_cmp);
-    let how = format!(
-        "{kills} answers of {TOKENS} tokens, greedy, the process that writes is killed (SIGKILL) at another token each time, a second provider is reached before, \
-         two receipts each; the same tokens as one engine alone; on one machine of one class; {missed} more in which another one wrote \
-         than was killed"
-    );
-    book.full(IDENTICAL, same as f64 * 100.0 / kills as f64, &how);
-    let how = format!("the longest silence of each of these answers; median {:.2} s", gaps[kills / 2]);
-    book.full(GAP, gaps[kills * 95 / 100], &how);
     trade.close().await;
-    node.close().await
+    node.close().await?;
+    Ok((answers, missed))
+}
+
+/// Whether an engine finds each of these tokens the likeliest, but for ties.
+fn likely(engine: &Engine, seed: usize, ids: Vec<i32>) -> Result<bool> {
+    let ask = question(prompt(seed, 24), TOKENS);
+    let reading =
+        Job { written: ids.clone(), max_tokens: ids.len(), logprobs: Some(2), echo: true, ..job(seed, 24, 0) };
+    let mut events = engine.submit(reading)?;
+    while let Some(event) = events.blocking_recv() {
+        if let Event::Read { logprobs, .. } = event {
+            let token = |written: &Written| market::Token {
+                id: written.id,
+                logprob: Some(written.logprob),
+                top: written.top.iter().map(|(_, logprob)| (Vec::new(), *logprob)).collect(),
+                ..market::Token::default()
+            };
+            // Those of the answer: nothing is known of the question's first token.
+            let scored: Vec<_> = logprobs.iter().skip(24 - 1).map(token).collect();
+            ensure!(scored.len() == ids.len(), "{} tokens of {} were scored", scored.len(), ids.len());
+            let checked =
+                Checked { ask: &ask, finish: market::Finish::Length, read: (24, 24), scored: &scored, more: 0 };
+            return Ok(!judge(&checked).is_bad());
+        }
+    }
+    anyhow::bail!("the engine ended")
 }
 
 /// Two providers, four clients, twice as many questions as can be answered.

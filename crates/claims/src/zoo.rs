@@ -2,15 +2,16 @@
 //!
 //! The judge is the one of `talkoo audit`, the weights are trained for this; the link between two machines is left out.
 
+use crate::learning::batch;
 use crate::{Bar, Book, Figure};
 use anyhow::{Context, Result, anyhow};
 use base::Rng;
-use data::{Corpus, Order, Split};
+use data::{Corpus, Order};
 use engine::{Engine, EngineConfig};
 use market::{Ask, Checked, Finish, Piece, Sampling, Token, Verdict, judge, question, reading};
 use model::update::Format;
 use model::{
-    AdamW, ApplyRule, Batch, Config, GgufType, Layout, ModelCard, Part, Private, Schedule, Trainer, UnitPlan, Weights,
+    AdamW, ApplyRule, Config, GgufType, Layout, ModelCard, Part, Private, Schedule, Trainer, UnitPlan, Weights,
 };
 use node::Served;
 use std::convert::Infallible;
@@ -106,7 +107,8 @@ impl Zoo {
         let coarse = in_four_bits(&tiny, &whole);
         let bits = |config: &Config, theta: &[f32]| -> Result<f64> {
             let mut trainer = Trainer::new(config, &model::open("cpu")?);
-            node::bits_per_byte(&mut trainer, theta, &corpus, SEQ_LEN as u64, 30_000)?.context("held-out text")
+            node::bits_per_byte(&mut trainer, theta, &corpus, (SEQ_LEN as u64, 30_000), || false)?
+                .context("held-out text")
         };
         let all = [bits(&tiny, &whole)?, bits(&small, &less)?, bits(&tiny, &coarse)?, bits(&tiny, &older)?];
         eprintln!("bits per byte: {all:.3?}");
@@ -276,15 +278,7 @@ fn trained(corpus: &Corpus, config: &Config) -> Result<(Vec<f32>, Vec<f32>)> {
             beta: 1.0,
             pending: None,
         };
-        let next = |_: u64| {
-            let mut ids = Vec::new();
-            for _ in 0..BATCH {
-                let window = order.at(cursor).index;
-                corpus.window(Split::Train, window, SEQ_LEN as u64, &mut ids).expect("a window of the order");
-                cursor += 1;
-            }
-            Ok::<_, Infallible>(Batch { ids })
-        };
+        let next = |_: u64| Ok::<_, Infallible>(batch(corpus, &order, &mut cursor, BATCH, SEQ_LEN));
         weights = trainer.plain_unit(&weights, &mut private, &plan, &rule, next, || false)?.0;
         if step == TOKENS * 9 / 10 / per_step {
             older = weights.theta().to_vec();

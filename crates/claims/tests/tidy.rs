@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 
 /// What the pure crates may depend on, dev-dependencies apart.
-const PURE: [(&str, &[&str]); 4] = [
+const PURE: [(&str, &[&str]); 5] = [
     ("base", &["blake3", "ed25519-dalek", "serde", "thiserror"]),
     ("ledger", &["base"]),
     ("market", &["base", "ledger", "thiserror"]),
+    ("owner", &["base", "thiserror"]),
     ("swarm", &["base", "serde", "thiserror", "toml"]),
 ];
 

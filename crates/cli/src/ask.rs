@@ -4,13 +4,14 @@ use crate::serve::{Asking, Models};
 use crate::{Common, render};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
-use market::{Ask, Input, Message, Piece, Receipts, Sampling};
-use node::{OfferConfig, Trade};
+use market::{Ask, Input, Message, Receipts, Sampling};
+use node::{OfferConfig, Request, Said, Telling, Trade};
 use serde_json::{Value, json};
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::mpsc;
 
 #[derive(Args)]
 pub(crate) struct RunArgs {
@@ -39,33 +40,111 @@ pub(crate) struct RunArgs {
 
 /// Offers are heard within this, or nobody makes any.
 const OFFERS_WITHIN: Duration = Duration::from_secs(15);
-/// Whose questions these are, among those of this node.
-const TERMINAL: [u8; 32] = *b"talkoo run, the node's own owner";
+
+/// Who asks.
+enum Asker {
+    /// A node of this process.
+    Own(Arc<Trade>),
+    /// The node that runs on the data folder.
+    Running(PathBuf),
+}
+
+/// An answer on its way.
+enum Answering {
+    Own(mpsc::Receiver<Said>),
+    Running(Telling),
+}
 
 pub(crate) async fn run(common: &Common, args: RunArgs) -> Result<()> {
     anyhow::ensure!((0.0..=2.0).contains(&args.temperature), "--temperature is between 0 and 2");
+    let dir = common.dir();
+    if node::call(&dir, &Request::Status).await?.is_some() {
+        if args.models.is_any() {
+            let dir = dir.display();
+            bail!(
+                "the node that runs on {dir} serves its own models: leave --model out, or name another folder with --data"
+            );
+        }
+        for ticket in args.asking.tickets(common)? {
+            node::call(&dir, &Request::Enter { ticket: ticket.to_string() }).await?;
+        }
+        return converse(common, &args, &Asker::Running(dir)).await;
+    }
     let local = args.models.load(common, &args.asking).await?;
     let (node, trade) = args.asking.trade(common, local, OfferConfig::default()).await?;
-    let done = converse(common, &args, &trade).await;
+    let done = converse(common, &args, &Asker::Own(trade.clone())).await;
     trade.close().await;
     node.close().await?;
     done
 }
 
-async fn converse(common: &Common, args: &RunArgs, trade: &Arc<Trade>) -> Result<()> {
-    if !trade.wait_for(args.name.as_deref(), OFFERS_WITHIN).await {
-        let what = args.name.as_deref().unwrap_or("a model");
-        bail!(
-            "nobody whom this node knows offers {what}; --ticket names a network, --model serves one of this machine"
-        );
+impl Asker {
+    /// Models that can be asked.
+    async fn models(&self) -> Result<Vec<String>> {
+        match self {
+            Self::Own(trade) => Ok(trade.models().into_iter().map(|card| card.name).collect()),
+            Self::Running(dir) => {
+                let answer = node::call(dir, &Request::Models).await?.context("the node has ended")?;
+                Ok(serde_json::from_value(answer["models"].clone())?)
+            }
+        }
     }
-    let model = match &args.name {
-        Some(name) => name.clone(),
-        None => trade.models().into_iter().next().map(|card| card.name).context("no model")?,
-    };
+
+    /// The model of this name, or the first one there is; waits for offers of others.
+    async fn model(&self, name: Option<&str>) -> Result<String> {
+        let begun = Instant::now();
+        loop {
+            let mut models = self.models().await?.into_iter();
+            if let Some(found) = models.find(|model| name.is_none_or(|name| name == model)) {
+                return Ok(found);
+            }
+            if begun.elapsed() > OFFERS_WITHIN {
+                let what = name.unwrap_or("a model");
+                bail!(
+                    "nobody whom this node knows offers {what}; --ticket names a network, --model serves one of this machine"
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn ask(&self, ask: Ask) -> Result<Answering> {
+        match self {
+            Self::Own(trade) => {
+                let (words, said) = mpsc::channel(WORDS);
+                let trade = trade.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = trade.tell(ask, words.clone()).await {
+                        let _ = words.send(Said::Error(format!("{error:#}"))).await;
+                    }
+                });
+                Ok(Answering::Own(said))
+            }
+            Self::Running(dir) => {
+                let telling = Telling::begin(dir, &ask).await?.context("the node has ended")?;
+                Ok(Answering::Running(telling))
+            }
+        }
+    }
+}
+
+/// Words that wait for a slow terminal.
+const WORDS: usize = 64;
+
+impl Answering {
+    async fn next(&mut self) -> Result<Said> {
+        match self {
+            Self::Own(said) => said.recv().await.context("the answer broke off"),
+            Self::Running(telling) => telling.next().await,
+        }
+    }
+}
+
+async fn converse(common: &Common, args: &RunArgs, asker: &Asker) -> Result<()> {
+    let model = asker.model(args.name.as_deref()).await?;
     let mut messages = Vec::new();
     if let Some(prompt) = &args.prompt {
-        return answer(common, args, trade, &model, prompt, &mut messages).await;
+        return answer(common, args, asker, &model, prompt, &mut messages).await;
     }
     let terminal = std::io::stdin().is_terminal() && !common.json;
     if terminal {
@@ -78,14 +157,14 @@ async fn converse(common: &Common, args: &RunArgs, trade: &Arc<Trade>) -> Result
         // A task of its own: who waits at the terminal stops nothing else.
         let read = tokio::task::spawn_blocking(|| std::io::stdin().lock().lines().next());
         let Some(line) = read.await?.transpose()?.filter(|line| !line.trim().is_empty()) else { return Ok(()) };
-        answer(common, args, trade, &model, &line, &mut messages).await?;
+        answer(common, args, asker, &model, &line, &mut messages).await?;
     }
 }
 
 async fn answer(
     common: &Common,
     args: &RunArgs,
-    trade: &Arc<Trade>,
+    asker: &Asker,
     model: &str,
     prompt: &str,
     messages: &mut Vec<Message>,
@@ -95,7 +174,7 @@ async fn answer(
         true => Input::Text(prompt.into()),
         false => Input::Chat { messages: messages.clone(), tools: None },
     };
-    let seed = Instant::now().elapsed().subsec_nanos() ^ std::process::id();
+    let seed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().subsec_nanos() ^ std::process::id();
     let ask = Ask {
         model: model.to_owned(),
         input,
@@ -105,36 +184,33 @@ async fn answer(
         logprobs: None,
         echo: false,
     };
-    let name = node::new_answer_name()?;
     let begun = Instant::now();
-    let mut pieces = trade.ask(&TERMINAL, &name, ask).await.map_err(|reason| anyhow::anyhow!("{reason}"))?;
+    let mut answering = asker.ask(ask).await?;
     let (mut text, mut tokens, mut first) = (String::new(), 0, None);
-    loop {
-        let said = match pieces.recv().await {
-            Some(Piece::Read { .. }) => continue,
-            Some(Piece::Token(token)) => {
+    let receipt = loop {
+        match answering.next().await? {
+            Said::Token(said) => {
                 first.get_or_insert_with(Instant::now);
                 tokens += 1;
-                token.text
+                show(common, &said);
+                text += &said;
             }
-            Some(Piece::End { finish: Ok(_), text: rest, .. }) => {
+            Said::End { text: rest, receipt } => {
                 show(common, &rest);
                 text += &rest;
-                break;
+                break receipt;
             }
-            Some(Piece::End { finish: Err(reason), .. }) => {
-                show(common, "\n");
-                bail!("{reason}");
+            Said::Error(error) => {
+                if tokens > 0 {
+                    show(common, "\n");
+                }
+                bail!("{error}");
             }
-            None => bail!("the answer broke off"),
-        };
-        show(common, &said);
-        text += &said;
-    }
+        }
+    };
     messages.push(Message { role: "assistant".into(), content: text.clone(), ..Message::default() });
     let first = first.unwrap_or(begun);
     let rate = f64::from(tokens) / first.elapsed().as_secs_f64().max(1e-3);
-    let receipt = trade.receipt(&name).context("the receipt is missing")?;
     if let Some(path) = &args.receipt {
         std::fs::write(path, &receipt).with_context(|| path.display().to_string())?;
     }

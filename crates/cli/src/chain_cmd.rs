@@ -122,7 +122,7 @@ fn parse_seats(seats: &[String]) -> Result<Vec<Seat>> {
 pub(crate) async fn network(common: &Common, command: NetworkCommand) -> Result<()> {
     match command {
         NetworkCommand::Seat => {
-            let seat = node::seat(&common.dir(), common.bind, common.relay.first().cloned())?;
+            let seat = node::seat(&common.dir(), common.bind(), common.relays()?.into_iter().next())?;
             let line = format!("{SEAT}{}", base::to_hex(&seat.to_bytes()));
             render::print(common, &json!({ "seat": line }), || line.clone());
         }

@@ -12,21 +12,27 @@ mod audit;
 mod chain_cmd;
 mod data_cmd;
 mod demo;
+mod doctor;
+mod glance;
 #[cfg(feature = "serve")]
 mod key;
 #[cfg(feature = "serve")]
 mod model_cmd;
 mod relay;
 mod render;
+#[cfg(feature = "serve")]
+mod replay;
 mod runs;
 #[cfg(feature = "serve")]
 mod serve;
+mod service;
 mod train;
+mod up;
 mod wallet;
 
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand};
-use node::{Limits, NodeConfig};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use node::{Config, Limits, NodeConfig};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -49,9 +55,9 @@ pub(crate) struct Common {
     /// Print JSON.
     #[arg(long, global = true)]
     json: bool,
-    /// Where to listen.
-    #[arg(long, global = true, default_value = "0.0.0.0:0", value_name = "ADDR")]
-    bind: SocketAddr,
+    /// Where to listen for peers (default: any port of all addresses).
+    #[arg(long, global = true, value_name = "ADDR")]
+    bind: Option<SocketAddr>,
     /// Do not look for nodes of the local network.
     #[arg(long, global = true)]
     no_mdns: bool,
@@ -61,18 +67,32 @@ pub(crate) struct Common {
     /// Threads that training may use (default: all).
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
-    /// Percent of the time in which training may compute.
-    #[arg(long, global = true, default_value_t = 100, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(1..=100))]
-    duty: u32,
-    /// Device of the trainer: cpu, or one that this program was built with.
-    #[arg(long, global = true, default_value = "cpu", value_name = "NAME")]
-    device: String,
+    /// Percent of the time in which training may compute (default: 100).
+    #[arg(long, global = true, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=100))]
+    duty: Option<u8>,
+    /// Device of the trainer: cpu (the default), or one that this program was built with.
+    #[arg(long, global = true, value_name = "NAME")]
+    device: Option<String>,
+    /// What talkoo.toml in the data folder says, where the command line says nothing.
+    #[arg(skip)]
+    config: Config,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run this node: it goes on with its runs by itself. Ctrl-C stops it.
-    Up,
+    /// Contribute: this machine trains and serves while you do not use it, and shows what it does. Ctrl-C stops it.
+    Up(up::UpArgs),
+    /// End the node that runs here, after what is under way.
+    Down,
+    /// You need the machine: nothing is computed for others, for a while (30m, 2h) or until `resume`.
+    Pause {
+        /// For how long.
+        time: Option<String>,
+    },
+    /// Go on.
+    Resume,
+    /// Finish what is under way and take nothing new.
+    Finish,
     /// Train together.
     #[command(subcommand)]
     Train(train::TrainCommand),
@@ -108,6 +128,9 @@ enum Command {
     /// Credits of this node's account.
     #[command(subcommand)]
     Wallet(wallet::WalletCommand),
+    /// The way from this machine to others.
+    #[command(subcommand)]
+    Net(NetCommand),
     /// Networks of several validators.
     #[command(subcommand)]
     Network(chain_cmd::NetworkCommand),
@@ -115,9 +138,32 @@ enum Command {
     #[command(subcommand)]
     Chain(chain_cmd::ChainCommand),
     /// What the node on the data folder does, and why it waits.
-    Status,
+    Status(glance::StatusArgs),
+    /// What is wrong with this machine or its node, and the one command that mends it.
+    Doctor(doctor::DoctorArgs),
+    /// What somebody who helps needs to know; nothing is sent.
+    Report(doctor::ReportArgs),
+    /// Look again at what a node showed, with a slider through time.
+    #[cfg(feature = "serve")]
+    Replay(replay::ReplayArgs),
+    /// Begin with the machine.
+    #[command(subcommand)]
+    Service(service::ServiceCommand),
+    /// Completions for a shell: `talkoo completions bash > ~/.local/share/bash-completion/completions/talkoo`.
+    Completions {
+        /// Which.
+        shell: clap_complete::Shell,
+    },
+    /// The manual page: `talkoo man > talkoo.1`.
+    Man,
     /// Four peers train the shipped example on this machine; one is killed, another joins.
     Demo(demo::DemoArgs),
+}
+
+#[derive(Subcommand)]
+enum NetCommand {
+    /// Whether UDP gets through, what the router does, and how far the relays are.
+    Check,
 }
 
 #[derive(Subcommand)]
@@ -141,21 +187,45 @@ impl Common {
         self.data.clone().unwrap_or_else(|| home().join(".talkoo"))
     }
 
-    /// Threads that training may use.
+    /// Threads that may compute.
     pub(crate) fn threads(&self) -> usize {
-        self.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from)
+        match self.threads.unwrap_or(self.config.limits.threads) {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads.into(),
+        }
     }
 
-    pub(crate) fn node(&self) -> NodeConfig {
-        NodeConfig {
-            dir: self.dir(),
-            bind: self.bind,
-            mdns: !self.no_mdns,
-            relays: self.relay.clone(),
-            limits: Limits { threads: self.threads(), duty_percent: self.duty },
-            device: self.device.clone(),
-            eval_tokens: EVAL_TOKENS,
+    /// Where to listen for peers.
+    pub(crate) fn bind(&self) -> SocketAddr {
+        self.bind.unwrap_or(self.config.node.listen)
+    }
+
+    /// What trains.
+    pub(crate) fn device(&self) -> &str {
+        self.device.as_deref().unwrap_or(&self.config.node.device)
+    }
+
+    /// Relays that help behind a router.
+    pub(crate) fn relays(&self) -> Result<Vec<node::RelayAddr>> {
+        if !self.relay.is_empty() {
+            return Ok(self.relay.clone());
         }
+        let relays = self.config.node.relays.iter().map(|relay| relay.parse::<node::RelayAddr>());
+        relays.collect::<Result<_, _>>().map_err(|error| anyhow::anyhow!("talkoo.toml, [node] relays: {error}"))
+    }
+
+    pub(crate) fn node(&self) -> Result<NodeConfig> {
+        let duty = self.duty.unwrap_or(self.config.limits.duty_percent);
+        Ok(NodeConfig {
+            dir: self.dir(),
+            bind: self.bind(),
+            mdns: !self.no_mdns && self.config.node.mdns,
+            relays: self.relays()?,
+            rates: self.config.limits.rates(),
+            limits: Limits { threads: self.threads(), duty_percent: duty.into() },
+            device: self.device().to_owned(),
+            eval_tokens: EVAL_TOKENS,
+        })
     }
 }
 
@@ -204,14 +274,24 @@ fn chain(error: &anyhow::Error) -> String {
 }
 
 async fn run(cli: Cli) -> Result<()> {
-    let common = cli.common;
+    let mut common = cli.common;
+    // Who looks for what is wrong is told so by the doctor.
+    let doctor = matches!(cli.command, Command::Doctor(_) | Command::Report(_));
+    common.config =
+        Config::of(&common.dir()).or_else(|error| if doctor { Ok(Config::default()) } else { Err(error) })?;
+    node::prepare_process();
     match cli.command {
-        Command::Up => train::up(&common).await,
+        Command::Up(args) => up::up(&common, args).await,
+        Command::Down => up::down(&common).await,
+        Command::Pause { time } => up::pause(&common, time.as_deref()).await,
+        Command::Resume => up::resume(&common).await,
+        Command::Finish => up::finish(&common).await,
         Command::Train(command) => train::run(&common, command).await,
         Command::Data(command) => data_cmd::run(&common, command),
         Command::Network(command) => chain_cmd::network(&common, command).await,
         Command::Wallet(command) => wallet::wallet(&common, command).await,
         Command::Chain(command) => chain_cmd::chain(&common, command).await,
+        Command::Net(NetCommand::Check) => relay::check(&common).await,
         Command::Peer(PeerCommand::Ls) => {
             let status = train::status(&common).await?;
             render::print(&common, &render::peers_json(&status), || render::peers(&status));
@@ -238,9 +318,20 @@ async fn run(cli: Cli) -> Result<()> {
         #[cfg(feature = "serve")]
         Command::Key(command) => key::run(&common, command),
         Command::Relay(args) => relay::run(&common, args).await,
-        Command::Status => {
-            let status = train::status(&common).await?;
-            render::print(&common, &serde_json::to_value(&status)?, || render::status(&status));
+        Command::Status(args) => glance::status(&common, &args).await,
+        Command::Doctor(args) => doctor::doctor(&common, &args).await,
+        Command::Report(args) => doctor::report(&common, &args).await,
+        #[cfg(feature = "serve")]
+        Command::Replay(args) => replay::run(&common, args).await,
+        Command::Service(command) => service::run(&common, &command),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "talkoo", &mut std::io::stdout());
+            Ok(())
+        }
+        Command::Man => {
+            let mut text = Vec::new();
+            clap_mangen::Man::new(Cli::command()).render(&mut text)?;
+            outln!("{}", String::from_utf8_lossy(&text).trim_end());
             Ok(())
         }
         Command::Demo(args) => demo::run(&common, args).await,

@@ -61,7 +61,7 @@ pub(crate) async fn run(common: &Common, command: ModelCommand) -> Result<()> {
     let told = |progress: Progress| lines.tell(progress);
     match command {
         ModelCommand::Pull { what, name } => {
-            let network = common.node();
+            let network = common.node()?;
             let model = node::pull(&models, &what, name.as_deref(), &network, &told).await?;
             let serve = format!("serve it with: talkoo serve --model {}", model.name);
             render::print(common, &json_of(&models, &model, None), || format!("{}\n{serve}", line(&model)));

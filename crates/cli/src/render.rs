@@ -30,23 +30,6 @@ pub(crate) fn way(way: &Value) -> String {
     format!("{ms:.1} ms, {kind}, {}", way["address"].as_str().unwrap_or_default())
 }
 
-/// One screen about a node.
-pub(crate) fn status(status: &Status) -> String {
-    let mut out = format!("node {}  on {}\n", short(&status.node), status.addresses.join(", "));
-    if status.runs.is_empty() {
-        out.push_str("no runs; begin one with `talkoo train create RUN.toml`, or `talkoo train join TICKET`");
-        return out;
-    }
-    for run in &status.runs {
-        out.push_str(&line(run));
-        out.push('\n');
-    }
-    if !status.refused.is_empty() {
-        out.push_str(&format!("refused: {}\n", counts(&status.refused)));
-    }
-    out.trim_end().to_owned()
-}
-
 /// A run in one line.
 pub(crate) fn line(run: &RunStatus) -> String {
     let loss = run.rounds.last().map_or("-".into(), |round| format!("{:.3}", round.loss));

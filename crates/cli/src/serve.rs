@@ -1,14 +1,14 @@
 //! `talkoo serve`: models of this machine and of the network behind the OpenAI API.
 
 use crate::Common;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use base::Hash;
 use clap::Args;
 use engine::{Engine, EngineConfig};
 use gateway::{Gateway, Keys};
 use ledger::Credits;
 use market::Price;
-use node::{Local, Models as Kept, Node, OfferConfig, Served, Trade, TradeConfig};
+use node::{Local, Models as Kept, Node, NodePanel, OfferConfig, Served, Shown, Trade, TradeConfig};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,24 +20,24 @@ pub(crate) struct ServeArgs {
     models: Models,
     #[command(flatten)]
     asking: Asking,
-    /// Where the API listens; beyond this machine it demands keys.
-    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDR")]
-    listen: SocketAddr,
+    /// Where the API listens (default: 127.0.0.1:8080); beyond this machine it demands keys.
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<SocketAddr>,
     /// Offer these models to the networks of this node: others may ask them.
     #[arg(long)]
     offer: bool,
-    /// Credits that others pay for a million tokens of questions and of answers.
-    #[arg(long, default_value = "0,0", value_name = "IN,OUT", value_parser = price)]
-    price: Price,
+    /// Credits that others pay for a million tokens of questions and of answers (default: none).
+    #[arg(long, value_name = "IN,OUT", value_parser = price)]
+    price: Option<Price>,
     /// Refuse requests without a key on this machine, too; `talkoo key create` makes one.
     #[arg(long)]
     demand_keys: bool,
-    /// Tokens of an answer where a request names no bound.
-    #[arg(long, default_value_t = 2048, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    answer_tokens: u64,
-    /// Temperature where a request names none; the API's own is 1, small models say less nonsense at 0.
-    #[arg(long, default_value_t = 1.0, value_name = "T")]
-    temperature: f32,
+    /// Tokens of an answer where a request names no bound (default: 2048).
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    answer_tokens: Option<u64>,
+    /// Temperature where a request names none (default: 1, as the API's own); small models say less nonsense at 0.
+    #[arg(long, value_name = "T")]
+    temperature: Option<f32>,
 }
 
 /// Models of this machine.
@@ -47,12 +47,12 @@ pub(crate) struct Models {
     /// are asked, or what was trained here last is served.
     #[arg(long, value_name = "NAME|FILE")]
     model: Vec<String>,
-    /// Answers that are written at a time.
-    #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
-    parallel: u16,
+    /// Answers that are written at a time (default: 4).
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    parallel: Option<u16>,
     /// Tokens of a question and its answer together (default: what the model was trained with, at most 8,192).
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    context: usize,
+    #[arg(long, value_name = "N")]
+    context: Option<usize>,
 }
 
 /// How others are asked.
@@ -61,12 +61,16 @@ pub(crate) struct Asking {
     /// A ticket of somebody who serves, or of a run: the network whose providers are asked; may be given several times.
     #[arg(long, value_name = "TICKET")]
     ticket: Vec<net::Ticket>,
-    /// Credits that are paid for a million tokens of questions and of answers, at most.
-    #[arg(long, default_value = "0,0", value_name = "IN,OUT", value_parser = price)]
-    max_price: Price,
-    /// Credits that may be set aside for providers, in all.
-    #[arg(long, default_value = "0", value_name = "CREDITS", value_parser = credits)]
-    budget: Credits,
+    /// Credits that are paid for a million tokens of questions and of answers, at most (default: none).
+    #[arg(long, value_name = "IN,OUT", value_parser = price)]
+    max_price: Option<Price>,
+    /// Credits that may be set aside for providers, in all, counted from the first start of this folder (default: none).
+    #[arg(long, value_name = "CREDITS", value_parser = credits)]
+    budget: Option<Credits>,
+    /// Of 100 answers, how many are shown with their question to a second provider, which checks the first one
+    /// (default: none).
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
+    check: Option<u8>,
 }
 
 fn credits(text: &str) -> Result<Credits, String> {
@@ -79,19 +83,31 @@ fn price(text: &str) -> Result<Price, String> {
 }
 
 impl Models {
+    /// Whether any is named.
+    pub(crate) fn is_any(&self) -> bool {
+        !self.model.is_empty()
+    }
+
     /// Loads all of them; without any, and with nobody named who could be asked, what was trained here last.
     pub(crate) async fn load(&self, common: &Common, asking: &Asking) -> Result<Local> {
-        let mut files = self.model.iter().map(|what| found(common, what)).collect::<Result<Vec<_>>>()?;
         let dir = common.dir();
-        if files.is_empty()
-            && asking.ticket.is_empty()
+        let named = self.named(common).await?;
+        if named.all().is_empty()
+            && asking.tickets(common)?.is_empty()
             && let Some(run) = node::newest(&dir)
         {
             eprintln!("no model and no network is named: what was trained here last, run {}", run.short());
-            files.push((tokio::task::block_in_place(|| node::saved(&dir, &run)?.gguf())?, None));
+            let path = tokio::task::block_in_place(|| node::saved(&dir, &run)?.gguf())?;
+            return Ok(Local::new(vec![self.load_one(common, path, None).await?]));
         }
+        Ok(named)
+    }
+
+    /// Loads those that are named, here or in talkoo.toml.
+    pub(crate) async fn named(&self, common: &Common) -> Result<Local> {
+        let names = if self.model.is_empty() { &common.config.serve.models } else { &self.model };
         let mut models: Vec<Served> = Vec::new();
-        for (path, hash) in files {
+        for (path, hash) in names.iter().map(|what| found(common, what)).collect::<Result<Vec<_>>>()? {
             let served = self.load_one(common, path, hash).await?;
             let name = &served.card().name;
             ensure!(
@@ -103,10 +119,13 @@ impl Models {
         Ok(Local::new(models))
     }
 
-    async fn load_one(&self, common: &Common, path: PathBuf, hash: Option<Hash>) -> Result<Served> {
+    /// Loads one from a file whose content has to be `hash`, where that is known.
+    pub(crate) async fn load_one(&self, common: &Common, path: PathBuf, hash: Option<Hash>) -> Result<Served> {
         eprintln!("loading {}", path.display());
-        let (threads, slots) = (common.threads(), usize::from(self.parallel));
-        let config = EngineConfig { path, hash, threads, slots, context: self.context, memory: 0 };
+        let set = &common.config.serve;
+        let (threads, slots) = (common.threads(), usize::from(self.parallel.unwrap_or(set.parallel)));
+        let context = self.context.unwrap_or(set.context);
+        let config = EngineConfig { path, hash, threads, slots, context, memory: 0 };
         let loaded = tokio::task::spawn_blocking(move || Engine::load(config)).await.context("loading")??;
         let info = loaded.info();
         eprintln!(
@@ -137,6 +156,27 @@ fn found(common: &Common, what: &str) -> Result<(PathBuf, Option<Hash>)> {
 }
 
 impl Asking {
+    /// Tickets of networks whose providers are asked.
+    pub(crate) fn tickets(&self, common: &Common) -> Result<Vec<net::Ticket>> {
+        if !self.ticket.is_empty() {
+            return Ok(self.ticket.clone());
+        }
+        let tickets = common.config.ask.tickets.iter().map(|ticket| ticket.parse::<net::Ticket>());
+        tickets.collect::<Result<_, _>>().context("talkoo.toml, [ask] tickets")
+    }
+
+    /// How a node takes part in the market.
+    pub(crate) fn config(&self, common: &Common, offer: OfferConfig) -> TradeConfig {
+        let set = &common.config.ask;
+        let [input, output] = set.max_price;
+        TradeConfig {
+            offer,
+            price: self.max_price.unwrap_or(Price { input, output }),
+            budget: self.budget.unwrap_or(set.budget),
+            check_percent: self.check.unwrap_or(set.check_percent).into(),
+        }
+    }
+
     /// A node that takes part in the market.
     pub(crate) async fn trade(
         &self,
@@ -144,54 +184,151 @@ impl Asking {
         local: Local,
         offer: OfferConfig,
     ) -> Result<(Arc<Node>, Arc<Trade>)> {
+        self.alone(common).await?;
+        let node = Node::start(common.node()?).await?;
+        let trade = self.enter(common, &node, local, offer).await?;
+        Ok((node, trade))
+    }
+
+    /// Nobody else uses the data folder.
+    async fn alone(&self, common: &Common) -> Result<()> {
         let dir = common.dir();
         if node::call(&dir, &node::Request::Status).await?.is_some() {
             bail!("a node runs on {} already; stop it, or name another folder with --data", dir.display());
         }
-        let node = Node::start(common.node()).await?;
-        let config = TradeConfig { offer, price: self.max_price, budget: self.budget };
-        let trade = node.trade(local, config).await?;
-        for ticket in &self.ticket {
-            trade.join(ticket)?;
+        Ok(())
+    }
+
+    /// A node's part in the market.
+    async fn enter(&self, common: &Common, node: &Arc<Node>, local: Local, offer: OfferConfig) -> Result<Arc<Trade>> {
+        let trade = node.trade(local, self.config(common, offer)).await?;
+        for ticket in self.tickets(common)? {
+            trade.join(&ticket)?;
         }
-        Ok((node, trade))
+        Ok(trade)
+    }
+}
+
+/// The API and the page of a node, and its part in the market.
+pub(crate) struct Serving {
+    pub(crate) address: SocketAddr,
+    /// Tickets by which others find its offers.
+    pub(crate) tickets: Vec<String>,
+    pub(crate) trade: Arc<Trade>,
+    gateway: tokio::task::JoinHandle<Result<(), gateway::GatewayError>>,
+    stop: CancellationToken,
+}
+
+impl ServeArgs {
+    /// Whether others may ask.
+    fn offers(&self, common: &Common) -> bool {
+        self.offer || common.config.serve.offer
+    }
+
+    /// The models that are named.
+    pub(crate) async fn named(&self, common: &Common) -> Result<Local> {
+        self.models.named(common).await
+    }
+
+    /// Loads a model as the others.
+    pub(crate) async fn load_one(&self, common: &Common, path: PathBuf) -> Result<Served> {
+        self.models.load_one(common, path, None).await
+    }
+
+    /// Begins to serve `local` with a node. A port that nobody asked for by name may be another one where it is taken.
+    pub(crate) async fn open(
+        &self,
+        common: &Common,
+        node: &Arc<Node>,
+        local: Local,
+        any_port: bool,
+    ) -> Result<Serving> {
+        let set = &common.config.serve;
+        let temperature = self.temperature.unwrap_or(set.temperature);
+        ensure!((0.0..=2.0).contains(&temperature), "--temperature is between 0 and 2");
+        let public = self.offers(common);
+        let [input, output] = set.price;
+        let offer = OfferConfig { public, price: self.price.unwrap_or(Price { input, output }) };
+        let trade = self.asking.enter(common, node, local, offer).await?;
+        let listen = self.listen.unwrap_or(set.listen);
+        let keys = Arc::new(Keys::new(node::api_keys(&common.dir())?));
+        let gateway = || Gateway {
+            answers: Arc::new(trade.asker()),
+            keys: keys.clone(),
+            demand_keys: self.demand_keys || set.demand_keys,
+            answer_tokens: self.answer_tokens.unwrap_or(set.answer_tokens),
+            temperature,
+            panel: Some(Arc::new(NodePanel(node.clone()))),
+        };
+        let stop = CancellationToken::new();
+        let begun = match begin(gateway(), listen, stop.clone()).await {
+            Err(_) if any_port && self.listen.is_none() => {
+                begin(gateway(), (listen.ip(), 0).into(), stop.clone()).await
+            }
+            begun => begun,
+        };
+        let (address, gateway) = begun?;
+        let tickets = match public {
+            true => trade.networks().iter().map(|chain| trade.ticket(*chain).to_string()).collect(),
+            false => Vec::new(),
+        };
+        Ok(Serving { address, tickets, trade, gateway, stop })
+    }
+}
+
+/// Begins to answer; gives the address.
+async fn begin(
+    gateway: Gateway,
+    listen: SocketAddr,
+    stop: CancellationToken,
+) -> Result<(SocketAddr, tokio::task::JoinHandle<Result<(), gateway::GatewayError>>)> {
+    let (sender, ready) = tokio::sync::oneshot::channel();
+    let serving = tokio::spawn(gateway::serve(gateway, listen, stop, move |address| {
+        let _ = sender.send(address);
+    }));
+    match ready.await {
+        Ok(address) => Ok((address, serving)),
+        Err(_) => Err(serving.await?.err().map_or_else(|| anyhow!("the API ended at once"), Into::into)),
+    }
+}
+
+impl Serving {
+    /// Waits until the API ends by itself.
+    pub(crate) async fn ended(&mut self) -> Result<()> {
+        Ok((&mut self.gateway).await??)
+    }
+
+    /// Ends it.
+    pub(crate) async fn close(self) {
+        self.stop.cancel();
+        self.trade.close().await;
     }
 }
 
 pub(crate) async fn run(common: &Common, args: ServeArgs) -> Result<()> {
-    ensure!((0.0..=2.0).contains(&args.temperature), "--temperature is between 0 and 2");
-    let keys = Arc::new(Keys::new(node::api_keys(&common.dir())?));
     let local = args.models.load(common, &args.asking).await?;
-    ensure!(!args.offer || !local.all().is_empty(), "there is nothing to offer: name a model with --model");
+    ensure!(!args.offers(common) || !local.all().is_empty(), "there is nothing to offer: name a model with --model");
     let names: Vec<String> = local.all().iter().map(|served| served.card().name.clone()).collect();
-    let offer = OfferConfig { public: args.offer, price: args.price };
-    let (node, trade) = args.asking.trade(common, local, offer).await?;
-    let tickets: Vec<String> = match args.offer {
-        true => trade.networks().iter().map(|chain| trade.ticket(*chain).to_string()).collect(),
-        false => Vec::new(),
-    };
-    let answers = Arc::new(trade.asker());
-    let ServeArgs { demand_keys, answer_tokens, temperature, .. } = args;
-    let gateway = Gateway { answers, keys, demand_keys, answer_tokens, temperature };
-    let stop = CancellationToken::new();
-    let (json, id) = (common.json, node.id());
-    let ready = move |address: SocketAddr| {
-        if json {
-            let api = format!("http://{address}/v1");
-            let ready = serde_json::json!({ "api": api, "models": names, "node": id.to_string(), "tickets": tickets });
-            outln!("{ready}");
-        } else {
-            outln!("http://{address}/v1 answers any OpenAI client; http://{address}/ in a browser; Ctrl-C stops it");
-            for ticket in &tickets {
-                outln!("others ask these models with: talkoo run --ticket {ticket}");
-            }
+    args.asking.alone(common).await?;
+    let node = Node::start(common.node()?).await?;
+    let mut serving = args.open(common, &node, local, false).await?;
+    let (address, tickets) = (serving.address, &serving.tickets);
+    let api = format!("http://{address}/v1");
+    node.show_as(Shown { api: Some(api.clone()), config: common.config.clone() });
+    if common.json {
+        let id = node.id().to_string();
+        outln!("{}", serde_json::json!({ "api": api, "models": names, "node": id, "tickets": tickets }));
+    } else {
+        outln!("{api} answers any OpenAI client; http://{address}/ in a browser; Ctrl-C stops it");
+        for ticket in tickets {
+            outln!("others ask these models with: talkoo run --ticket {ticket}");
         }
-    };
+    }
     tokio::select! {
-        served = gateway::serve(gateway, args.listen, stop, ready) => served?,
+        ended = serving.ended() => ended?,
         asked = crate::train::stopped() => asked?,
         () = node.stopped() => {}
     }
-    trade.close().await;
+    serving.close().await;
     node.close().await
 }

@@ -118,24 +118,6 @@ pub(crate) async fn run(common: &Common, command: TrainCommand) -> Result<()> {
     }
 }
 
-/// Runs the node until Ctrl-C or `stop`.
-pub(crate) async fn up(common: &Common) -> Result<()> {
-    let node = Node::start(common.node()).await?;
-    let chain = node.chain(None)?;
-    let value = json!({
-        "node": node.id().to_string(),
-        "network": chain.network,
-        "chain": chain.chain,
-        "addresses": node.status().addresses,
-    });
-    let alone =
-        if chain.validators.len() == 1 { "; alone in a network of its own until it joins a run by ticket" } else { "" };
-    let text = format!("node {}, {}{alone}", node.id(), chain.network);
-    // Whoever started it may not be there to read.
-    let _ = writeln!(std::io::stdout(), "{}", if common.json { value.to_string() } else { text });
-    until_stopped(common, &node).await
-}
-
 /// What the running node shows.
 pub(crate) async fn status(common: &Common) -> Result<Status> {
     Ok(serde_json::from_value(ask(common, Request::Status).await?)?)
@@ -158,7 +140,7 @@ pub(crate) async fn ask(common: &Common, request: Request) -> Result<Value> {
 }
 
 fn prepare(common: &Common, file: &Path, others: &Others) -> Result<Prepared> {
-    runs::prepare(file, &common.dir(), common.threads(), &common.device, others)
+    runs::prepare(file, &common.dir(), common.threads(), common.device(), others)
 }
 
 async fn create(common: &Common, file: &Path, others: &Others) -> Result<()> {
@@ -178,7 +160,7 @@ async fn create(common: &Common, file: &Path, others: &Others) -> Result<()> {
         render::print(common, &answer, || ticket_text(&answer));
         return Ok(());
     }
-    let node = Node::start(common.node()).await?;
+    let node = Node::start(common.node()?).await?;
     let theta = prepared.model.as_deref().map(model::load).transpose()?.map(|(_, theta)| theta);
     let ticket = node.create(prepared.spec, &corpus, theta, budget).await?;
     let answer = json!({ "run": ticket.run.to_string(), "ticket": ticket.to_string() });
@@ -197,7 +179,7 @@ async fn join(common: &Common, ticket: &str) -> Result<()> {
         render::print(common, &answer, || "joined; see `talkoo train watch`".into());
         return Ok(());
     }
-    let node = Node::start(common.node()).await?;
+    let node = Node::start(common.node()?).await?;
     node.follow(parsed).await?;
     until_stopped(common, &node).await
 }

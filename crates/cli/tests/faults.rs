@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Lab, Peer, json, stop, talkoo, up};
+use common::{Lab, Peer, UP, json, stop, talkoo, up};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -38,7 +38,7 @@ fn a_kill_at_any_place_loses_nothing_and_does_nothing_twice() {
         let place = PLACES[round as usize % PLACES.len()];
         let times = 2 + round / PLACES.len() as u64 % 3;
         let mut command = talkoo(&dir);
-        command.env("TALKOO_CRASH_AT", format!("{place}:{times}")).arg("up").stdout(std::process::Stdio::null());
+        command.env("TALKOO_CRASH_AT", format!("{place}:{times}")).args(UP).stdout(std::process::Stdio::null());
         let mut doomed = Peer(command.spawn().expect("talkoo starts"));
         let begun = Instant::now();
         let mut said = 0;
@@ -160,7 +160,7 @@ fn two_of_four_gone_and_a_disk_cut_off() {
     let file = std::fs::File::options().write(true).open(folder.join("blocks.redb")).expect("open");
     file.set_len(file.metadata().expect("known").len() / 3).expect("cut");
     drop(file);
-    let failed = talkoo(&four.dirs[3]).args(["--bind", &four.binds[3], "up"]).output().expect("runs");
+    let failed = talkoo(&four.dirs[3]).args(["--bind", &four.binds[3]]).args(UP).output().expect("runs");
     let text = String::from_utf8_lossy(&failed.stdout).into_owned();
     assert!(!failed.status.success() && text.contains("move the folder"), "{text}");
     std::fs::rename(&folder, four.dirs[3].join("damaged")).expect("moved, as it said");

@@ -8,7 +8,7 @@
 
 mod common;
 
-use common::{DEADLINE, Peer};
+use common::{DEADLINE, Peer, UP};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -158,7 +158,7 @@ impl Lab {
         (0..4).for_each(|i| drop(lab.ask(i, &["network", "join", file]).expect("joined")));
         for i in 0..4 {
             let mut command = lab.talkoo(i);
-            command.arg("up");
+            command.args(UP);
             lab.peers.push(begin(command).0);
         }
         lab

@@ -61,7 +61,7 @@ fn a_model_of_our_own_answers() {
 #[test]
 fn who_hangs_up_frees_the_model_and_idle_connections_disturb_nobody() {
     let (api, _) = api(&[]);
-    let idle: Vec<TcpStream> = (0..300).map(|_| TcpStream::connect(&api.address).expect("connected")).collect();
+    let idle: Vec<TcpStream> = (0..1000).map(|_| TcpStream::connect(&api.address).expect("connected")).collect();
     let mut asked = question(480);
     asked["stream"] = true.into();
     let writing: Vec<TcpStream> = (0..2)

@@ -149,16 +149,9 @@ pub enum Refusal {
     Ended,
 }
 
-/// What computes: two machines of one class round alike.
+/// What computes: two builds of one class round alike.
 pub fn class() -> String {
-    let mut out = format!("llama.cpp {LLAMA} {}", std::env::consts::ARCH);
-    #[cfg(target_arch = "x86_64")]
-    for (name, has) in [("avx2", is_x86_feature_detected!("avx2")), ("avx512", is_x86_feature_detected!("avx512f"))] {
-        if has {
-            out += &format!(" {name}");
-        }
-    }
-    out
+    format!("llama.cpp {LLAMA} {}", env!("TALKOO_ENGINE_BUILD"))
 }
 
 /// Release of the binding, which fixes that of llama.cpp.
@@ -241,15 +234,9 @@ impl Engine {
         if tokens.len() > self.info.context {
             return Err(Refusal::TooLong(tokens.len(), self.info.context));
         }
-        if self.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING_MAX {
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
-            return Err(Refusal::Busy);
-        }
+        self.enter()?;
         let (done, vector) = tokio::sync::oneshot::channel();
-        texts.send(embed::Embed { tokens, done }).map_err(|_| {
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
-            Refusal::Ended
-        })?;
+        texts.send(embed::Embed { tokens, done }).map_err(|_| self.gone())?;
         vector.await.map_err(|_| Refusal::Ended)?
     }
 
@@ -263,20 +250,30 @@ impl Engine {
         }
     }
 
-    /// Begins to answer.
-    pub fn start(&self, prepared: Prepared) -> Result<mpsc::UnboundedReceiver<Event>, Refusal> {
-        let Prepared { job, sampler } = prepared;
-        let Thread::Writes(orders) = &self.thread else { return Err(Refusal::Ended) };
+    /// Counts one more that waits, if there is room; its thread counts it off.
+    fn enter(&self) -> Result<(), Refusal> {
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING_MAX {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             return Err(Refusal::Busy);
         }
+        Ok(())
+    }
+
+    /// The thread has ended: who just entered is counted off here.
+    fn gone(&self) -> Refusal {
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        Refusal::Ended
+    }
+
+    /// Begins to answer.
+    pub fn start(&self, prepared: Prepared) -> Result<mpsc::UnboundedReceiver<Event>, Refusal> {
+        let Prepared { job, sampler } = prepared;
+        let Thread::Writes(orders) = &self.thread else { return Err(Refusal::Ended) };
+        self.enter()?;
         // As long as an answer at most, so it needs no bound of its own.
         let (events, receiver) = mpsc::unbounded_channel();
-        orders.send(pass::Order::Begin(Box::new(pass::Begin { job, sampler, events }))).map_err(|_| {
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
-            Refusal::Ended
-        })?;
+        let begin = pass::Begin { job, sampler, events };
+        orders.send(pass::Order::Begin(Box::new(begin))).map_err(|_| self.gone())?;
         Ok(receiver)
     }
 

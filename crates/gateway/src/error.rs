@@ -75,6 +75,14 @@ impl ApiError {
         Self::of(StatusCode::UNAUTHORIZED, "authentication_error", Some("invalid_api_key"), message)
     }
 
+    pub(crate) fn forbidden(message: &str) -> Self {
+        Self::of(StatusCode::FORBIDDEN, "permission_error", Some("owner_only"), message)
+    }
+
+    pub(crate) fn conflict(message: &str) -> Self {
+        Self::of(StatusCode::CONFLICT, INVALID, Some("not_now"), message)
+    }
+
     pub(crate) fn quota(message: &str) -> Self {
         Self::of(StatusCode::TOO_MANY_REQUESTS, "insufficient_quota", Some("insufficient_quota"), message)
     }

@@ -5,12 +5,12 @@ use crate::keys::{Caller, Keys};
 use crate::metrics::Metrics;
 use crate::params::{self, BODY_MAX};
 use crate::stream::Usage;
-use crate::{Answers, openapi};
+use crate::{Answers, Panel, openapi};
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json, Router};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use market::ModelCard;
@@ -38,14 +38,16 @@ pub struct Gateway {
     pub answer_tokens: u64,
     /// Temperature where the request names none; the API's own is 1.
     pub temperature: f32,
+    /// What the page shows of the node; without it there is only the chat.
+    pub panel: Option<Arc<dyn Panel>>,
 }
 
 impl Gateway {
     /// The service alone, for a server of one's own; `keys_needed`: who has none is refused.
     pub fn router(self, keys_needed: bool) -> Router {
-        let Self { answers, keys, answer_tokens, temperature, .. } = self;
+        let Self { answers, keys, answer_tokens, temperature, panel, .. } = self;
         let metrics = Metrics::default();
-        routes(Arc::new(Shared { answers, keys, answer_tokens, temperature, metrics, keys_needed }))
+        routes(Arc::new(Shared { answers, keys, answer_tokens, temperature, panel, metrics, keys_needed }))
     }
 }
 
@@ -63,8 +65,10 @@ pub(crate) struct Shared {
     pub(crate) answer_tokens: u64,
     /// Temperature where the request names none.
     pub(crate) temperature: f32,
+    /// What the page shows.
+    pub(crate) panel: Option<Arc<dyn Panel>>,
     /// Whether a request without a key is refused.
-    keys_needed: bool,
+    pub(crate) keys_needed: bool,
 }
 
 /// Connections at a time; more wait to be accepted.
@@ -116,8 +120,9 @@ pub async fn serve(
 }
 
 fn routes(shared: Arc<Shared>) -> Router {
-    let all = openapi::operations().into_iter();
-    all.fold(Router::new(), |router, operation| router.route(operation.path, operation.handler))
+    let all = openapi::operations().into_iter().map(|operation| (operation.path, operation.handler));
+    let all = all.chain(crate::page::routes());
+    all.fold(Router::new(), |router, (path, handler)| router.route(path, handler))
         .fallback(|request: Request| async move { ApiError::not_found(request.uri().path()) })
         .method_not_allowed_fallback(|request: Request| async move {
             ApiError::method(request.method().as_str(), request.uri().path())
@@ -165,7 +170,8 @@ const OPEN: [&str; 4] = ["/health", "/ready", "/version", "/"];
 
 async fn prepared(shared: &Shared, request: Request) -> Result<Request, ApiError> {
     let (mut parts, body) = request.into_parts();
-    if !OPEN.contains(&parts.uri.path()) {
+    let path = parts.uri.path();
+    if !OPEN.contains(&path) && !path.starts_with("/page/") {
         let bearer = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let bearer =
             bearer.and_then(|value| value.strip_prefix("Bearer ")).map(str::trim).filter(|key| !key.is_empty());
@@ -320,14 +326,9 @@ pub(crate) async fn version() -> Json<Value> {
 }
 
 pub(crate) async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], shared.metrics.text()).into_response()
-}
-
-pub(crate) async fn page() -> Response {
-    let policy = "default-src 'none'; connect-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'unsafe-inline'; \
-        frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
-    let name = HeaderName::from_static("content-security-policy");
-    ([(name, policy)], Html(include_str!("page.html"))).into_response()
+    let node = shared.panel.as_ref().filter(|_| !shared.keys_needed).map(|panel| panel.metrics());
+    let text = shared.metrics.text() + &node.unwrap_or_default();
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 
 /// Seconds of Unix time.

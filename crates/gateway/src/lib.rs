@@ -11,6 +11,7 @@ mod http;
 mod keys;
 mod metrics;
 mod openapi;
+mod page;
 mod params;
 mod responses;
 mod stream;
@@ -18,6 +19,7 @@ mod tools;
 
 pub use http::{Gateway, GatewayError, serve};
 pub use keys::{Key, Keys};
+pub use page::Panel;
 
 use market::{Ask, Input, ModelCard, Piece, Reason};
 use std::future::Future;
@@ -26,6 +28,35 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 /// A future of [`Answers`].
 pub type Asked<'a, T> = Pin<Box<dyn Future<Output = Result<T, Reason>> + Send + 'a>>;
+
+/// Nobody answers: there is only the page.
+pub struct Nobody;
+
+impl Answers for Nobody {
+    fn models(&self) -> Vec<ModelCard> {
+        Vec::new()
+    }
+
+    fn ask(&self, _client: &[u8; 32], _name: &str, ask: Ask) -> Asked<'_, UnboundedReceiver<Piece>> {
+        nobody(ask.model)
+    }
+
+    fn embed(&self, model: &str, _texts: Vec<Input>) -> Asked<'_, (Vec<Vec<f32>>, u64)> {
+        nobody(model.to_owned())
+    }
+
+    fn tokenize(&self, model: &str, _text: &str) -> Asked<'_, Vec<i32>> {
+        nobody(model.to_owned())
+    }
+
+    fn detokenize(&self, model: &str, _ids: &[i32]) -> Asked<'_, String> {
+        nobody(model.to_owned())
+    }
+}
+
+fn nobody<T: Send + 'static>(model: String) -> Asked<'static, T> {
+    Box::pin(async move { Err(Reason::Model(model)) })
+}
 
 /// Who answers questions: a model on this machine, or providers of a network.
 pub trait Answers: Send + Sync + 'static {

@@ -1,7 +1,8 @@
-//! Every endpoint in one table: the server's routes and the OpenAPI document are both made of it.
+//! Every endpoint for clients in one table: the server's routes and the OpenAPI document are both made of it. What only the
+//! owner's page asks is in `page.rs`.
 
 use crate::http::Shared;
-use crate::{chat, completions, embeddings, http, responses};
+use crate::{chat, completions, embeddings, http, page, responses};
 use axum::Json;
 use axum::extract::State;
 use axum::routing::{MethodRouter, get, post};
@@ -144,7 +145,7 @@ pub(crate) fn operations() -> Vec<Operation> {
         shows("/version", get(http::version), "version", "The server's version.", object(json!({ "version": {} }))),
         text(shows("/metrics", get(http::metrics), "metrics", "Counts for Prometheus.", json!({})), "text/plain"),
         shows("/openapi.json", get(document), "openapi", "This document.", object(json!({ "openapi": {} }))),
-        text(shows("/", get(http::page), "page", "A page to chat on.", json!({})), "text/html"),
+        text(shows("/", get(page::page), "page", "The page of the node's owner.", json!({})), "text/html"),
     ]
 }
 

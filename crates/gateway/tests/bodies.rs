@@ -90,7 +90,7 @@ fn asked(keys: Vec<Key>, needed: bool, request: Request<Body>) -> Said {
     runtime.block_on(async {
         let keys = Arc::new(Keys::new(keys));
         let answers = Arc::new(Parrot);
-        let gateway = Gateway { answers, keys, demand_keys: needed, answer_tokens: 10, temperature: 1.0 };
+        let gateway = Gateway { answers, keys, demand_keys: needed, answer_tokens: 10, temperature: 1.0, panel: None };
         let response = gateway.router(needed).oneshot(request).await.expect("an answer");
         let (parts, body) = response.into_parts();
         let bytes = to_bytes(body, usize::MAX).await.expect("a body");

@@ -137,6 +137,11 @@ impl Session {
         crate::Receipts(self.parts.clone())
     }
 
+    /// What is asked.
+    pub fn ask(&self) -> &crate::Ask {
+        &self.request.ask
+    }
+
     /// How many providers were asked.
     pub fn tries(&self) -> u32 {
         self.tries
@@ -246,9 +251,12 @@ impl Session {
     fn refused(&mut self, number: u32, reason: Reason, out: &mut Outbox<Output>) {
         let Some(attempt) = self.attempts.iter().find(|attempt| attempt.number == number) else { return };
         let provider = attempt.provider;
-        // Who took a question, and perhaps a fee, has nothing to say against it any more.
+        // Who took a question has nothing to say against it any more, but that somebody else's turn came first: not when
+        // it has a fee or has begun to write.
+        let begun = attempt.hearing.sum().is_some_and(|sum| sum.cost > Credits::ZERO || sum.written > 0);
         let outcome = match &reason {
-            _ if attempt.hearing.sum().is_some() => Some(Outcome::Failed),
+            Reason::Busy(_) if begun => Some(Outcome::Failed),
+            _ if attempt.hearing.sum().is_some() && !matches!(reason, Reason::Busy(_)) => Some(Outcome::Failed),
             Reason::Busy(again_ms) => Some(Outcome::Busy { again_ms: *again_ms }),
             // Another one may take more.
             Reason::TooLong { .. } => None,

@@ -143,6 +143,16 @@ pub fn question(model: &str, rng: &mut Rng) -> Ask {
     }
 }
 
+/// Whether an answer to this can be checked: its words have to be the likeliest, or left to plain chance.
+pub fn checkable(ask: &Ask) -> bool {
+    let Sampling { temperature, seed, .. } = ask.sampling;
+    let plain = ask.sampling == Sampling { temperature, seed, ..Sampling::default() };
+    // Filters change nothing of which word is the likeliest.
+    let greedy = Sampling { temperature, seed, top_p: 1.0, top_k: 0, min_p: 0.0, ..ask.sampling.clone() };
+    let greedy = temperature <= 0.0 && greedy == Sampling { temperature, seed, ..Sampling::default() };
+    (greedy || plain && temperature == 1.0) && ask.stop.is_empty() && !ask.echo
+}
+
 /// What another provider is asked, who is given the answer of so many tokens as its own beginning.
 pub fn reading(ask: &Ask, finish: Finish, tokens: usize) -> Ask {
     // Behind an end it would write nothing more.

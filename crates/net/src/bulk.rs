@@ -2,6 +2,7 @@
 
 use crate::frame;
 use crate::pool::Pool;
+use crate::rate::Rate;
 use base::{CHUNK_BYTES, ChunkTree, Hash, NodeId, Reject, Wire, wire_enum};
 use bytes::Bytes;
 use iroh::endpoint::{Connection, RecvStream, SendStream};
@@ -147,14 +148,14 @@ impl<P> FetchError<P> {
 }
 
 /// Answers the requests of one connection until it closes.
-pub(crate) async fn serve(connection: Connection, by: NodeId, content: Arc<dyn Content>) {
+pub(crate) async fn serve(connection: Connection, by: NodeId, content: Arc<dyn Content>, up: Arc<Rate>) {
     let mut streams = JoinSet::new();
     while let Ok((send, receive)) = connection.accept_bi().await {
         // The transport bounds the streams of a connection, hence these tasks.
         while streams.try_join_next().is_some() {}
-        let content = content.clone();
+        let (content, up) = (content.clone(), up.clone());
         streams.spawn(async move {
-            if let Err(reject) = answer(send, receive, &by, content.as_ref()).await {
+            if let Err(reject) = answer(send, receive, &by, content.as_ref(), &up).await {
                 content.refused(&by, reject);
             }
         });
@@ -166,6 +167,7 @@ async fn answer(
     mut receive: RecvStream,
     by: &NodeId,
     content: &dyn Content,
+    up: &Rate,
 ) -> Result<(), Reject> {
     let request: Request = frame::receive_as(&mut receive, REQUEST_MAX).await?;
     let mut found = true;
@@ -176,13 +178,17 @@ async fn answer(
                 if tree.chunks.len() == 1
                     && let Some(chunk) = content.chunk(&root, 0, by)
                 {
+                    up.take(chunk.len()).await;
                     frame::send(&mut send, &chunk).await?;
                 }
             }
             None => found = false,
         },
         Request::Chunk { root, index } => match content.chunk(&root, index as usize, by) {
-            Some(chunk) => frame::send(&mut send, &chunk).await?,
+            Some(chunk) => {
+                up.take(chunk.len()).await;
+                frame::send(&mut send, &chunk).await?;
+            }
             None => found = false,
         },
         Request::Ping { nonce } => frame::send(&mut send, &nonce.to_bytes()).await?,
@@ -396,6 +402,7 @@ async fn fetch_chunk(
     index: usize,
     tree: &ChunkTree,
 ) -> Result<Vec<u8>, Reject> {
+    pool.down.take(tree.range(index).len()).await;
     let connection = pool.get(source, ALPN, lane).await?;
     let mut receive = ask(&connection, Request::Chunk { root, index: index as u32 }).await?;
     let bytes = frame::receive(&mut receive, CHUNK_BYTES).await?.ok_or(Reject::NotHeld)?;

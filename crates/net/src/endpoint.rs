@@ -5,6 +5,7 @@ use crate::gossip::{self, Topic};
 use crate::links::{self, Link, Listener};
 use crate::log::{self, Follow, LogClient, LogService};
 use crate::pool::Pool;
+use crate::rate::Rate;
 use crate::relay::{Pins, RelayAddr};
 use crate::talk::{self, Answerer, Talk};
 use crate::ticket::Address;
@@ -16,6 +17,7 @@ use iroh_gossip::Gossip;
 use iroh_mdns_address_lookup::MdnsAddressLookup;
 use iroh_relay::{RelayConfig, RelayQuicConfig};
 use n0_future::StreamExt;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -34,6 +36,8 @@ pub struct Config {
     pub mdns: bool,
     /// Relays that may help where packets do not go straight; none: nobody is asked.
     pub relays: Vec<RelayAddr>,
+    /// Bytes of content a second that may go and come; 0: no limit.
+    pub rates: (u64, u64),
 }
 
 /// Why there is no endpoint.
@@ -108,6 +112,7 @@ struct Services {
     pool: Arc<Pool>,
     answerer: Arc<OnceLock<Arc<dyn Answerer>>>,
     room: talk::Room,
+    up: Arc<Rate>,
 }
 
 /// What is known of the way to a peer.
@@ -173,13 +178,14 @@ impl Net {
         }
         let stop = CancellationToken::new();
         let gossip = Gossip::builder().alpn(gossip::ALPN).max_message_size(gossip::MESSAGE_MAX).spawn(endpoint.clone());
-        let served = content.clone();
+        let up = Arc::new(Rate::new(config.rates.0));
+        let (served, dialled) = (content.clone(), up.clone());
         let serve = move |by, alpn: &[u8], connection| {
             if alpn == bulk::ALPN {
-                tokio::spawn(bulk::serve(connection, by, served.clone()));
+                tokio::spawn(bulk::serve(connection, by, served.clone(), dialled.clone()));
             }
         };
-        let pool = Arc::new(Pool::new(endpoint.clone(), Box::new(serve)));
+        let pool = Arc::new(Pool::new(endpoint.clone(), Box::new(serve), Rate::new(config.rates.1)));
         let answerer = Arc::new(OnceLock::new());
         let services = Services {
             content,
@@ -190,6 +196,7 @@ impl Net {
             pool: pool.clone(),
             answerer: answerer.clone(),
             room: talk::Room::default(),
+            up,
         };
         tokio::spawn(accept(endpoint.clone(), services, stop.clone()));
         Ok(Self { endpoint, book, pool, gossip, secret: config.secret, stop, pins, answerer })
@@ -306,6 +313,17 @@ impl Net {
         }
     }
 
+    /// The ways to peers with whom this node is connected now.
+    pub fn ways(&self) -> BTreeMap<NodeId, PeerInfo> {
+        let way = |connection: &iroh::endpoint::Connection| {
+            let (direct, address) = way_of(connection);
+            let paths = connection.paths();
+            let rtt = paths.iter().find(|path| path.is_selected()).map(|path| path.rtt()).unwrap_or_default();
+            PeerInfo { rtt, direct, address }
+        };
+        self.pool.open().iter().map(|(peer, connection)| (*peer, way(connection))).collect()
+    }
+
     /// Stops answering and closes every connection.
     pub async fn close(&self) {
         self.stop.cancel();
@@ -369,7 +387,7 @@ fn add_mdns(endpoint: &Endpoint) {
 }
 
 /// The relays as the endpoint wants them: one port for both services.
-fn relay_mode(relays: &[RelayAddr]) -> RelayMode {
+pub(crate) fn relay_mode(relays: &[RelayAddr]) -> RelayMode {
     if relays.is_empty() {
         return RelayMode::Disabled;
     }
@@ -435,7 +453,7 @@ async fn accept(endpoint: Endpoint, services: Services, stop: CancellationToken)
                 }
                 (bulk::ALPN, _) => {
                     services.pool.offer(by, bulk::ALPN, connection.clone()).await;
-                    bulk::serve(connection, by, services.content).await;
+                    bulk::serve(connection, by, services.content, services.up).await;
                 }
                 (log::ALPN, Some(log)) => log::serve(connection, by, log).await,
                 (talk::ALPN, _) => match services.answerer.get() {

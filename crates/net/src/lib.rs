@@ -13,17 +13,20 @@
 //! [`Relay`] is one to name.
 
 mod bulk;
+mod check;
 mod endpoint;
 mod frame;
 mod gossip;
 mod links;
 mod log;
 mod pool;
+mod rate;
 mod relay;
 mod talk;
 mod ticket;
 
 pub use bulk::{Content, FetchError, Fetched, Place};
+pub use check::{Around, local_addresses, look_around};
 pub use endpoint::{Config, More, Net, NetError, PeerInfo};
 pub use gossip::{Hears, Topic};
 pub use links::{Link, Listener};

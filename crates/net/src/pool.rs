@@ -1,5 +1,6 @@
 //! Connections to peers, reused: several to one peer where striping helps, never more than the cap.
 
+use crate::rate::Rate;
 use base::{NodeId, Reject};
 use iroh::endpoint::Connection;
 use iroh::{Endpoint, EndpointId, TransportAddr};
@@ -25,11 +26,13 @@ pub(crate) struct Pool {
     endpoint: Endpoint,
     slots: Mutex<BTreeMap<Key, Slot>>,
     serve: Arc<Serve>,
+    /// How fast content may come.
+    pub(crate) down: Rate,
 }
 
 impl Pool {
-    pub(crate) fn new(endpoint: Endpoint, serve: Serve) -> Self {
-        Self { endpoint, slots: Mutex::new(BTreeMap::new()), serve: Arc::new(serve) }
+    pub(crate) fn new(endpoint: Endpoint, serve: Serve, down: Rate) -> Self {
+        Self { endpoint, slots: Mutex::new(BTreeMap::new()), serve: Arc::new(serve), down }
     }
 
     /// A connection that `peer` made: it carries requests both ways, so it is used instead of
@@ -60,6 +63,13 @@ impl Pool {
     /// Lets go of every connection to `peer` for `alpn`, and of those that are being made: the next one is new.
     pub(crate) async fn forget(&self, peer: NodeId, alpn: &'static [u8]) {
         self.slots.lock().await.retain(|(node, known, _), _| *node != peer || *known != alpn);
+    }
+
+    /// Open connections, as far as nobody is about to make them.
+    pub(crate) fn open(&self) -> Vec<(NodeId, Connection)> {
+        let Ok(slots) = self.slots.try_lock() else { return Vec::new() };
+        let open = slots.iter().filter_map(|((peer, ..), slot)| Some((*peer, slot.try_lock().ok()?.clone()?)));
+        open.filter(|(_, connection)| connection.close_reason().is_none()).collect()
     }
 
     /// Lets go of a connection that does not answer, unless another one has taken its place.

@@ -17,6 +17,11 @@ const PURSES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("purses");
 /// Receipts by running number, and their numbers by the answer's name.
 const RECEIPTS: TableDefinition<u64, (&str, &str)> = TableDefinition::new("receipts");
 const NAMES: TableDefinition<&str, u64> = TableDefinition::new("names");
+/// Micro-credits that answers earned, by day since 1970 and model.
+const EARNED: TableDefinition<(u64, &str), u64> = TableDefinition::new("earned");
+const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+/// Micro-credits that were allotted to providers, in all.
+const SET_ASIDE: &str = "set aside";
 /// Receipts that are kept.
 const RECEIPTS_MAX: u64 = 10_000;
 
@@ -42,6 +47,8 @@ impl Books {
         write.open_table(PURSES)?;
         write.open_table(RECEIPTS)?;
         write.open_table(NAMES)?;
+        write.open_table(META)?;
+        write.open_table(EARNED)?;
         write.commit()?;
         let read = database.begin_read()?;
         let mut tills = BTreeMap::new();
@@ -67,6 +74,57 @@ impl Books {
         write.open_table(table)?.insert(key, value)?;
         write.commit()?;
         Ok(())
+    }
+
+    /// Counts what an answer earned, for displays: what is paid is in the tills.
+    pub(crate) fn earn(&self, model: &str, amount: Credits) {
+        let add = || -> Result<()> {
+            let mut write = self.database.begin_write()?;
+            write.set_durability(redb::Durability::None)?;
+            {
+                let mut earned = write.open_table(EARNED)?;
+                let key = (chain::clock().0 / owner::DAY_MS, model);
+                let before = earned.get(key)?.map_or(0, |value| value.value());
+                earned.insert(key, before.saturating_add(amount.0))?;
+            }
+            Ok(write.commit()?)
+        };
+        if let Err(error) = add() {
+            tracing::warn!(%error, "what an answer earned was not counted");
+        }
+    }
+
+    /// Micro-credits that answers earned, by day since 1970 and model.
+    pub(crate) fn earned(&self) -> Result<Vec<((u64, String), u64)>> {
+        let read = self.database.begin_read()?;
+        let mut out = Vec::new();
+        for entry in read.open_table(EARNED)?.iter()? {
+            let (key, value) = entry?;
+            let (day, model) = key.value();
+            out.push(((day, model.to_owned()), value.value()));
+        }
+        Ok(out)
+    }
+
+    /// Credits that this node allotted to providers by itself since its first start.
+    pub(crate) fn set_aside(&self) -> Credits {
+        let read = || -> Result<u64> {
+            let read = self.database.begin_read()?;
+            Ok(read.open_table(META)?.get(SET_ASIDE)?.map_or(0, |value| value.value()))
+        };
+        // Whoever cannot read it spends nothing.
+        Credits(read().unwrap_or(u64::MAX))
+    }
+
+    /// Counts an allotment; it is on disk when this returns.
+    pub(crate) fn set_aside_more(&self, amount: Credits) -> Result<()> {
+        let write = self.database.begin_write()?;
+        {
+            let mut meta = write.open_table(META)?;
+            let before = meta.get(SET_ASIDE)?.map_or(0, |value| value.value());
+            meta.insert(SET_ASIDE, before.saturating_add(amount.0))?;
+        }
+        Ok(write.commit()?)
     }
 
     /// What is known of a client.

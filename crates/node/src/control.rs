@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use swarm::Spec;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
@@ -124,6 +125,31 @@ pub enum Request {
     LeaveSeat,
     /// Give published models to peers, and no others.
     ShareModels,
+    /// Models that can be asked.
+    Models,
+    /// Ask and serve in the network of a ticket, too.
+    Enter {
+        /// The ticket.
+        ticket: String,
+    },
+    /// A question, encoded, in hex. The answer comes in a line for each word.
+    Ask {
+        /// Encoded.
+        ask: String,
+    },
+    /// Everything at a glance, as the page shows it.
+    Panel,
+    /// The owner needs the machine for so many minutes, or until `Resume`.
+    Pause {
+        /// How many.
+        minutes: Option<u64>,
+    },
+    /// The owner does not need it any more.
+    Resume,
+    /// Finish what is under way, take nothing new.
+    Finish,
+    /// Whether anything is under way.
+    Busy,
     /// End the process.
     Stop,
 }
@@ -133,11 +159,7 @@ const LINE_MAX: u64 = 1 << 20;
 
 /// Asks the node that runs on the data folder `dir`; `None` when none does.
 pub async fn call(dir: &Path, request: &Request) -> Result<Option<Value>> {
-    let Ok(stream) = UnixStream::connect(socket_path(dir)).await else { return Ok(None) };
-    let (read, mut write) = stream.into_split();
-    let mut line = serde_json::to_vec(request)?;
-    line.push(b'\n');
-    write.write_all(&line).await?;
+    let Some((read, _write)) = send(dir, request).await? else { return Ok(None) };
     let mut answer = String::new();
     BufReader::new(read).read_line(&mut answer).await?;
     let answer: Value = serde_json::from_str(&answer).context("the node's answer is no JSON")?;
@@ -145,6 +167,16 @@ pub async fn call(dir: &Path, request: &Request) -> Result<Option<Value>> {
         Some(error) => bail!("{error}"),
         None => Ok(Some(answer)),
     }
+}
+
+/// Sends a request to the node that runs on `dir`; its answer is read from what is given back.
+pub(crate) async fn send(dir: &Path, request: &Request) -> Result<Option<(OwnedReadHalf, OwnedWriteHalf)>> {
+    let Ok(stream) = UnixStream::connect(socket_path(dir)).await else { return Ok(None) };
+    let (read, mut write) = stream.into_split();
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    write.write_all(&line).await?;
+    Ok(Some((read, write)))
 }
 
 /// Socket paths are limited to about a hundred bytes, folders are not: a long one is named by its hash.
@@ -180,7 +212,16 @@ pub(crate) async fn serve(node: Arc<Node>, listener: UnixListener, stop: Cancell
             if BufReader::new(read.take(LINE_MAX)).read_line(&mut line).await.is_err() {
                 return;
             }
-            let answer = answer(&node, &line).await.unwrap_or_else(|error| json!({ "error": format!("{error:#}") }));
+            let answered = match serde_json::from_str(&line).context("not a request") {
+                #[cfg(feature = "serve")]
+                Ok(Request::Ask { ask }) => match crate::trade::answer_local(&node, &ask, &mut write).await {
+                    Ok(()) => return,
+                    Err(error) => Err(error),
+                },
+                Ok(request) => answer(&node, request).await,
+                Err(error) => Err(error),
+            };
+            let answer = answered.unwrap_or_else(|error| json!({ "error": format!("{error:#}") }));
             let _ = write.write_all(format!("{answer}\n").as_bytes()).await;
         });
     }
@@ -188,8 +229,8 @@ pub(crate) async fn serve(node: Arc<Node>, listener: UnixListener, stop: Cancell
     Ok(())
 }
 
-async fn answer(node: &Arc<Node>, line: &str) -> Result<Value> {
-    match serde_json::from_str(line).context("not a request")? {
+async fn answer(node: &Arc<Node>, request: Request) -> Result<Value> {
+    match request {
         Request::Status => Ok(serde_json::to_value(node.status())?),
         Request::Create { spec, corpus, model, budget_micro } => {
             let spec = Spec::from_bytes(&base::from_hex(&spec)?)?;
@@ -266,13 +307,45 @@ async fn answer(node: &Arc<Node>, line: &str) -> Result<Value> {
             let shown = |(model, ticket): &(crate::Model, crate::ModelTicket)| json!({ "name": model.name, "hash": model.hash, "ticket": ticket.to_string() });
             Ok(json!({ "shared": shared.iter().map(shown).collect::<Vec<_>>() }))
         }
+        #[cfg(feature = "serve")]
+        Request::Models => {
+            let names: Vec<String> = node.in_market()?.models().into_iter().map(|card| card.name).collect();
+            Ok(json!({ "models": names }))
+        }
+        #[cfg(feature = "serve")]
+        Request::Enter { ticket } => {
+            node.in_market()?.join(&ticket.parse()?)?;
+            Ok(json!({ "entered": true }))
+        }
+        #[cfg(feature = "serve")]
+        Request::Ask { .. } => bail!("its answer comes word by word"),
         #[cfg(not(feature = "serve"))]
-        Request::ShareModels => bail!("this talkoo was built without serving"),
+        Request::ShareModels | Request::Models | Request::Enter { .. } | Request::Ask { .. } => {
+            bail!("this talkoo was built without serving")
+        }
+        Request::Panel => Ok(node.panel()),
+        Request::Pause { minutes } => {
+            node.pause(minutes)?;
+            activity(node)
+        }
+        Request::Resume => {
+            node.resume()?;
+            activity(node)
+        }
+        Request::Finish => {
+            node.finish()?;
+            activity(node)
+        }
+        Request::Busy => Ok(json!({ "busy": node.busy() })),
         Request::Stop => {
             node.stop.cancel();
             Ok(json!({ "stopping": true }))
         }
     }
+}
+
+fn activity(node: &Node) -> Result<Value> {
+    Ok(serde_json::to_value(node.idling().map(|idling| idling.activity()))?)
 }
 
 fn own_or_known(node: &Node, key: Option<String>) -> Result<base::NodeId> {

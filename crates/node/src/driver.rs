@@ -8,6 +8,7 @@ use crate::log::{ChainLog, Chains};
 use crate::moving::fetching;
 use crate::status::{RoundLine, RunStatus};
 use crate::store::Store;
+use crate::throttle::Duty;
 use crate::work::{Limits, Meter, Work};
 use crate::workers::{Checkpoint, Job, Workers};
 use anyhow::Result;
@@ -29,6 +30,7 @@ pub(crate) struct Shared {
     pub(crate) key: Keypair,
     pub(crate) chains: Arc<Chains>,
     pub(crate) limits: Limits,
+    pub(crate) duty: Duty,
     pub(crate) device: String,
     pub(crate) eval_tokens: u64,
 }
@@ -64,6 +66,8 @@ const PRIVATES_KEPT: usize = 3;
 /// Where a run's closed rounds and held-out figures are written down.
 const ROUNDS_FILE: &str = "metrics.jsonl";
 const HELDOUT_FILE: &str = "heldout.jsonl";
+/// What the model wrote at each checkpoint.
+pub(crate) const SAMPLES_FILE: &str = "samples.jsonl";
 /// Closed rounds that a status shows.
 const ROUNDS_SHOWN: usize = 4096;
 
@@ -112,7 +116,8 @@ pub(crate) async fn run(
     let (happenings, mut happened) = mpsc::channel(QUEUE);
     let (to_log, from_driver) = mpsc::channel(QUEUE);
     tokio::spawn(follow_log(log.clone(), happenings.clone(), from_driver, stop.clone()));
-    let mut away = log.away.subscribe();
+    let (mut away, mut duty) = (log.away.subscribe(), shared.duty.subscribe());
+    duty.mark_changed();
     let peer = Peer::new(shared.net.id(), State::new(log.chain(), 0));
     let mut driver = Driver {
         shared,
@@ -136,6 +141,11 @@ pub(crate) async fn run(
             Some(order) = orders.recv() => driver.order(order)?,
             Some(happening) = happened.recv() => driver.happen(happening)?,
             Ok(()) = away.changed() => driver.show(),
+            Ok(()) = duty.changed() => {
+                let rests = *duty.borrow_and_update() == 0;
+                driver.step(Input::Rest(rests))?;
+                driver.show();
+            }
             () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {
                 driver.wake = None;
                 driver.step(Input::Wake)?;
@@ -212,6 +222,8 @@ impl Driver {
             // Nothing is followed before the chain is known.
             Happening::State(state) => {
                 self.peer = Peer::new(self.shared.net.id(), *state);
+                let rests = *self.shared.duty.borrow() == 0;
+                self.step(Input::Rest(rests))?;
                 self.known = true;
                 for said in std::mem::take(&mut self.early) {
                     self.submit(said)?;
@@ -364,7 +376,8 @@ impl Driver {
             let work = work.and_then(|()| {
                 tokio::task::block_in_place(|| {
                     let (store, contents) = (shared.store.clone(), shared.contents.clone());
-                    Work::new(id, &spec, shared.limits, &shared.device, store, contents, PRIVATES_KEPT)
+                    let using = (shared.limits, shared.duty.clone());
+                    Work::new(id, &spec, using, &shared.device, store, contents, PRIVATES_KEPT)
                 })
             });
             let _ = happenings.send(Happening::Prepared(id, work)).await;

@@ -6,21 +6,27 @@
 #[cfg(feature = "serve")]
 mod books;
 mod chain_store;
+mod config;
 mod content;
 mod control;
 mod corpus;
 mod crash;
 mod driver;
 mod eval;
+mod events;
 mod export;
 mod follow;
 mod history;
+mod idling;
 mod log;
+mod machine;
 mod mark;
+mod metrics;
 #[cfg(feature = "serve")]
 mod models;
 mod moving;
 mod network;
+mod panel;
 mod platform;
 #[cfg(feature = "serve")]
 mod provider;
@@ -43,14 +49,22 @@ mod work;
 mod workers;
 
 pub use chain_store::ChainStore;
+pub use config::{AskTable, Config, LimitsTable, NodeTable, Presence, ScheduleTable, ServeTable, TEMPLATE, When};
 pub use control::{Request, call};
 pub use eval::bits_per_byte;
+pub use events::Recorded;
 pub use export::{Saved, newest, saved};
 pub use history::Entry;
+pub use idling::{Activity, Idling, Reason};
+pub use machine::{Hardware, hardware, look};
 #[cfg(feature = "serve")]
 pub use models::{Doing, HubFile, HubName, Model, ModelTicket, Models, Progress, Wanted, pull};
 pub use net::{RelayAddr, RelayKey};
 pub use network::{NetworkFile, Recovered, Seat, join as join_network, network_of, recover, seat};
+#[cfg(feature = "serve")]
+pub use panel::NodePanel;
+pub use panel::Shown;
+pub use platform::{lower_priority, prepare_process};
 #[cfg(feature = "serve")]
 pub use provider::OfferConfig;
 #[cfg(feature = "serve")]
@@ -62,7 +76,7 @@ pub use serve::{Local, Served, api_keys, keep_api_keys, new_answer_name, new_api
 pub use status::{MemberStatus, RoundLine, RunStatus, Status};
 pub use store::Store;
 #[cfg(feature = "serve")]
-pub use trade::{Asker, Check, ProviderStatus, Trade, TradeConfig};
+pub use trade::{Asker, Check, ProviderStatus, Said, Telling, Trade, TradeConfig};
 pub use vault::{new_wallet, open_wallet, restore_wallet, wallet_account, wallet_words};
 pub use wallet::{AccountStatus, BlockStatus, ChainStatus, ProofFile, Proved, TxStatus};
 pub use work::Limits;
@@ -94,6 +108,8 @@ pub struct NodeConfig {
     pub mdns: bool,
     /// Relays that may help behind a router.
     pub relays: Vec<net::RelayAddr>,
+    /// Bytes of content a second that may go and come; 0: no limit.
+    pub rates: (u64, u64),
     /// What training may use.
     pub limits: Limits,
     /// Device of the trainer.
@@ -110,8 +126,13 @@ pub struct Node {
     stop: CancellationToken,
     tasks: Mutex<tokio::task::JoinSet<Result<()>>>,
     parts: watch::Sender<BTreeMap<Hash, Vec<RunStatus>>>,
+    idling: std::sync::OnceLock<Arc<Idling>>,
+    shown: std::sync::Mutex<Shown>,
+    begun: std::time::Instant,
     #[cfg(feature = "serve")]
     shares: models::Shares,
+    #[cfg(feature = "serve")]
+    trade: std::sync::OnceLock<std::sync::Weak<Trade>>,
 }
 
 /// Orders that wait for a driver.
@@ -142,9 +163,15 @@ impl Node {
         let key = store.keypair()?;
         let contents = Arc::new(Contents::default());
         let chains = Arc::new(Chains::new(&config.dir, home(&store, key.id())?));
-        let net_config =
-            net::Config { secret: key.secret(), bind: config.bind, mdns: config.mdns, relays: config.relays };
+        let net_config = net::Config {
+            secret: key.secret(),
+            bind: config.bind,
+            mdns: config.mdns,
+            relays: config.relays,
+            rates: config.rates,
+        };
         let net = Arc::new(Net::open(net_config, contents.clone(), Some(chains.clone()), Some(chains.clone())).await?);
+        let duty = Arc::new(watch::Sender::new(config.limits.duty_percent));
         let shared = Arc::new(Shared {
             store,
             contents,
@@ -152,6 +179,7 @@ impl Node {
             key,
             chains,
             limits: config.limits,
+            duty,
             device: config.device,
             eval_tokens: config.eval_tokens,
         });
@@ -164,8 +192,13 @@ impl Node {
             stop,
             tasks: Mutex::new(tasks),
             parts: watch::Sender::default(),
+            idling: std::sync::OnceLock::new(),
+            shown: std::sync::Mutex::default(),
+            begun: std::time::Instant::now(),
             #[cfg(feature = "serve")]
             shares: models::Shares::default(),
+            #[cfg(feature = "serve")]
+            trade: std::sync::OnceLock::new(),
         });
         #[cfg(feature = "serve")]
         if let Err(error) = node.share_models() {

@@ -38,3 +38,20 @@ pub(crate) fn changed_at(path: &Path) -> Result<String> {
     let file = std::fs::metadata(path).with_context(|| path.display().to_string())?;
     Ok(format!("{}.{}", file.ctime(), file.ctime_nsec()))
 }
+
+/// Readies the process: many connections may be open, and what is in memory is written to no file when it crashes and
+/// read by no other program of the same user.
+pub fn prepare_process() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let files = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files });
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+}
+
+/// From now on other programs go first: the lowest priority, which nobody needs rights for. Threads that are begun later
+/// have it too.
+pub fn lower_priority() {
+    let _ = rustix::process::nice(19);
+}

@@ -7,7 +7,7 @@ use engine::{Client, Engine, Event, Job, Pace, Refusal};
 use gateway::Key;
 use market::{Ask, Finish, Format, Input, ModelCard, Piece, Reason, Token};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
@@ -17,10 +17,10 @@ pub struct Served {
     card: ModelCard,
 }
 
-/// Models of this machine.
+/// Models of this machine. Shared: what is added or taken away is so for all who hold it.
 #[derive(Clone, Default)]
 pub struct Local {
-    models: Vec<Arc<Served>>,
+    models: Arc<RwLock<Vec<Arc<Served>>>>,
 }
 
 /// Bytes of text in a token, on average, at most: at least so many tokens a longer text has.
@@ -146,22 +146,34 @@ impl Served {
 impl Local {
     /// These.
     pub fn new(models: Vec<Served>) -> Self {
-        Self { models: models.into_iter().map(Arc::new).collect() }
+        Self { models: Arc::new(RwLock::new(models.into_iter().map(Arc::new).collect())) }
     }
 
     /// All of them.
-    pub fn all(&self) -> &[Arc<Served>] {
-        &self.models
+    pub fn all(&self) -> Vec<Arc<Served>> {
+        self.models.read().expect("nobody panics while holding it").clone()
     }
 
     /// The one of this name.
-    pub fn named(&self, name: &str) -> Option<&Arc<Served>> {
-        self.models.iter().find(|served| served.card.name == name)
+    pub fn named(&self, name: &str) -> Option<Arc<Served>> {
+        self.all().into_iter().find(|served| served.card.name == name)
     }
 
     /// The one of these weights.
-    pub fn of(&self, model: &Hash) -> Option<&Arc<Served>> {
-        self.models.iter().find(|served| served.card.hash == *model)
+    pub fn of(&self, model: &Hash) -> Option<Arc<Served>> {
+        self.all().into_iter().find(|served| served.card.hash == *model)
+    }
+
+    /// Another one, in the place of the one of its name.
+    pub(crate) fn put(&self, served: Arc<Served>) {
+        let mut models = self.models.write().expect("nobody panics while holding it");
+        models.retain(|other| other.card.name != served.card.name);
+        models.push(served);
+    }
+
+    /// None of them any more; what is being answered is answered to its end.
+    pub(crate) fn clear(&self) {
+        self.models.write().expect("nobody panics while holding it").clear();
     }
 }
 

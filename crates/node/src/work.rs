@@ -5,7 +5,7 @@ mod kept;
 
 use crate::content::Contents;
 use crate::store::{Store, write_whole};
-use crate::throttle::Throttle;
+use crate::throttle::{Duty, Throttle};
 use anyhow::{Context, Result, anyhow};
 use base::{ChunkTree, Hash, Reject};
 use data::{Corpus, Order, Split};
@@ -15,7 +15,7 @@ use model::{
 };
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use swarm::{Candidate, Closed, Commit, Init, Mode, RunId, Spec, Train};
@@ -42,7 +42,7 @@ pub(crate) struct Work {
     pub(crate) spec: Spec,
     pub(crate) config: Config,
     pub(crate) layout: Layout,
-    limits: Limits,
+    duty: Duty,
     device: String,
     class: Hash,
     pub(crate) store: Arc<Store>,
@@ -77,6 +77,11 @@ pub(crate) enum Step {
     Differs(u32, Hash),
 }
 
+/// A unit was let go of because the owner needs the machine.
+#[derive(Debug, thiserror::Error)]
+#[error("its owner needs the machine")]
+pub(crate) struct Resting;
+
 /// Counters for displays.
 #[derive(Debug, Default)]
 pub struct Meter {
@@ -95,7 +100,7 @@ impl Work {
     pub(crate) fn new(
         run: RunId,
         spec: &Spec,
-        limits: Limits,
+        (limits, duty): (Limits, Duty),
         device: &str,
         store: Arc<Store>,
         contents: Arc<Contents>,
@@ -125,7 +130,7 @@ impl Work {
             spec: spec.clone(),
             config,
             layout,
-            limits,
+            duty,
             device: device.to_owned(),
             class: class(device),
             store,
@@ -138,6 +143,11 @@ impl Work {
             privates_kept,
             meter: Meter::default(),
         }))
+    }
+
+    /// Whether the owner needs the machine.
+    pub(crate) fn rests(&self) -> bool {
+        *self.duty.borrow() == 0
     }
 
     fn common_moments(&self) -> bool {
@@ -359,8 +369,8 @@ impl Work {
         let mut plan = self.plan(train)?;
         plan.inner_steps = plan.inner_steps.min(steps_max);
         let mut window = Vec::new();
-        let throttle = Throttle::new(self.limits.duty_percent);
-        let per_batch = u64::from(self.spec.micro_batch);
+        let throttle = Throttle::new(self.duty.clone());
+        let (per_batch, rested) = (u64::from(self.spec.micro_batch), AtomicBool::new(false));
         let next = |i: u64| -> Result<Batch> {
             window.clear();
             for row in 0..per_batch {
@@ -368,12 +378,15 @@ impl Work {
                 self.corpus.window(Split::Train, at.index, u64::from(self.spec.seq_len), &mut window)?;
             }
             throttle.rest();
+            // What is begun is let go of: nobody waits for who rests.
+            rested.store(self.rests(), Ordering::Relaxed);
+            anyhow::ensure!(!rested.load(Ordering::Relaxed), Resting);
             Ok(Batch { ids: window.clone() })
         };
         let window_end = Duration::from_millis(train.window_ms / 4 * 3);
         let stop = || begun.elapsed() > window_end;
         let computing = Instant::now();
-        let (unit, made) = self.pool.install(|| -> Result<_> {
+        let done = self.pool.install(|| -> Result<_> {
             let done = if train.plain {
                 let rule = self.rule(train.tokens_before, train.steps_before);
                 let (made, unit) = trainer.plain_unit(&weights, &mut private, &plan, &rule, next, stop)?;
@@ -383,7 +396,8 @@ impl Work {
             };
             throttle.rest();
             Ok(done)
-        })?;
+        });
+        let (unit, made) = done.map_err(|error| if rested.load(Ordering::Relaxed) { Resting.into() } else { error })?;
         let busy = computing.elapsed().saturating_sub(unit.codec_time);
         let size = unit.update.bytes.len() as u64;
         let update = match made {

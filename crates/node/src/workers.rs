@@ -1,7 +1,7 @@
 //! The threads of a run: one trains, one follows the log, one measures.
 
 use crate::driver::Happening;
-use crate::work::{Step, Work};
+use crate::work::{Resting, Step, Work};
 use anyhow::Result;
 use base::{ChunkTree, Hash, Reject};
 use std::sync::Arc;
@@ -61,6 +61,7 @@ fn spawn_trainer(work: Arc<Work>, trains: std::sync::mpsc::Receiver<Box<Train>>,
         while let Ok(train) = trains.recv() {
             let result = match work.unit(&mut trainer, &train, u64::MAX) {
                 Ok(commit) => Some(Box::new(commit)),
+                Err(error) if error.is::<Resting>() => None,
                 Err(error) => {
                     let text = format!("round {}: {error:#}", train.round);
                     let _ = out.blocking_send(Happening::Trouble(work.run, text));

@@ -24,5 +24,5 @@ mod wire;
 mod world;
 
 pub use figure::{Figure, utilisation};
-pub use scenario::{Clock, Costs, Crash, CrashAfter, Faults, Lag, Liar, Part, Partition, Scenario, Stall};
+pub use scenario::{Clock, Costs, Crash, CrashAfter, Faults, Lag, Liar, Part, Partition, Rest, Scenario, Stall};
 pub use world::{Report, Violation, logged, run};

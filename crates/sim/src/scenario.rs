@@ -142,6 +142,8 @@ pub struct Faults {
     pub slow_ms: u64,
     /// Crashes at a time.
     pub crashes: Vec<Crash>,
+    /// Owners need their machines.
+    pub rests: Vec<Rest>,
     /// A crash at a point of the protocol.
     pub crash_after: Option<CrashAfter>,
     /// Groups that are cut off.
@@ -157,6 +159,17 @@ impl Faults {
     pub fn none(&self) -> bool {
         *self == Self::default()
     }
+}
+
+/// The owner of a machine needs it, from when to when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rest {
+    /// Whose.
+    pub node: usize,
+    /// From when.
+    pub from_ms: u64,
+    /// To when.
+    pub to_ms: u64,
 }
 
 /// A process dies and comes back.
@@ -364,6 +377,10 @@ impl Scenario {
             let (node, output) = (rng.below(n) as usize, 1 + rng.below(40));
             let (down_ms, whole_log) = (100 + rng.below(5_000), rng.chance(1, 2));
             self.faults.crash_after = Some(CrashAfter { node, output, down_ms, whole_log });
+        }
+        for _ in 0..rng.below(3) {
+            let ((from_ms, to_ms), node) = (span(rng, 8_000), rng.below(n) as usize);
+            self.faults.rests.push(Rest { node, from_ms, to_ms });
         }
         for _ in 0..rng.below(3) {
             let (from_ms, to_ms) = span(rng, 10_000);

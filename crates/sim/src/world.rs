@@ -103,6 +103,7 @@ pub(crate) enum What {
     Start,
     Crash { down_ms: u64, wipe: bool, whole_log: bool },
     Quit,
+    Rest(bool),
     Gone,
     Forge,
     Deadline,
@@ -131,6 +132,7 @@ impl What {
             Self::Deadline => (16, 0),
             Self::Differs(version, _) => (17, *version),
             Self::Chunk(..) => (18, 0),
+            Self::Rest(resting) => (19, u64::from(*resting)),
         }
     }
 }
@@ -221,6 +223,10 @@ impl World {
             let (down_ms, wipe, whole_log) = (crash.down_ms, crash.wipe, crash.whole_log);
             self.at(crash.at_ms, crash.node, What::Crash { down_ms, wipe, whole_log });
         }
+        for rest in &scenario.faults.rests {
+            self.at(rest.from_ms, rest.node, What::Rest(true));
+            self.at(rest.to_ms, rest.node, What::Rest(false));
+        }
         self.at(scenario.calm_ms + scenario.recovery_ms(), LOG, What::Deadline);
     }
 
@@ -292,6 +298,8 @@ impl World {
                 Ok(())
             }
             What::Quit => self.quit(i),
+            What::Rest(resting) if self.nodes[i].up => self.step(i, Input::Rest(resting)),
+            What::Rest(_) => Ok(()),
             What::Gone => {
                 self.nodes[i].stop(self.now);
                 Ok(())

@@ -17,7 +17,7 @@ pub enum Status {
     Syncing,
     /// Takes part.
     Active,
-    /// Missed a unit; comes back with `Ready`.
+    /// Missed a unit, or rests; comes back with `Ready`.
     Away,
 }
 
@@ -171,6 +171,7 @@ impl State {
             Tx::Join { run: id, .. } => run(id)?.check_join(&tx.by),
             Tx::Ready { run: id, version, root } => run(id)?.check_ready(&tx.by, *version, root),
             Tx::Leave { run: id } => run(id)?.member(&tx.by).map(|_| ()),
+            Tx::Rest { run: id } => run(id)?.check_rest(&tx.by),
             Tx::Commit { commit } => run(&commit.run)?.check_commit(&tx.by, commit).map(|_| ()),
             Tx::Attest { attest } => run(&attest.run)?.check_attest(&tx.by, attest).map(|_| ()),
             Tx::Dispute { claim } => run(&claim.run)?.check_claim(&tx.by, claim),
@@ -227,6 +228,7 @@ impl State {
                 run.leave(&tx.by);
                 events.push(Event::Gone(id, tx.by));
             }
+            Tx::Rest { .. } => run.rest(&tx.by),
             Tx::Commit { commit } => run.commit(now, &tx.by, commit)?,
             Tx::Attest { attest } => run.attest(&tx.by, attest)?,
             Tx::Dispute { claim } => run.claim(now, &tx.by, claim),
@@ -362,6 +364,10 @@ impl Run {
         if known { Err(Reject::Duplicate) } else { Ok(()) }
     }
 
+    fn check_rest(&self, by: &NodeId) -> Result<(), Reject> {
+        if self.member(by)?.status == Status::Active { Ok(()) } else { Err(Reject::Duplicate) }
+    }
+
     fn finish(&mut self, by: &NodeId, root: &Hash) {
         self.finals.insert(*by, *root);
         let votes = self.finals.values().filter(|other| *other == root).count();
@@ -377,6 +383,14 @@ impl Run {
             // Its speed is measured anew: it may be another machine's share of another day.
             (member.rate, member.recent) = (0, (0, 0));
         }
+    }
+
+    /// Nobody waits for who rests, and nothing is held against it.
+    fn rest(&mut self, by: &NodeId) {
+        if let Some(member) = self.members.get_mut(by) {
+            member.status = Status::Away;
+        }
+        self.excuse(by);
     }
 
     fn leave(&mut self, by: &NodeId) {

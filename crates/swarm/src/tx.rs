@@ -81,6 +81,11 @@ pub enum Tx {
         /// Their root.
         root: Hash,
     },
+    /// Takes no part until its next [`Tx::Ready`]: its owner needs the machine.
+    Rest {
+        /// Which run.
+        run: RunId,
+    },
 }
 
 /// Commits to a unit before any byte of it moves.
@@ -170,7 +175,7 @@ impl Tx {
     pub fn run(&self) -> Option<RunId> {
         match self {
             Tx::Create { .. } => None,
-            Tx::Join { run, .. } | Tx::Ready { run, .. } | Tx::Leave { run } => Some(*run),
+            Tx::Join { run, .. } | Tx::Ready { run, .. } | Tx::Leave { run } | Tx::Rest { run } => Some(*run),
             Tx::Commit { commit } => Some(commit.run),
             Tx::Attest { attest } => Some(attest.run),
             Tx::Dispute { claim } => Some(claim.run),
@@ -194,6 +199,7 @@ wire_enum!(Tx {
     6 => Dispute { claim },
     7 => Verdict { verdict },
     8 => Final { run, root },
+    9 => Rest { run },
 });
 wire_struct!(Commit {
     run,

@@ -46,7 +46,8 @@ pub(super) async fn show(common: &Common, args: &LedgerArgs, stage: &Path) -> Re
 
     let mut peers = Vec::new();
     for (i, duty) in duties.iter().enumerate() {
-        let arguments: Vec<&str> = if i == 0 { vec!["train", "create", &file] } else { vec!["up"] };
+        let arguments: Vec<&str> =
+            if i == 0 { vec!["train", "create", &file] } else { vec!["up", "--when", "always", "--no-example"] };
         peers.push(Some(Peer::start_at(stage, &name(i), &binds[i], *duty, &arguments)?));
     }
     let at = |peers: &[Option<Peer>], i: usize| peers[i].as_ref().map(|peer| peer.dir.clone()).context("it was killed");

@@ -379,7 +379,7 @@ fn calibrate(common: &Common, stage: &Path) -> Result<f64> {
     let config = model::Config::preset("tiny", vocab, file.data.seq_len as usize)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from).min(SPEEDS.len());
     std::thread::scope(|scope| {
-        let measure = || crate::runs::measure(&config, &file, 1, &common.device);
+        let measure = || crate::runs::measure(&config, &file, 1, common.device());
         let others: Vec<_> = (1..cores).map(|_| scope.spawn(measure)).collect();
         let own = measure();
         others.into_iter().for_each(|other| drop(other.join()));
@@ -394,7 +394,8 @@ fn measure(dir: &Path, run: &Hash, corpus: &Path) -> Result<(f64, Vec<f32>)> {
     let mut trainer = Trainer::new(&saved.config, &model::open("cpu")?);
     let corpus = Corpus::open(corpus)?;
     let theta = saved.weights.theta().to_vec();
-    let bits = node::bits_per_byte(&mut trainer, &theta, &corpus, u64::from(saved.spec.seq_len), EVAL_TOKENS)?;
+    let bits =
+        node::bits_per_byte(&mut trainer, &theta, &corpus, (u64::from(saved.spec.seq_len), EVAL_TOKENS), || false)?;
     Ok((bits.context("the corpus has a held-out split")?, theta))
 }
 

@@ -196,6 +196,7 @@ fn config(dir: PathBuf) -> NodeConfig {
         bind: ([127, 0, 0, 1], 0).into(),
         mdns: false,
         relays: Vec::new(),
+        rates: (0, 0),
         limits: Limits { threads: 1, duty_percent: 100 },
         device: "cpu".into(),
         eval_tokens: 0,

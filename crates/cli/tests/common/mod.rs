@@ -44,6 +44,9 @@ impl Drop for Peer {
     }
 }
 
+/// A node that does what it is told, whoever uses the machine.
+pub const UP: [&str; 4] = ["up", "--when", "always", "--no-example"];
+
 pub fn talkoo(dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_talkoo"));
     command.args(["--bind", "127.0.0.1:0", "--no-mdns", "--threads", "1", "--json", "--data"]).arg(dir);
@@ -59,7 +62,7 @@ pub fn start(dir: &Path, arguments: &[&str]) -> (Peer, Lines<BufReader<ChildStdo
 
 /// Starts a node; it answers when this returns.
 pub fn up(dir: &Path, options: &[&str]) -> Peer {
-    let (peer, mut lines) = start(dir, &[options, &["up"]].concat());
+    let (peer, mut lines) = start(dir, &[options, &UP].concat());
     lines.next().expect("a line").expect("read");
     peer
 }

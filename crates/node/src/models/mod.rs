@@ -14,7 +14,7 @@ pub(crate) use share::Shares;
 
 use crate::store::write_whole;
 use anyhow::{Context, Result, bail, ensure};
-use base::{CHUNK_BYTES, ChunkTree, Hash, Wire};
+use base::{ChunkTree, Hash, Wire};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs::File;
@@ -102,6 +102,25 @@ impl Models {
         Self { dir: dir.join("models") }
     }
 
+    /// Whether so many bytes more fit into what the owner gives to the data folder.
+    pub(crate) fn room(&self, bytes: u64) -> Result<()> {
+        let Some(folder) = self.dir.parent() else { return Ok(()) };
+        let limit = crate::Config::of(folder)?.limits.disk_gb.saturating_mul(1_000_000_000);
+        if limit == 0 {
+            return Ok(());
+        }
+        let used = used(folder);
+        ensure!(
+            used.saturating_add(bytes) <= limit,
+            "it has {} MB, {} has {} MB of the {} that talkoo.toml allows (disk_gb); `talkoo model rm` makes room",
+            bytes / 1_000_000,
+            folder.display(),
+            used / 1_000_000,
+            limit / 1_000_000
+        );
+        Ok(())
+    }
+
     /// All of them, by name.
     pub fn all(&self) -> Result<Vec<Model>> {
         let entries = match std::fs::read_dir(&self.dir) {
@@ -147,13 +166,12 @@ impl Models {
         let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let name = valid_name(name.unwrap_or(&stem))?;
         let mut source = File::open(file).with_context(|| file.display().to_string())?;
-        let mut magic = [0; 4];
         ensure!(
-            source.read_exact(&mut magic).is_ok() && magic == *MAGIC,
+            is_gguf(&mut source)?,
             "{} is no GGUF model; `talkoo train export --gguf` writes one of a run",
             file.display()
         );
-        source.rewind()?;
+        self.room(source.metadata()?.len())?;
         let key = Hash::of("talkoo 2026 added file v1", file.as_os_str().as_encoded_bytes());
         let mut arriving = self.arriving(&key.to_string())?;
         arriving.file.set_len(0)?;
@@ -233,15 +251,12 @@ impl Models {
         expected: impl Fn(&Model) -> Result<()>,
         told: Told<'_>,
     ) -> Result<Model> {
-        arriving.file.rewind()?;
+        let gguf = is_gguf(&mut arriving.file)?;
         let sums = Sums::read(&mut arriving.file, told)?;
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let (hash, bytes, sha256) = (sums.tree.root(), sums.tree.len, sums.sha256);
         let Origin { hub, ticket } = origin;
         let model = Model { name: name.to_owned(), hash, bytes, sha256, hub, ticket, published: false, since };
-        let mut magic = [0; 4];
-        arriving.file.rewind()?;
-        let gguf = arriving.file.read_exact(&mut magic).is_ok() && magic == *MAGIC;
         let right = expected(&model).and_then(|()| {
             ensure!(gguf, "it is no GGUF model");
             Ok(())
@@ -285,21 +300,49 @@ impl Arriving {
 impl Sums {
     fn read(file: &mut File, told: Told<'_>) -> std::io::Result<Self> {
         let of = file.metadata()?.len();
-        let mut tree = ChunkTree { len: 0, chunks: Vec::new() };
-        let mut sha256 = Sha256::new();
-        let mut chunk = Vec::with_capacity(CHUNK_BYTES);
-        loop {
-            chunk.clear();
-            (&mut *file).take(CHUNK_BYTES as u64).read_to_end(&mut chunk)?;
-            if chunk.is_empty() {
-                return Ok(Self { tree, sha256: base::to_hex(&sha256.finalize()) });
-            }
-            sha256.update(&chunk);
-            tree.len += chunk.len() as u64;
-            tree.chunks.push(Hash::of_chunk(&chunk));
-            told(Progress { what: Doing::Checking, done: tree.len, of });
-        }
+        let mut source = Summed { file, sha256: Sha256::new(), done: 0, of, told };
+        let tree = ChunkTree::read(&mut source)?;
+        Ok(Self { tree, sha256: base::to_hex(&source.sha256.finalize()) })
     }
+}
+
+/// A file that is summed up while it is read.
+struct Summed<'a> {
+    file: &'a mut File,
+    sha256: Sha256,
+    done: u64,
+    of: u64,
+    told: Told<'a>,
+}
+
+impl Read for Summed<'_> {
+    fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.file.read(bytes)?;
+        self.sha256.update(&bytes[..n]);
+        self.done += n as u64;
+        (self.told)(Progress { what: Doing::Checking, done: self.done, of: self.of });
+        Ok(n)
+    }
+}
+
+/// Whether a file begins like a model; it is read from its beginning afterwards.
+fn is_gguf(file: &mut File) -> std::io::Result<bool> {
+    let mut magic = [0; 4];
+    file.rewind()?;
+    let gguf = file.read_exact(&mut magic).is_ok() && magic == *MAGIC;
+    file.rewind()?;
+    Ok(gguf)
+}
+
+/// Bytes of all files in a folder.
+fn used(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let size = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(found) if found.is_dir() => used(&entry.path()),
+        Ok(found) => found.len(),
+        Err(_) => 0,
+    };
+    entries.map(size).sum()
 }
 
 /// A name that is one word, and a file's.

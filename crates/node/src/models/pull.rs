@@ -173,6 +173,7 @@ async fn from_hub(
 ) -> Result<Model> {
     let name = name.map_or_else(|| promised.file.name(), valid_name)?;
     models.free(&name)?;
+    models.room(promised.bytes)?;
     let mut arriving = models.arriving(&promised.sha256)?;
     hub.fetch(&promised, &mut arriving, told).await?;
     let right = |model: &Model| {
@@ -195,10 +196,11 @@ async fn from_peers(
 ) -> Result<Model> {
     let name = name.map_or_else(|| Ok(ticket.name.clone()), valid_name)?;
     models.free(&name)?;
+    models.room(ticket.bytes)?;
     let arriving = models.arriving(&ticket.hash.to_string())?;
     let secret = crate::platform::random_secret()?;
     let bind = std::net::SocketAddr::new(network.bind.ip(), 0);
-    let config = net::Config { secret, bind, mdns: network.mdns, relays: network.relays.clone() };
+    let config = net::Config { secret, bind, mdns: network.mdns, relays: network.relays.clone(), rates: network.rates };
     let net = Net::open(config, Arc::new(Nothing), None, None).await?;
     let fetched = fetch(&net, ticket, &arriving, told).await;
     net.close().await;

@@ -1,5 +1,7 @@
 //! Answers the questions of peers, and of this node itself, with the models of this machine.
 
+mod did;
+mod gate;
 mod link;
 mod writing;
 
@@ -7,15 +9,16 @@ use crate::books::Books;
 use crate::serve::{Local, Served};
 use crate::store::Store;
 use base::{Hash, Keypair, Millis, NodeId, Reject, RejectCounts, Wire};
+use did::Did;
 use engine::Pace;
+use gate::Gate;
 use market::{
     CHUNK, Frame, OFFER_MS, Offer, Offers, Piece, Price, Reason, Request, Runtime, Say, Telling, Terms, Tier,
 };
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use writing::{Paying, send};
 
 /// What is asked for serving.
@@ -34,21 +37,25 @@ pub(crate) struct Provider {
     config: OfferConfig,
     books: Arc<Books>,
     class: String,
-    /// Tokens a second, of questions and of one answer, by model.
-    rates: BTreeMap<Hash, (u32, u32)>,
     refused: Mutex<RejectCounts>,
     counts: Mutex<BTreeMap<&'static str, u64>>,
-    /// How long an answer takes here, on average.
-    answer_ms: AtomicU64,
     since: Millis,
-    /// Places of each model, with those who wait for one.
-    rooms: BTreeMap<Hash, Arc<Semaphore>>,
+    desks: Mutex<BTreeMap<Hash, Desk>>,
+    pub(crate) did: Did,
+    /// The owner needs the machine: others are told so, and go on elsewhere.
+    rests: watch::Sender<bool>,
     payers: Semaphore,
     strangers: Semaphore,
 }
 
-/// Questions that wait for a place, for each place: more are told to come back.
-const WAITING: usize = 1;
+/// What a provider knows of a model that it serves.
+struct Desk {
+    /// Tokens a second, of questions and of one answer.
+    rates: (u32, u32),
+    /// Its places, with those who wait for one.
+    gate: Arc<Gate>,
+}
+
 /// A client pays what it owes within this.
 pub(super) const PAY_WITHIN: Duration = Duration::from_secs(5);
 /// Questions that wait to be paid, of clients with an allotment and of others.
@@ -56,10 +63,6 @@ const PAYERS: usize = 64;
 const STRANGERS: usize = 16;
 /// Frames that wait for a slow reader; then its answer waits too.
 pub(super) const FRAMES: usize = 64;
-/// Who finds everything taken comes back when a place may be free, but in these bounds.
-const AGAIN_MS: (u64, u64) = (100, 20_000);
-/// How long an answer takes before one was measured.
-const ANSWER_MS: u64 = 2_000;
 /// Tokens that are read and written to learn how fast a model is here.
 const TRIAL: (usize, u64) = (96, 12);
 
@@ -70,50 +73,68 @@ impl Provider {
         config: OfferConfig,
         books: Arc<Books>,
     ) -> anyhow::Result<Self> {
-        let mut rates = BTreeMap::new();
-        for served in local.all() {
-            rates.insert(served.card().hash, measure(served).await);
-        }
         let key = store.keypair()?;
         let class = format!("talkoo {} {}", env!("CARGO_PKG_VERSION"), engine::class());
         let (refused, counts) = Default::default();
-        let answer_ms = AtomicU64::new(ANSWER_MS);
-        let room = |served: &Arc<Served>| Arc::new(Semaphore::new(served.engine().info().slots * (1 + WAITING)));
-        let rooms = local.all().iter().map(|served| (served.card().hash, room(served))).collect();
         let (payers, strangers) = (Semaphore::new(PAYERS), Semaphore::new(STRANGERS));
-        Ok(Self {
+        let (desks, rests, did) = Default::default();
+        let provider = Self {
             local,
             key,
             config,
             books,
             class,
-            rates,
             refused,
             counts,
-            answer_ms,
             since: chain::clock(),
-            rooms,
+            desks,
+            did,
+            rests,
             payers,
             strangers,
-        })
+        };
+        for served in provider.local.all() {
+            provider.open(&served).await;
+        }
+        Ok(provider)
+    }
+
+    /// Serves another model.
+    pub(crate) async fn add(&self, served: Arc<Served>) {
+        self.open(&served).await;
+        self.local.put(served);
+    }
+
+    /// A desk for a model, at which its places are handed out.
+    async fn open(&self, served: &Arc<Served>) {
+        let rates = measure(served).await;
+        let gate = Arc::new(Gate::new(served.engine().info().slots));
+        let mut desks = self.desks.lock().expect("nobody panics while holding it");
+        desks.insert(served.card().hash, Desk { rates, gate });
+    }
+
+    /// Nothing is answered for others while the owner needs the machine.
+    pub(crate) fn rest(&self, rests: bool) {
+        self.rests.send_replace(rests);
     }
 
     /// Whether peers are told of the models.
     pub(crate) fn is_public(&self) -> bool {
-        self.config.public && !self.local.all().is_empty()
+        self.config.public && !*self.rests.borrow() && !self.local.all().is_empty()
     }
 
     /// What is offered on a chain, for the next minutes.
     pub(crate) fn offers(&self, chain: Hash) -> Offers {
         // Embeddings are for this machine's own clients: the protocol between peers carries answers only.
-        let models = self.local.all().iter().filter(|served| !served.engine().info().embeds).take(market::OFFERS_MAX);
-        Offers(models.map(|served| self.offer(chain, served)).collect())
+        let models = self.local.all().into_iter().filter(|served| !served.engine().info().embeds);
+        Offers(models.take(market::OFFERS_MAX).map(|served| self.offer(chain, &served)).collect())
     }
 
     /// The same of one model.
     pub(crate) fn offer(&self, chain: Hash, served: &Served) -> Offer {
         let (info, card) = (served.engine().info(), served.card());
-        let (prompt_rate, decode_rate) = self.rates.get(&card.hash).copied().unwrap_or((1, 1));
+        let desks = self.desks.lock().expect("nobody panics while holding it");
+        let (prompt_rate, decode_rate) = desks.get(&card.hash).map_or((1, 1), |desk| desk.rates);
         Offer {
             chain,
             model: card.hash,
@@ -139,11 +160,8 @@ impl Provider {
         refused.chain(counts.iter().map(|(name, n)| ((*name).to_owned(), *n))).collect()
     }
 
-    /// Milliseconds until so many that wait or are answered are one fewer than there is room for, about.
-    fn again_ms(&self, busy: usize, slots: usize) -> u64 {
-        let each = self.answer_ms.load(Ordering::Relaxed);
-        let before = busy.saturating_sub(slots * (1 + WAITING)) as u64 + 1;
-        (each * before / slots.max(1) as u64).clamp(AGAIN_MS.0, AGAIN_MS.1)
+    fn gate(&self, model: &Hash) -> Option<Arc<Gate>> {
+        self.desks.lock().expect("nobody panics while holding it").get(model).map(|desk| desk.gate.clone())
     }
 
     pub(super) fn refuse(&self, reject: Reject) {
@@ -163,26 +181,29 @@ impl Provider {
         out: mpsc::Sender<Frame>,
         mut says: mpsc::Receiver<Say>,
     ) {
-        let begun = tokio::time::Instant::now();
         let outcome = tokio::select! {
             outcome = self.try_answer(by, request, &out, &mut says) => outcome,
             () = out.closed() => {
                 self.count("cancelled");
                 return;
             }
+            () = self.needed(&by) => Err(Reason::Owner("its owner needs the machine".into())),
         };
         match outcome {
-            Ok(()) => {
-                let took = begun.elapsed().as_millis() as u64;
-                let _ =
-                    self.answer_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |ms| Some((ms * 7 + took) / 8));
-                self.count("answered");
-            }
+            Ok(()) => self.count("answered"),
             Err(reason) => {
                 self.count(name(&reason));
                 // Who does not read does not read this either.
                 let _ = out.try_send(Frame::Refused { reason });
             }
+        }
+    }
+
+    /// Waits until the owner needs the machine; never for the owner's own questions.
+    async fn needed(&self, by: &NodeId) {
+        let mut rests = self.rests.subscribe();
+        if *by == self.key.id() || rests.wait_for(|rests| *rests).await.is_err() {
+            std::future::pending().await
         }
     }
 
@@ -194,19 +215,21 @@ impl Provider {
         says: &mut mpsc::Receiver<Say>,
     ) -> Result<(), Reason> {
         let own = by == self.key.id();
-        let served = self.local.of(&request.model).ok_or_else(|| Reason::Model(request.ask.model.clone()))?.clone();
+        let served = self.local.of(&request.model).ok_or_else(|| Reason::Model(request.ask.model.clone()))?;
         let price = if own { Price::default() } else { self.config.price };
         if !own && (!self.config.public || request.price != price) {
             return Err(Reason::Price);
         }
         let (info, engine) = (served.engine().info(), served.engine().clone());
-        let busy = || Reason::Busy(self.again_ms(engine.busy(), info.slots));
-        let room = self.rooms.get(&request.model).cloned().ok_or_else(busy)?;
+        let unknown = || Reason::Model(request.ask.model.clone());
+        let gate = self.gate(&request.model).ok_or_else(unknown)?;
+        let busy = || Reason::Busy(gate.again_ms());
         // Whoever pays gets a place when it has paid; the owner has the engine's own queue.
-        let mut place = match own || !price.is_free() {
-            true if !own && room.available_permits() == 0 => return Err(busy()),
-            true => None,
-            false => Some(room.clone().try_acquire_owned().map_err(|_| busy())?),
+        let mut place = match () {
+            () if own => None,
+            () if price.is_free() => Some(gate.knock(by, false).ok_or_else(busy)?),
+            () if gate.has_room(&by) => None,
+            () => return Err(busy()),
         };
         let pace = (!price.is_free()).then(Pace::default);
         let (asked, model, paced) = (request.clone(), served.clone(), pace.clone());
@@ -238,7 +261,8 @@ impl Provider {
         let terms = Terms { runtime, time: chain::clock(), read, context: info.context as u64, last };
         let telling = Telling::new(&request, by, &terms);
         let (books, chunk) = (self.books.clone(), price.of(0, CHUNK));
-        let paying = pace.map(|pace| Paying::new(request.chain, by, pace, chunk, books));
+        let (payer, name) = ((request.chain, by), &served.card().name);
+        let paying = pace.map(|pace| Paying::new(payer, name, pace, chunk, books));
         send(out, Frame::Taken { terms }).await?;
         if let Some(paying) = &paying {
             // Those of whom the chain knows nothing yet wait in a place of their own.
@@ -246,7 +270,12 @@ impl Provider {
             let waiting = if stranger { &self.strangers } else { &self.payers };
             let _waits = waiting.try_acquire().map_err(|_| busy())?;
             self.paid_for_reading(paying, telling.receipt().cost, out, says).await?;
-            place = Some(self.place(&room, out, says).await?);
+            place = gate.knock(by, true);
+        }
+        if let Some(place) = &mut place {
+            self.wait(place, &busy, out, says).await?;
+        }
+        if let Some(paying) = &paying {
             paying.allow(0);
         }
         let pieces = served.start(ready)?;

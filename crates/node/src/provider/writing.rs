@@ -1,5 +1,6 @@
 //! An answer on its way to who asked: no further than it is paid.
 
+use super::gate::Place;
 use super::{PAY_WITHIN, Provider};
 use crate::books::Books;
 use base::{Hash, NodeId, Reject};
@@ -7,25 +8,30 @@ use engine::Pace;
 use ledger::Credits;
 use market::{ALIVE_MS, CHUNK, Frame, Piece, Reason, Say, TOKENS_MAX, Telling, Till, Tokens};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 /// Who does not read for so long is gone.
 pub(super) const READ_WITHIN: Duration = Duration::from_secs(20);
 
 impl Provider {
-    /// A place for somebody who has paid.
-    pub(super) async fn place(
+    /// Waits for somebody's turn.
+    pub(super) async fn wait(
         &self,
-        room: &Arc<Semaphore>,
+        place: &mut Place,
+        busy: &(dyn Fn() -> Reason + Sync),
         out: &mpsc::Sender<Frame>,
         says: &mut mpsc::Receiver<Say>,
-    ) -> Result<OwnedSemaphorePermit, Reason> {
+    ) -> Result<(), Reason> {
+        let mut alive = tokio::time::interval(Duration::from_millis(ALIVE_MS));
+        alive.reset();
         loop {
             tokio::select! {
-                permit = room.clone().acquire_owned() => return permit.map_err(|_| gone()),
+                biased;
+                came = place.turn() => return if came { Ok(()) } else { Err(busy()) },
                 said = says.recv() => if said.is_none() { return Err(gone()) },
-                () = tokio::time::sleep(Duration::from_millis(ALIVE_MS)) => send(out, Frame::Alive {}).await?,
+                _ = alive.tick() => send(out, Frame::Alive {}).await?,
             }
         }
     }
@@ -42,7 +48,7 @@ impl Provider {
     ) -> Result<(), Reason> {
         let mut alive = tokio::time::interval(Duration::from_millis(ALIVE_MS));
         let mut due = tokio::time::Instant::now() + PAY_WITHIN;
-        let mut vouchers = 0;
+        let (mut vouchers, mut writing) = (0, self.did.begin(telling.receipt().read));
         loop {
             let piece = tokio::select! {
                 piece = pieces.recv() => piece,
@@ -94,6 +100,7 @@ impl Provider {
                 }
             }
             let before = telling.receipt().cost;
+            writing.wrote(tokens.len());
             let frame = telling.written(&self.key, tokens);
             if let Some(paying) = paying {
                 paying.earn(telling.receipt().cost.less(before).unwrap_or_default());
@@ -191,19 +198,25 @@ pub(super) struct Paying {
     /// What a chunk costs.
     chunk: Credits,
     books: Arc<Books>,
+    /// For which model, and what it came to, in micro-credits.
+    model: String,
+    sum: AtomicU64,
 }
 
 impl Paying {
-    pub(super) fn new(chain: Hash, by: NodeId, pace: Pace, chunk: Credits, books: Arc<Books>) -> Self {
+    pub(super) fn new((chain, by): (Hash, NodeId), model: &str, pace: Pace, chunk: Credits, books: Arc<Books>) -> Self {
         books.with_till(&chain, &by, Till::begin);
-        Self { chain, by, pace, chunk, books }
+        Self { chain, by, pace, chunk, books, model: model.to_owned(), sum: AtomicU64::new(0) }
     }
 
     fn read(&self, cost: Credits) -> bool {
-        self.books.with_till(&self.chain, &self.by, |till| till.read(cost, self.chunk))
+        let paid = self.books.with_till(&self.chain, &self.by, |till| till.read(cost, self.chunk));
+        self.sum.fetch_add(if paid { cost.0 } else { 0 }, Ordering::Relaxed);
+        paid
     }
 
     fn earn(&self, amount: Credits) {
+        self.sum.fetch_add(amount.0, Ordering::Relaxed);
         self.books.with_till(&self.chain, &self.by, |till| till.earn(amount));
     }
 
@@ -224,6 +237,10 @@ impl Paying {
 impl Drop for Paying {
     fn drop(&mut self) {
         self.books.with_till(&self.chain, &self.by, Till::end);
+        match Credits(self.sum.load(Ordering::Relaxed)) {
+            Credits::ZERO => {}
+            sum => self.books.earn(&self.model, sum),
+        }
     }
 }
 

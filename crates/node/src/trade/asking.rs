@@ -1,6 +1,7 @@
 //! Taking a question through to its answer: carries out what a [`Session`] decides.
 
 use super::Trade;
+use super::checking::Said;
 use crate::receipt::receipt_text;
 use base::{Hash, Machine, Millis, NodeId, Outbox, Reject, Wire};
 use market::{
@@ -12,11 +13,14 @@ use std::time::Duration;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 /// Frames that wait for a session.
 const FRAMES: usize = 256;
 /// Conversations whose reader is remembered.
 const READERS_MAX: usize = 1024;
+/// Who asked hears within this that it was taken, or until then still that all are busy.
+const TOLD_WITHIN: Duration = Duration::from_secs(1);
 /// The last voucher of an answer goes out within this.
 const LAST_WORD: Duration = Duration::from_secs(2);
 
@@ -82,7 +86,7 @@ impl Trade {
         let mine = self.provider.local.of(&need.model).filter(|_| !without.contains(&me));
         if let (Some(served), Whom::Any) = (mine, whom) {
             // One's own machine costs nothing.
-            let offer = market::Offer { price: Price::default(), ..self.provider.offer(Hash::default(), served) };
+            let offer = market::Offer { price: Price::default(), ..self.provider.offer(Hash::default(), &served) };
             return Event::Chosen(Some(Candidate { provider: me, offer, expected_ms: 0 }));
         }
         let mut index = self.index.lock().expect("nobody panics while holding it");
@@ -120,7 +124,8 @@ impl Trade {
         let (events, mut happened) = mpsc::channel(FRAMES);
         let mut out = Outbox::default();
         let mut attempts: BTreeMap<u32, Attempt> = BTreeMap::new();
-        let mut taken = Some(taken);
+        let (mut taken, mut tell_at) = (Some(taken), None);
+        let (mut read, mut ids) = (0, Vec::new());
         session.step(self.now(), Event::Begin, &mut out);
         loop {
             let orders: Vec<Order> = out.drain().collect();
@@ -141,9 +146,8 @@ impl Trade {
                         }
                     }
                     Order::Taken(terms, attempt) => {
-                        if let Some(taken) = taken.take() {
-                            let _ = taken.send(Ok(()));
-                        }
+                        // It may still lose its place to somebody who had less.
+                        tell_at.get_or_insert_with(|| Instant::now() + TOLD_WITHIN);
                         if let (Some(last), Some(attempt)) = (&terms.last, attempts.get(&attempt)) {
                             let _ = self.books.recall(&attempt.chain, &attempt.provider, last);
                         }
@@ -164,19 +168,30 @@ impl Trade {
                     Order::Note(provider, outcome) => self.note(provider, outcome, conversation).await,
                     Order::Show(piece) => {
                         let Piece::End { finish, .. } = &piece else {
+                            taken.take().map(|taken| taken.send(Ok(())));
+                            match &piece {
+                                Piece::Read { tokens, .. } => read = *tokens,
+                                Piece::Token(token) => ids.push(token.id),
+                                Piece::End { .. } => {}
+                            }
                             let _ = pieces.send(piece);
                             continue;
                         };
                         self.count(session.tries());
                         match (finish, taken.take()) {
                             (Err(reason), Some(taken)) => return drop(taken.send(Err(reason.clone()))),
-                            (Ok(_), _) if !name.is_empty() => {
-                                let kept = self.books.keep(&name, &receipt_text(&session.receipts()));
-                                if let Err(error) = kept {
-                                    tracing::warn!(%error, "the receipt could not be kept");
-                                }
+                            (_, taken) => drop(taken.map(|taken| taken.send(Ok(())))),
+                        }
+                        if let (Ok(finish), false) = (finish, name.is_empty()) {
+                            let receipts = session.receipts();
+                            let kept = self.books.keep(&name, &receipt_text(&receipts));
+                            if let Err(error) = kept {
+                                tracing::warn!(%error, "the receipt could not be kept");
                             }
-                            _ => {}
+                            if let [one] = receipts.0.as_slice() {
+                                let (ask, provider, finish) = (session.ask().clone(), one.by, *finish);
+                                self.check_some(Said { ask, provider, read, ids: std::mem::take(&mut ids), finish });
+                            }
                         }
                         let _ = pieces.send(piece);
                         return;
@@ -186,17 +201,16 @@ impl Trade {
             if !out.is_empty() {
                 continue;
             }
-            let event = match session.deadline() {
-                Some(due) => {
-                    let due = self.begun + Duration::from_millis(due.0);
-                    tokio::select! {
-                        biased;
-                        event = happened.recv() => event,
-                        () = tokio::time::sleep_until(due) => Some(Event::Tick),
-                        () = pieces.closed() => Some(Event::Cancel),
-                    }
+            let due = session.deadline().map(|due| self.begun + Duration::from_millis(due.0));
+            let event = tokio::select! {
+                biased;
+                event = happened.recv() => event,
+                () = at(due) => Some(Event::Tick),
+                () = at(tell_at.filter(|_| taken.is_some())) => {
+                    taken.take().map(|taken| taken.send(Ok(())));
+                    continue;
                 }
-                None => happened.recv().await,
+                () = pieces.closed(), if due.is_some() => Some(Event::Cancel),
             };
             let Some(event) = event else { return };
             session.step(self.now(), event, &mut out);
@@ -325,6 +339,14 @@ impl Attempt {
         let Self { says, mut tasks, .. } = self;
         drop(says);
         let _ = tokio::time::timeout(LAST_WORD, tasks.join_next()).await;
+    }
+}
+
+/// Waits until then, or for ever.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

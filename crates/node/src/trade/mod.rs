@@ -2,9 +2,12 @@
 
 mod asking;
 mod checking;
+mod local;
 mod money;
 
 pub use checking::Check;
+pub(crate) use local::answer as answer_local;
+pub use local::{Said, Telling};
 
 use crate::Node;
 use crate::books::Books;
@@ -31,8 +34,10 @@ pub struct TradeConfig {
     pub offer: OfferConfig,
     /// What it pays at most.
     pub price: Price,
-    /// Credits that it may allot to providers by itself, in all.
+    /// Credits that it may allot to providers by itself, in all, restarts counted.
     pub budget: Credits,
+    /// Of 100 answers that were really asked for, how many are shown to a second provider to be checked.
+    pub check_percent: u32,
 }
 
 /// A provider of a model, for displays.
@@ -58,8 +63,10 @@ pub struct Trade {
     /// Topics in which this node speaks, by chain.
     topics: Mutex<BTreeMap<Hash, Speaker>>,
     /// One allotment at a time: two would be made for one need.
-    allotting: tokio::sync::Mutex<Credits>,
+    allotting: tokio::sync::Mutex<()>,
     counts: Mutex<(u64, u64)>,
+    /// Verdicts of spot checks, by name.
+    checks: Mutex<BTreeMap<&'static str, u64>>,
     tasks: Mutex<JoinSet<()>>,
     begun: Instant,
 }
@@ -67,6 +74,9 @@ pub struct Trade {
 /// An offer is said again this often, before it ends.
 const OFFER_EVERY: Duration = Duration::from_secs(45);
 const REDEEM_EVERY: Duration = Duration::from_secs(30);
+
+/// Whose questions those are that no client of the API asks.
+const TERMINAL: [u8; 32] = *b"talkoo run, the node's own owner";
 
 /// Providers of a model that are looked at to know what it takes.
 const SEEN: usize = 64;
@@ -150,7 +160,8 @@ impl Node {
             config,
             readers: Mutex::default(),
             topics: Mutex::default(),
-            allotting: tokio::sync::Mutex::new(Credits::ZERO),
+            allotting: tokio::sync::Mutex::default(),
+            checks: Mutex::default(),
             counts: Mutex::default(),
             tasks: Mutex::default(),
             begun: Instant::now(),
@@ -178,6 +189,7 @@ impl Node {
             }
         });
         drop(tasks);
+        let _ = self.trade.set(Arc::downgrade(&trade));
         Ok(trade)
     }
 }
@@ -228,6 +240,31 @@ impl Trade {
         }
     }
 
+    /// Serves more models, each in the place of the one of its name.
+    pub async fn serve(&self, models: &Local) {
+        for served in models.all() {
+            self.provider.add(served).await;
+        }
+        self.renew();
+    }
+
+    /// Models of this machine that are served.
+    pub fn serves(&self) -> usize {
+        self.provider.local.all().len()
+    }
+
+    /// Serves no model any more; what is being answered is answered to its end.
+    pub fn unload(&self) {
+        self.provider.local.clear();
+        self.renew();
+    }
+
+    /// While the owner needs the machine nobody else is answered: who is, goes on elsewhere. The owner's own questions are.
+    pub fn rest(&self, rests: bool) {
+        self.provider.rest(rests);
+        self.renew();
+    }
+
     /// Providers of all models on offer.
     pub fn providers(&self) -> Vec<ProviderStatus> {
         let mut index = self.index.lock().expect("nobody panics while holding it");
@@ -244,6 +281,35 @@ impl Trade {
         let mut all: BTreeMap<String, u64> = offers;
         all.extend(self.provider.counts());
         all
+    }
+
+    /// Answers that are being written here.
+    pub(crate) fn answering(&self) -> u64 {
+        self.provider.did.now()
+    }
+
+    /// Micro-credits that answers earned, by day since 1970 and model.
+    pub(crate) fn earned(&self) -> Vec<((u64, String), u64)> {
+        self.books.earned().unwrap_or_default()
+    }
+
+    /// What is served and how it went, for displays.
+    pub(crate) fn panel(&self) -> serde_json::Value {
+        let local = self.provider.local.all();
+        let models: Vec<serde_json::Value> = (self.models().into_iter())
+            .map(|card| {
+                serde_json::json!({
+                    "name": card.name, "hash": card.hash.to_string(), "context": card.context, "providers": card.providers,
+                    "local": local.iter().any(|served| served.card().hash == card.hash),
+                })
+            })
+            .collect();
+        let mut panel = self.provider.did.json();
+        panel["models"] = models.into();
+        panel["asked"] = self.asked().0.into();
+        panel["counts"] = serde_json::json!(self.served().into_iter().collect::<Vec<_>>());
+        panel["checks"] = serde_json::json!(self.checks());
+        panel
     }
 
     /// Questions asked, and providers asked for them.
@@ -315,8 +381,8 @@ impl Trade {
 
     /// Models that can be asked: of this machine first, then those of most providers.
     pub fn models(&self) -> Vec<ModelCard> {
-        let local = self.provider.local.all().iter().map(|served| served.card().clone());
-        let mut out: Vec<ModelCard> = local.collect();
+        let local = self.provider.local.all();
+        let mut out: Vec<ModelCard> = local.iter().map(|served| served.card().clone()).collect();
         let mut index = self.index.lock().expect("nobody panics while holding it");
         index.advance(chain::clock());
         let mut offers: Vec<(&market::Offer, usize)> = index.models().collect();
@@ -338,7 +404,7 @@ impl Trade {
 
 impl Asker {
     fn served(&self, model: &str) -> Result<Arc<crate::serve::Served>, Reason> {
-        let local = self.0.provider.local.named(model).cloned();
+        let local = self.0.provider.local.named(model);
         local.ok_or_else(|| match self.0.weights(model) {
             Some(_) => Reason::Unsupported {
                 what: "model".into(),

@@ -45,7 +45,7 @@ impl Trade {
             Err(Reject::NoAllotment | Reject::Insufficient) => {}
             Err(reject) => return Err(reject.to_string()),
         }
-        let mut spent = self.allotting.lock().await;
+        let _one = self.allotting.lock().await;
         // Somebody else may have allotted meanwhile.
         if let Ok(voucher) = self.books.promise(&self.shared.key, chain, provider, amount) {
             return Ok(voucher);
@@ -56,10 +56,14 @@ impl Trade {
         if tokio::time::timeout(CHAIN_WITHIN, log.wait_kept()).await.is_err() {
             return Err(log.trouble().unwrap_or_else(|| "the provider's chain has not arrived yet; try again".into()));
         }
-        let left = self.config.budget.less(*spent).unwrap_or_default();
+        let spent = self.books.set_aside();
+        let left = self.config.budget.less(spent).unwrap_or_default();
         let part = Credits(self.config.budget.0 / ALLOT_PARTS).max(amount).min(left);
         if part < amount {
-            return Err(format!("it costs {amount} credits more, the budget has {left} left; `--budget` sets it"));
+            return Err(format!(
+                "it costs {amount} credits more, {left} are left of the budget of {}, which counts from the first start; `--budget` sets it",
+                self.config.budget
+            ));
         }
         let node = self.node.upgrade().ok_or("the node is stopping")?;
         let network = chain.to_string();
@@ -78,9 +82,10 @@ impl Trade {
             done.map_err(|error| format!("the deposit: {error:#}"))?;
         }
         let parts = ledger::Allotments(vec![(provider, part)]);
+        // Counted before it is done: who is killed in between has less to give, never more.
+        self.books.set_aside_more(part).map_err(told)?;
         let done = node.spend(Some(&network), ledger::Tx::Allot { parts }).await;
         done.map_err(|error| format!("the allotment: {error:#}"))?;
-        *spent = spent.plus(part).unwrap_or(*spent);
         self.books.promise(&self.shared.key, chain, provider, amount).map_err(|reject| reject.to_string())
     }
 }

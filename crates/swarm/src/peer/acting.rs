@@ -21,6 +21,7 @@ const UPDATES_KEPT: u64 = 24;
 pub(super) struct Acting<'a> {
     pub(super) me: NodeId,
     pub(super) now: Millis,
+    pub(super) resting: bool,
     pub(super) run: &'a Run,
     pub(super) part: &'a mut Part,
     pub(super) out: &'a mut Outbox<Output>,
@@ -34,6 +35,13 @@ impl Acting<'_> {
         if self.part.quit {
             if self.run.members.contains_key(&self.me) {
                 self.say("leave", 0, Tx::Leave { run: self.run.id });
+            }
+            return;
+        }
+        if self.resting {
+            let active = self.run.members.get(&self.me).is_some_and(|member| member.status == Status::Active);
+            if active && !self.run.ended {
+                self.say("rest", 0, Tx::Rest { run: self.run.id });
             }
             return;
         }

@@ -23,6 +23,8 @@ pub struct Peer {
     id: NodeId,
     state: Arc<State>,
     parts: BTreeMap<RunId, Part>,
+    /// The owner needs the machine: nothing is computed.
+    resting: bool,
 }
 
 #[derive(Debug, Default)]
@@ -88,7 +90,7 @@ impl Part {
 impl Peer {
     /// A node that takes part in nothing yet, and knows of the chain what `state` says.
     pub fn new(id: NodeId, state: State) -> Self {
-        Self { id, state: Arc::new(state), parts: BTreeMap::new() }
+        Self { id, state: Arc::new(state), parts: BTreeMap::new(), resting: false }
     }
 
     /// The replicated state.
@@ -120,6 +122,9 @@ impl Peer {
             return Waiting::NotInvited;
         }
         let Some(member) = run.members.get(&self.id) else { return Waiting::Joining };
+        if self.resting && part.training.is_none() {
+            return Waiting::Resting;
+        }
         let Some((version, _)) = part.weights else { return Waiting::Weights };
         if part.training.is_some() {
             return Waiting::No;
@@ -187,6 +192,7 @@ impl Machine for Peer {
                     part.chunks.insert(by, Some(hash));
                 }
             }
+            Input::Rest(resting) => self.resting = resting,
             Input::Wake => {}
         }
         let runs: Vec<RunId> = self.parts.keys().copied().collect();
@@ -273,7 +279,7 @@ impl Peer {
 
     fn act(&mut self, now: Millis, id: &RunId, out: &mut Outbox<Output>) {
         let (Some(run), Some(part)) = (self.state.runs.get(id), self.parts.get_mut(id)) else { return };
-        let mut acting = Acting { me: self.id, now, run, part, out };
+        let mut acting = Acting { me: self.id, now, resting: self.resting, run, part, out };
         acting.all();
     }
 }

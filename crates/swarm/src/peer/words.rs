@@ -77,6 +77,8 @@ pub enum Input {
         /// What is held now.
         result: Option<(u64, Hash)>,
     },
+    /// The owner needs the machine, or does not need it any more.
+    Rest(bool),
     /// The time asked for by [`Output::Wake`] has come.
     Wake,
 }
@@ -160,6 +162,7 @@ impl Input {
             Self::Differs { .. } => "differs",
             Self::Chunk { .. } => "chunk",
             Self::Weights { .. } => "weights",
+            Self::Rest(_) => "rest",
             Self::Wake => "wake",
         }
     }
@@ -279,6 +282,8 @@ pub enum Waiting {
     Exchange,
     /// The run has all its tokens.
     Ended,
+    /// The owner needs the machine.
+    Resting,
     /// Its weights contradict the quorum's.
     Dispute,
     /// The run takes invited members only.
@@ -299,6 +304,7 @@ impl Waiting {
             Self::OthersTrain => "unit done, others still train",
             Self::Exchange => "updates are on their way",
             Self::Ended => "the run has all its tokens",
+            Self::Resting => "resting: its owner needs the machine",
             Self::Dispute => "own weights contradict the quorum's, which the members now check (see the trouble)",
             Self::NotInvited => "the run takes invited members only",
         }

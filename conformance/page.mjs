@@ -1,0 +1,193 @@
+// The page of a running talkoo, in a real browser: `page.mjs BASE_URL`. One line for each check; ends with an error if any failed.
+// CHROMIUM names the browser, SHOTS a folder for pictures; with PAGE_EXPECT_RUN=1 there must be a run with a chart.
+// Written for playwright-core 1.65.1.
+
+import assert from "node:assert/strict";
+import { mkdir } from "node:fs/promises";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { chromium } from "playwright-core";
+
+const [base] = process.argv.slice(2);
+assert.ok(base, "page.mjs BASE_URL");
+const { CHROMIUM = "/usr/bin/chromium", SHOTS, PAGE_EXPECT_RUN } = process.env;
+
+const views = ["overview", "training", "peers", "serving", "ledger", "chat", "settings"];
+const looks = [
+  { name: "light", colorScheme: "light", viewport: { width: 1280, height: 900 } },
+  { name: "dark", colorScheme: "dark", viewport: { width: 1280, height: 900 } },
+  { name: "phone", colorScheme: "light", viewport: { width: 360, height: 740 } },
+];
+// The browser asks nobody but the program.
+const quiet = [
+  "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+  "--disable-component-update", "--disable-sync",
+];
+let passed = 0, failed = 0;
+
+async function check(name, step) {
+  try {
+    const said = await step();
+    passed++;
+    console.log(`ok    ${name}${said ? `: ${said}` : ""}`);
+  } catch (error) {
+    failed++;
+    console.log(`WRONG ${name}: ${error.message.split("\n")[0]}`);
+  }
+}
+
+// A page that remembers everything that went wrong in it.
+async function opened(browser, look, path) {
+  const page = await browser.newPage({ colorScheme: look.colorScheme, viewport: look.viewport });
+  const wrong = [];
+  page.on("console", (said) => ["error", "warning"].includes(said.type()) && wrong.push(`console: ${said.text()}`));
+  page.on("pageerror", (error) => wrong.push(`page: ${error.message}`));
+  page.on("response", (answer) => answer.status() >= 400 && wrong.push(`${answer.status()} ${answer.url()}`));
+  // What the page itself hung up on did not fail.
+  page.on("requestfailed", (request) => {
+    const why = request.failure()?.errorText;
+    if (why !== "net::ERR_ABORTED") wrong.push(`${why} ${request.url()}`);
+  });
+  page.on("request", (request) => {
+    const { protocol, origin } = new URL(request.url());
+    if (protocol !== "data:" && origin !== new URL(base).origin) wrong.push(`a request to another place: ${request.url()}`);
+  });
+  await page.addInitScript(() => {
+    globalThis.shifts = 0;
+    new PerformanceObserver((list) => {
+      for (const shift of list.getEntries()) if (!shift.hadRecentInput) globalThis.shifts += shift.value;
+    }).observe({ type: "layout-shift", buffered: true });
+  });
+  await page.goto(new URL(path, base).href, { waitUntil: "load" });
+  return { page, wrong };
+}
+
+const fine = (wrong) => assert.equal(wrong.join("; "), "", `went wrong: ${wrong.join("; ")}`);
+
+// The first paint is reported a little after it happened.
+async function firstPaint(page) {
+  for (let i = 0; i < 60; i++) {
+    const paint = await page.evaluate(() => performance.getEntriesByName("first-contentful-paint")[0]?.startTime);
+    if (paint) return paint;
+    await sleep(50);
+  }
+  throw new Error("nothing was painted for three seconds");
+}
+
+async function isWhole(page, view, wrong) {
+  fine(wrong);
+  const section = page.locator(`[data-view=${view}]`);
+  await section.locator("h1").waitFor({ state: "visible", timeout: 3000 });
+  assert.equal((await section.locator("h1").textContent()).toLowerCase(), view, "the heading");
+  assert.equal(await page.locator("nav [aria-current=page]").getAttribute("href"), `#/${view}`, "the nav's current view");
+  assert.equal(await page.locator("[data-view]:visible").count(), 1, "one view at a time");
+  // Below the heading there is something to see; of the training view's two bodies it is one or the other.
+  await page.locator(`[data-view=${view}] > :nth-child(2):visible, [data-view=${view}] > :nth-child(3):visible`).first().waitFor({ timeout: 3000 });
+  const { wide, room } = await page.evaluate(() => ({ wide: document.documentElement.scrollWidth, room: document.documentElement.clientWidth }));
+  assert.ok(wide <= room, `${wide} px wide in a window of ${room}`);
+  const shifts = await page.evaluate(() => globalThis.shifts);
+  assert.ok(shifts <= 0.05, `layout shift ${shifts.toFixed(3)}`);
+  fine(wrong);
+  return shifts;
+}
+
+async function opens(browser, look, view) {
+  const { page, wrong } = await opened(browser, look, `/#/${view}`);
+  try {
+    const paint = await firstPaint(page);
+    assert.ok(paint <= 500, `first contentful paint after ${paint.toFixed(0)} ms`);
+    // Two seconds of live data: those may shift nothing either.
+    await sleep(2000);
+    const shifts = await isWhole(page, view, wrong);
+    if (SHOTS) await page.screenshot({ path: join(SHOTS, `${view}-${look.name}.png`), fullPage: true });
+    return `painted after ${paint.toFixed(0)} ms, shift ${shifts.toFixed(3)}`;
+  } finally {
+    await page.close();
+  }
+}
+
+async function keyboard(browser) {
+  const { page, wrong } = await opened(browser, looks[0], "/");
+  try {
+    await page.locator("[data-view=overview] h1").waitFor({ state: "visible" });
+    const at = () => page.evaluate(() => document.activeElement.getAttribute("href"));
+    const tabTo = async (href) => {
+      for (let i = 0; i < 20; i++) {
+        await page.keyboard.press("Tab");
+        if ((await at()) === href) return;
+      }
+      assert.fail(`20 times Tab do not reach ${href}`);
+    };
+    for (const view of ["training", "settings"]) {
+      // Focus stood on the heading of the view before: the nav lies behind the beginning of the page.
+      await page.evaluate(() => document.activeElement.blur());
+      await page.reload();
+      await tabTo(`#/${view}`);
+      await page.keyboard.press("Enter");
+      await page.locator(`[data-view=${view}] h1`).waitFor({ state: "visible" });
+      assert.equal(await page.evaluate(() => document.activeElement.id), `h-${view}`, "focus moves to the heading");
+    }
+    await page.goBack();
+    await page.locator("[data-view=training] h1").waitFor({ state: "visible" });
+    fine(wrong);
+  } finally {
+    await page.close();
+  }
+}
+
+async function everyView(browser) {
+  const { page, wrong } = await opened(browser, looks[0], "/");
+  try {
+    for (const view of [...views.slice(1), "overview"]) {
+      await page.locator(`nav a[href="#/${view}"]`).click();
+      await isWhole(page, view, wrong);
+    }
+    for (const view of views) {
+      const path = await page.locator(`[data-view=${view}] a.json`).getAttribute("href");
+      const answer = await fetch(new URL(path, base));
+      assert.ok(answer.ok && (await answer.json()), `${path} is JSON`);
+    }
+  } finally {
+    await page.close();
+  }
+}
+
+async function policy() {
+  const answer = await fetch(base);
+  const said = answer.headers.get("content-security-policy") ?? "";
+  for (const part of ["default-src 'none'", "script-src 'self'", "style-src 'self'", "frame-ancestors 'none'"]) assert.ok(said.includes(part), part);
+  const text = await answer.text();
+  assert.ok(!/<script(?![^>]*\ssrc=)|<style|\sstyle=|\son[a-z]+=/i.test(text), "nothing inline");
+}
+
+async function hasRun(browser) {
+  const { page, wrong } = await opened(browser, looks[0], "/#/training");
+  try {
+    const charts = page.locator("[data-view=training] svg[data-points]");
+    const most = async () => Math.max(0, ...(await charts.evaluateAll((all) => all.map((one) => Number(one.dataset.points)))));
+    for (let i = 0; i < 100 && (await most()) < 2; i++) await sleep(100);
+    const points = await most();
+    assert.ok(points >= 2, `a chart with ${points} points`);
+    assert.ok(await charts.first().isVisible(), "the chart is seen");
+    fine(wrong);
+    return `${points} points`;
+  } finally {
+    await page.close();
+  }
+}
+
+if (SHOTS) await mkdir(SHOTS, { recursive: true });
+const browser = await chromium.launch({ executablePath: CHROMIUM, args: quiet });
+try {
+  await check("the policy lets nothing in from elsewhere", policy);
+  for (const look of looks) {
+    for (const view of views) await check(`${view}, ${look.name}`, () => opens(browser, look, view));
+  }
+  await check("Tab reaches the nav, Enter switches views", () => keyboard(browser));
+  await check("every view from the nav, each with its JSON", () => everyView(browser));
+  if (PAGE_EXPECT_RUN === "1") await check("the training view shows a run", () => hasRun(browser));
+} finally {
+  await browser.close();
+}
+console.log(`${passed} passed, ${failed} failed`);
+process.exitCode = failed ? 1 : 0;

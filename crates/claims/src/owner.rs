@@ -1,0 +1,233 @@
+//! The owner comes first: how soon a machine is free, what it takes meanwhile, how soon it is of use.
+
+use crate::{Bar, Book, Process, median, network};
+use anyhow::{Context, Result, ensure};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use node::Request;
+use owner::{Day, forecast};
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+const RETURNS: usize = 5;
+const PAIRS: usize = 5;
+const IDLE: Duration = Duration::from_secs(20);
+/// A process that computes for less than this part of a core is at rest.
+const REST: f64 = 0.05;
+const LOOK: Duration = Duration::from_millis(50);
+
+pub(crate) fn measure(book: &mut Book) -> Result<()> {
+    sizes(book)?;
+    forecasts(book);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    runtime.block_on(idle(book))?;
+    runtime.block_on(works(book))
+}
+
+/// A node that contributes, as its owner starts it.
+struct Contributor {
+    process: Process,
+    dir: std::path::PathBuf,
+    page: String,
+}
+
+fn contribute(dir: &Path, options: &[&str]) -> Result<Contributor> {
+    let program = std::env::current_exe()?.with_file_name("talkoo");
+    let mut command = Command::new(program);
+    command.args(["--bind", "127.0.0.1:0", "--no-mdns", "--json", "--data"]).arg(dir);
+    command.args(["up", "--when", "always", "--listen", "127.0.0.1:0"]).args(options);
+    let mut child =
+        command.stdin(Stdio::null()).stderr(Stdio::null()).stdout(Stdio::piped()).spawn().context("talkoo")?;
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().context("its output")?).read_line(&mut line)?;
+    let ready: Value = serde_json::from_str(&line).context("its first line")?;
+    let page = ready["page"].as_str().context("a page")?.trim_start_matches("http://").trim_end_matches('/').to_owned();
+    Ok(Contributor { process: Process(child), dir: dir.to_owned(), page })
+}
+
+impl Contributor {
+    async fn ask(&self, request: Request) -> Result<Value> {
+        node::call(&self.dir, &request).await?.context("the node answers")
+    }
+
+    fn cpu(&self) -> Result<f64> {
+        network::seconds_of_cpu(self.process.0.id())
+    }
+
+    /// Waits until the first unit is done.
+    async fn first_unit(&self) -> Result<()> {
+        let begun = Instant::now();
+        while self.ask(Request::Panel).await?["runs"][0]["version"].as_u64() < Some(1) {
+            ensure!(begun.elapsed() < Duration::from_secs(120), "no unit was done");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    /// Waits until it computes.
+    async fn computes(&self) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            let before = self.cpu()?;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            if self.cpu()? - before > 0.1 {
+                return Ok(());
+            }
+            ensure!(begun.elapsed() < Duration::from_secs(60), "it does not compute");
+        }
+    }
+}
+
+/// What is measured once, without running anything.
+fn sizes(book: &mut Book) -> Result<()> {
+    let stage = tempfile::tempdir()?;
+    let copy = stage.path().join("talkoo");
+    std::fs::copy(std::env::current_exe()?.with_file_name("talkoo"), &copy)?;
+    let stripped = Command::new("strip").arg(&copy).status().is_ok_and(|status| status.success());
+    ensure!(stripped, "strip (binutils) is needed");
+    let bytes = std::fs::metadata(&copy)?.len() as f64 / 1e6;
+    let how = "the program with training, chain, serving and page, for processors, after strip";
+    book.add("quick", "owner.binary", (bytes, "MB"), Bar::Most(60.0), "<= 45", how);
+    Ok(())
+}
+
+/// Forecasts of made-up weeks: hours vary by a sixth, prices by a fifth and slowly, one day in twenty is lost.
+fn forecasts(book: &mut Book) {
+    const HOUR_MS: u64 = 3_600_000;
+    const FIRST: u64 = 20_000;
+    let error = |seed: u64| {
+        let mut rng = base::Rng::keyed(29, seed);
+        let mut rate = 2_000 + rng.below(2_000);
+        let days: Vec<Day> = (0..84)
+            .map(|i| {
+                let hours = if (i + seed) % 7 >= 5 { 19 } else { 12 };
+                let worked_ms = hours * HOUR_MS * (85 + rng.below(31)) / 100;
+                rate = rate * (985 + rng.below(31)) / 1000;
+                let earned = rate * (80 + rng.below(41)) / 100 * worked_ms / HOUR_MS;
+                let (earned, worked_ms) = if rng.chance(1, 20) { (0, 0) } else { (earned, worked_ms) };
+                Day { day: FIRST + i, earned, worked_ms }
+            })
+            .collect();
+        forecast(&days, FIRST + 84).and_then(|said| said.error_permille).unwrap_or(1000) as f64 / 10.0
+    };
+    let worst = (0..50).map(error).fold(0.0, f64::max);
+    let how = "median error of the forecast of the next day's earnings on 50 traces of twelve made-up weeks with noise: the worst trace";
+    book.add("quick", "owner.forecast.error", (worst, "%"), Bar::Most(25.0), "<= 10", how);
+}
+
+/// A node that has nothing to do.
+async fn idle(book: &mut Book) -> Result<()> {
+    let stage = tempfile::tempdir()?;
+    let node = contribute(&stage.path().join("node"), &["--no-example"])?;
+    let bytes = page_bytes(&node.page)?;
+    let how = "all parts of the page as they are served, each packed by gzip -9";
+    book.add("quick", "owner.page.bytes", (bytes / 1e3, "kB"), Bar::Most(120.0), "<= 60", how);
+    // What a start takes is over.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let before = node.cpu()?;
+    tokio::time::sleep(IDLE).await;
+    let share = 100.0 * (node.cpu()? - before) / IDLE.as_secs_f64();
+    let how = "`talkoo up` with API, page and nothing to do, which looks at the machine four times a second: CPU time over 20 s of wall, of one core";
+    book.add("quick", "owner.idle.cpu", (share, "%"), Bar::Most(0.5), "<= 0.1", how);
+    let memory = network::resident(node.process.0.id())?;
+    book.add("quick", "owner.idle.memory", (memory, "MB"), Bar::Most(80.0), "<= 40", "resident memory of the same");
+    Ok(())
+}
+
+/// Bytes of the page and its parts, packed.
+fn page_bytes(address: &str) -> Result<f64> {
+    let page = got(address, "/")?;
+    let text = String::from_utf8_lossy(&page).into_owned();
+    let parts: std::collections::BTreeSet<&str> = text.split('"').filter(|part| part.starts_with("/page/")).collect();
+    let mut bytes = packed(&page)?;
+    for part in parts {
+        bytes += packed(&got(address, part)?)?;
+    }
+    Ok(bytes as f64)
+}
+
+fn packed(bytes: &[u8]) -> Result<usize> {
+    let mut packer = GzEncoder::new(Vec::new(), Compression::best());
+    packer.write_all(bytes)?;
+    Ok(packer.finish()?.len())
+}
+
+fn got(address: &str, path: &str) -> Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").as_bytes())?;
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes)?;
+    let head = bytes.windows(4).position(|four| four == b"\r\n\r\n").context("an answer")?;
+    ensure!(bytes.starts_with(b"HTTP/1.1 200"), "{path} is not there");
+    Ok(bytes.split_off(head + 4))
+}
+
+/// A node that trains the shipped example.
+async fn works(book: &mut Book) -> Result<()> {
+    let stage = tempfile::tempdir()?;
+    let begun = Instant::now();
+    let node = contribute(&stage.path().join("node"), &[])?;
+    node.first_unit().await?;
+    let how = "from the start of `talkoo up` on a machine that never ran it to the first closed round of the example it trains alone";
+    book.add("quick", "owner.first_unit", (begun.elapsed().as_secs_f64(), "s"), Bar::Most(60.0), "<= 10", how);
+    let mut free = Vec::new();
+    for _ in 0..RETURNS {
+        node.computes().await?;
+        let begun = Instant::now();
+        node.ask(Request::Pause { minutes: None }).await?;
+        loop {
+            let (at, before) = (Instant::now(), node.cpu()?);
+            tokio::time::sleep(LOOK * 2).await;
+            if (node.cpu()? - before) / at.elapsed().as_secs_f64() < REST {
+                free.push((at - begun).as_secs_f64());
+                break;
+            }
+        }
+        node.ask(Request::Resume).await?;
+    }
+    let worst = free.iter().copied().fold(0.0, f64::max);
+    let how = format!(
+        "a node that trains on all cores is told to make room: until it computes for less than a twentieth of a core, looked at every \
+         100 ms; the worst of {RETURNS}. To notice the owner takes up to 250 ms where the system says each key, 500 more where a desktop is asked"
+    );
+    book.add("quick", "owner.return.cpu", (worst, "s"), Bar::Most(1.0), "<= 0.2", &how);
+    node.computes().await?;
+    let mut slower = Vec::new();
+    for _ in 0..PAIRS {
+        node.ask(Request::Pause { minutes: None }).await?;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let alone = foreground();
+        node.ask(Request::Resume).await?;
+        node.computes().await?;
+        let beside = foreground();
+        slower.push((beside / alone - 1.0) * 100.0);
+    }
+    let how = format!(
+        "a task of another program on all cores, with and without a node that trains on all cores at the priority of `talkoo up`: \
+         median of {PAIRS} pairs"
+    );
+    book.add("quick", "owner.foreground", (median(slower), "% slower"), Bar::Most(3.0), "<= 1", &how);
+    Ok(())
+}
+
+/// Seconds of a fixed task on every core.
+fn foreground() -> f64 {
+    let begun = Instant::now();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(|| {
+                let mut hash = base::Hash::default();
+                for _ in 0..1_500_000 {
+                    hash = base::Hash::of("figure", &hash.0);
+                }
+                std::hint::black_box(hash)
+            });
+        }
+    });
+    begun.elapsed().as_secs_f64()
+}

@@ -1,0 +1,322 @@
+//! `talkoo up`: this machine contributes while its owner lets it, and shows what it does. `down`, `pause`, `resume` and
+//! `finish` say otherwise.
+
+use crate::{Common, render, train};
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use node::{Node, Request, Shown};
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+#[derive(Args)]
+pub(crate) struct UpArgs {
+    /// When to work for others: while you do not use the machine, or always (default: as talkoo.toml says, idle).
+    #[arg(long, value_enum, value_name = "WHEN")]
+    when: Option<WhenArg>,
+    /// What it serves, and whom it asks.
+    #[cfg(feature = "serve")]
+    #[command(flatten)]
+    serve: crate::serve::ServeArgs,
+    /// Do not train the shipped example where there is nothing else to do.
+    #[arg(long)]
+    no_example: bool,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum WhenArg {
+    Idle,
+    Always,
+}
+
+/// The shipped example: the first thing that a machine alone trains.
+const EXAMPLE: &str = include_str!("../../../examples/first.toml");
+
+pub(crate) async fn up(common: &Common, args: UpArgs) -> Result<()> {
+    node::lower_priority();
+    let dir = common.dir();
+    std::fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
+    node::Config::write_template(&dir)?;
+    let mut schedule = common.config.schedule.clone();
+    schedule.when = match args.when {
+        Some(WhenArg::Always) => node::When::Always,
+        Some(WhenArg::Idle) => node::When::Idle,
+        None => schedule.when,
+    };
+    #[cfg(feature = "serve")]
+    let local = args.serve.named(common).await?;
+    let node = Node::start(common.node()?).await?;
+    #[cfg(feature = "serve")]
+    let own_only = local.all().is_empty();
+    #[cfg(feature = "serve")]
+    let serving = args.serve.open(common, &node, local, true).await?;
+    #[cfg(feature = "serve")]
+    let (api, tickets) = (Some(serving.address), serving.tickets.clone());
+    #[cfg(not(feature = "serve"))]
+    let (api, tickets): (Option<SocketAddr>, Vec<String>) = (None, Vec::new());
+    let mut shown = common.config.clone();
+    shown.schedule = schedule;
+    node.mind(&shown).await?;
+    node.show_as(Shown { api: api.map(|address| format!("http://{address}/v1")), config: shown });
+    greet(common, &node, api, &tickets)?;
+    #[cfg(feature = "serve")]
+    tokio::spawn(keep_serving(common.clone(), args.serve, own_only, node.clone(), serving.trade.clone()));
+    if !args.no_example {
+        tokio::spawn(example(common.clone(), node.clone()));
+    }
+    let stopped = train::stopped();
+    tokio::pin!(stopped);
+    let mut said = String::new();
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            asked = &mut stopped => break asked?,
+            () = node.stopped() => break,
+            _ = tick.tick() => {
+                let now = line(&node.panel());
+                if !common.json && now != said {
+                    eprintln!("{now}");
+                    said = now;
+                }
+            }
+        }
+    }
+    eprintln!("stopping");
+    #[cfg(feature = "serve")]
+    serving.close().await;
+    node.close().await
+}
+
+/// What is said once everything runs.
+fn greet(common: &Common, node: &Arc<Node>, api: Option<SocketAddr>, tickets: &[String]) -> Result<()> {
+    let chain = node.chain(None)?;
+    let mut value = json!({
+        "node": node.id().to_string(), "network": chain.network, "chain": chain.chain,
+        "addresses": node.status().addresses, "tickets": tickets,
+    });
+    let mut text = String::new();
+    if let Some(api) = api {
+        value["page"] = format!("http://{api}/").into();
+        value["api"] = format!("http://{api}/v1").into();
+        text += &format!("page  http://{api}/\nAPI   http://{api}/v1, for any OpenAI client\n");
+    }
+    text += &format!("node  {}, network {}\n", node.id(), chain.network);
+    if chain.validators.len() == 1 {
+        text += "You are alone in your own network; to join others: `talkoo train join TICKET` or `talkoo network join FILE`.\n";
+    }
+    text += "In another terminal: talkoo status · pause 2h · resume · run · down. Ctrl-C ends it.";
+    // Whoever started it may not be there to read.
+    use std::io::Write;
+    let _ = writeln!(std::io::stdout(), "{}", if common.json { value.to_string() } else { text });
+    Ok(())
+}
+
+/// What it does now, in a line; figures that always move are left out.
+fn line(panel: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let activity = &panel["activity"];
+    let mut parts = vec![text(&activity["reason"]["text"])];
+    for run in panel["runs"].as_array().into_iter().flatten().filter(|run| run["ended"] == false) {
+        let (done, all) = (run["tokens"][0].as_u64().unwrap_or(0), run["tokens"][1].as_u64().unwrap_or(1));
+        parts.push(format!("{} {} %", text(&run["name"]), done * 100 / all.max(1) / 10 * 10));
+    }
+    if let Some(trouble) = panel["trouble"].as_str() {
+        parts.push(trouble.to_owned());
+    }
+    parts.join("  ")
+}
+
+/// Where this machine is alone and has nothing to train, it trains the shipped example once.
+async fn example(common: Common, node: Arc<Node>) {
+    let alone = |node: &Node| node.chain(None).is_ok_and(|chain| chain.validators.len() == 1);
+    let Some(idling) = node.idling() else { return };
+    // The machine is measured when it may work.
+    while idling.activity().state != "working" {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let dir = common.dir();
+    if !alone(&node) || !node.status().runs.is_empty() || node::newest(&dir).is_some() {
+        return;
+    }
+    if let Err(error) = begin(&common, &node, &dir).await {
+        eprintln!("talkoo: the shipped example: {error:#}");
+    }
+}
+
+async fn begin(common: &Common, node: &Arc<Node>, dir: &Path) -> Result<()> {
+    let file = dir.join("first.toml");
+    std::fs::write(&file, EXAMPLE).with_context(|| file.display().to_string())?;
+    let alone = crate::runs::Others { members: 1, mbit: 100.0, rtt_ms: 30.0 };
+    let prepare = || crate::runs::prepare(&file, dir, common.threads(), common.device(), &alone);
+    let prepared = tokio::task::block_in_place(prepare)?;
+    let corpus = std::path::absolute(&prepared.corpus)?;
+    node.create(prepared.spec, &corpus, None, prepared.budget.unwrap_or_default()).await?;
+    Ok(())
+}
+
+/// The node that runs on the data folder is told something.
+async fn told(common: &Common, request: Request, text: &str) -> Result<()> {
+    let answer = train::ask(common, request).await?;
+    render::print(common, &answer, || {
+        let reason = answer["reason"]["text"].as_str().unwrap_or_default();
+        format!("{text}. {reason}").trim_end().to_owned()
+    });
+    Ok(())
+}
+
+pub(crate) async fn pause(common: &Common, time: Option<&str>) -> Result<()> {
+    let minutes = time.map(minutes).transpose()?;
+    let text = match minutes {
+        Some(minutes) => format!("paused for {minutes} min; `talkoo resume` ends it"),
+        None => "paused until `talkoo resume`".into(),
+    };
+    told(common, Request::Pause { minutes }, &text).await
+}
+
+pub(crate) async fn resume(common: &Common) -> Result<()> {
+    told(common, Request::Resume, "goes on").await
+}
+
+pub(crate) async fn finish(common: &Common) -> Result<()> {
+    told(common, Request::Finish, "what is under way is finished, nothing new is taken; `talkoo resume` takes it back")
+        .await
+}
+
+/// `2h`, `30m`, `1h30m`, in minutes.
+fn minutes(text: &str) -> Result<u64> {
+    let wrong = || anyhow::anyhow!("`{text}` is no time such as 30m, 2h or 1h30m");
+    let (mut minutes, mut digits) = (0u64, String::new());
+    for c in text.chars() {
+        match c {
+            '0'..='9' if digits.len() < 6 => digits.push(c),
+            'h' | 'm' => {
+                let n: u64 = digits.parse().map_err(|_| wrong())?;
+                minutes += if c == 'h' { n * 60 } else { n };
+                digits.clear();
+            }
+            _ => bail!(wrong()),
+        }
+    }
+    ensure!(digits.is_empty() && minutes > 0, wrong());
+    Ok(minutes)
+}
+
+/// What is under way is finished within this, or let go of.
+const FINISHED_WITHIN: Duration = Duration::from_secs(60);
+
+/// Finishes what is under way, ends the node, and says what it did.
+pub(crate) async fn down(common: &Common) -> Result<()> {
+    let before = train::ask(common, Request::Panel).await?;
+    // A node that is not minded ends at once.
+    let drains = train::ask(common, Request::Finish).await.is_ok();
+    let begun = Instant::now();
+    while drains && begun.elapsed() < FINISHED_WITHIN {
+        let busy = train::ask(common, Request::Busy).await?["busy"] == true;
+        if !busy {
+            break;
+        }
+        if !common.json {
+            eprintln!("finishing what is under way");
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let panel = train::ask(common, Request::Panel).await.unwrap_or(before);
+    train::ask(common, Request::Stop).await?;
+    let value = json!({
+        "stopped": true, "uptime_s": panel["node"]["uptime_s"], "today": panel["today"], "runs": panel["runs"],
+    });
+    render::print(common, &value, || {
+        let number = |value: &Value| render::grouped(value.as_u64().unwrap_or(0));
+        let today = &panel["today"];
+        let mut out = format!(
+            "down after {} s: {} tokens trained in its runs, {} questions answered",
+            number(&panel["node"]["uptime_s"]),
+            number(&today["tokens_trained"]),
+            number(&today["questions_answered"])
+        );
+        for run in panel["runs"].as_array().into_iter().flatten() {
+            out += &format!("\n{}: round {}", run["name"].as_str().unwrap_or_default(), run["version"]);
+        }
+        out + "\n`talkoo up` goes on with all of it"
+    });
+    Ok(())
+}
+
+/// What was trained here is looked at this often, and served anew at most every so often while it is trained.
+#[cfg(feature = "serve")]
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+#[cfg(feature = "serve")]
+const RENEW_EVERY: Duration = Duration::from_secs(600);
+
+/// Serves again what memory was too short for, and, where no model is named (`own`), what was trained here last: as soon as it
+/// was measured once, again when it is done, and now and then between.
+#[cfg(feature = "serve")]
+async fn keep_serving(
+    common: Common,
+    args: crate::serve::ServeArgs,
+    own: bool,
+    node: Arc<Node>,
+    trade: Arc<node::Trade>,
+) -> Result<()> {
+    let (dir, mut served) = (common.dir(), None);
+    let mut tick = tokio::time::interval(LOOK_EVERY);
+    loop {
+        tokio::select! {
+            () = node.stopped() => return Ok(()),
+            _ = tick.tick() => {}
+        }
+        if node.idling().is_some_and(|idling| idling.activity().state != "working") {
+            continue;
+        }
+        let models = match own {
+            false if trade.serves() > 0 => continue,
+            false => args.named(&common).await,
+            true => {
+                let last = served.filter(|_| trade.serves() > 0);
+                let Some((run, ended)) = due(&node, &dir, last) else { continue };
+                served = Some((run, Instant::now(), ended));
+                match tokio::task::block_in_place(|| node::saved(&dir, &run).and_then(|saved| saved.gguf())) {
+                    Ok(path) => args.load_one(&common, path).await.map(|model| node::Local::new(vec![model])),
+                    Err(error) => Err(error),
+                }
+            }
+        };
+        match models {
+            Ok(models) => trade.serve(&models).await,
+            Err(error) => tracing::warn!(%error, "a model is not served yet"),
+        }
+    }
+}
+
+/// The run whose weights are to be served now, and whether they are its last ones; `last`: which were served when.
+#[cfg(feature = "serve")]
+fn due(node: &Node, dir: &Path, last: Option<(swarm::RunId, Instant, bool)>) -> Option<(swarm::RunId, bool)> {
+    let run = node::newest(dir)?;
+    let status = node.status().runs.into_iter().find(|status| status.run == run.to_string());
+    // Of a run that was left the weights on disk are the last ones.
+    let ended = status.as_ref().is_none_or(|status| status.ended);
+    let measured = ended || status.is_some_and(|status| !status.heldout.is_empty());
+    let due = match last {
+        Some((known, at, whole)) if known == run => !whole && (ended || at.elapsed() >= RENEW_EVERY),
+        _ => measured,
+    };
+    due.then_some((run, ended))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read() {
+        let good = |text: &str, expect: u64| assert_eq!(minutes(text).expect(text), expect);
+        good("30m", 30);
+        good("2h", 120);
+        good("1h30m", 90);
+        for wrong in ["", "2", "h", "2d", "0m", "2h3", "99999999h", "-1h"] {
+            assert!(minutes(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! The owner comes first: one command contributes, shows what it does, makes room, and ends cleanly.
+
+mod common;
+
+use common::{DEADLINE, Peer, json, start, stop, talkoo};
+use serde_json::Value;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Starts a node as a stranger would, but for the machine's own idle time: tests run while somebody types.
+fn contribute(dir: &Path, options: &[&str]) -> (Peer, Value) {
+    let (peer, mut lines) = start(dir, &[&["up", "--when", "always"], options].concat());
+    let ready = serde_json::from_str(&lines.next().expect("a line").expect("read")).expect("JSON");
+    (peer, ready)
+}
+
+fn panel(dir: &Path) -> Value {
+    json(dir, &["status"])["panel"].clone()
+}
+
+/// Looks until the panel is as it should be.
+fn until(dir: &Path, what: &str, good: impl Fn(&Value) -> bool) -> Value {
+    let begun = Instant::now();
+    loop {
+        let panel = panel(dir);
+        if good(&panel) {
+            return panel;
+        }
+        assert!(begun.elapsed() < DEADLINE, "{what} did not come in time: {panel:#}");
+    }
+}
+
+fn get(address: &str, path: &str) -> (String, String) {
+    let mut stream = TcpStream::connect(address).expect("connected");
+    stream
+        .write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").as_bytes())
+        .expect("sent");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("read");
+    let (head, body) = text.split_once("\r\n\r\n").expect("an answer");
+    (head.to_lowercase(), body.to_owned())
+}
+
+/// Hundredths of a second that a process computed so far.
+#[cfg(target_os = "linux")]
+fn computed(pid: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+    let fields: Vec<&str> = text.rsplit_once(')').expect("a name").1.split_whitespace().collect();
+    fields[11].parse::<u64>().expect("a number") + fields[12].parse::<u64>().expect("a number")
+}
+
+#[test]
+fn a_stranger_contributes_with_one_command_and_asks_what_was_trained() {
+    let stage = tempfile::tempdir().expect("a folder");
+    let dir = stage.path().join("node");
+    let (mut peer, ready) = contribute(&dir, &[]);
+    assert!(dir.join("talkoo.toml").exists(), "the settings are there to be read");
+    // Alone, it trains the shipped example by itself.
+    let first = until(&dir, "the first unit", |panel| panel["runs"][0]["version"].as_u64() >= Some(1));
+    assert_eq!((&first["network"]["alone"], &first["activity"]["state"]), (&true.into(), &"working".into()));
+    // The page, as a browser gets it.
+    let address = ready["page"].as_str().expect("a page").trim_start_matches("http://").trim_end_matches('/');
+    let (head, page) = get(address, "/");
+    assert!(head.contains(" 200 ") && head.contains("script-src 'self';"), "{head}");
+    assert!(!page.contains("<style") && !page.contains(" style=") && !page.contains("onclick"), "nothing inline");
+    for part in page.split('"').filter(|part| part.starts_with("/page/")) {
+        assert!(get(address, part).0.contains(" 200 "), "{part}");
+    }
+    let (_, state) = get(address, "/api/state");
+    let state: Value = serde_json::from_str(&state).expect("JSON");
+    let run = state["runs"][0]["run"].as_str().expect("a run").to_owned();
+    assert!(get(address, &format!("/api/runs/{run}")).1.contains("\"rounds\""));
+    assert!(get(address, "/api/blocks?count=3").1.contains("\"transactions\""));
+    assert!(get(address, "/api/blocks?count=many").0.contains(" 400 "));
+    assert!(get(address, "/api/accounts/nobody").0.contains(" 404 "));
+    // The owner needs the machine: at once nothing is computed any more, and nobody waits for it.
+    let paused = json(&dir, &["pause", "2h"]);
+    assert_eq!((&paused["state"], &paused["reason"]["code"]), (&"paused".into(), &"paused_by_owner".into()));
+    assert!(paused["reason"]["until_ms"].as_u64() > paused["reason"]["since_ms"].as_u64());
+    until(&dir, "rest", |panel| panel["runs"][0]["waiting"].as_str().is_some_and(|text| text.starts_with("resting")));
+    #[cfg(target_os = "linux")]
+    {
+        let before = computed(peer.0.id());
+        let begun = Instant::now();
+        // One second of wall clock is what is measured here.
+        while begun.elapsed() < Duration::from_secs(1) {
+            std::thread::park_timeout(Duration::from_millis(100));
+        }
+        let used = computed(peer.0.id()) - before;
+        assert!(used < 20, "{used} hundredths of a second in one second of rest");
+    }
+    // That is so after a restart, too.
+    stop(&mut peer);
+    let (mut peer, _) = contribute(&dir, &[]);
+    assert_eq!(panel(&dir)["activity"]["reason"]["code"], "paused_by_owner");
+    let version = panel(&dir)["runs"][0]["version"].as_u64().expect("the run is there again");
+    assert_eq!(json(&dir, &["resume"])["state"], "working");
+    until(&dir, "the next unit", |panel| panel["runs"][0]["version"].as_u64() > Some(version));
+    // What was trained is served, and the running node is asked from another terminal.
+    until(&dir, "the model", |panel| panel["serving"]["models"][0]["local"] == true);
+    let answer = json(&dir, &["run", "bard", "ROMEO:", "--max-tokens", "8", "--temperature", "0"]);
+    assert_eq!((answer["tokens"].as_u64(), &answer["receipt"]["parts"][0]["tokens_written"]), (Some(8), &8.into()));
+    // Every second of it has its reason.
+    let panel = panel(&dir);
+    let minutes = panel["today"]["minutes"].as_array().expect("minutes");
+    assert!(minutes.iter().any(|part| part["code"] == "paused_by_owner"), "{minutes:?}");
+    assert!(panel["runs"][0]["heldout"].as_f64() > Some(0.0));
+    let down = json(&dir, &["down"]);
+    assert_eq!(down["stopped"], true);
+    assert!(peer.0.wait().expect("it ends").success());
+}
+
+#[test]
+fn what_is_wrong_is_named_with_what_mends_it() {
+    let stage = tempfile::tempdir().expect("a folder");
+    let dir = stage.path().join("node");
+    let healthy = json(&dir, &["doctor"]);
+    assert_eq!(healthy["healthy"], true, "{healthy}");
+    let names: Vec<&str> =
+        healthy["checks"].as_array().expect("checks").iter().filter_map(|check| check["name"].as_str()).collect();
+    for name in ["settings", "data_folder", "processor", "disk_free_mb", "memory_free_mb", "node_running"] {
+        assert!(names.contains(&name), "{name}: {names:?}");
+    }
+    // A key that is not known says which one was meant, wherever the settings are read.
+    std::fs::write(dir.join("talkoo.toml"), "[schedule]\nquiet_hour = [\"mon 09:00-17:00\"]\n").expect("written");
+    let says = "line 2: there is no `quiet_hour` here; did you mean `quiet_hours`?";
+    for arguments in [&["up"][..], &["status"], &["doctor"]] {
+        let output = talkoo(&dir).args(arguments).output().expect("it runs");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(!output.status.success() && text.contains(says), "{arguments:?}: {text}");
+    }
+    std::fs::write(dir.join("talkoo.toml"), "[schedule]\nquiet_hours = [\"someday 09:00-17:00\"]\n").expect("written");
+    let output = talkoo(&dir).args(["up"]).output().expect("it runs");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("someday"), "{output:?}");
+    std::fs::remove_file(dir.join("talkoo.toml")).expect("removed");
+    for (arguments, says) in [
+        (&["pause", "2d"][..], "no time such as"),
+        (&["pause", "2h"], "talkoo up"),
+        (&["resume"], "talkoo up"),
+        (&["down"], "talkoo up"),
+        (&["report"], "FILE"),
+    ] {
+        let output = talkoo(&dir).args(arguments).output().expect("it runs");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(!output.status.success() && text.contains(says), "{arguments:?}: {text}");
+    }
+    // A report shows what would be in it, and nobody's name.
+    let report = json(&dir, &["report", "--dry-run"]);
+    assert_eq!(report["version"], env!("CARGO_PKG_VERSION"));
+    let unit = json(&dir, &["service", "install", "--print"]);
+    assert!(unit["text"].as_str().is_some_and(|text| text.contains(" up")), "{unit}");
+}
+
+#[test]
+fn quiet_hours_cover_now_and_say_until_when() {
+    let stage = tempfile::tempdir().expect("a folder");
+    let dir = stage.path().join("node");
+    std::fs::create_dir_all(&dir).expect("a folder");
+    std::fs::write(dir.join("talkoo.toml"), "[schedule]\nquiet_hours = [\"daily 00:00-24:00\"]\n").expect("written");
+    let (mut peer, _) = contribute(&dir, &["--no-example"]);
+    let panel = until(&dir, "quiet", |panel| panel["activity"]["reason"]["code"] == "quiet_hours");
+    assert_eq!(panel["activity"]["state"], "paused");
+    assert!(panel["activity"]["reason"]["mend"].is_string());
+    stop(&mut peer);
+}

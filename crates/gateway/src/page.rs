@@ -1,0 +1,201 @@
+//! The page of the node's owner: files in the binary, and the figures that they show, live.
+
+use crate::error::ApiError;
+use crate::http::Shared;
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get, post};
+use futures_util::{Stream, stream};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What the page shows of a node, and the little that it may change. All of it is JSON that this crate only passes on.
+pub trait Panel: Send + Sync + 'static {
+    /// Everything at a glance.
+    fn state(&self) -> Value;
+    /// One run in full.
+    fn run(&self, run: &str) -> Option<Value>;
+    /// Final blocks, newest first, below a height.
+    fn blocks(&self, before: Option<u64>, count: usize) -> Value;
+    /// An account by its key.
+    fn account(&self, key: &str) -> Option<Value>;
+    /// The node's own figures, in Prometheus' text format.
+    fn metrics(&self) -> String;
+    /// The owner needs the machine for so many minutes, or until it says otherwise.
+    fn pause(&self, minutes: Option<u64>) -> Result<(), String>;
+    /// The owner does not need it any more.
+    fn resume(&self) -> Result<(), String>;
+    /// Goes to an event, where this is a replay of what was.
+    fn replay(&self, _at: usize) -> Result<(), String> {
+        Err("this is no replay".into())
+    }
+}
+
+/// The files of the page, by name.
+const FILES: [(&str, &str, &str); 5] = [
+    ("page.css", "text/css; charset=utf-8", include_str!("page/page.css")),
+    ("page.js", "text/javascript; charset=utf-8", include_str!("page/page.js")),
+    ("charts.js", "text/javascript; charset=utf-8", include_str!("page/charts.js")),
+    ("format.js", "text/javascript; charset=utf-8", include_str!("page/format.js")),
+    ("chat.js", "text/javascript; charset=utf-8", include_str!("page/chat.js")),
+];
+
+const POLICY: &str = "default-src 'none'; connect-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
+    frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+
+/// The state is looked at this often while somebody watches.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Blocks that are given at a time.
+const BLOCKS_MAX: usize = 100;
+
+/// What the page asks beside the API.
+pub(crate) fn routes() -> [(&'static str, MethodRouter<Arc<Shared>>); 9] {
+    [
+        ("/page/{name}", get(part)),
+        ("/api/state", get(state)),
+        ("/api/events", get(events)),
+        ("/api/runs/{run}", get(run)),
+        ("/api/blocks", get(blocks)),
+        ("/api/accounts/{key}", get(account)),
+        ("/api/pause", post(pause)),
+        ("/api/resume", post(resume)),
+        ("/api/replay", post(replay)),
+    ]
+}
+
+pub(crate) async fn page() -> Response {
+    file("text/html; charset=utf-8", include_str!("page/index.html"))
+}
+
+async fn part(Path(name): Path<String>) -> Result<Response, ApiError> {
+    let found = FILES.iter().find(|(known, ..)| *known == name);
+    let (_, kind, text) = found.ok_or_else(|| ApiError::not_found(&format!("/page/{name}")))?;
+    Ok(file(kind, text))
+}
+
+fn file(kind: &'static str, text: &'static str) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, kind),
+        (HeaderName::from_static("content-security-policy"), POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        // The next version of the program has other files under these names.
+        (header::CACHE_CONTROL, "no-cache"),
+    ];
+    (headers.map(|(name, value)| (name, HeaderValue::from_static(value))), text).into_response()
+}
+
+impl Shared {
+    /// The panel, for the owner: whoever asks with a key from elsewhere is somebody else.
+    fn panel(&self) -> Result<Arc<dyn Panel>, ApiError> {
+        if self.keys_needed {
+            return Err(ApiError::forbidden(
+                "The node's figures are shown to its owner only: where the API listens on this machine and demands no keys.",
+            ));
+        }
+        self.panel.clone().ok_or_else(|| ApiError::not_found("/api"))
+    }
+}
+
+async fn state(State(shared): State<Arc<Shared>>) -> Result<Json<Value>, ApiError> {
+    Ok(Json(shared.panel()?.state()))
+}
+
+async fn events(
+    State(shared): State<Arc<Shared>>,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
+    let panel = shared.panel()?;
+    let changes = stream::unfold((panel, Value::Null), |(panel, last)| async move {
+        let mut first = last.is_null();
+        loop {
+            if !std::mem::take(&mut first) {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            let state = panel.state();
+            if still(&state) != still(&last) {
+                let event = Event::default().event("state").data(state.to_string());
+                return Some((Ok(event), (panel, state)));
+            }
+        }
+    });
+    Ok(Sse::new(changes).keep_alive(KeepAlive::default()))
+}
+
+/// A state without what changes by itself.
+fn still(state: &Value) -> Value {
+    let mut state = state.clone();
+    if state.get("replay").is_some() {
+        return state;
+    }
+    for clock in ["/now_ms", "/node/uptime_s"] {
+        if let Some(clock) = state.pointer_mut(clock) {
+            *clock = Value::Null;
+        }
+    }
+    state
+}
+
+async fn run(State(shared): State<Arc<Shared>>, Path(run): Path<String>) -> Result<Json<Value>, ApiError> {
+    let found = shared.panel()?.run(&run);
+    found.map(Json).ok_or_else(|| ApiError::not_found(&format!("/api/runs/{run}")))
+}
+
+/// Which blocks.
+#[derive(Deserialize)]
+struct Blocks {
+    before: Option<u64>,
+    count: Option<usize>,
+}
+
+async fn blocks(
+    State(shared): State<Arc<Shared>>,
+    asked: Result<Query<Blocks>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<Value>, ApiError> {
+    let Query(asked) = asked.map_err(|error| ApiError::body(&error.body_text()))?;
+    Ok(Json(shared.panel()?.blocks(asked.before, asked.count.unwrap_or(20).min(BLOCKS_MAX))))
+}
+
+async fn account(State(shared): State<Arc<Shared>>, Path(key): Path<String>) -> Result<Json<Value>, ApiError> {
+    let found = shared.panel()?.account(&key);
+    found.map(Json).ok_or_else(|| ApiError::not_found(&format!("/api/accounts/{key}")))
+}
+
+/// For how long.
+#[derive(Deserialize)]
+struct Pause {
+    /// Minutes; until it is told to go on where none are given.
+    minutes: Option<u64>,
+}
+
+async fn pause(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Result<Json<Value>, ApiError> {
+    let panel = shared.panel()?;
+    let asked: Pause = crate::params::fields(&crate::params::object(&headers, &body)?)?;
+    done(panel.pause(asked.minutes))
+}
+
+async fn resume(State(shared): State<Arc<Shared>>) -> Result<Json<Value>, ApiError> {
+    done(shared.panel()?.resume())
+}
+
+/// Where to go.
+#[derive(Deserialize)]
+struct Replay {
+    at: usize,
+}
+
+async fn replay(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Result<Json<Value>, ApiError> {
+    let panel = shared.panel()?;
+    let asked: Replay = crate::params::fields(&crate::params::object(&headers, &body)?)?;
+    done(panel.replay(asked.at))
+}
+
+fn done(result: Result<(), String>) -> Result<Json<Value>, ApiError> {
+    result.map(|()| Json(json!({ "ok": true }))).map_err(|why| ApiError::conflict(&why))
+}

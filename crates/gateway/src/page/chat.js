@@ -1,0 +1,154 @@
+// Questions to the models of this origin, over the same API that every client uses.
+
+import { $, credits, el, get, pairs, plural, refusal, set, short } from "./format.js";
+
+const said = [];
+let running = null;
+let known = "";
+
+export function startChat() {
+  $("ask").addEventListener("submit", (event) => {
+    event.preventDefault();
+    if (running) return running.abort();
+    const text = $("text").value.trim();
+    if (!text || $("send").disabled) return;
+    $("text").value = "";
+    ask(text);
+  });
+  $("text").addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    if (!running) $("ask").requestSubmit();
+  });
+}
+
+export async function showModels() {
+  try {
+    const names = ((await get("/v1/models")).data || []).map((model) => model.id);
+    if (names.join("\n") === known && names.length) return;
+    known = names.join("\n");
+    offer(names);
+  } catch (error) {
+    set("chat-said", error.message);
+  }
+}
+
+function offer(names) {
+  const chosen = $("model").value;
+  $("model").replaceChildren(...names.map((name) => new Option(name, name, false, name === chosen)));
+  $("model").disabled = $("send").disabled = !names.length;
+  set("chat-said", names.length ? "" : "No model is served yet. Begin with: talkoo serve --model FILE.gguf");
+}
+
+async function ask(text) {
+  said.push({ role: "user", content: text });
+  show("user", text);
+  const line = show("assistant", "");
+  line.setAttribute("aria-busy", "true");
+  running = new AbortController();
+  set("send", "Stop");
+  set("chat-said", "");
+  const answer = { text: "", id: null, tokens: 0, finish: "", begun: performance.now(), first: 0 };
+  try {
+    await read(await question(running.signal), answer, line.firstChild);
+    if (!answer.finish) throw new Error("The answer broke off");
+  } catch (error) {
+    if (error.name !== "AbortError") show("wrong", error.message);
+  }
+  running = null;
+  set("send", "Send");
+  finish(answer, line);
+}
+
+async function question(signal) {
+  const response = await fetch("/v1/chat/completions", {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ model: $("model").value, messages: said, stream: true, stream_options: { include_usage: true } }),
+    signal,
+  });
+  if (!response.ok) throw await refusal(response);
+  return response;
+}
+
+async function read(response, answer, line) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const events = (rest + value).split("\n\n");
+    rest = events.pop();
+    for (const event of events) {
+      if (event.startsWith("data: ") && event !== "data: [DONE]") take(JSON.parse(event.slice(6)), answer, line);
+    }
+  }
+}
+
+function take(chunk, answer, line) {
+  if (chunk.error) throw new Error(chunk.error.message);
+  answer.id ||= chunk.id;
+  if (chunk.usage) answer.tokens = chunk.usage.completion_tokens;
+  const choice = chunk.choices[0];
+  if (!choice) return;
+  answer.finish = choice.finish_reason || answer.finish;
+  if (!choice.delta.content) return;
+  answer.first ||= performance.now() - answer.begun;
+  answer.text += choice.delta.content;
+  line.textContent = answer.text;
+  if (atEnd()) line.scrollIntoView({ block: "end" });
+}
+
+function finish(answer, line) {
+  line.removeAttribute("aria-busy");
+  // A question without an answer is not repeated with the next one.
+  if (answer.text) said.push({ role: "assistant", content: answer.text });
+  else said.pop();
+  const seconds = (performance.now() - answer.begun - answer.first) / 1000;
+  const rate = (answer.tokens / seconds).toFixed(1);
+  set("chat-said", answer.tokens ? `${plural(answer.tokens, "token")}, ${rate} a second, first after ${answer.first.toFixed(0)} ms` : "");
+  if (answer.id && answer.text) line.append(receipt(answer.id));
+  else if (!answer.text) line.remove();
+}
+
+function receipt(id) {
+  const path = `/v1/receipts/${encodeURIComponent(id)}`;
+  const place = el("div", {}, "Fetching");
+  const details = el("details", {}, el("summary", {}, "Receipt"), place);
+  details.addEventListener("toggle", async () => {
+    if (!details.open || details.dataset.read) return;
+    try {
+      place.replaceChildren(...told(await get(path), path));
+      details.dataset.read = "1";
+    } catch (error) {
+      place.textContent = error.status === 404 ? "There is none: only answers of other machines have a receipt." : error.message;
+    }
+  });
+  return details;
+}
+
+function told(paper, path) {
+  const list = el("dl", { class: "pairs" });
+  const parts = paper.parts || [];
+  const all = (name) => parts.reduce((total, part) => total + (part[name] || 0), 0);
+  pairs(list, [
+    ["Written by", parts.map((part) => short(part.provider)).join(", then ")],
+    ["Weights", [...new Set(parts.map((part) => short(part.model)))].join(", ")],
+    ["Tokens", `${all("tokens_read")} read, ${all("tokens_written")} written`],
+    ["Cost", `${credits(paper.cost_micro || 0)} credits`],
+    ["Tier", [...new Set(parts.map((part) => part.tier))].join(", ")],
+  ]);
+  const link = el("a", { href: path, target: "_blank", rel: "noopener" }, "The whole receipt as JSON");
+  return [list, el("p", {}, link, ", which ", el("code", {}, "talkoo receipt verify FILE"), " checks.")];
+}
+
+function show(kind, text) {
+  $("talk-empty")?.remove();
+  const line = el("article", { class: kind }, el("p", {}, text));
+  $("talk").append(line);
+  line.scrollIntoView({ block: "end" });
+  return line;
+}
+
+// Whoever scrolled up to read is not pulled down again.
+const atEnd = () => innerHeight + scrollY > document.documentElement.scrollHeight - 160;

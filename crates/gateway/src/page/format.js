@@ -1,0 +1,122 @@
+// Nodes and words. Whatever comes from elsewhere becomes text, never markup.
+
+export const $ = (id) => document.getElementById(id);
+
+export function el(tag, names = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(names)) node.setAttribute(name, value);
+  node.append(...children);
+  return node;
+}
+
+// A text that stays the same is left alone: selections, readers and layouts keep their place.
+export function set(where, text) {
+  const node = typeof where === "string" ? $(where) : where;
+  if (node.textContent !== String(text)) node.textContent = text;
+}
+
+// One child for each item, by place; children that exist are filled anew, so that focus and layout stay.
+export function each(host, items, make, fill) {
+  while (host.children.length > items.length) host.lastElementChild.remove();
+  items.forEach((item, i) => {
+    if (!host.children[i]) host.append(make(item));
+    fill(host.children[i], item, i);
+  });
+}
+
+// A cell is a text, or { text, href, title, mark }, or { list: cells }.
+export function rows(body, items, cells) {
+  const heads = [...body.closest("table").tHead.rows[0].cells];
+  const none = body.querySelector(".none");
+  if (items.length && none) none.remove();
+  if (!items.length) {
+    if (!none) body.replaceChildren(el("tr", { class: "none" }, el("td", { colspan: heads.length }, body.dataset.none)));
+    return;
+  }
+  const make = () => el("tr", {}, ...heads.map((head) => el("td", head.className ? { class: head.className } : {})));
+  each(body, items, make, (row, item, i) => cells(item, i).forEach((cell, k) => put(row.cells[k], cell)));
+}
+
+// Pairs of a name and a value, as a list of figures or of properties.
+export function pairs(host, items) {
+  const make = () => el("div", {}, el("dt"), el("dd"));
+  each(host, items, make, (node, [name, cell]) => {
+    set(node.firstChild, name);
+    put(node.lastChild, cell);
+  });
+}
+
+export function put(node, cell) {
+  if (cell?.list) return each(node, cell.list, () => el("div"), put);
+  const { text, href, title, mark, small } = typeof cell === "object" && cell ? cell : { text: cell };
+  const tag = href ? "a" : mark || small ? "b" : null;
+  let inner = node;
+  if (tag) {
+    if (node.firstElementChild?.localName !== tag) node.replaceChildren(el(tag));
+    inner = node.firstElementChild;
+  }
+  if (href && inner.getAttribute("href") !== href) inner.setAttribute("href", href);
+  if (title) inner.title = title;
+  set(inner, text ?? "–");
+  if (!small) return;
+  if (!inner.nextElementSibling) node.append(" ", el("small"));
+  set(inner.nextElementSibling, small);
+}
+
+export async function get(path) {
+  const response = await fetch(path);
+  if (!response.ok) throw await refusal(response);
+  return response.json();
+}
+
+export async function post(path, body) {
+  const headers = { "content-type": "application/json" };
+  const response = await fetch(path, { method: "POST", headers, body: JSON.stringify(body) });
+  if (!response.ok) throw await refusal(response);
+  const said = await response.json();
+  if (said.error) throw new Error(said.error.message);
+}
+
+export async function refusal(response) {
+  const said = await response.json().catch(() => null);
+  const error = new Error(said?.error?.message || `The node answered ${response.status}`);
+  error.status = response.status;
+  return error;
+}
+
+const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+const compacted = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
+const money = new Intl.NumberFormat("en", { minimumFractionDigits: 2, maximumFractionDigits: 6 });
+
+export const count = (value) => whole.format(value);
+export const compact = (value) => (Math.abs(value) < 10000 ? count(value) : compacted.format(value));
+export const credits = (micro) => money.format(micro / 1e6);
+export const decimal = (value, places) => (value == null ? "–" : value.toFixed(places));
+export const percent = (value) => `${Number(value.toFixed(1))} %`;
+export const delay = (ms) => (ms == null ? "–" : `${ms.toFixed(ms < 10 ? 1 : 0)} ms`);
+export const short = (hex) => (hex.length > 12 ? hex.slice(0, 8) : hex);
+export const capital = (text) => text.slice(0, 1).toUpperCase() + text.slice(1);
+export const plural = (n, one, many = `${one}s`) => `${count(n)} ${n === 1 ? one : many}`;
+
+export function bytes(value) {
+  const units = ["B", "kB", "MB", "GB", "TB"];
+  let unit = 0;
+  while (value >= 1000 && unit < units.length - 1) [value, unit] = [value / 1000, unit + 1];
+  return `${unit && value < 100 ? value.toFixed(1) : Math.round(value)} ${units[unit]}`;
+}
+
+export function duration(seconds) {
+  if (seconds < 60) return `${Math.max(0, Math.floor(seconds))} s`;
+  const minutes = Math.floor(seconds / 60);
+  if (minutes < 60) return `${minutes} min`;
+  const hours = Math.floor(minutes / 60);
+  if (hours < 48) return `${hours} h${minutes % 60 ? ` ${minutes % 60} min` : ""}`;
+  return plural(Math.floor(hours / 24), "day");
+}
+
+const time = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit" });
+const moment = new Intl.DateTimeFormat([], { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit" });
+
+// The hour alone where it is within half a day.
+export const clock = (ms, now) => (Math.abs(ms - now) < 432e5 ? time : moment).format(ms);
+export const stamp = (ms) => moment.format(ms);

@@ -1,0 +1,96 @@
+//! Places at a provider: shared fairly whatever the clients do, never idle while somebody waits.
+
+use base::{Millis, NodeId, Rng};
+use market::{Door, Turn};
+use std::collections::BTreeMap;
+
+fn key(i: u8) -> NodeId {
+    NodeId([i; 32])
+}
+
+/// Clients that ask every so many milliseconds; what each of them got in two minutes, in answers.
+fn served(places: usize, answer_ms: u64, every_ms: &[u64], seed: u64) -> Vec<u64> {
+    let mut rng = Rng::new(seed);
+    let mut door = Door::new(places);
+    let mut done = vec![0; every_ms.len()];
+    let mut next: Vec<u64> = every_ms.iter().map(|every| rng.below(*every)).collect();
+    let mut whose: BTreeMap<u64, usize> = BTreeMap::new();
+    let mut ends: Vec<(u64, u64)> = Vec::new();
+    for now in 0..120_000 {
+        let mut turns = Vec::new();
+        for (client, at) in next.iter_mut().enumerate().filter(|(_, at)| **at == now) {
+            *at = now + every_ms[client];
+            let could = door.has_room(Millis(now), &key(client as u8));
+            let (ticket, changes) = door.knock(Millis(now), key(client as u8), false);
+            assert_eq!(ticket.is_some(), could, "what is said is what happens");
+            whose.extend(ticket.map(|ticket| (ticket, client)));
+            turns.extend(changes);
+        }
+        let (over, rest): (Vec<_>, Vec<_>) = ends.into_iter().partition(|(_, at)| *at == now);
+        ends = rest;
+        for (ticket, _) in over {
+            done[whose.remove(&ticket).expect("it was let in")] += 1;
+            turns.extend(door.leave(Millis(now), ticket));
+        }
+        for turn in turns {
+            match turn {
+                Turn::In(ticket) => ends.push((ticket, now + answer_ms / 2 + rng.below(answer_ms) + 1)),
+                Turn::Out(ticket) => assert!(whose.remove(&ticket).is_some(), "only who waits is sent away"),
+            }
+        }
+        assert!(ends.len() <= places, "no more than there are places");
+        assert!(whose.len() <= 2 * places, "no more wait than may");
+        assert!(whose.len() <= ends.len() || ends.len() == places, "nobody waits before a free place");
+    }
+    done
+}
+
+/// Jain's index: 1 where all have the same.
+fn jain(each: &[u64]) -> f64 {
+    let (sum, squares) = each.iter().fold((0.0, 0.0), |(a, b), n| (a + *n as f64, b + (*n * *n) as f64));
+    sum * sum / (each.len() as f64 * squares)
+}
+
+#[test]
+fn equal_demands_get_equal_shares() {
+    for seed in 0..8 {
+        let each = served(2, 900, &[400, 400, 400, 400], seed);
+        assert!(jain(&each) > 0.99, "seed {seed}: {each:?}");
+        // Two places of 900 ms on average: 266 answers in two minutes.
+        assert!(each.iter().sum::<u64>() > 250, "seed {seed}: {each:?}");
+    }
+}
+
+#[test]
+fn who_asks_a_hundred_times_as_often_gets_no_more() {
+    for seed in 0..8 {
+        let each = served(2, 900, &[1_000, 10, 1_000, 1_000], seed);
+        assert!(jain(&each) > 0.99, "seed {seed}: {each:?}");
+    }
+}
+
+#[test]
+fn who_asks_little_gets_all_of_it_and_others_the_rest() {
+    for seed in 0..8 {
+        // Each answer of the first takes a tenth of what it could have.
+        let each = served(2, 900, &[5_000, 200, 200], seed);
+        assert!(each[0] >= 22, "seed {seed}: {each:?}");
+        assert!(jain(&each[1..]) > 0.99, "seed {seed}: {each:?}");
+    }
+}
+
+#[test]
+fn who_is_alone_gets_everything() {
+    let each = served(4, 500, &[50], 1);
+    assert!(each[0] > 900, "{each:?}");
+}
+
+#[test]
+fn who_waits_firmly_is_not_sent_away() {
+    let mut door = Door::new(1);
+    let (first, _) = door.knock(Millis(0), key(1), false);
+    let (firm, turns) = door.knock(Millis(0), key(1), true);
+    assert_eq!((firm.is_some(), turns), (true, vec![]));
+    assert_eq!(door.knock(Millis(0), key(2), false).0, None, "the only one who waits waits firmly");
+    assert_eq!(door.leave(Millis(10), first.expect("the first")), vec![Turn::In(firm.expect("the second"))]);
+}

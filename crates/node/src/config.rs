@@ -1,0 +1,368 @@
+//! `talkoo.toml`: what the owner of a node has decided. The command line goes before it.
+
+use anyhow::{Context, Result, anyhow};
+use ledger::Credits;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// The file, parsed. What it does not name is as in [`TEMPLATE`].
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The node itself.
+    pub node: NodeTable,
+    /// How much of the machine it may use.
+    pub limits: LimitsTable,
+    /// When `talkoo up` works for others.
+    pub schedule: ScheduleTable,
+    /// Models that it serves.
+    pub serve: ServeTable,
+    /// How it asks others.
+    pub ask: AskTable,
+}
+
+/// `[node]`.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NodeTable {
+    /// Where it listens for peers, UDP.
+    pub listen: SocketAddr,
+    /// Whether nodes of the local network are found by themselves.
+    pub mdns: bool,
+    /// Relays that help behind a router.
+    pub relays: Vec<String>,
+    /// What trains.
+    pub device: String,
+}
+
+/// `[limits]`.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsTable {
+    /// Threads at a time; 0 = all.
+    pub threads: u16,
+    /// Of 100 parts of the time, how many training computes.
+    pub duty_percent: u8,
+    /// Memory of the program; above it, it rests and lets go of its models. 0 = no limit.
+    pub memory_mb: u64,
+    /// The data folder; models that do not fit are not fetched. 0 = no limit.
+    pub disk_gb: u64,
+    /// Content that goes to peers, and that comes from them. 0 = no limit.
+    pub upload_mbit: u32,
+    /// See above.
+    pub download_mbit: u32,
+}
+
+/// `[schedule]`.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ScheduleTable {
+    /// When it works.
+    pub when: When,
+    /// Minutes without a key, click or touch after which the owner counts as gone.
+    pub idle_minutes: u32,
+    /// What it does while the owner is there.
+    pub when_active: Presence,
+    /// In the background: of 100 parts of its time, how many it computes.
+    pub background_percent: u8,
+    /// Of all cores, what other programs may use while it works.
+    pub other_load_percent: u8,
+    /// Whether it works on battery.
+    pub on_battery: bool,
+    /// Whether it works over a metered connection.
+    pub metered: bool,
+    /// It pauses above so many degrees Celsius.
+    pub temperature_max_c: i32,
+    /// Memory that stays free for others.
+    pub memory_free_min_mb: u64,
+    /// Disk that stays free.
+    pub disk_free_min_mb: u64,
+    /// Times of the week in which it never works.
+    pub quiet_hours: Vec<String>,
+}
+
+/// When a node works for others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum When {
+    /// While its owner does not use the machine.
+    #[default]
+    Idle,
+    /// Whatever the owner does; pauses by hand count.
+    Always,
+}
+
+/// What a node does while its owner is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Presence {
+    /// Nothing for others.
+    #[default]
+    Pause,
+    /// Less, at low priority.
+    Background,
+}
+
+/// `[serve]`.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServeTable {
+    /// Where the API and the page are.
+    pub listen: SocketAddr,
+    /// Names of `talkoo model ls`, or GGUF files.
+    pub models: Vec<String>,
+    /// Whether others may ask them.
+    pub offer: bool,
+    /// Credits for a million tokens of questions and of answers.
+    #[serde(with = "amounts")]
+    pub price: [Credits; 2],
+    /// Answers that are written at a time.
+    pub parallel: u16,
+    /// Tokens of a question and its answer together; 0 = as the model was trained, at most 8,192.
+    pub context: usize,
+    /// Tokens of an answer where a request names no bound.
+    pub answer_tokens: u64,
+    /// Temperature where a request names none.
+    pub temperature: f32,
+    /// Whether a key is needed on this machine, too.
+    pub demand_keys: bool,
+}
+
+/// `[ask]`.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AskTable {
+    /// Tickets of networks whose providers are asked.
+    pub tickets: Vec<String>,
+    /// Credits that are paid for a million tokens of questions and of answers, at most.
+    #[serde(with = "amounts")]
+    pub max_price: [Credits; 2],
+    /// Credits that may be set aside for providers, in all.
+    #[serde(with = "amount")]
+    pub budget: Credits,
+    /// Of 100 answers, how many a second provider is shown to check the first one.
+    pub check_percent: u8,
+}
+
+/// The file with every key at its default, as it is written for an owner who has none.
+pub const TEMPLATE: &str = include_str!("talkoo.toml");
+
+const FILE: &str = "talkoo.toml";
+/// A piece of content takes at most 4 s then, which its receiver waits for.
+const MBIT_MIN: u32 = 2;
+
+impl Default for NodeTable {
+    fn default() -> Self {
+        Self { listen: ([0, 0, 0, 0], 0).into(), mdns: true, relays: Vec::new(), device: "cpu".into() }
+    }
+}
+
+impl Default for LimitsTable {
+    fn default() -> Self {
+        Self { threads: 0, duty_percent: 100, memory_mb: 0, disk_gb: 0, upload_mbit: 0, download_mbit: 0 }
+    }
+}
+
+impl Default for ScheduleTable {
+    fn default() -> Self {
+        let allowed = owner::Settings::default();
+        Self {
+            when: When::Idle,
+            idle_minutes: (allowed.idle_after_ms / 60_000) as u32,
+            when_active: Presence::Pause,
+            background_percent: 25,
+            other_load_percent: (allowed.other_load_permille_max / 10) as u8,
+            on_battery: allowed.on_battery,
+            metered: allowed.metered,
+            temperature_max_c: allowed.temperature_max_c,
+            memory_free_min_mb: allowed.memory_free_min_mb,
+            disk_free_min_mb: allowed.disk_free_min_mb,
+            quiet_hours: Vec::new(),
+        }
+    }
+}
+
+impl ScheduleTable {
+    /// As the machine that decides takes it.
+    pub fn settings(&self) -> Result<owner::Settings> {
+        let share_permille = u32::from(self.background_percent) * 10;
+        let settings = owner::Settings {
+            idle_after_ms: u64::from(self.idle_minutes) * 60_000,
+            other_load_permille_max: u32::from(self.other_load_percent) * 10,
+            on_battery: self.on_battery,
+            metered: self.metered,
+            temperature_max_c: self.temperature_max_c,
+            memory_free_min_mb: self.memory_free_min_mb,
+            disk_free_min_mb: self.disk_free_min_mb,
+            when_active: match self.when_active {
+                Presence::Pause => owner::WhenActive::Pause,
+                Presence::Background => owner::WhenActive::Background { share_permille },
+            },
+            quiet_hours: self.quiet_hours.join(",").parse().context("[schedule] quiet_hours")?,
+        };
+        settings.check().context("[schedule]")?;
+        Ok(settings)
+    }
+}
+
+impl Default for ServeTable {
+    fn default() -> Self {
+        Self {
+            listen: ([127, 0, 0, 1], 8080).into(),
+            models: Vec::new(),
+            offer: false,
+            price: [Credits::ZERO; 2],
+            parallel: 4,
+            context: 0,
+            answer_tokens: 2048,
+            temperature: 1.0,
+            demand_keys: false,
+        }
+    }
+}
+
+impl LimitsTable {
+    /// Bytes of content a second that may go and come; 0: no limit.
+    pub fn rates(&self) -> (u64, u64) {
+        (u64::from(self.upload_mbit) * 125_000, u64::from(self.download_mbit) * 125_000)
+    }
+}
+
+impl Config {
+    /// Where the settings of a data folder are.
+    pub fn path(dir: &Path) -> PathBuf {
+        dir.join(FILE)
+    }
+
+    /// The settings of a data folder; the defaults where it has none.
+    pub fn of(dir: &Path) -> Result<Self> {
+        let path = Self::path(dir);
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Self::parse(&text).with_context(|| path.display().to_string()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(error).with_context(|| path.display().to_string()),
+        }
+    }
+
+    /// Writes the file with every key at its default where there is none.
+    pub fn write_template(dir: &Path) -> Result<()> {
+        let path = Self::path(dir);
+        if path.exists() {
+            return Ok(());
+        }
+        crate::store::write_whole(&path, TEMPLATE.as_bytes(), false)
+    }
+
+    /// Reads the file's text. An unknown key is an error that names the one that was meant.
+    pub fn parse(text: &str) -> Result<Self> {
+        let config: Self = toml::from_str(text).map_err(|error| told(text, &error))?;
+        let range = |good: bool, what: &str| if good { Ok(()) } else { Err(anyhow!("{what}")) };
+        range((1..=100).contains(&config.limits.duty_percent), "[limits] duty_percent is between 1 and 100")?;
+        range(config.limits.threads <= 1024, "[limits] threads is at most 1024")?;
+        config.schedule.settings()?;
+        let mbit = |limit: u32| limit == 0 || limit >= MBIT_MIN;
+        let rates = mbit(config.limits.upload_mbit) && mbit(config.limits.download_mbit);
+        range(
+            rates,
+            "[limits] upload_mbit and download_mbit are 0 or at least 2: content moves in pieces of a mebibyte",
+        )?;
+        range((1..=256).contains(&config.serve.parallel), "[serve] parallel is between 1 and 256")?;
+        range(config.serve.answer_tokens > 0, "[serve] answer_tokens is at least 1")?;
+        range((0.0..=2.0).contains(&config.serve.temperature), "[serve] temperature is between 0 and 2")?;
+        range(config.ask.check_percent <= 100, "[ask] check_percent is at most 100")?;
+        Ok(config)
+    }
+}
+
+/// What is wrong, where, and what may have been meant.
+fn told(text: &str, error: &toml::de::Error) -> anyhow::Error {
+    let at = error.span().map_or(0, |span| span.start).min(text.len());
+    let line = text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
+    let message = error.message();
+    // serde names what it found and then all that it knows, each between backticks.
+    let mut names = message.split('`').skip(1).step_by(2);
+    let unknown = message.starts_with("unknown field").then(|| names.next()).flatten();
+    let Some(unknown) = unknown else { return anyhow!("line {line}: {message}") };
+    let near = names.map(|name| (strsim::damerau_levenshtein(unknown, name), name)).min();
+    match near {
+        Some((distance, name)) if distance <= unknown.len().div_ceil(2) => {
+            anyhow!("line {line}: there is no `{unknown}` here; did you mean `{name}`?")
+        }
+        _ => anyhow!("line {line}: there is no `{unknown}` here; {}", message.rsplit(", ").next().unwrap_or_default()),
+    }
+}
+
+mod amount {
+    use super::*;
+
+    pub(super) fn serialize<S: Serializer>(credits: &Credits, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&credits.to_string())
+    }
+
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Credits, D::Error> {
+        parsed(&String::deserialize(from)?)
+    }
+
+    pub(super) fn parsed<E: serde::de::Error>(text: &str) -> Result<Credits, E> {
+        Credits::parse(text).map_err(|_| E::custom(format!("`{text}` is no amount such as \"2\" or \"0.05\"")))
+    }
+}
+
+mod amounts {
+    use super::*;
+
+    pub(super) fn serialize<S: Serializer>(both: &[Credits; 2], to: S) -> Result<S::Ok, S::Error> {
+        both.map(|credits| credits.to_string()).serialize(to)
+    }
+
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<[Credits; 2], D::Error> {
+        let [input, output] = <[String; 2]>::deserialize(from)?;
+        Ok([amount::parsed(&input)?, amount::parsed(&output)?])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_template_says_what_holds_without_it() {
+        assert_eq!(Config::parse(TEMPLATE).expect("it parses"), Config::default(), "all of it is commented out");
+        let uncommented: String = TEMPLATE
+            .lines()
+            .map(|line| line.strip_prefix("#").filter(|rest| !rest.starts_with(' ')).unwrap_or(line))
+            .flat_map(|line| [line, "\n"])
+            .collect();
+        assert_eq!(Config::parse(&uncommented).expect("it parses"), Config::default());
+        // And it names every key.
+        let known = toml::Table::try_from(Config::default()).expect("a table");
+        let named: toml::Table = uncommented.parse().expect("a table");
+        for (section, keys) in &known {
+            for key in keys.as_table().expect("a section").keys() {
+                assert!(named[section].get(key).is_some(), "[{section}] {key} is missing in the template");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_where_it_is() {
+        let wrong = |text: &str, says: &str| {
+            let error = Config::parse(text).expect_err(text).to_string();
+            assert!(error.contains(says), "{text}: {error}");
+        };
+        wrong("[limits]\nthread = 2\n", "line 2: there is no `thread` here; did you mean `threads`?");
+        wrong("[limit]\nthreads = 2\n", "line 1: there is no `limit` here; did you mean `limits`?");
+        wrong("[serve]\n\nparalel = 2\n", "line 3: there is no `paralel` here; did you mean `parallel`?");
+        wrong("[limits]\nthreads = \"two\"\n", "line 2");
+        wrong("[limits]\nduty_percent = 0\n", "between 1 and 100");
+        wrong("[ask]\nbudget = \"much\"\n", "is no amount");
+        wrong("[serve]\nprice = [\"1\"]\n", "line 2");
+        wrong("limits\n", "line 1");
+        let full =
+            "[limits]\nthreads = 2\n[serve]\nprice = [\"1\", \"0.5\"]\nmodels = [\"bard\"]\n[ask]\nbudget = \"3\"\n";
+        let config = Config::parse(full).expect("it parses");
+        assert_eq!(config.limits.threads, 2);
+        assert_eq!(config.ask.budget, Credits::whole(3));
+    }
+}

@@ -1,0 +1,385 @@
+//! Looks at the machine, and works for others only while its owner lets it: carries out what [`owner::Idle`] decides.
+
+use crate::Node;
+use crate::config::{Config, When};
+use crate::machine::{Reading, Sampler, sampler};
+use crate::store::write_whole;
+use crate::throttle::Duty;
+use anyhow::{Context, Result, bail};
+use base::{Machine, Millis, Outbox, Wire};
+use owner::{Day, Idle, Input, LocalTime, Minutes, Output, SHARE_ALL, Sample, Settings, Why};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+
+/// Why a node works or does not.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Reason {
+    /// Of a closed vocabulary.
+    pub code: String,
+    /// In words.
+    pub text: String,
+    /// What the owner can do about it.
+    pub mend: Option<String>,
+    /// Since when, Unix milliseconds.
+    pub since_ms: u64,
+    /// Until when, where that is known.
+    pub until_ms: Option<u64>,
+}
+
+/// What a node does for others, and why.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Activity {
+    /// `working`, `paused` or `draining`.
+    pub state: String,
+    /// Why.
+    pub reason: Reason,
+    /// Of 1,000 parts of what it may use, how many it uses.
+    pub share_permille: u32,
+    /// Milliseconds of today (UTC) by reason.
+    pub today_ms: BTreeMap<String, u64>,
+}
+
+/// What is told when the machine begins to work for others or stops.
+pub(crate) type Tell = Box<dyn Fn(Told) + Send + Sync>;
+
+/// How it is now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// Others may be worked for.
+    Works,
+    /// They may not.
+    Rests,
+    /// They may not, and memory is to be given back.
+    Sheds,
+}
+
+/// The owner's machine, looked at.
+pub struct Idling {
+    inner: Mutex<Inner>,
+    duty: Duty,
+    /// Of 100 parts of the time that training may compute.
+    duty_percent: u32,
+    path: PathBuf,
+    told: Mutex<Vec<Tell>>,
+}
+
+struct Inner {
+    idle: Idle,
+    minutes: Minutes,
+    sampler: Box<dyn Sampler>,
+    reading: Reading,
+    when: When,
+    /// Memory that the program may have; 0 = no limit.
+    memory_mb: u64,
+    since: Millis,
+    saved: Instant,
+    draining: bool,
+}
+
+/// The machine is looked at this often: its owner waits no longer.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// The account of its time is written down this often.
+const SAVE_EVERY: Duration = Duration::from_secs(60);
+const FILE: &str = "minutes";
+
+impl Idling {
+    pub(crate) fn new(dir: &Path, config: &Config, duty: Duty, duty_percent: u32) -> Result<Arc<Self>> {
+        let table = &config.schedule;
+        let now = chain::clock();
+        let path = dir.join(FILE);
+        let idle = Idle::new(table.settings()?);
+        let kept = std::fs::read(&path).ok().and_then(|bytes| Minutes::from_bytes(&bytes).ok());
+        let mut minutes = kept.unwrap_or_else(|| Minutes::new(now, Why::Off));
+        minutes.enter(now, idle.why());
+        let inner = Inner {
+            idle,
+            minutes,
+            sampler: sampler(dir),
+            reading: Reading::default(),
+            when: table.when,
+            memory_mb: config.limits.memory_mb,
+            since: now,
+            saved: Instant::now(),
+            draining: false,
+        };
+        // Nothing is begun before the machine was looked at.
+        duty.send_replace(0);
+        let idling = Arc::new(Self { inner: Mutex::new(inner), duty, duty_percent, path, told: Mutex::default() });
+        // A pause outlives a restart.
+        if let Some(until) = std::fs::read_to_string(idling.pause_path()).ok().and_then(|text| text.parse().ok()) {
+            idling.step(Input::Pause { until: (until > 0).then_some(Millis(until)) });
+        }
+        Ok(idling)
+    }
+
+    fn pause_path(&self) -> PathBuf {
+        self.path.with_file_name("paused")
+    }
+
+    /// Tells `tell` from now on when work for others begins or stops; how it is now at once.
+    pub(crate) fn tell(&self, tell: Tell) {
+        tell(if *self.duty.borrow() == 0 { Told::Rests } else { Told::Works });
+        self.told.lock().expect("nobody panics while holding it").push(tell);
+    }
+
+    /// Looks at the machine until `stop`.
+    pub(crate) async fn run(self: Arc<Self>, busy: impl Fn() -> bool, stop: CancellationToken) {
+        let mut tick = tokio::time::interval(LOOK_EVERY);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                _ = tick.tick() => {
+                    self.look();
+                    // Finished: from now on it rests.
+                    if self.inner().draining && !busy() {
+                        self.set(0);
+                    }
+                }
+            }
+        }
+        self.step(Input::Down);
+        self.save();
+    }
+
+    fn look(&self) {
+        let (mut sample, own, memory_mb) = {
+            let mut inner = self.inner();
+            inner.reading = inner.sampler.read();
+            let sample = sample(&inner.reading, inner.idle.settings(), inner.when);
+            (sample, inner.reading.memory_own_mb.unwrap_or(0), inner.memory_mb)
+        };
+        // What is over its cap is as if there were no memory at all.
+        if memory_mb > 0 && own > memory_mb {
+            sample.memory_free_mb = Some(0);
+        }
+        self.step(Input::Sample(sample));
+        let due = self.inner().saved.elapsed() >= SAVE_EVERY;
+        if due {
+            self.save();
+        }
+    }
+
+    /// The owner needs the machine until then, or until it says otherwise.
+    pub fn pause(&self, until: Option<Millis>) {
+        let text = until.map_or(0, |until| until.0).to_string();
+        if let Err(error) = write_whole(&self.pause_path(), text.as_bytes(), false) {
+            tracing::warn!(%error, "the pause ends with the next start");
+        }
+        self.step(Input::Pause { until });
+    }
+
+    /// The owner does not need it any more, and takes back that it should finish.
+    pub fn resume(&self) {
+        let _ = std::fs::remove_file(self.pause_path());
+        self.inner().draining = false;
+        self.step(Input::Resume);
+        self.look();
+    }
+
+    /// What is under way is finished, nothing new is taken.
+    pub fn finish(&self) {
+        self.step(Input::Finish);
+    }
+
+    /// What it does, and why.
+    pub fn activity(&self) -> Activity {
+        let now = chain::clock();
+        let inner = self.inner();
+        let why = inner.idle.why();
+        let state = match why {
+            Why::Draining => "draining",
+            why if why.works() => "working",
+            _ => "paused",
+        };
+        let today = now.0 / owner::DAY_MS;
+        let spent = inner.minutes.days(now).remove(&today).unwrap_or_default();
+        Activity {
+            state: state.into(),
+            reason: Reason {
+                code: why.code().into(),
+                text: why.text(),
+                mend: why.mend().map(str::to_owned),
+                since_ms: inner.since.0,
+                until_ms: why.until().map(|until| until.0),
+            },
+            share_permille: inner.idle.share().unwrap_or(0),
+            today_ms: spent.into_iter().map(|(code, ms)| (code.to_owned(), ms)).collect(),
+        }
+    }
+
+    /// Work and earnings by day, from what was earned by day, for a forecast.
+    pub fn days(&self, earned: &BTreeMap<u64, u64>) -> Vec<Day> {
+        let now = chain::clock();
+        let inner = self.inner();
+        let days = inner.minutes.days(now).into_keys();
+        days.map(|day| Day {
+            day,
+            earned: earned.get(&day).copied().unwrap_or(0),
+            worked_ms: inner.minutes.worked_ms(now, day),
+        })
+        .collect()
+    }
+
+    fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().expect("nobody panics while holding it")
+    }
+
+    fn step(&self, input: Input) {
+        let mut out = Outbox::default();
+        let now = chain::clock();
+        let outputs: Vec<Output> = {
+            let mut inner = self.inner();
+            inner.idle.step(now, input, &mut out);
+            let outputs: Vec<Output> = out.drain().collect();
+            for output in &outputs {
+                match output {
+                    Output::Drain => inner.draining = true,
+                    Output::Changed(why) => {
+                        inner.minutes.enter(now, *why);
+                        inner.since = now;
+                        tracing::info!(why = why.code(), "the machine");
+                    }
+                    _ => {}
+                }
+            }
+            outputs
+        };
+        for output in outputs {
+            match output {
+                Output::Start { share } | Output::Background { share } => {
+                    self.set((self.duty_percent * share / SHARE_ALL).max(1));
+                }
+                Output::Pause(Why::LowMemory { .. }) => {
+                    self.set(0);
+                    self.tell_all(Told::Sheds);
+                }
+                Output::Pause(_) | Output::Stop(_) => self.set(0),
+                Output::Drain => self.tell_all(Told::Rests),
+                Output::Changed(_) => {}
+            }
+        }
+    }
+
+    fn set(&self, duty: u32) {
+        self.duty.send_replace(duty);
+        self.tell_all(if duty == 0 { Told::Rests } else { Told::Works });
+    }
+
+    fn tell_all(&self, told: Told) {
+        self.told.lock().expect("nobody panics while holding it").iter().for_each(|tell| tell(told));
+    }
+
+    fn save(&self) {
+        let mut inner = self.inner();
+        inner.minutes.pass(chain::clock());
+        inner.saved = Instant::now();
+        if let Err(error) = write_whole(&self.path, &inner.minutes.to_bytes(), false) {
+            tracing::warn!(%error, "the account of the machine's time was not written down");
+        }
+    }
+}
+
+impl Node {
+    /// From now on it works for others only while the owner lets it.
+    pub async fn mind(self: &Arc<Self>, config: &Config) -> Result<Arc<Idling>> {
+        let duty = self.shared.duty.clone();
+        let idling = Idling::new(self.shared.store.dir(), config, duty, self.shared.limits.duty_percent)?;
+        if self.idling.set(idling.clone()).is_err() {
+            bail!("the machine is minded already");
+        }
+        #[cfg(feature = "serve")]
+        if let Some(trade) = self.trade.get().cloned() {
+            idling.tell(Box::new(move |told| {
+                let Some(trade) = trade.upgrade() else { return };
+                match told {
+                    Told::Sheds => trade.unload(),
+                    told => trade.rest(told == Told::Rests),
+                }
+            }));
+        }
+        let node = Arc::downgrade(self);
+        // What is under way: a unit that trains, an answer that is written.
+        let busy = move || node.upgrade().is_some_and(|node| node.busy());
+        let (looking, stop) = (idling.clone(), self.stop.clone());
+        self.tasks.lock().await.spawn(async move {
+            looking.run(busy, stop).await;
+            Ok(())
+        });
+        let (store, stop) = (self.shared.store.clone(), self.stop.clone());
+        tokio::spawn(crate::events::record(Arc::downgrade(self), store, stop));
+        Ok(idling)
+    }
+
+    /// Whether a unit trains or an answer for others is written.
+    pub(crate) fn busy(&self) -> bool {
+        let training = swarm::Waiting::No.text();
+        let trains = self.status.borrow().runs.iter().any(|run| run.waiting == training);
+        #[cfg(feature = "serve")]
+        let writes = self.in_market().is_ok_and(|trade| trade.answering() > 0);
+        #[cfg(not(feature = "serve"))]
+        let writes = false;
+        trains || writes
+    }
+
+    /// What decides when this node works, where anything does.
+    pub fn idling(&self) -> Option<Arc<Idling>> {
+        self.idling.get().cloned()
+    }
+
+    /// The owner needs the machine for so many minutes, or until [`Node::resume`].
+    pub fn pause(&self, minutes: Option<u64>) -> Result<()> {
+        let until = minutes.map(|minutes| chain::clock().plus(minutes.saturating_mul(60_000)));
+        self.minded()?.pause(until);
+        Ok(())
+    }
+
+    /// The owner does not need it any more.
+    pub fn resume(&self) -> Result<()> {
+        self.minded()?.resume();
+        Ok(())
+    }
+
+    /// What is under way is finished, nothing new is taken.
+    pub fn finish(&self) -> Result<()> {
+        self.minded()?.finish();
+        Ok(())
+    }
+
+    fn minded(&self) -> Result<Arc<Idling>> {
+        self.idling().context("the node that runs here does as it was told by hand; `talkoo up` minds its machine")
+    }
+}
+
+/// What the deciding machine is told of a reading.
+fn sample(reading: &Reading, settings: &Settings, when: When) -> Sample {
+    let offset = chrono::Local::now().offset().local_minus_utc() / 60;
+    let local = LocalTime::at(chain::clock(), offset);
+    // What this process has it could give back.
+    let memory = reading.memory_free_mb.map(|free| free + reading.memory_own_mb.unwrap_or(0));
+    let disk = reading.disk_free_mb;
+    match when {
+        When::Idle => Sample {
+            input_idle_ms: reading.input_idle_ms,
+            other_load_permille: reading.other_load_permille,
+            on_battery: reading.on_battery,
+            temperature_c: reading.temperature_c,
+            metered: reading.metered,
+            memory_free_mb: memory,
+            disk_free_mb: disk,
+            gpu_in_use: None,
+            local,
+        },
+        // What could harm the machine counts even so.
+        When::Always => Sample {
+            temperature_c: reading.temperature_c.filter(|celsius| *celsius > settings.temperature_max_c + 10),
+            disk_free_mb: disk,
+            local,
+            ..Sample::default()
+        },
+    }
+}

@@ -1,0 +1,316 @@
+//! What the owner is shown of a node: one document for the page, `talkoo status` and whoever asks for JSON.
+
+use crate::config::{Config, TEMPLATE};
+use crate::history::Entry;
+use crate::idling::Idling;
+use crate::status::RunStatus;
+use crate::{Activity, Node};
+use base::NodeId;
+use owner::{DAY_MS, forecast};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Entries of the accounts' histories that are looked at for what was earned.
+const ENTRIES: usize = 20_000;
+/// Days of earnings that are shown.
+const DAYS: u64 = 31;
+/// Peers that are shown.
+const PEERS: usize = 256;
+
+/// Where the API listens, and with which settings the node was started.
+#[derive(Debug, Clone, Default)]
+pub struct Shown {
+    /// `http://…/v1`; none where no API is served.
+    pub api: Option<String>,
+    /// The settings in force.
+    pub config: Config,
+}
+
+impl Node {
+    /// What is shown of it from now on.
+    pub fn show_as(&self, shown: Shown) {
+        *self.shown.lock().expect("nobody panics while holding it") = shown;
+    }
+
+    /// Everything at a glance.
+    pub fn panel(&self) -> Value {
+        let shown = self.shown.lock().expect("nobody panics while holding it").clone();
+        let (status, now) = (self.status(), chain::clock());
+        let chain = self.chain(None).unwrap_or_default();
+        let account = self.account(None, &self.id()).unwrap_or_default();
+        let earned = self.earned(&status.runs);
+        let activity = self.idling().map(|idling| idling.activity()).unwrap_or_else(always);
+        let today = now.0 / DAY_MS;
+        let by_day = |day: u64| earned.iter().filter(|((at, ..), _)| *at == day).map(|(_, micro)| micro).sum::<u64>();
+        let minutes: Vec<Value> = activity.today_ms.iter().map(|(code, ms)| minutes(code, *ms)).collect();
+        let working_ms: u64 =
+            ["working", "working_in_background"].iter().filter_map(|code| activity.today_ms.get(*code)).sum();
+        let what = doing(&status.runs, &activity);
+        let mut panel = json!({
+            "version": env!("CARGO_PKG_VERSION"), "now_ms": now.0,
+            "node": {
+                "key": status.node, "uptime_s": self.begun.elapsed().as_secs(), "addresses": status.addresses,
+                "api": shown.api, "data": self.shared.store.dir(),
+            },
+            "network": {
+                "name": chain.network, "chain": chain.chain, "validators": chain.validators.len(), "height": chain.height,
+                "alone": chain.validators.len() == 1 && self.peers(&status.runs).len() <= 1,
+            },
+            "activity": { "state": activity.state, "reason": activity.reason, "what": what },
+            "today": {
+                "earned_micro": by_day(today), "working_s": working_ms / 1000, "minutes": minutes,
+                "tokens_trained": tokens_of(&status.runs, &status.node),
+            },
+            "earnings": earned.iter().rev().map(|((day, model, kind), micro)| {
+                json!({ "day": date(*day), "model": model, "kind": kind, "micro": micro })
+            }).collect::<Vec<_>>(),
+            "forecast": self.idling().and_then(|idling| likely(&idling, &earned, today)),
+            "account": {
+                "balance_micro": account.balance_micro, "bond_micro": account.bond_micro,
+                "deposit_micro": account.deposit_micro, "locked_micro": account.locked_micro,
+            },
+            "runs": status.runs.iter().map(short).collect::<Vec<_>>(),
+            "serving": self.serving(),
+            "peers": self.peers(&status.runs).into_values().take(PEERS).collect::<Vec<_>>(),
+            "settings": {
+                "file": Config::path(self.shared.store.dir()), "values": settings(&shown.config),
+            },
+            "refused": status.refused, "trouble": status.trouble,
+        });
+        panel["today"]["questions_answered"] = panel["serving"]["answered"].take();
+        panel
+    }
+
+    /// One run in full, by its id.
+    pub fn panel_run(&self, id: &str) -> Option<Value> {
+        let run = self.status().runs.into_iter().find(|run| run.run == id)?;
+        let mut value = serde_json::to_value(&run).ok()?;
+        value["samples"] = json!(self.shared.store.metrics::<Value>(&id.parse().ok()?, crate::driver::SAMPLES_FILE));
+        Some(value)
+    }
+
+    /// Final blocks of the chain at home below a height, newest first.
+    pub fn panel_blocks(&self, before: Option<u64>, count: usize) -> Value {
+        let newest = self.chain(None).map_or(0, |chain| chain.height);
+        let last = before.map_or(newest, |before| newest.min(before.saturating_sub(1)));
+        let heights = (1..=last).rev().take(count);
+        let blocks: Vec<_> = heights.map_while(|height| self.block(None, height).ok()).collect();
+        json!({ "blocks": blocks, "newest": newest })
+    }
+
+    /// An account of the chain at home by its key.
+    pub fn panel_account(&self, key: &str) -> Option<Value> {
+        let account = self.account(None, &key.parse().ok()?).ok()?;
+        serde_json::to_value(account).ok()
+    }
+
+    /// Micro-credits by day, model and kind.
+    fn earned(&self, runs: &[RunStatus]) -> BTreeMap<(u64, String, &'static str), u64> {
+        let names: BTreeMap<&str, &str> = runs.iter().map(|run| (run.run.as_str(), run.name.as_str())).collect();
+        let first = (chain::clock().0 / DAY_MS).saturating_sub(DAYS);
+        let mut earned = BTreeMap::new();
+        for network in self.networks() {
+            let entries = self.history(Some(&network.chain), &self.id(), ENTRIES).unwrap_or_default();
+            for Entry { time_ms, what, in_micro, other, .. } in entries {
+                let day = time_ms / DAY_MS;
+                if day < first || !["paid", "issued"].contains(&what.as_str()) {
+                    continue;
+                }
+                let model = names
+                    .get(other.as_str())
+                    .map_or_else(|| other[..8.min(other.len())].to_owned(), |name| (*name).to_owned());
+                *earned.entry((day, model, "training")).or_default() += in_micro;
+            }
+        }
+        #[cfg(feature = "serve")]
+        if let Ok(trade) = self.in_market() {
+            for ((day, model), micro) in trade.earned() {
+                if day >= first {
+                    *earned.entry((day, model, "serving")).or_default() += micro;
+                }
+            }
+        }
+        earned
+    }
+
+    /// What is served, and how it went.
+    fn serving(&self) -> Value {
+        #[cfg(feature = "serve")]
+        if let Ok(trade) = self.in_market() {
+            return trade.panel();
+        }
+        json!({
+            "models": [], "asked": 0, "counts": [], "tokens_in": 0, "tokens_out": 0, "first_ms": null,
+            "tokens_per_s": null, "now": 0, "answered": 0,
+        })
+    }
+
+    /// Everybody whom this node knows, by key.
+    fn peers(&self, runs: &[RunStatus]) -> BTreeMap<String, Value> {
+        let mut kinds: BTreeMap<NodeId, BTreeSet<&'static str>> = BTreeMap::new();
+        for member in runs.iter().flat_map(|run| &run.members) {
+            if let Ok(key) = member.node.parse() {
+                kinds.entry(key).or_default().insert("member");
+            }
+        }
+        if let Some(kept) = self.shared.chains.home.kept() {
+            for seat in &kept.network.seats {
+                kinds.entry(seat.address.node).or_default().insert("validator");
+            }
+        }
+        #[cfg(feature = "serve")]
+        if let Ok(trade) = self.in_market() {
+            for known in trade.providers() {
+                kinds.entry(known.provider).or_default().insert("provider");
+            }
+        }
+        let ways = self.shared.net.ways();
+        for peer in ways.keys() {
+            kinds.entry(*peer).or_default();
+        }
+        kinds.remove(&self.id());
+        let peer = |(key, kinds): (NodeId, BTreeSet<&'static str>)| {
+            let way = ways.get(&key);
+            let value = json!({
+                "key": key.to_string(), "kinds": kinds, "direct": way.map(|way| way.direct),
+                "rtt_ms": way.map(|way| way.rtt.as_secs_f64() * 1e3), "address": way.map(|way| way.address.clone()),
+            });
+            (key.to_string(), value)
+        };
+        kinds.into_iter().map(peer).collect()
+    }
+}
+
+/// A node that nobody minds works whatever the machine does.
+fn always() -> Activity {
+    let reason =
+        crate::Reason { code: "working".into(), text: "It works whenever there is work.".into(), ..Default::default() };
+    Activity { state: "working".into(), reason, share_permille: 1000, today_ms: BTreeMap::new() }
+}
+
+/// What a node does, in a few words each.
+fn doing(runs: &[RunStatus], activity: &Activity) -> Vec<String> {
+    if activity.state != "working" {
+        return Vec::new();
+    }
+    runs.iter().filter(|run| !run.ended).map(|run| format!("{}: {}", run.name, run.waiting)).collect()
+}
+
+fn minutes(code: &str, ms: u64) -> Value {
+    let why = owner::Why::ALL.into_iter().find(|why| why.code() == code);
+    // The sentences of measured reasons name what was measured at a moment: here they stand for many.
+    let text = code.replace('_', " ");
+    json!({ "code": code, "text": text, "seconds": ms / 1000, "mend": why.and_then(owner::Why::mend) })
+}
+
+fn tokens_of(runs: &[RunStatus], node: &str) -> u64 {
+    let own = runs.iter().flat_map(|run| &run.members).filter(|member| member.node == node);
+    own.map(|member| member.tokens).sum()
+}
+
+fn short(run: &RunStatus) -> Value {
+    json!({
+        "run": run.run, "name": run.name, "mode": run.mode, "params": run.params, "version": run.version,
+        "tokens": run.tokens, "tokens_per_s": run.tokens_per_s,
+        "loss": run.rounds.iter().rev().find(|round| round.loss > 0.0).map(|round| round.loss),
+        "heldout": run.heldout.last().map(|(_, bits)| bits),
+        "members": run.members.len(), "active": run.members.iter().filter(|member| member.status == "active").count(),
+        "ended": run.ended, "waiting": run.waiting, "trouble": run.trouble,
+    })
+}
+
+/// What the next day may bring, only where it is known how wrong such forecasts were.
+fn likely(idling: &Arc<Idling>, earned: &BTreeMap<(u64, String, &'static str), u64>, today: u64) -> Option<Value> {
+    let mut by_day: BTreeMap<u64, u64> = BTreeMap::new();
+    earned.iter().for_each(|((day, ..), micro)| *by_day.entry(*day).or_default() += micro);
+    let likely = forecast(&idling.days(&by_day), today)?;
+    let error = likely.error_permille?;
+    Some(json!({ "per_day_micro": likely.earned, "error_percent": error as f64 / 10.0 }))
+}
+
+/// Every setting with its value, its default and what it means, in the order of the file.
+fn settings(config: &Config) -> Vec<Value> {
+    let table = toml::Table::try_from(config).unwrap_or_default();
+    let (mut section, mut help, mut out) = (String::new(), Vec::new(), Vec::new());
+    for line in TEMPLATE.lines() {
+        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            section = name.to_owned();
+        } else if let Some(text) = line.strip_prefix("# ") {
+            help.push(text);
+        } else if let Some((key, default)) = line.strip_prefix('#').and_then(|line| line.split_once(" = ")) {
+            let value = table.get(&section).and_then(|section| section.get(key)).map(ToString::to_string);
+            out.push(json!({
+                "section": section, "key": key, "value": value.unwrap_or_default(), "default": default, "help": help.join(" "),
+            }));
+            continue;
+        }
+        if !line.starts_with("# ") {
+            help.clear();
+        }
+    }
+    out
+}
+
+/// `2026-11-28`, of days since 1970.
+fn date(day: u64) -> String {
+    let date = i64::try_from(day * DAY_MS).ok().and_then(chrono::DateTime::from_timestamp_millis);
+    date.map(|date| date.format("%Y-%m-%d").to_string()).unwrap_or_default()
+}
+
+/// The node as the gateway's page asks it.
+#[cfg(feature = "serve")]
+pub struct NodePanel(pub Arc<Node>);
+
+#[cfg(feature = "serve")]
+impl gateway::Panel for NodePanel {
+    fn state(&self) -> Value {
+        self.0.panel()
+    }
+
+    fn run(&self, run: &str) -> Option<Value> {
+        self.0.panel_run(run)
+    }
+
+    fn blocks(&self, before: Option<u64>, count: usize) -> Value {
+        self.0.panel_blocks(before, count)
+    }
+
+    fn account(&self, key: &str) -> Option<Value> {
+        self.0.panel_account(key)
+    }
+
+    fn metrics(&self) -> String {
+        self.0.metrics()
+    }
+
+    fn pause(&self, minutes: Option<u64>) -> Result<(), String> {
+        self.0.pause(minutes).map_err(|error| error.to_string())
+    }
+
+    fn resume(&self) -> Result<(), String> {
+        self.0.resume().map_err(|error| error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_setting_is_explained() {
+        let all = settings(&Config::default());
+        let table = toml::Table::try_from(Config::default()).expect("a table");
+        let keys: usize = table.values().map(|section| section.as_table().map_or(0, toml::Table::len)).sum();
+        assert_eq!(all.len(), keys);
+        for setting in &all {
+            assert!(setting["help"].as_str().is_some_and(|help| !help.is_empty()), "{setting}");
+            assert_eq!(setting["value"], setting["default"], "{setting}");
+        }
+    }
+
+    #[test]
+    fn days_have_dates() {
+        assert_eq!((date(0), date(20_785)), ("1970-01-01".into(), "2026-11-28".into()));
+    }
+}

@@ -1,0 +1,93 @@
+//! How answers went, for displays.
+
+use serde_json::{Value, json};
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::time::Instant;
+
+/// Answers whose times are remembered.
+const RECENT: usize = 512;
+
+/// What was answered here since the start, the owner's own questions too.
+#[derive(Debug, Default)]
+pub(crate) struct Did(Mutex<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    now: u64,
+    answered: u64,
+    read: u64,
+    written: u64,
+    first_ms: VecDeque<u64>,
+    /// Tokens a second of each answer.
+    rates: VecDeque<f64>,
+}
+
+/// An answer that is being written.
+pub(crate) struct Writing<'a> {
+    did: &'a Did,
+    begun: Instant,
+    first: Option<Instant>,
+    written: u64,
+}
+
+impl Did {
+    /// Somebody begins to write, who read so many tokens.
+    pub(crate) fn begin(&self, read: u64) -> Writing<'_> {
+        let mut inner = self.inner();
+        inner.now += 1;
+        inner.read += read;
+        Writing { did: self, begun: Instant::now(), first: None, written: 0 }
+    }
+
+    /// Answers that are being written now.
+    pub(crate) fn now(&self) -> u64 {
+        self.inner().now
+    }
+
+    /// All of it: fields of the panel.
+    pub(crate) fn json(&self) -> Value {
+        let inner = self.inner();
+        let mut sorted: Vec<u64> = inner.first_ms.iter().copied().collect();
+        sorted.sort_unstable();
+        let at = |percent: usize| sorted.get(sorted.len() * percent / 100).copied();
+        let first = at(50).map(|p50| json!({ "p50": p50, "p95": at(95) }));
+        let rate = (!inner.rates.is_empty()).then(|| inner.rates.iter().sum::<f64>() / inner.rates.len() as f64);
+        json!({
+            "now": inner.now, "answered": inner.answered, "tokens_in": inner.read, "tokens_out": inner.written,
+            "first_ms": first, "tokens_per_s": rate,
+        })
+    }
+
+    fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.0.lock().expect("nobody panics while holding it")
+    }
+}
+
+impl Writing<'_> {
+    /// So many tokens came.
+    pub(crate) fn wrote(&mut self, tokens: usize) {
+        self.first.get_or_insert_with(Instant::now);
+        self.written += tokens as u64;
+    }
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        let mut inner = self.did.inner();
+        inner.now -= 1;
+        inner.written += self.written;
+        let Some(first) = self.first else { return };
+        inner.answered += 1;
+        inner.first_ms.push_back((first - self.begun).as_millis() as u64);
+        if self.written > 1 {
+            inner.rates.push_back((self.written - 1) as f64 / first.elapsed().as_secs_f64().max(1e-6));
+        }
+        while inner.first_ms.len() > RECENT {
+            inner.first_ms.pop_front();
+        }
+        while inner.rates.len() > RECENT {
+            inner.rates.pop_front();
+        }
+    }
+}

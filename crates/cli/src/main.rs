@@ -254,7 +254,10 @@ async fn main() -> std::process::ExitCode {
 fn usage(error: &clap::Error) -> ! {
     if error.use_stderr() && std::env::args().any(|argument| argument == "--json") {
         let text = error.to_string();
-        let text = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+        // Up to how it is used: what is missing stands in lines of its own.
+        let lines = text.lines().take_while(|line| !line.starts_with("Usage")).map(str::trim);
+        let text = lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
+        let text = text.trim_start_matches("error: ");
         outln!("{}", serde_json::json!({ "error": text }));
     }
     error.exit()

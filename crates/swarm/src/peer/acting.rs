@@ -10,6 +10,8 @@ use std::ops::Bound;
 
 /// Said again when the log has not taken it after so long.
 const RETRY_MS: u64 = 3_000;
+/// Versions by which who comes back may be behind one that trains alone: the log takes no more than 56.
+const BEHIND_ALONE: u64 = 16;
 /// Updates fetched at a time.
 const FETCHES_MAX: usize = 16;
 /// Sources named for a fetch.
@@ -147,7 +149,11 @@ impl Acting<'_> {
 
     fn become_ready(&mut self) {
         let Some((version, root)) = self.part.weights else { return };
-        if version + 1 >= self.run.version() {
+        // One that trains alone may be quicker than its weights can be fetched; it waits for whoever takes part.
+        let next = self.run.closed_round(version).and_then(|closed| closed.plain);
+        let alone = next.is_some_and(|(member, _)| member != self.me);
+        let behind = self.run.version().saturating_sub(version);
+        if behind <= if alone { BEHIND_ALONE } else { 1 } {
             self.say("ready", version, Tx::Ready { run: self.run.id, version, root });
         }
     }

@@ -75,6 +75,14 @@ fn a_stranger_contributes_with_one_command_and_asks_what_was_trained() {
     assert!(get(address, "/api/blocks?count=3").1.contains("\"transactions\""));
     assert!(get(address, "/api/blocks?count=many").0.contains(" 400 "));
     assert!(get(address, "/api/accounts/nobody").0.contains(" 404 "));
+    // Every figure of the dashboard in packaging/ is there, by its name.
+    let (_, metrics) = get(address, "/metrics");
+    let dashboard = std::fs::read_to_string("../../packaging/grafana.json").expect("the dashboard");
+    let names =
+        dashboard.split(|c: char| !c.is_ascii_lowercase() && c != '_').filter(|name| name.starts_with("talkoo_"));
+    for name in names.collect::<std::collections::BTreeSet<_>>() {
+        assert!(metrics.contains(&format!("# TYPE {} ", name.trim_end_matches("_bucket"))), "{name}");
+    }
     // The owner needs the machine: at once nothing is computed any more, and nobody waits for it.
     let paused = json(&dir, &["pause", "2h"]);
     assert_eq!((&paused["state"], &paused["reason"]["code"]), (&"paused".into(), &"paused_by_owner".into()));
@@ -110,6 +118,20 @@ fn a_stranger_contributes_with_one_command_and_asks_what_was_trained() {
     let down = json(&dir, &["down"]);
     assert_eq!(down["stopped"], true);
     assert!(peer.0.wait().expect("it ends").success());
+    // What it showed is looked at again, from its first moment on.
+    let (_replay, mut lines) = start(&dir, &["replay"]);
+    let ready: Value = serde_json::from_str(&lines.next().expect("a line").expect("read")).expect("JSON");
+    let address = ready["page"].as_str().expect("a page").trim_start_matches("http://").trim_end_matches('/');
+    let last = get(address, "/api/state").1;
+    let mut stream = TcpStream::connect(address).expect("connected");
+    let head =
+        "POST /api/replay HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n";
+    stream.write_all(format!("{head}content-length: 8\r\n\r\n{{\"at\":0}}").as_bytes()).expect("sent");
+    stream.read_to_string(&mut String::new()).expect("read");
+    let first: Value = serde_json::from_str(&get(address, "/api/state").1).expect("JSON");
+    let last: Value = serde_json::from_str(&last).expect("JSON");
+    assert_eq!(first["replay"]["at"], 0);
+    assert!(last["runs"][0]["version"].as_u64() > first["runs"][0]["version"].as_u64());
 }
 
 #[test]

@@ -62,10 +62,10 @@ fn serve(mut context: LlamaContext<'_>, size: usize, incoming: &Receiver<Embed>,
     let mut batch = LlamaBatch::new(size, 1);
     while let Ok(Embed { tokens, done }) = incoming.recv() {
         // Who went away needs none.
-        if !done.is_closed() {
-            let _ = done.send(embed(&mut context, &mut batch, &tokens));
-        }
+        let vector = (!done.is_closed()).then(|| embed(&mut context, &mut batch, &tokens));
+        // Whoever has its vector waits no more.
         waiting.fetch_sub(1, Ordering::Relaxed);
+        vector.map(|vector| done.send(vector));
     }
 }
 

@@ -211,16 +211,16 @@ pub(crate) async fn down(common: &Common) -> Result<()> {
     let before = train::ask(common, Request::Panel).await?;
     // A node that is not minded ends at once.
     let drains = train::ask(common, Request::Finish).await.is_ok();
-    let begun = Instant::now();
+    let (begun, mut said) = (Instant::now(), false);
     while drains && begun.elapsed() < FINISHED_WITHIN {
         let busy = train::ask(common, Request::Busy).await?["busy"] == true;
         if !busy {
             break;
         }
-        if !common.json {
-            eprintln!("finishing what is under way");
+        if !common.json && !std::mem::replace(&mut said, true) {
+            eprintln!("finishing what is under way, for at most {} s", FINISHED_WITHIN.as_secs());
         }
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
     let panel = train::ask(common, Request::Panel).await.unwrap_or(before);
     train::ask(common, Request::Stop).await?;

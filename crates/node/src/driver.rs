@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use swarm::{Block, DOMAIN, Envelope, Event, Input, Outcome, Output, Peer, RunId, State, Tx};
+use swarm::{Block, DOMAIN, Envelope, Event, Input, Outcome, Output, Peer, RunId, State, Tx, Will};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +31,8 @@ pub(crate) struct Shared {
     pub(crate) chains: Arc<Chains>,
     pub(crate) limits: Limits,
     pub(crate) duty: Duty,
+    /// Whether what is under way is ended and nothing new begun.
+    pub(crate) drains: Arc<watch::Sender<bool>>,
     pub(crate) device: String,
     pub(crate) eval_tokens: u64,
 }
@@ -116,7 +118,7 @@ pub(crate) async fn run(
     let (happenings, mut happened) = mpsc::channel(QUEUE);
     let (to_log, from_driver) = mpsc::channel(QUEUE);
     tokio::spawn(follow_log(log.clone(), happenings.clone(), from_driver, stop.clone()));
-    let (mut away, mut duty) = (log.away.subscribe(), shared.duty.subscribe());
+    let (mut away, mut duty, mut drains) = (log.away.subscribe(), shared.duty.subscribe(), shared.drains.subscribe());
     duty.mark_changed();
     let peer = Peer::new(shared.net.id(), State::new(log.chain(), 0));
     let mut driver = Driver {
@@ -141,11 +143,8 @@ pub(crate) async fn run(
             Some(order) = orders.recv() => driver.order(order)?,
             Some(happening) = happened.recv() => driver.happen(happening)?,
             Ok(()) = away.changed() => driver.show(),
-            Ok(()) = duty.changed() => {
-                let rests = *duty.borrow_and_update() == 0;
-                driver.step(Input::Rest(rests))?;
-                driver.show();
-            }
+            Ok(()) = duty.changed() => driver.obey()?,
+            Ok(()) = drains.changed() => driver.obey()?,
             () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {
                 driver.wake = None;
                 driver.step(Input::Wake)?;
@@ -163,6 +162,18 @@ pub(crate) async fn run(
 impl Driver {
     fn now(&self) -> Millis {
         Millis(self.started.elapsed().as_millis() as u64)
+    }
+
+    /// Does as the owner wants.
+    fn obey(&mut self) -> Result<()> {
+        let (rests, drains) = (*self.shared.duty.borrow() == 0, *self.shared.drains.borrow());
+        self.step(Input::Will(match (rests, drains) {
+            (true, _) => Will::Rest,
+            (false, true) => Will::Drain,
+            (false, false) => Will::Work,
+        }))?;
+        self.show();
+        Ok(())
     }
 
     fn order(&mut self, order: Order) -> Result<()> {
@@ -222,8 +233,7 @@ impl Driver {
             // Nothing is followed before the chain is known.
             Happening::State(state) => {
                 self.peer = Peer::new(self.shared.net.id(), *state);
-                let rests = *self.shared.duty.borrow() == 0;
-                self.step(Input::Rest(rests))?;
+                self.obey()?;
                 self.known = true;
                 for said in std::mem::take(&mut self.early) {
                     self.submit(said)?;

@@ -2,6 +2,7 @@
 
 use crate::Node;
 use crate::config::{Config, When};
+use crate::driver::Shared;
 use crate::machine::{Reading, Sampler, sampler};
 use crate::store::write_whole;
 use crate::throttle::Duty;
@@ -10,9 +11,10 @@ use base::{Machine, Millis, Outbox, Wire};
 use owner::{Day, Idle, Input, LocalTime, Minutes, Output, SHARE_ALL, Sample, Settings, Why};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Why a node works or does not.
@@ -51,6 +53,8 @@ pub(crate) type Tell = Box<dyn Fn(Told) + Send + Sync>;
 pub(crate) enum Told {
     /// Others may be worked for.
     Works,
+    /// What is under way is finished.
+    Drains,
     /// They may not.
     Rests,
     /// They may not, and memory is to be given back.
@@ -61,6 +65,7 @@ pub(crate) enum Told {
 pub struct Idling {
     inner: Mutex<Inner>,
     duty: Duty,
+    drains: Arc<watch::Sender<bool>>,
     /// Of 100 parts of the time that training may compute.
     duty_percent: u32,
     path: PathBuf,
@@ -77,7 +82,6 @@ struct Inner {
     memory_mb: u64,
     since: Millis,
     saved: Instant,
-    draining: bool,
 }
 
 /// The machine is looked at this often: its owner waits no longer.
@@ -87,7 +91,9 @@ const SAVE_EVERY: Duration = Duration::from_secs(60);
 const FILE: &str = "minutes";
 
 impl Idling {
-    pub(crate) fn new(dir: &Path, config: &Config, duty: Duty, duty_percent: u32) -> Result<Arc<Self>> {
+    pub(crate) fn new(shared: &Shared, config: &Config) -> Result<Arc<Self>> {
+        let (dir, duty, drains) = (shared.store.dir(), shared.duty.clone(), shared.drains.clone());
+        let duty_percent = shared.limits.duty_percent;
         let table = &config.schedule;
         let now = chain::clock();
         let path = dir.join(FILE);
@@ -104,11 +110,11 @@ impl Idling {
             memory_mb: config.limits.memory_mb,
             since: now,
             saved: Instant::now(),
-            draining: false,
         };
         // Nothing is begun before the machine was looked at.
         duty.send_replace(0);
-        let idling = Arc::new(Self { inner: Mutex::new(inner), duty, duty_percent, path, told: Mutex::default() });
+        let (inner, told) = (Mutex::new(inner), Mutex::default());
+        let idling = Arc::new(Self { inner, duty, drains, duty_percent, path, told });
         // A pause outlives a restart.
         if let Some(until) = std::fs::read_to_string(idling.pause_path()).ok().and_then(|text| text.parse().ok()) {
             idling.step(Input::Pause { until: (until > 0).then_some(Millis(until)) });
@@ -136,7 +142,7 @@ impl Idling {
                 _ = tick.tick() => {
                     self.look();
                     // Finished: from now on it rests.
-                    if self.inner().draining && !busy() {
+                    if *self.drains.borrow() && !busy() {
                         self.set(0);
                     }
                 }
@@ -176,7 +182,7 @@ impl Idling {
     /// The owner does not need it any more, and takes back that it should finish.
     pub fn resume(&self) {
         let _ = std::fs::remove_file(self.pause_path());
-        self.inner().draining = false;
+        self.drains.send_replace(false);
         self.step(Input::Resume);
         self.look();
     }
@@ -238,7 +244,6 @@ impl Idling {
             let outputs: Vec<Output> = out.drain().collect();
             for output in &outputs {
                 match output {
-                    Output::Drain => inner.draining = true,
                     Output::Changed(why) => {
                         inner.minutes.enter(now, *why);
                         inner.since = now;
@@ -259,7 +264,10 @@ impl Idling {
                     self.tell_all(Told::Sheds);
                 }
                 Output::Pause(_) | Output::Stop(_) => self.set(0),
-                Output::Drain => self.tell_all(Told::Rests),
+                Output::Drain => {
+                    self.drains.send_replace(true);
+                    self.tell_all(Told::Drains);
+                }
                 Output::Changed(_) => {}
             }
         }
@@ -287,18 +295,15 @@ impl Idling {
 impl Node {
     /// From now on it works for others only while the owner lets it.
     pub async fn mind(self: &Arc<Self>, config: &Config) -> Result<Arc<Idling>> {
-        let duty = self.shared.duty.clone();
-        let idling = Idling::new(self.shared.store.dir(), config, duty, self.shared.limits.duty_percent)?;
+        let idling = Idling::new(&self.shared, config)?;
         if self.idling.set(idling.clone()).is_err() {
             bail!("the machine is minded already");
         }
         #[cfg(feature = "serve")]
         if let Some(trade) = self.trade.get().cloned() {
             idling.tell(Box::new(move |told| {
-                let Some(trade) = trade.upgrade() else { return };
-                match told {
-                    Told::Sheds => trade.unload(),
-                    told => trade.rest(told == Told::Rests),
+                if let Some(trade) = trade.upgrade() {
+                    trade.told(told);
                 }
             }));
         }

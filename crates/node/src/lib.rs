@@ -180,6 +180,7 @@ impl Node {
             chains,
             limits: config.limits,
             duty,
+            drains: Arc::new(watch::Sender::new(false)),
             device: config.device,
             eval_tokens: config.eval_tokens,
         });

@@ -233,19 +233,23 @@ fn likely(idling: &Arc<Idling>, earned: &BTreeMap<(u64, String, &'static str), u
 fn settings(config: &Config) -> Vec<Value> {
     let table = toml::Table::try_from(config).unwrap_or_default();
     let (mut section, mut help, mut out) = (String::new(), Vec::new(), Vec::new());
+    // Keys that follow each other share what stands above the first.
+    let mut explained = false;
     for line in TEMPLATE.lines() {
         if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             section = name.to_owned();
         } else if let Some(text) = line.strip_prefix("# ") {
+            if std::mem::take(&mut explained) {
+                help.clear();
+            }
             help.push(text);
         } else if let Some((key, default)) = line.strip_prefix('#').and_then(|line| line.split_once(" = ")) {
+            explained = true;
             let value = table.get(&section).and_then(|section| section.get(key)).map(ToString::to_string);
             out.push(json!({
                 "section": section, "key": key, "value": value.unwrap_or_default(), "default": default, "help": help.join(" "),
             }));
-            continue;
-        }
-        if !line.starts_with("# ") {
+        } else {
             help.clear();
         }
     }
@@ -305,6 +309,7 @@ mod tests {
         assert_eq!(all.len(), keys);
         for setting in &all {
             assert!(setting["help"].as_str().is_some_and(|help| !help.is_empty()), "{setting}");
+            assert!(setting["help"].as_str().is_some_and(|help| help.len() < 160), "one explanation each: {setting}");
             assert_eq!(setting["value"], setting["default"], "{setting}");
         }
     }

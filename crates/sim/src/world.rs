@@ -9,7 +9,7 @@ use base::{Hash, Keypair, Machine, Millis, NodeId, Outbox, RejectCounts, Rng, Ro
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use swarm::{Block, Commit, Input, Outcome, Output, Peer, Run, RunId, Sequencer, SignedTx, State, Status, Tx};
+use swarm::{Block, Commit, Input, Outcome, Output, Peer, Run, RunId, Sequencer, SignedTx, State, Status, Tx, Will};
 
 /// What a run of the simulator showed.
 #[derive(Debug, Clone, PartialEq)]
@@ -103,7 +103,7 @@ pub(crate) enum What {
     Start,
     Crash { down_ms: u64, wipe: bool, whole_log: bool },
     Quit,
-    Rest(bool),
+    Rest(Will),
     Gone,
     Forge,
     Deadline,
@@ -132,7 +132,7 @@ impl What {
             Self::Deadline => (16, 0),
             Self::Differs(version, _) => (17, *version),
             Self::Chunk(..) => (18, 0),
-            Self::Rest(resting) => (19, u64::from(*resting)),
+            Self::Rest(will) => (19, *will as u64),
         }
     }
 }
@@ -224,8 +224,10 @@ impl World {
             self.at(crash.at_ms, crash.node, What::Crash { down_ms, wipe, whole_log });
         }
         for rest in &scenario.faults.rests {
-            self.at(rest.from_ms, rest.node, What::Rest(true));
-            self.at(rest.to_ms, rest.node, What::Rest(false));
+            // Every other one ends what is under way first.
+            let will = if rest.from_ms.is_multiple_of(2) { Will::Rest } else { Will::Drain };
+            self.at(rest.from_ms, rest.node, What::Rest(will));
+            self.at(rest.to_ms, rest.node, What::Rest(Will::Work));
         }
         self.at(scenario.calm_ms + scenario.recovery_ms(), LOG, What::Deadline);
     }
@@ -298,7 +300,7 @@ impl World {
                 Ok(())
             }
             What::Quit => self.quit(i),
-            What::Rest(resting) if self.nodes[i].up => self.step(i, Input::Rest(resting)),
+            What::Rest(will) if self.nodes[i].up => self.step(i, Input::Will(will)),
             What::Rest(_) => Ok(()),
             What::Gone => {
                 self.nodes[i].stop(self.now);

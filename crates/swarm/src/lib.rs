@@ -21,7 +21,7 @@ mod tx;
 
 pub use dispute::{Claim, Dispute, Outcome, Verdict};
 pub use event::Event;
-pub use peer::{Fetch, Input, Memory, Output, Peer, Settle, Train, Waiting};
+pub use peer::{Fetch, Input, Memory, Output, Peer, Settle, Train, Waiting, Will};
 pub use plan::Slot;
 pub use planner::{Link, Machine, Outlook, PlanInput, plan};
 pub use round::{Candidate, Closed, Phase, RoundState};

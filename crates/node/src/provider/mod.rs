@@ -6,6 +6,7 @@ mod link;
 mod writing;
 
 use crate::books::Books;
+use crate::idling::Told;
 use crate::serve::{Local, Served};
 use crate::store::Store;
 use base::{Hash, Keypair, Millis, NodeId, Reject, RejectCounts, Wire};
@@ -43,7 +44,7 @@ pub(crate) struct Provider {
     desks: Mutex<BTreeMap<Hash, Desk>>,
     pub(crate) did: Did,
     /// The owner needs the machine: others are told so, and go on elsewhere.
-    rests: watch::Sender<bool>,
+    told: watch::Sender<Told>,
     payers: Semaphore,
     strangers: Semaphore,
 }
@@ -77,7 +78,8 @@ impl Provider {
         let class = format!("talkoo {} {}", env!("CARGO_PKG_VERSION"), engine::class());
         let (refused, counts) = Default::default();
         let (payers, strangers) = (Semaphore::new(PAYERS), Semaphore::new(STRANGERS));
-        let (desks, rests, did) = Default::default();
+        let (desks, did) = Default::default();
+        let told = watch::Sender::new(Told::Works);
         let provider = Self {
             local,
             key,
@@ -89,7 +91,7 @@ impl Provider {
             since: chain::clock(),
             desks,
             did,
-            rests,
+            told,
             payers,
             strangers,
         };
@@ -113,14 +115,14 @@ impl Provider {
         desks.insert(served.card().hash, Desk { rates, gate });
     }
 
-    /// Nothing is answered for others while the owner needs the machine.
-    pub(crate) fn rest(&self, rests: bool) {
-        self.rests.send_replace(rests);
+    /// Nothing new is taken of others unless it works for them, and nothing is answered while the owner needs the machine.
+    pub(crate) fn tell(&self, told: Told) {
+        self.told.send_replace(told);
     }
 
     /// Whether peers are told of the models.
     pub(crate) fn is_public(&self) -> bool {
-        self.config.public && !*self.rests.borrow() && !self.local.all().is_empty()
+        self.config.public && *self.told.borrow() == Told::Works && !self.local.all().is_empty()
     }
 
     /// What is offered on a chain, for the next minutes.
@@ -201,8 +203,9 @@ impl Provider {
 
     /// Waits until the owner needs the machine; never for the owner's own questions.
     async fn needed(&self, by: &NodeId) {
-        let mut rests = self.rests.subscribe();
-        if *by == self.key.id() || rests.wait_for(|rests| *rests).await.is_err() {
+        let mut told = self.told.subscribe();
+        let rests = |told: &Told| matches!(told, Told::Rests | Told::Sheds);
+        if *by == self.key.id() || told.wait_for(rests).await.is_err() {
             std::future::pending().await
         }
     }

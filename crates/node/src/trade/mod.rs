@@ -12,6 +12,7 @@ pub use local::{Said, Telling};
 use crate::Node;
 use crate::books::Books;
 use crate::driver::Shared;
+use crate::idling::Told;
 use crate::provider::{OfferConfig, Provider};
 use crate::serve::Local;
 use anyhow::{Context, Result};
@@ -253,15 +254,13 @@ impl Trade {
         self.provider.local.all().len()
     }
 
-    /// Serves no model any more; what is being answered is answered to its end.
-    pub fn unload(&self) {
-        self.provider.local.clear();
-        self.renew();
-    }
-
-    /// While the owner needs the machine nobody else is answered: who is, goes on elsewhere. The owner's own questions are.
-    pub fn rest(&self, rests: bool) {
-        self.provider.rest(rests);
+    /// The owner needs the machine, or not: then whoever is answered for goes on elsewhere. The owner's own questions are
+    /// answered as long as a model is there.
+    pub(crate) fn told(&self, told: Told) {
+        if told == Told::Sheds {
+            self.provider.local.clear();
+        }
+        self.provider.tell(told);
         self.renew();
     }
 

@@ -1,6 +1,6 @@
 //! One pass over one run: what the state asks of this node now.
 
-use super::{FETCH_RETRY_MS, Fetch, Making, Output, Part, Train, Update};
+use super::{FETCH_RETRY_MS, Fetch, Making, Output, Part, Train, Update, Will};
 use crate::round::{Candidate, RoundState};
 use crate::state::{Member, Run, Status};
 use crate::{Attest, Init, Tx};
@@ -23,7 +23,7 @@ const UPDATES_KEPT: u64 = 24;
 pub(super) struct Acting<'a> {
     pub(super) me: NodeId,
     pub(super) now: Millis,
-    pub(super) resting: bool,
+    pub(super) will: Will,
     pub(super) run: &'a Run,
     pub(super) part: &'a mut Part,
     pub(super) out: &'a mut Outbox<Output>,
@@ -40,7 +40,7 @@ impl Acting<'_> {
             }
             return;
         }
-        if self.resting {
+        if self.rests() {
             let active = self.run.members.get(&self.me).is_some_and(|member| member.status == Status::Active);
             if active && !self.run.ended {
                 self.say("rest", 0, Tx::Rest { run: self.run.id });
@@ -71,6 +71,18 @@ impl Acting<'_> {
             self.exchange(&self.run.open[i]);
         }
         self.forget();
+    }
+
+    /// Whether nothing is computed any more: at once, or when what was under way is done and said.
+    fn rests(&self) -> bool {
+        let said = self.part.memory.said.as_ref();
+        let owed = |round: &RoundState| round.is_training() && round.owes(&self.me);
+        let says = said.is_some_and(|said| self.run.open.iter().any(|r| r.round == said.round && owed(r)));
+        match self.will {
+            Will::Work => false,
+            Will::Drain => self.part.training.is_none() && !says,
+            Will::Rest => true,
+        }
     }
 
     /// Moves the weights towards the newest version.
@@ -159,6 +171,9 @@ impl Acting<'_> {
     }
 
     fn train(&mut self) {
+        if self.will != Will::Work {
+            return;
+        }
         let Some(round) = self.run.owed(&self.me) else { return };
         let base = round.base;
         let busy = self.part.training.is_some()

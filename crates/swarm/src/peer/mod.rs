@@ -6,7 +6,7 @@ mod acting;
 mod disputing;
 mod words;
 
-pub use words::{Fetch, Input, Memory, Output, Settle, Train, Waiting};
+pub use words::{Fetch, Input, Memory, Output, Settle, Train, Waiting, Will};
 
 use crate::state::{State, Status};
 use crate::{Commit, RunId};
@@ -23,8 +23,7 @@ pub struct Peer {
     id: NodeId,
     state: Arc<State>,
     parts: BTreeMap<RunId, Part>,
-    /// The owner needs the machine: nothing is computed.
-    resting: bool,
+    will: Will,
 }
 
 #[derive(Debug, Default)]
@@ -90,7 +89,7 @@ impl Part {
 impl Peer {
     /// A node that takes part in nothing yet, and knows of the chain what `state` says.
     pub fn new(id: NodeId, state: State) -> Self {
-        Self { id, state: Arc::new(state), parts: BTreeMap::new(), resting: false }
+        Self { id, state: Arc::new(state), parts: BTreeMap::new(), will: Will::Work }
     }
 
     /// The replicated state.
@@ -122,7 +121,7 @@ impl Peer {
             return Waiting::NotInvited;
         }
         let Some(member) = run.members.get(&self.id) else { return Waiting::Joining };
-        if self.resting && part.training.is_none() {
+        if self.will != Will::Work && part.training.is_none() {
             return Waiting::Resting;
         }
         let Some((version, _)) = part.weights else { return Waiting::Weights };
@@ -192,7 +191,7 @@ impl Machine for Peer {
                     part.chunks.insert(by, Some(hash));
                 }
             }
-            Input::Rest(resting) => self.resting = resting,
+            Input::Will(will) => self.will = will,
             Input::Wake => {}
         }
         let runs: Vec<RunId> = self.parts.keys().copied().collect();
@@ -279,7 +278,7 @@ impl Peer {
 
     fn act(&mut self, now: Millis, id: &RunId, out: &mut Outbox<Output>) {
         let (Some(run), Some(part)) = (self.state.runs.get(id), self.parts.get_mut(id)) else { return };
-        let mut acting = Acting { me: self.id, now, resting: self.resting, run, part, out };
+        let mut acting = Acting { me: self.id, now, will: self.will, run, part, out };
         acting.all();
     }
 }

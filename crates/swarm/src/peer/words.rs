@@ -77,10 +77,22 @@ pub enum Input {
         /// What is held now.
         result: Option<(u64, Hash)>,
     },
-    /// The owner needs the machine, or does not need it any more.
-    Rest(bool),
+    /// What the owner wants of the machine from now on.
+    Will(Will),
     /// The time asked for by [`Output::Wake`] has come.
     Wake,
+}
+
+/// What the owner wants of a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Will {
+    /// That it takes part.
+    #[default]
+    Work,
+    /// That it ends what is under way and begins nothing new.
+    Drain,
+    /// That it computes nothing at all.
+    Rest,
 }
 
 /// What a node asks of its driver, to be carried out in order.
@@ -162,7 +174,7 @@ impl Input {
             Self::Differs { .. } => "differs",
             Self::Chunk { .. } => "chunk",
             Self::Weights { .. } => "weights",
-            Self::Rest(_) => "rest",
+            Self::Will(_) => "will",
             Self::Wake => "wake",
         }
     }

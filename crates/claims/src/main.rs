@@ -155,7 +155,7 @@ fn print(claim: &Claim) {
 }
 
 /// What can be measured by itself: `claims [--full] [AREA…]`.
-const AREAS: [&str; 13] = [
+const AREAS: [&str; 15] = [
     "codec",
     "ledger",
     "network",
@@ -163,7 +163,9 @@ const AREAS: [&str; 13] = [
     "rounds",
     "serve",
     "market",
-    "trouble",
+    "kills",
+    "across",
+    "overload",
     "zoo",
     "owner",
     "link",
@@ -214,8 +216,10 @@ fn main() -> Result<()> {
     if asked("market") {
         market::measure(&mut book)?;
     }
-    if asked("trouble") {
-        trouble::measure(&mut book, full)?;
+    for area in ["kills", "across", "overload"] {
+        if asked(area) {
+            trouble::measure(&mut book, area, full)?;
+        }
     }
     if asked("zoo") {
         zoo::measure(&mut book, full)?;

@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 #[derive(Debug)]
 pub struct Door {
     places: usize,
+    /// Let in beside those, so that a place that becomes free is taken at once.
+    ahead: usize,
     next: u64,
     inside: BTreeMap<u64, (NodeId, Millis)>,
     waiting: BTreeMap<u64, Waits>,
@@ -53,10 +55,10 @@ const ANSWER_MS: u64 = 2_000;
 const AGAIN_MS: (u64, u64) = (100, 20_000);
 
 impl Door {
-    /// A door to so many places; as many may wait.
-    pub fn new(places: usize) -> Self {
+    /// A door to so many places; as many may wait. `ahead` more are let in to stand ready behind it.
+    pub fn new(places: usize, ahead: usize) -> Self {
         let (inside, waiting, had) = Default::default();
-        Self { places: places.max(1), next: 0, inside, waiting, had, answer_ms: ANSWER_MS }
+        Self { places: places.max(1), ahead, next: 0, inside, waiting, had, answer_ms: ANSWER_MS }
     }
 
     /// Somebody wants a place. Gives its ticket, or none where everything is taken by those who had no more; and what
@@ -103,7 +105,7 @@ impl Door {
 
     /// Lets in those who had least, while there are places.
     fn admit(&mut self, now: Millis, turns: &mut Vec<Turn>) {
-        while self.inside.len() < self.places {
+        while self.inside.len() < self.places + self.ahead {
             let had = |ticket: &u64, waits: &Waits| (self.share(now, &waits.who, false), *ticket);
             let first = self.waiting.iter().min_by_key(|(ticket, waits)| had(ticket, waits));
             let Some(ticket) = first.map(|(ticket, _)| *ticket) else { return };

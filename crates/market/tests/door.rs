@@ -11,7 +11,7 @@ fn key(i: u8) -> NodeId {
 /// Clients that ask every so many milliseconds; what each of them got in two minutes, in answers.
 fn served(places: usize, answer_ms: u64, every_ms: &[u64], seed: u64) -> Vec<u64> {
     let mut rng = Rng::new(seed);
-    let mut door = Door::new(places);
+    let mut door = Door::new(places, 0);
     let mut done = vec![0; every_ms.len()];
     let mut next: Vec<u64> = every_ms.iter().map(|every| rng.below(*every)).collect();
     let mut whose: BTreeMap<u64, usize> = BTreeMap::new();
@@ -87,7 +87,7 @@ fn who_is_alone_gets_everything() {
 
 #[test]
 fn who_waits_firmly_is_not_sent_away() {
-    let mut door = Door::new(1);
+    let mut door = Door::new(1, 0);
     let (first, _) = door.knock(Millis(0), key(1), false);
     let (firm, turns) = door.knock(Millis(0), key(1), true);
     assert_eq!((firm.is_some(), turns), (true, vec![]));

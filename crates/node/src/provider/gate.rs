@@ -22,8 +22,10 @@ pub(super) struct Place {
 }
 
 impl Gate {
+    /// So many write at a time, and one for four of them stands ready in the engine: between two answers it would idle.
     pub(super) fn new(places: usize) -> Self {
-        Self(Mutex::new(Inner { door: Door::new(places), waiting: BTreeMap::new() }))
+        let door = Door::new(places, places.div_ceil(4));
+        Self(Mutex::new(Inner { door, waiting: BTreeMap::new() }))
     }
 
     /// A place in the row; none where all are taken by those who had no more. `firm`: it is kept until its turn.

@@ -6,5 +6,5 @@ cd "$(dirname "$0")/.."
 target=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 # Without its own matrix kernels and without weights put in another order when they are loaded.
 export GGML_LLAMAFILE=OFF GGML_CPU_REPACK=OFF CARGO_TARGET_DIR="$target/other"
-cargo build -p cli
+cargo build --workspace
 echo "OTHER_TALKOO=$CARGO_TARGET_DIR/debug/talkoo"

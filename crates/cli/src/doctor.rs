@@ -166,7 +166,7 @@ async fn running(panel: &Value) -> Vec<Check> {
         None => check("runs", Mark::Ok, "no run has trouble", ""),
     });
     let reason = &panel["activity"]["reason"];
-    let working = panel["activity"]["state"] == "working";
+    let working = ["working", "waiting"].contains(&panel["activity"]["state"].as_str().unwrap_or_default());
     let mark = if working { Mark::Ok } else { Mark::Doubtful };
     let mend = if reason["code"] == "paused_by_owner" || reason["code"] == "draining" {
         "talkoo resume"

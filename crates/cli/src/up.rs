@@ -133,7 +133,7 @@ async fn example(common: Common, node: Arc<Node>) {
     let alone = |node: &Node| node.chain(None).is_ok_and(|chain| chain.validators.len() == 1);
     let Some(idling) = node.idling() else { return };
     // The machine is measured when it may work.
-    while idling.activity().state != "working" {
+    while idling.activity().share_permille == 0 {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     let dir = common.dir();
@@ -267,7 +267,7 @@ async fn keep_serving(
             () = node.stopped() => return Ok(()),
             _ = tick.tick() => {}
         }
-        if node.idling().is_some_and(|idling| idling.activity().state != "working") {
+        if node.idling().is_some_and(|idling| idling.activity().share_permille == 0) {
             continue;
         }
         let models = match own {

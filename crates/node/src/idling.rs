@@ -35,7 +35,7 @@ pub struct Reason {
 /// What a node does for others, and why.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Activity {
-    /// `working`, `paused` or `draining`.
+    /// `working`, `waiting` for work, `paused` or `draining`.
     pub state: String,
     /// Why.
     pub reason: Reason,
@@ -80,6 +80,8 @@ struct Inner {
     when: When,
     /// Memory that the program may have; 0 = no limit.
     memory_mb: u64,
+    /// Why there is nothing to do, where there is nothing.
+    no_work: Option<Why>,
     since: Millis,
     saved: Instant,
 }
@@ -108,6 +110,7 @@ impl Idling {
             reading: Reading::default(),
             when: table.when,
             memory_mb: config.limits.memory_mb,
+            no_work: None,
             since: now,
             saved: Instant::now(),
         };
@@ -133,7 +136,12 @@ impl Idling {
     }
 
     /// Looks at the machine until `stop`.
-    pub(crate) async fn run(self: Arc<Self>, busy: impl Fn() -> bool, stop: CancellationToken) {
+    pub(crate) async fn run(
+        self: Arc<Self>,
+        busy: impl Fn() -> bool,
+        lacks: impl Fn() -> Option<Why>,
+        stop: CancellationToken,
+    ) {
         let mut tick = tokio::time::interval(LOOK_EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -141,6 +149,8 @@ impl Idling {
                 () = stop.cancelled() => break,
                 _ = tick.tick() => {
                     self.look();
+                    let no_work = lacks();
+                    self.inner().lack(no_work);
                     // Finished: from now on it rests.
                     if *self.drains.borrow() && !busy() {
                         self.set(0);
@@ -196,10 +206,11 @@ impl Idling {
     pub fn activity(&self) -> Activity {
         let now = chain::clock();
         let inner = self.inner();
-        let why = inner.idle.why();
-        let state = match why {
-            Why::Draining => "draining",
-            why if why.works() => "working",
+        let why = inner.why();
+        let state = match (why, inner.idle.share()) {
+            (Why::Draining, _) => "draining",
+            (why, _) if why.works() => "working",
+            (_, Some(_)) => "waiting",
             _ => "paused",
         };
         let today = now.0 / owner::DAY_MS;
@@ -242,15 +253,8 @@ impl Idling {
             let mut inner = self.inner();
             inner.idle.step(now, input, &mut out);
             let outputs: Vec<Output> = out.drain().collect();
-            for output in &outputs {
-                match output {
-                    Output::Changed(why) => {
-                        inner.minutes.enter(now, *why);
-                        inner.since = now;
-                        tracing::info!(why = why.code(), "the machine");
-                    }
-                    _ => {}
-                }
+            if outputs.iter().any(|output| matches!(output, Output::Changed(_))) {
+                inner.account(now);
             }
             outputs
         };
@@ -309,10 +313,12 @@ impl Node {
         }
         let node = Arc::downgrade(self);
         // What is under way: a unit that trains, an answer that is written.
+        let lacking = node.clone();
         let busy = move || node.upgrade().is_some_and(|node| node.busy());
+        let lacks = move || lacking.upgrade().and_then(|node| node.lacks());
         let (looking, stop) = (idling.clone(), self.stop.clone());
         self.tasks.lock().await.spawn(async move {
-            looking.run(busy, stop).await;
+            looking.run(busy, lacks, stop).await;
             Ok(())
         });
         let (store, stop) = (self.shared.store.clone(), self.stop.clone());
@@ -329,6 +335,28 @@ impl Node {
         #[cfg(not(feature = "serve"))]
         let writes = false;
         trains || writes
+    }
+
+    /// Why there is nothing to do for others, where there is nothing.
+    fn lacks(&self) -> Option<Why> {
+        let busy = self.busy();
+        let (runs, ended) = {
+            let status = self.status.borrow();
+            (status.runs.len(), status.runs.iter().all(|run| run.ended))
+        };
+        if busy || !ended {
+            return None;
+        }
+        #[cfg(feature = "serve")]
+        if let Some((models, offered)) = self.in_market().ok().map(|trade| (trade.serves(), trade.offers())) {
+            match (models, offered) {
+                (0, _) => {}
+                (_, true) => return Some(Why::NoQuestions),
+                (_, false) if runs == 0 => return Some(Why::NotOffered),
+                _ => {}
+            }
+        }
+        Some(if runs == 0 { Why::NoRun } else { Why::RunEnded })
     }
 
     /// What decides when this node works, where anything does.
@@ -357,6 +385,28 @@ impl Node {
 
     fn minded(&self) -> Result<Arc<Idling>> {
         self.idling().context("the node that runs here does as it was told by hand; `talkoo up` minds its machine")
+    }
+}
+
+impl Inner {
+    /// Why it works or does not; also why it has nothing to do.
+    fn why(&self) -> Why {
+        self.idle.why().or_no_work(self.no_work)
+    }
+
+    fn lack(&mut self, no_work: Option<Why>) {
+        self.no_work = no_work;
+        self.account(chain::clock());
+    }
+
+    /// From now on time is spent on what is so now.
+    fn account(&mut self, now: Millis) {
+        let why = self.why();
+        if why.code() != self.minutes.why().code() {
+            self.minutes.enter(now, why);
+            self.since = now;
+            tracing::info!(why = why.code(), "the machine");
+        }
     }
 }
 

@@ -249,6 +249,11 @@ impl Trade {
         self.renew();
     }
 
+    /// Whether others may ask them.
+    pub(crate) fn offers(&self) -> bool {
+        self.config.offer.public
+    }
+
     /// Models of this machine that are served.
     pub fn serves(&self) -> usize {
         self.provider.local.all().len()

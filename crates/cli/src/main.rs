@@ -232,13 +232,19 @@ impl Common {
 /// Warnings, but for what is ordinary: that nodes leave a relay without a word.
 const QUIET: &str = "warn,iroh_relay::server=error";
 
-#[tokio::main]
-async fn main() -> std::process::ExitCode {
+fn main() -> std::process::ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_env("TALKOO_LOG").unwrap_or_else(|_| QUIET.into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let cli = Cli::try_parse().unwrap_or_else(|error| usage(&error));
     let json = cli.common.json;
-    match run(cli).await {
+    node::prepare_process();
+    if matches!(cli.command, Command::Up(_)) {
+        // Each thread has its own priority, and its children have it too: before there are any.
+        node::lower_priority();
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let done = runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(run(cli)));
+    match done {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
             if json {
@@ -282,7 +288,6 @@ async fn run(cli: Cli) -> Result<()> {
     let doctor = matches!(cli.command, Command::Doctor(_) | Command::Report(_));
     common.config =
         Config::of(&common.dir()).or_else(|error| if doctor { Ok(Config::default()) } else { Err(error) })?;
-    node::prepare_process();
     match cli.command {
         Command::Up(args) => up::up(&common, args).await,
         Command::Down => up::down(&common).await,

@@ -125,7 +125,7 @@ fn unit(program: &Path, data: &Path, system: bool) -> String {
         "[Unit]\nDescription=talkoo: trains and serves open models while this machine is idle\nDocumentation=man:talkoo(1)\n\
          After=network-online.target\nWants=network-online.target\n\n\
          [Service]\nExecStart={program} --data {data} up\nExecStop={program} --data {data} down\nRestart=on-failure\n\
-         RestartSec=10\nTimeoutStopSec=90\nNice=19\nCPUWeight=idle\nIOSchedulingClass=idle\nNoNewPrivileges=yes\n\
+         RestartSec=10\nTimeoutStopSec=90\nNice=19\nCPUSchedulingPolicy=idle\nCPUWeight=idle\nIOSchedulingClass=idle\nNoNewPrivileges=yes\n\
          RestrictSUIDSGID=yes\nLockPersonality=yes\nRestrictRealtime=yes\nUMask=0077\n{hardening}\n\
          [Install]\nWantedBy={target}\n"
     )

@@ -35,7 +35,6 @@ enum WhenArg {
 const EXAMPLE: &str = include_str!("../../../examples/first.toml");
 
 pub(crate) async fn up(common: &Common, args: UpArgs) -> Result<()> {
-    node::lower_priority();
     let dir = common.dir();
     std::fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
     node::Config::write_template(&dir)?;

@@ -50,8 +50,20 @@ pub fn prepare_process() {
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
 }
 
-/// From now on other programs go first: the lowest priority, which nobody needs rights for. Threads that are begun later
-/// have it too.
+/// From now on other programs go before this thread and those that it begins: the lowest priority, which nobody needs rights
+/// for.
 pub fn lower_priority() {
     let _ = rustix::process::nice(19);
+    // Several threads of the lowest priority still take some percent of a core from others; those of the idle class give way
+    // at once. `chrt` is part of util-linux; without it the priority has to do.
+    #[cfg(target_os = "linux")]
+    {
+        use std::process::{Command, Stdio};
+        let own = std::process::id().to_string();
+        let _ = Command::new("chrt")
+            .args(["--idle", "--pid", "0", &own])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+    }
 }

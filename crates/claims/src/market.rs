@@ -140,6 +140,7 @@ pub(crate) async fn start(
         mdns: false,
         relays: relays.to_vec(),
         rates: (0, 0),
+        minded: false,
         limits: Limits { threads: 1, duty_percent: 100 },
         device: "cpu".into(),
         eval_tokens: 0,

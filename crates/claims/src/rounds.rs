@@ -27,6 +27,7 @@ fn node_config(dir: &Path) -> NodeConfig {
         mdns: false,
         relays: vec![],
         rates: (0, 0),
+        minded: false,
         limits: Limits { threads: 1, duty_percent: 100 },
         device: "cpu".into(),
         eval_tokens: 0,

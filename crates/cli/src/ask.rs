@@ -65,6 +65,12 @@ pub(crate) async fn run(common: &Common, args: RunArgs) -> Result<()> {
                 "the node that runs on {dir} serves its own models: leave --model out, or name another folder with --data"
             );
         }
+        if args.asking.limits() {
+            bail!(
+                "the node that runs on {} has its own --max-price, --budget and --check: leave them out",
+                dir.display()
+            );
+        }
         for ticket in args.asking.tickets(common)? {
             node::call(&dir, &Request::Enter { ticket: ticket.to_string() }).await?;
         }

@@ -210,10 +210,17 @@ async fn answers(api: &str) -> Result<()> {
 pub(crate) async fn report(common: &Common, args: &ReportArgs) -> Result<()> {
     let hardware = node::hardware();
     let panel = train::ask(common, Request::Panel).await.ok().map(anonymous);
+    let mut checks = all(common).await;
+    for check in &mut checks {
+        // What a node says of its trouble, and where it listens, may name others.
+        if ["chain", "runs", "api"].contains(&check.name) {
+            check.says = if check.mark == Mark::Ok { "as it should be".into() } else { "not as it should be".into() };
+        }
+    }
     let report = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "system": { "os": hardware.os, "cpu": hardware.cpu, "cores": hardware.cores, "memory_mb": hardware.memory_mb, "gpu": hardware.gpu },
-        "checks": all(common).await,
+        "checks": checks,
         "node": panel,
     });
     // The owner's own name is in most paths.
@@ -245,14 +252,26 @@ fn anonymous(mut panel: Value) -> Value {
             };
         }
     }
-    for path in ["/node/key", "/node/addresses", "/node/api", "/network/chain", "/network/name", "/today/earned_micro"]
-    {
+    for path in [
+        "/node/data",
+        "/trouble",
+        "/node/key",
+        "/node/addresses",
+        "/node/api",
+        "/network/chain",
+        "/network/name",
+        "/today/earned_micro",
+    ] {
         if let Some(value) = panel.pointer_mut(path) {
             *value = json!("left out");
         }
     }
     for run in panel["runs"].as_array_mut().into_iter().flatten() {
         run["run"] = json!("left out");
+        run["trouble"] = json!(run["trouble"].is_string());
+    }
+    for model in panel["serving"]["models"].as_array_mut().into_iter().flatten() {
+        model["hash"] = json!("left out");
     }
     panel
 }
@@ -267,7 +286,7 @@ mod tests {
         let panel = json!({
             "node": { "key": secret, "addresses": ["192.0.2.7:1"], "api": "http://127.0.0.1:1/v1", "uptime_s": 1 },
             "network": { "chain": secret, "name": "ours", "height": 3 }, "account": { "balance_micro": 7 },
-            "peers": [{ "key": secret }], "runs": [{ "run": secret, "name": "bard" }], "settings": { "file": secret },
+            "peers": [{ "key": secret }], "runs": [{ "run": secret, "name": "bard", "trouble": secret }], "trouble": secret, "serving": { "models": [{ "hash": secret }] }, "settings": { "file": secret },
             "earnings": [{ "micro": 77 }], "today": { "earned_micro": 77 },
         });
         let text = anonymous(panel).to_string();

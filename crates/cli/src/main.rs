@@ -222,6 +222,7 @@ impl Common {
             mdns: !self.no_mdns && self.config.node.mdns,
             relays: self.relays()?,
             rates: self.config.limits.rates(),
+            minded: false,
             limits: Limits { threads: self.threads(), duty_percent: duty.into() },
             device: self.device().to_owned(),
             eval_tokens: EVAL_TOKENS,

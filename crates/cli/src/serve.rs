@@ -156,6 +156,11 @@ fn found(common: &Common, what: &str) -> Result<(PathBuf, Option<Hash>)> {
 }
 
 impl Asking {
+    /// Whether what may be paid and shown is named.
+    pub(crate) fn limits(&self) -> bool {
+        self.max_price.is_some() || self.budget.is_some() || self.check.is_some()
+    }
+
     /// Tickets of networks whose providers are asked.
     pub(crate) fn tickets(&self, common: &Common) -> Result<Vec<net::Ticket>> {
         if !self.ticket.is_empty() {

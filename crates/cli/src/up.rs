@@ -46,7 +46,7 @@ pub(crate) async fn up(common: &Common, args: UpArgs) -> Result<()> {
     };
     #[cfg(feature = "serve")]
     let local = args.serve.named(common).await?;
-    let node = Node::start(common.node()?).await?;
+    let node = Node::start(node::NodeConfig { minded: true, ..common.node()? }).await?;
     #[cfg(feature = "serve")]
     let own_only = local.all().is_empty();
     #[cfg(feature = "serve")]
@@ -246,6 +246,9 @@ pub(crate) async fn down(common: &Common) -> Result<()> {
 /// What was trained here is looked at this often, and served anew at most every so often while it is trained.
 #[cfg(feature = "serve")]
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// What could not be loaded is tried again after this.
+#[cfg(feature = "serve")]
+const AGAIN_AFTER: Duration = Duration::from_secs(60);
 #[cfg(feature = "serve")]
 const RENEW_EVERY: Duration = Duration::from_secs(600);
 
@@ -284,7 +287,10 @@ async fn keep_serving(
         };
         match models {
             Ok(models) => trade.serve(&models).await,
-            Err(error) => tracing::warn!(%error, "a model is not served yet"),
+            Err(error) => {
+                tracing::warn!(%error, "a model is not served yet");
+                tokio::time::sleep(AGAIN_AFTER).await;
+            }
         }
     }
 }

@@ -325,8 +325,8 @@ pub(crate) async fn version() -> Json<Value> {
     Json(json!({ "version": env!("CARGO_PKG_VERSION") }))
 }
 
-pub(crate) async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
-    let node = shared.panel.as_ref().filter(|_| !shared.keys_needed).map(|panel| panel.metrics());
+pub(crate) async fn metrics(State(shared): State<Arc<Shared>>, Extension(caller): Extension<Caller>) -> Response {
+    let node = shared.panel(&caller).ok().map(|panel| panel.metrics());
     let text = shared.metrics.text() + &node.unwrap_or_default();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }

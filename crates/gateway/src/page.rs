@@ -2,13 +2,14 @@
 
 use crate::error::ApiError;
 use crate::http::Shared;
-use axum::Json;
+use crate::keys::Caller;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
+use axum::{Extension, Json};
 use futures_util::{Stream, stream};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -94,8 +95,8 @@ fn file(kind: &'static str, text: &'static str) -> Response {
 
 impl Shared {
     /// The panel, for the owner: whoever asks with a key from elsewhere is somebody else.
-    fn panel(&self) -> Result<Arc<dyn Panel>, ApiError> {
-        if self.keys_needed {
+    pub(crate) fn panel(&self, caller: &Caller) -> Result<Arc<dyn Panel>, ApiError> {
+        if self.keys_needed || caller.known() {
             return Err(ApiError::forbidden(
                 "The node's figures are shown to its owner only: where the API listens on this machine and demands no keys.",
             ));
@@ -104,14 +105,18 @@ impl Shared {
     }
 }
 
-async fn state(State(shared): State<Arc<Shared>>) -> Result<Json<Value>, ApiError> {
-    Ok(Json(shared.panel()?.state()))
+async fn state(
+    State(shared): State<Arc<Shared>>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<Value>, ApiError> {
+    Ok(Json(shared.panel(&caller)?.state()))
 }
 
 async fn events(
     State(shared): State<Arc<Shared>>,
+    Extension(caller): Extension<Caller>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
-    let panel = shared.panel()?;
+    let panel = shared.panel(&caller)?;
     let changes = stream::unfold((panel, Value::Null), |(panel, last)| async move {
         let mut first = last.is_null();
         loop {
@@ -142,8 +147,12 @@ fn still(state: &Value) -> Value {
     state
 }
 
-async fn run(State(shared): State<Arc<Shared>>, Path(run): Path<String>) -> Result<Json<Value>, ApiError> {
-    let found = shared.panel()?.run(&run);
+async fn run(
+    State(shared): State<Arc<Shared>>,
+    Extension(caller): Extension<Caller>,
+    Path(run): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let found = shared.panel(&caller)?.run(&run);
     found.map(Json).ok_or_else(|| ApiError::not_found(&format!("/api/runs/{run}")))
 }
 
@@ -156,14 +165,19 @@ struct Blocks {
 
 async fn blocks(
     State(shared): State<Arc<Shared>>,
+    Extension(caller): Extension<Caller>,
     asked: Result<Query<Blocks>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<Value>, ApiError> {
     let Query(asked) = asked.map_err(|error| ApiError::body(&error.body_text()))?;
-    Ok(Json(shared.panel()?.blocks(asked.before, asked.count.unwrap_or(20).min(BLOCKS_MAX))))
+    Ok(Json(shared.panel(&caller)?.blocks(asked.before, asked.count.unwrap_or(20).min(BLOCKS_MAX))))
 }
 
-async fn account(State(shared): State<Arc<Shared>>, Path(key): Path<String>) -> Result<Json<Value>, ApiError> {
-    let found = shared.panel()?.account(&key);
+async fn account(
+    State(shared): State<Arc<Shared>>,
+    Extension(caller): Extension<Caller>,
+    Path(key): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let found = shared.panel(&caller)?.account(&key);
     found.map(Json).ok_or_else(|| ApiError::not_found(&format!("/api/accounts/{key}")))
 }
 
@@ -174,14 +188,22 @@ struct Pause {
     minutes: Option<u64>,
 }
 
-async fn pause(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Result<Json<Value>, ApiError> {
-    let panel = shared.panel()?;
+async fn pause(
+    State(shared): State<Arc<Shared>>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Json<Value>, ApiError> {
+    let panel = shared.panel(&caller)?;
     let asked: Pause = crate::params::fields(&crate::params::object(&headers, &body)?)?;
     done(panel.pause(asked.minutes))
 }
 
-async fn resume(State(shared): State<Arc<Shared>>) -> Result<Json<Value>, ApiError> {
-    done(shared.panel()?.resume())
+async fn resume(
+    State(shared): State<Arc<Shared>>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<Value>, ApiError> {
+    done(shared.panel(&caller)?.resume())
 }
 
 /// Where to go.
@@ -190,8 +212,13 @@ struct Replay {
     at: usize,
 }
 
-async fn replay(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Result<Json<Value>, ApiError> {
-    let panel = shared.panel()?;
+async fn replay(
+    State(shared): State<Arc<Shared>>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Json<Value>, ApiError> {
+    let panel = shared.panel(&caller)?;
     let asked: Replay = crate::params::fields(&crate::params::object(&headers, &body)?)?;
     done(panel.replay(asked.at))
 }

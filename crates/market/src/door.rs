@@ -49,6 +49,8 @@ struct Had {
 const HALF_MS: u64 = 30_000;
 /// Clients that are remembered; whoever had least is forgotten first.
 const CLIENTS_MAX: usize = 4096;
+/// A place that was taken counts for so long at least.
+const ANSWER_MS_MIN: u64 = 100;
 /// How long an answer takes before one was measured.
 const ANSWER_MS: u64 = 2_000;
 /// Who finds everything taken comes back when a place may be free, but in these bounds.
@@ -87,6 +89,8 @@ impl Door {
         self.waiting.remove(&ticket);
         if let Some((who, since)) = self.inside.remove(&ticket) {
             let took = now.since(since);
+            // Who comes and goes at once is no answer, and not for nothing.
+            let took = took.max(ANSWER_MS_MIN);
             self.answer_ms = (self.answer_ms * 7 + took) / 8;
             let ms = self.faded(now, &who).saturating_add(took);
             self.had.insert(who, Had { ms, at: now });

@@ -178,7 +178,8 @@ async fn answer(
                 if tree.chunks.len() == 1
                     && let Some(chunk) = content.chunk(&root, 0, by)
                 {
-                    up.take(chunk.len()).await;
+                    // Whoever asks for a tree waits for seconds only.
+                    up.count(chunk.len()).await;
                     frame::send(&mut send, &chunk).await?;
                 }
             }
@@ -322,6 +323,8 @@ async fn work<P: Place>(
 ) -> Option<NodeId> {
     loop {
         let index = transfer.todo.lock().await.pop_front()?;
+        // One's own limit is nobody's fault: its source is not timed meanwhile.
+        pool.down.take(transfer.tree.range(index).len()).await;
         match within(STALL, fetch_chunk(&pool, source, lane, root, index, &transfer.tree)).await {
             Ok(bytes) => {
                 let at = transfer.tree.range(index).start as u64;
@@ -402,7 +405,6 @@ async fn fetch_chunk(
     index: usize,
     tree: &ChunkTree,
 ) -> Result<Vec<u8>, Reject> {
-    pool.down.take(tree.range(index).len()).await;
     let connection = pool.get(source, ALPN, lane).await?;
     let mut receive = ask(&connection, Request::Chunk { root, index: index as u32 }).await?;
     let bytes = frame::receive(&mut receive, CHUNK_BYTES).await?.ok_or(Reject::NotHeld)?;

@@ -15,6 +15,8 @@ pub(crate) struct Rate {
 
 /// So much may go at once after a pause.
 const BURST: Duration = Duration::from_millis(250);
+/// What goes without waiting delays others by this at most.
+const COUNTED_MAX: Duration = Duration::from_secs(5);
 
 impl Rate {
     /// A limit in bytes a second; 0: none.
@@ -22,17 +24,26 @@ impl Rate {
         Self { limit: (limit > 0).then_some(limit as f64), clear: Mutex::new(Instant::now()) }
     }
 
-    /// Waits until so many bytes may go.
+    /// Waits until so many bytes may go, in the order of coming. Who goes away meanwhile costs nothing.
     pub(crate) async fn take(&self, bytes: usize) {
         let Some(limit) = self.limit else { return };
-        let at = {
-            let mut clear = self.clear.lock().await;
-            let now = Instant::now();
-            let from = (*clear).max(now.checked_sub(BURST).unwrap_or(now));
-            *clear = from + Duration::from_secs_f64(bytes as f64 / limit);
-            *clear
-        };
+        let mut clear = self.clear.lock().await;
+        let at = Self::after(*clear, bytes, limit);
         tokio::time::sleep_until(at).await;
+        *clear = at;
+    }
+
+    /// Counts bytes that go without having waited: those who come later wait for them, but not for long.
+    pub(crate) async fn count(&self, bytes: usize) {
+        let Some(limit) = self.limit else { return };
+        let mut clear = self.clear.lock().await;
+        *clear = Self::after(*clear, bytes, limit).min(Instant::now() + COUNTED_MAX);
+    }
+
+    fn after(clear: Instant, bytes: usize, limit: f64) -> Instant {
+        let now = Instant::now();
+        let from = clear.max(now.checked_sub(BURST).unwrap_or(now));
+        from + Duration::from_secs_f64(bytes as f64 / limit)
     }
 }
 
@@ -58,6 +69,19 @@ mod tests {
         // Ten million bytes, of which a quarter of a second's worth may go at once.
         let took = begun.elapsed();
         assert!(took >= Duration::from_millis(9_740) && took <= Duration::from_millis(10_010), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_goes_away_costs_nothing() {
+        let rate = Rate::new(1_000);
+        rate.take(1_000).await;
+        for _ in 0..100 {
+            let gone = tokio::time::timeout(Duration::from_millis(1), rate.take(1_000_000)).await;
+            assert!(gone.is_err());
+        }
+        let begun = Instant::now();
+        rate.take(1_000).await;
+        assert!(begun.elapsed() <= Duration::from_secs(1), "{:?}", begun.elapsed());
     }
 
     #[tokio::test(start_paused = true)]

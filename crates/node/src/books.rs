@@ -118,11 +118,20 @@ impl Books {
 
     /// Counts an allotment; it is on disk when this returns.
     pub(crate) fn set_aside_more(&self, amount: Credits) -> Result<()> {
+        self.change_set_aside(|before| before.saturating_add(amount.0))
+    }
+
+    /// Takes back what was counted and not done.
+    pub(crate) fn set_aside_less(&self, amount: Credits) -> Result<()> {
+        self.change_set_aside(|before| before.saturating_sub(amount.0))
+    }
+
+    fn change_set_aside(&self, change: impl FnOnce(u64) -> u64) -> Result<()> {
         let write = self.database.begin_write()?;
         {
             let mut meta = write.open_table(META)?;
             let before = meta.get(SET_ASIDE)?.map_or(0, |value| value.value());
-            meta.insert(SET_ASIDE, before.saturating_add(amount.0))?;
+            meta.insert(SET_ASIDE, change(before))?;
         }
         Ok(write.commit()?)
     }

@@ -4,6 +4,7 @@ use crate::Node;
 use crate::config::{Config, When};
 use crate::driver::Shared;
 use crate::machine::{Reading, Sampler, sampler};
+use crate::status::RunStatus;
 use crate::store::write_whole;
 use crate::throttle::Duty;
 use anyhow::{Context, Result, bail};
@@ -64,6 +65,8 @@ pub(crate) enum Told {
 /// The owner's machine, looked at.
 pub struct Idling {
     inner: Mutex<Inner>,
+    /// What is decided is carried out before anything else is decided.
+    carrying: Mutex<()>,
     duty: Duty,
     drains: Arc<watch::Sender<bool>>,
     /// Of 100 parts of the time that training may compute.
@@ -82,6 +85,8 @@ struct Inner {
     memory_mb: u64,
     /// Why there is nothing to do, where there is nothing.
     no_work: Option<Why>,
+    /// Whether memory was given back, and is short still.
+    shed: bool,
     since: Millis,
     saved: Instant,
 }
@@ -91,6 +96,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// The account of its time is written down this often.
 const SAVE_EVERY: Duration = Duration::from_secs(60);
 const FILE: &str = "minutes";
+/// The longest pause, in minutes: ten years.
+const PAUSE_MAX: u64 = 10 * 366 * 24 * 60;
 
 impl Idling {
     pub(crate) fn new(shared: &Shared, config: &Config) -> Result<Arc<Self>> {
@@ -111,13 +118,14 @@ impl Idling {
             when: table.when,
             memory_mb: config.limits.memory_mb,
             no_work: None,
+            shed: false,
             since: now,
             saved: Instant::now(),
         };
         // Nothing is begun before the machine was looked at.
         duty.send_replace(0);
-        let (inner, told) = (Mutex::new(inner), Mutex::default());
-        let idling = Arc::new(Self { inner, duty, drains, duty_percent, path, told });
+        let (inner, carrying, told) = (Mutex::new(inner), Mutex::default(), Mutex::default());
+        let idling = Arc::new(Self { inner, carrying, duty, drains, duty_percent, path, told });
         // A pause outlives a restart.
         if let Some(until) = std::fs::read_to_string(idling.pause_path()).ok().and_then(|text| text.parse().ok()) {
             idling.step(Input::Pause { until: (until > 0).then_some(Millis(until)) });
@@ -153,7 +161,7 @@ impl Idling {
                     self.inner().lack(no_work);
                     // Finished: from now on it rests.
                     if *self.drains.borrow() && !busy() {
-                        self.set(0);
+                        self.drained();
                     }
                 }
             }
@@ -173,10 +181,32 @@ impl Idling {
         if memory_mb > 0 && own > memory_mb {
             sample.memory_free_mb = Some(0);
         }
+        let short = sample.memory_free_mb.is_some_and(|free| free < self.inner().idle.settings().memory_free_min_mb);
         self.step(Input::Sample(sample));
+        self.shed(short);
         let due = self.inner().saved.elapsed() >= SAVE_EVERY;
         if due {
             self.save();
+        }
+    }
+
+    /// Gives memory back where it is short, also while it rests for another reason; once, until there is enough again.
+    fn shed(&self, short: bool) {
+        let _one = self.carrying.lock().expect("nobody panics while holding it");
+        let (rests, shed) = {
+            let mut inner = self.inner();
+            (inner.idle.share().is_none(), std::mem::replace(&mut inner.shed, short))
+        };
+        if short && rests && !shed {
+            self.tell_all(Told::Sheds);
+        }
+    }
+
+    /// What was under way is done: from now on it rests, unless it was told to go on.
+    fn drained(&self) {
+        let _one = self.carrying.lock().expect("nobody panics while holding it");
+        if *self.drains.borrow() {
+            self.set(0);
         }
     }
 
@@ -192,7 +222,6 @@ impl Idling {
     /// The owner does not need it any more, and takes back that it should finish.
     pub fn resume(&self) {
         let _ = std::fs::remove_file(self.pause_path());
-        self.drains.send_replace(false);
         self.step(Input::Resume);
         self.look();
     }
@@ -247,6 +276,10 @@ impl Idling {
     }
 
     fn step(&self, input: Input) {
+        let _one = self.carrying.lock().expect("nobody panics while holding it");
+        if input == Input::Resume {
+            self.drains.send_replace(false);
+        }
         let mut out = Outbox::default();
         let now = chain::clock();
         let outputs: Vec<Output> = {
@@ -262,10 +295,6 @@ impl Idling {
             match output {
                 Output::Start { share } | Output::Background { share } => {
                     self.set((self.duty_percent * share / SHARE_ALL).max(1));
-                }
-                Output::Pause(Why::LowMemory { .. }) => {
-                    self.set(0);
-                    self.tell_all(Told::Sheds);
                 }
                 Output::Pause(_) | Output::Stop(_) => self.set(0),
                 Output::Drain => {
@@ -328,8 +357,12 @@ impl Node {
 
     /// Whether a unit trains or an answer for others is written.
     pub(crate) fn busy(&self) -> bool {
-        let training = swarm::Waiting::No.text();
-        let trains = self.status.borrow().runs.iter().any(|run| run.waiting == training);
+        let (training, own) = (swarm::Waiting::No.text(), self.id().to_string());
+        let drains = *self.shared.drains.borrow();
+        // Who drains is done when the log has taken its unit and its word that it rests.
+        let active = |run: &RunStatus| run.members.iter().any(|member| member.node == own && member.status == "active");
+        let trains =
+            self.status.borrow().runs.iter().any(|run| run.waiting == training || drains && !run.ended && active(run));
         #[cfg(feature = "serve")]
         let writes = self.in_market().is_ok_and(|trade| trade.answering() > 0);
         #[cfg(not(feature = "serve"))]
@@ -366,7 +399,7 @@ impl Node {
 
     /// The owner needs the machine for so many minutes, or until [`Node::resume`].
     pub fn pause(&self, minutes: Option<u64>) -> Result<()> {
-        let until = minutes.map(|minutes| chain::clock().plus(minutes.saturating_mul(60_000)));
+        let until = minutes.map(|minutes| chain::clock().plus(minutes.min(PAUSE_MAX) * 60_000));
         self.minded()?.pause(until);
         Ok(())
     }

@@ -110,6 +110,8 @@ pub struct NodeConfig {
     pub relays: Vec<net::RelayAddr>,
     /// Bytes of content a second that may go and come; 0: no limit.
     pub rates: (u64, u64),
+    /// Whether it computes nothing for others before [`Node::mind`].
+    pub minded: bool,
     /// What training may use.
     pub limits: Limits,
     /// Device of the trainer.
@@ -171,7 +173,7 @@ impl Node {
             rates: config.rates,
         };
         let net = Arc::new(Net::open(net_config, contents.clone(), Some(chains.clone()), Some(chains.clone())).await?);
-        let duty = Arc::new(watch::Sender::new(config.limits.duty_percent));
+        let duty = Arc::new(watch::Sender::new(if config.minded { 0 } else { config.limits.duty_percent }));
         let shared = Arc::new(Shared {
             store,
             contents,

@@ -365,6 +365,9 @@ impl Run {
     }
 
     fn check_rest(&self, by: &NodeId) -> Result<(), Reject> {
+        if self.ended {
+            return Err(Reject::Ended);
+        }
         if self.member(by)?.status == Status::Active { Ok(()) } else { Err(Reject::Duplicate) }
     }
 
@@ -395,6 +398,8 @@ impl Run {
 
     fn leave(&mut self, by: &NodeId) {
         self.members.remove(by);
+        // Its voice goes with it.
+        self.finals.remove(by);
         self.excuse(by);
     }
 

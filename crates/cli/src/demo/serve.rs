@@ -197,6 +197,7 @@ fn config(dir: PathBuf) -> NodeConfig {
         mdns: false,
         relays: Vec::new(),
         rates: (0, 0),
+        minded: false,
         limits: Limits { threads: 1, duty_percent: 100 },
         device: "cpu".into(),
         eval_tokens: 0,

@@ -112,6 +112,7 @@ impl Provider {
         let rates = measure(served).await;
         let gate = Arc::new(Gate::new(served.engine().info().slots));
         let mut desks = self.desks.lock().expect("nobody panics while holding it");
+        desks.retain(|model, _| self.local.of(model).is_some());
         desks.insert(served.card().hash, Desk { rates, gate });
     }
 

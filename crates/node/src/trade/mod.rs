@@ -149,6 +149,9 @@ impl Node {
         let shared = self.shared.clone();
         let books = Arc::new(Books::open(shared.store.dir(), shared.chains.clone(), self.id())?);
         let provider = Arc::new(Provider::new(local, &shared.store, config.offer.clone(), books.clone()).await?);
+        if *shared.duty.borrow() == 0 {
+            provider.tell(Told::Rests);
+        }
         shared.net.answer(provider.clone());
         let seed = Hash::of("talkoo 2026 choice v1", &crate::platform::random_secret()?).seed();
         let trade = Arc::new(Trade {

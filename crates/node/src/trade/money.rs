@@ -85,7 +85,14 @@ impl Trade {
         // Counted before it is done: who is killed in between has less to give, never more.
         self.books.set_aside_more(part).map_err(told)?;
         let done = node.spend(Some(&network), ledger::Tx::Allot { parts }).await;
-        done.map_err(|error| format!("the allotment: {error:#}"))?;
+        if let Err(error) = done {
+            let why = format!("{error:#}");
+            // What was never said is not spent; what is not final yet may be.
+            if why.starts_with("refused") {
+                self.books.set_aside_less(part).map_err(told)?;
+            }
+            return Err(format!("the allotment: {why}"));
+        }
         self.books.promise(&self.shared.key, chain, provider, amount).map_err(|reject| reject.to_string())
     }
 }

@@ -286,7 +286,8 @@ mod tests {
         let panel = json!({
             "node": { "key": secret, "addresses": ["192.0.2.7:1"], "api": "http://127.0.0.1:1/v1", "uptime_s": 1 },
             "network": { "chain": secret, "name": "ours", "height": 3 }, "account": { "balance_micro": 7 },
-            "peers": [{ "key": secret }], "runs": [{ "run": secret, "name": "bard", "trouble": secret }], "trouble": secret, "serving": { "models": [{ "hash": secret }] }, "settings": { "file": secret },
+            "peers": [{ "key": secret }], "runs": [{ "run": secret, "name": "bard", "trouble": secret }],
+            "trouble": secret, "serving": { "models": [{ "hash": secret }] }, "settings": { "file": secret },
             "earnings": [{ "micro": 77 }], "today": { "earned_micro": 77 },
         });
         let text = anonymous(panel).to_string();

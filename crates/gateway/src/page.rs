@@ -168,7 +168,7 @@ async fn blocks(
     Extension(caller): Extension<Caller>,
     asked: Result<Query<Blocks>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<Value>, ApiError> {
-    let Query(asked) = asked.map_err(|error| ApiError::body(&error.body_text()))?;
+    let Query(asked) = asked.map_err(|error| ApiError::body(error.body_text()))?;
     Ok(Json(shared.panel(&caller)?.blocks(asked.before, asked.count.unwrap_or(20).min(BLOCKS_MAX))))
 }
 

@@ -136,6 +136,43 @@ async function keyboard(browser) {
   }
 }
 
+// From a block to the account of who signed something in it, and back to where one was, without a pointer.
+async function ledgerByKeyboard(browser) {
+  const { page, wrong } = await opened(browser, looks[0], "/#/ledger");
+  try {
+    const focused = (what) => page.evaluate((what) => document.activeElement[what] ?? "", what);
+    // What is shown is fetched first.
+    const reached = async (what, expect) => {
+      for (let i = 0; i < 60 && !expect.test(await focused(what)); i++) await sleep(50);
+      assert.match(String(await focused(what)), expect);
+    };
+    const block = page.locator("#blocks tr", { has: page.locator("td:nth-child(2) a") }).first().locator("a").first();
+    await block.waitFor({ state: "visible", timeout: 3000 });
+    const number = await block.getAttribute("href");
+    await block.focus();
+    await page.keyboard.press("Enter");
+    await reached("id", /^found-title$/);
+    const key = /^#\/ledger\/[0-9a-f]{64}$/;
+    for (let i = 0; i < 20 && !key.test(await focused("hash")); i++) await page.keyboard.press("Tab");
+    const account = await focused("hash");
+    await page.keyboard.press("Enter");
+    await reached("textContent", /^Account /);
+    await page.keyboard.press("Tab");
+    await reached("textContent", /^Back to block /);
+    await page.keyboard.press("Enter");
+    await reached("hash", new RegExp(`^${account}$`));
+    await page.goBack();
+    await reached("textContent", /^Account /);
+    await page.goBack();
+    await reached("hash", new RegExp(`^${account}$`));
+    await page.goBack();
+    await reached("hash", new RegExp(`^${number}$`));
+    fine(wrong);
+  } finally {
+    await page.close();
+  }
+}
+
 async function everyView(browser) {
   const { page, wrong } = await opened(browser, looks[0], "/");
   try {
@@ -186,7 +223,10 @@ try {
   }
   await check("Tab reaches the nav, Enter switches views", () => keyboard(browser));
   await check("every view from the nav, each with its JSON", () => everyView(browser));
-  if (PAGE_EXPECT_RUN === "1") await check("the training view shows a run", () => hasRun(browser));
+  if (PAGE_EXPECT_RUN === "1") {
+    await check("the training view shows a run", () => hasRun(browser));
+    await check("from a block to an account and back by keyboard", () => ledgerByKeyboard(browser));
+  }
 } finally {
   await browser.close();
 }

@@ -38,12 +38,15 @@ if [ "${SERVE:-1}" != 0 ]; then
   command -v cmake >/dev/null 2>&1 || need cmake cmake
   libclang || need libclang libclang-dev
 fi
-# Tests make networks with routers in them, as any user, in namespaces of their own.
+# Tests make networks with routers in them, as any user, in namespaces of their own; and they let systemd begin the node,
+# as root or in a session of systemd.
 if [ "$what" = test ] && [ "$(uname -s)" = Linux ]; then
   PATH="$PATH:/usr/sbin:/sbin"
   command -v unshare >/dev/null 2>&1 || need unshare util-linux
   command -v ip >/dev/null 2>&1 || need ip iproute2
   command -v nft >/dev/null 2>&1 || need nft nftables
+  command -v mount >/dev/null 2>&1 || need mount mount
+  [ -x /usr/lib/systemd/systemd ] || [ -x /lib/systemd/systemd ] || need systemd systemd
 fi
 if [ -n "$missing" ]; then
   echo "missing: $missing. Install with:"

@@ -225,7 +225,7 @@ fn main() -> Result<()> {
         zoo::measure(&mut book, full)?;
     }
     if asked("owner") {
-        owner::measure(&mut book)?;
+        owner::measure(&mut book, full)?;
     }
     if asked("link") {
         link::measure(&mut book, full)?;

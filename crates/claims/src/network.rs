@@ -15,9 +15,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Blocks of the long chain, 5 s apart as in an idle network.
 /// A node that does what it is told, whoever uses the machine.
-const UP: [&str; 4] = ["up", "--when", "always", "--no-example"];
+pub(crate) const UP: [&str; 4] = ["up", "--when", "always", "--no-runs"];
+/// Blocks of the long chain, 5 s apart as in an idle network.
 const LONG: u64 = 100_000;
 /// Accounts in its state.
 const ACCOUNTS: u64 = 10_000;
@@ -178,7 +178,8 @@ fn bytes_per_member(book: &mut Book) -> Result<()> {
     Ok(())
 }
 
-fn talkoo(dir: &Path, bind: &str, arguments: &[&str]) -> Result<Process> {
+/// A node with what it is told on its command line.
+pub(crate) fn talkoo(dir: &Path, bind: &str, arguments: &[&str]) -> Result<Process> {
     let program = std::env::current_exe()?.with_file_name("talkoo");
     let mut command = Command::new(program);
     command.args(["--bind", bind, "--no-mdns", "--threads", "1", "--json", "--data"]).arg(dir).args(arguments);
@@ -186,7 +187,7 @@ fn talkoo(dir: &Path, bind: &str, arguments: &[&str]) -> Result<Process> {
 }
 
 /// Data folders and addresses of a network of `n` that nobody has started.
-fn found(stage: &Path, n: usize) -> Result<Vec<(std::path::PathBuf, String)>> {
+pub(crate) fn found(stage: &Path, n: usize) -> Result<Vec<(std::path::PathBuf, String)>> {
     let sockets = (0..n).map(|_| UdpSocket::bind("127.0.0.1:0")).collect::<Result<Vec<_>, _>>()?;
     let binds = sockets.iter().map(|s| Ok(s.local_addr()?.to_string())).collect::<Result<Vec<_>>>()?;
     let dirs: Vec<_> = (0..n).map(|i| stage.join(format!("of-{n}-{i}"))).collect();
@@ -197,7 +198,8 @@ fn found(stage: &Path, n: usize) -> Result<Vec<(std::path::PathBuf, String)>> {
     Ok(dirs.into_iter().zip(binds).collect())
 }
 
-async fn answer(dir: &Path, request: &Request) -> Result<Value> {
+/// Asks a node, as soon as it answers.
+pub(crate) async fn answer(dir: &Path, request: &Request) -> Result<Value> {
     let begun = Instant::now();
     loop {
         match node::call(dir, request).await {

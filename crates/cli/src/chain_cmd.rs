@@ -214,7 +214,9 @@ pub(crate) async fn chain(common: &Common, command: ChainCommand) -> Result<()> 
             let answer = train::ask(common, Request::Transaction { network: on.network, hash }).await?;
             render::print(common, &answer, || {
                 let text = |name: &str| answer[name].as_str().unwrap_or_default().to_owned();
-                format!("{}\n{} by {}, final in block {}", text("hash"), text("kind"), text("by"), answer["height"])
+                let whom = answer["to"].as_str().map(|key| format!("\nto {key}")).unwrap_or_default();
+                let (hash, by) = (text("hash"), text("by"));
+                format!("{hash}\n{by} {}{whom}\nfinal in block {}", text("text"), answer["height"])
             });
         }
         ChainCommand::Account { key, on } => {
@@ -308,7 +310,10 @@ fn block_text(block: &Value) -> String {
     );
     for tx in block["transactions"].as_array().into_iter().flatten() {
         let (hash, by) = (text(&tx["hash"]), text(&tx["by"]));
-        out.push_str(&format!("  {} {:<9} by {}\n", render::short(&hash), text(&tx["kind"]), render::short(&by)));
+        out.push_str(&format!("  {}  {} {}\n", render::short(&hash), render::short(&by), text(&tx["text"])));
+    }
+    for what in block["happened"].as_array().into_iter().flatten() {
+        out.push_str(&format!("  {}\n", text(&what["text"])));
     }
     out.trim_end().to_owned()
 }

@@ -165,6 +165,9 @@ async fn running(panel: &Value) -> Vec<Check> {
         ),
         None => check("runs", Mark::Ok, "no run has trouble", ""),
     });
+    if let Some(by) = panel["caps_kept_by"].as_str() {
+        checks.push(check("caps", Mark::Ok, format!("limits on processors and memory are kept by {by}"), ""));
+    }
     let reason = &panel["activity"]["reason"];
     let working = ["working", "waiting"].contains(&panel["activity"]["state"].as_str().unwrap_or_default());
     let mark = if working { Mark::Ok } else { Mark::Doubtful };

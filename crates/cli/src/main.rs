@@ -230,19 +230,18 @@ impl Common {
     }
 }
 
-/// Warnings, but for what is ordinary: that nodes leave a relay without a word.
-const QUIET: &str = "warn,iroh_relay::server=error";
+/// Warnings, but for what is ordinary: that nodes leave, a relay too, without a word, and that a model is used with a shorter
+/// context than it was trained with.
+const QUIET: &str = "warn,iroh_relay::server=off,iroh::socket::transports::relay=off,iroh_gossip=error,llama-cpp-2=error";
 
 fn main() -> std::process::ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_env("TALKOO_LOG").unwrap_or_else(|_| QUIET.into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let cli = Cli::try_parse().unwrap_or_else(|error| usage(&error));
     let json = cli.common.json;
+    // Each thread has its own priority, and its children have it too: before there are any.
+    let _lowered = matches!(cli.command, Command::Up(_)).then(node::lower_priority);
     node::prepare_process();
-    if matches!(cli.command, Command::Up(_)) {
-        // Each thread has its own priority, and its children have it too: before there are any.
-        node::lower_priority();
-    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let done = runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(run(cli)));
     match done {

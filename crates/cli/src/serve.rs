@@ -125,7 +125,8 @@ impl Models {
         let set = &common.config.serve;
         let (threads, slots) = (common.threads(), usize::from(self.parallel.unwrap_or(set.parallel)));
         let context = self.context.unwrap_or(set.context);
-        let config = EngineConfig { path, hash, threads, slots, context, memory: 0 };
+        let memory = common.config.limits.memory_mb << 20;
+        let config = EngineConfig { path, hash, threads, slots, context, memory };
         let loaded = tokio::task::spawn_blocking(move || Engine::load(config)).await.context("loading")??;
         let info = loaded.info();
         eprintln!(

@@ -4,6 +4,7 @@ use crate::{Common, render};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::json;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -26,6 +27,7 @@ pub(crate) struct ServiceArgs {
 }
 
 const UNIT: &str = "talkoo.service";
+const LINGER: &str = "\nto have it run while you are not logged in: loginctl enable-linger";
 const PLIST: &str = "network.talkoo.up.plist";
 
 /// What would be installed where, and what is run then.
@@ -34,6 +36,8 @@ struct Plan {
     text: String,
     install: Vec<Vec<String>>,
     uninstall: Vec<Vec<String>>,
+    /// Once the file is gone.
+    removed: Vec<Vec<String>>,
     note: &'static str,
 }
 
@@ -41,7 +45,9 @@ pub(crate) fn run(common: &Common, command: &ServiceCommand) -> Result<()> {
     let (ServiceCommand::Install(args) | ServiceCommand::Uninstall(args)) = command;
     let program = std::env::current_exe().context("this program's own place")?;
     let home = std::env::var_os("HOME").map(PathBuf::from).context("HOME is not set")?;
-    let plan = plan(&program, &std::path::absolute(common.dir())?, &home, args.system);
+    let data = std::path::absolute(common.dir())?;
+    let owner = std::fs::metadata(&data).map_or(0, |data| data.uid());
+    let plan = plan(&program, &data, &home, args.system.then_some(owner));
     if args.print {
         let value = json!({ "file": plan.path, "text": plan.text, "note": plan.note });
         render::print(common, &value, || format!("# {}\n{}", plan.path.display(), plan.text.trim_end()));
@@ -60,20 +66,28 @@ pub(crate) fn run(common: &Common, command: &ServiceCommand) -> Result<()> {
         }
         ServiceCommand::Uninstall(_) => &plan.uninstall,
     };
-    let failed: Vec<String> =
-        commands.iter().filter(|command| !ran(command)).map(|command| command.join(" ")).collect();
-    if matches!(command, ServiceCommand::Uninstall(_)) {
-        std::fs::remove_file(&plan.path).with_context(|| plan.path.display().to_string())?;
-    }
+    let try_all = |commands: &[Vec<String>]| -> Vec<String> {
+        commands.iter().filter(|command| !ran(command)).map(|command| command.join(" ")).collect()
+    };
+    let mut failed = try_all(commands);
     let installed = matches!(command, ServiceCommand::Install(_));
-    let value = json!({ "file": plan.path, "installed": installed, "to_run": failed, "note": plan.note });
+    if !installed {
+        std::fs::remove_file(&plan.path).with_context(|| plan.path.display().to_string())?;
+        failed.extend(try_all(&plan.removed));
+        // Folders that are empty now were there for it alone.
+        let own = home.join(".config");
+        let folders = plan.path.ancestors().skip(1).take_while(|folder| folder.starts_with(&own));
+        let _ = folders.map(std::fs::remove_dir).take_while(Result::is_ok).count();
+    }
+    let note = if installed { plan.note } else { "" };
+    let value = json!({ "file": plan.path, "installed": installed, "to_run": failed, "note": note });
     render::print(common, &value, || {
         let done = if installed { "installed" } else { "removed" };
         let mut out = format!("{done}: {}", plan.path.display());
         if !failed.is_empty() {
             out += &format!("\nthese did not run here; run them yourself:\n  {}", failed.join("\n  "));
         }
-        out + plan.note
+        out + note
     });
     Ok(())
 }
@@ -86,48 +100,65 @@ fn words(text: &str) -> Vec<String> {
     text.split(' ').map(str::to_owned).collect()
 }
 
-fn plan(program: &Path, data: &Path, home: &Path, system: bool) -> Plan {
+/// `system`: for the whole machine, as the owner of the data folder.
+fn plan(program: &Path, data: &Path, home: &Path, system: Option<u32>) -> Plan {
     if cfg!(target_os = "macos") {
         let path = home.join("Library/LaunchAgents").join(PLIST);
         let load = |what: &str| vec![vec!["launchctl".to_owned(), what.to_owned(), path.display().to_string()]];
         let (install, uninstall) = (load("load"), load("unload"));
         let note = "\nnot tested on macOS yet";
-        return Plan { text: plist(program, data), path, install, uninstall, note };
+        return Plan { text: plist(program, data), path, install, uninstall, removed: Vec::new(), note };
     }
     let (folder, user) = match system {
-        true => (PathBuf::from("/etc/systemd/system"), ""),
-        false => (home.join(".config/systemd/user"), "--user "),
+        Some(_) => (PathBuf::from("/etc/systemd/system"), ""),
+        None => (home.join(".config/systemd/user"), "--user "),
     };
     let call = |what: &str| words(&format!("systemctl {user}{what}"));
     Plan {
         path: folder.join(UNIT),
         text: unit(program, data, system),
         install: vec![call("daemon-reload"), call(&format!("enable --now {UNIT}"))],
-        uninstall: vec![call(&format!("disable --now {UNIT}"))],
-        note: if system { "" } else { "\nto have it run while you are not logged in: loginctl enable-linger" },
+        // What was set with `systemctl edit` or `set-property`, or by the node itself, is in files, too.
+        uninstall: vec![call(&format!("disable --now {UNIT}")), call(&format!("revert {UNIT}"))],
+        removed: vec![call("daemon-reload")],
+        note: if system.is_none() { LINGER } else { "" },
     }
 }
 
 /// A systemd unit: last in line for processor and disk, and held to its data folder.
-fn unit(program: &Path, data: &Path, system: bool) -> String {
-    let (program, data) = (quoted(program), quoted(data));
-    let target = if system { "multi-user.target" } else { "default.target" };
-    // What a user's own manager cannot do is for the system's one.
-    let hardening = match system {
-        true => format!(
-            "DynamicUser=no\nProtectSystem=strict\nProtectHome=read-only\nReadWritePaths={data}\nPrivateTmp=yes\n\
-             PrivateDevices=no\nProtectKernelTunables=yes\nProtectKernelModules=yes\nProtectControlGroups=yes\n\
-             RestrictNamespaces=yes\nSystemCallArchitectures=native\nCapabilityBoundingSet=\n"
-        ),
-        false => String::new(),
+fn unit(program: &Path, data: &Path, system: Option<u32>) -> String {
+    let target = if system.is_some() { "multi-user.target" } else { "default.target" };
+    // What a user's own manager cannot do, or does not know, is for the system's one.
+    let (network, hardening) = match system {
+        Some(owner) => ("After=network-online.target\nWants=network-online.target\n", hardening(program, data, owner)),
+        None => ("", String::new()),
     };
+    // Variables are named by `$` in arguments only.
+    let (program, data) = (quoted(program).replace("$$", "$"), quoted(data));
+    // Where the node has ended by `talkoo down`, or does not answer yet, that the second command fails is no failure:
+    // systemd would begin it again.
     format!(
-        "[Unit]\nDescription=talkoo: trains and serves open models while this machine is idle\nDocumentation=man:talkoo(1)\n\
-         After=network-online.target\nWants=network-online.target\n\n\
-         [Service]\nExecStart={program} --data {data} up\nExecStop={program} --data {data} down\nRestart=on-failure\n\
-         RestartSec=10\nTimeoutStopSec=90\nNice=19\nCPUSchedulingPolicy=idle\nCPUWeight=idle\nIOSchedulingClass=idle\nNoNewPrivileges=yes\n\
+        "[Unit]\nDescription=talkoo: trains and serves open models while this machine is idle\n\
+         Documentation=man:talkoo(1)\n{network}\n\
+         [Service]\nType=exec\nExecStart={program} --data {data} up\nExecStop=-{program} --data {data} down\n\
+         Restart=on-failure\nRestartSec=10\nTimeoutStopSec=90\n\
+         Nice=19\nCPUSchedulingPolicy=idle\nCPUWeight=idle\nIOSchedulingClass=idle\nNoNewPrivileges=yes\n\
          RestrictSUIDSGID=yes\nLockPersonality=yes\nRestrictRealtime=yes\nUMask=0077\n{hardening}\n\
          [Install]\nWantedBy={target}\n"
+    )
+}
+
+/// Without any right of root it can read and write what belongs to its user only.
+fn hardening(program: &Path, data: &Path, owner: u32) -> String {
+    let user = if owner == 0 { String::new() } else { format!("User={owner}\n") };
+    // A private /tmp would hide them.
+    let hidden = [program, data].iter().any(|path| path.starts_with("/tmp") || path.starts_with("/var/tmp"));
+    let private = if hidden { "" } else { "PrivateTmp=yes\n" };
+    let data = quoted(data).replace("$$", "$");
+    format!(
+        "{user}ProtectSystem=strict\nProtectHome=read-only\nReadWritePaths={data}\n{private}\
+         ProtectKernelTunables=yes\nProtectKernelModules=yes\nProtectControlGroups=yes\n\
+         RestrictNamespaces=yes\nSystemCallArchitectures=native\nCapabilityBoundingSet=\n"
     )
 }
 
@@ -163,8 +194,10 @@ mod tests {
         check("/usr/bin/talkoo", "/usr/bin/talkoo");
         check("/home/a b/talkoo", "\"/home/a b/talkoo\"");
         check("/home/50%/x", "/home/50%%/x");
-        let text = unit(Path::new("/opt/my talkoo"), Path::new("/home/ann/.talkoo"), false);
+        let text = unit(Path::new("/opt/my talkoo"), Path::new("/home/ann/.talkoo"), None);
         assert!(text.contains("ExecStart=\"/opt/my talkoo\" --data /home/ann/.talkoo up\n"), "{text}");
+        let text = unit(Path::new("/opt/talkoo"), Path::new("/home/ann/$x"), Some(1000));
+        assert!(text.contains("\nUser=1000\n") && text.contains("\nReadWritePaths=\"/home/ann/$x\"\n"), "{text}");
         assert!(plist(Path::new("/a&b"), Path::new("/c")).contains("<string>/a&amp;b</string>"));
     }
 }

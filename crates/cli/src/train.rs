@@ -180,7 +180,11 @@ async fn join(common: &Common, ticket: &str) -> Result<()> {
         return Ok(());
     }
     let node = Node::start(common.node()?).await?;
+    let run = parsed.run.to_string();
     node.follow(parsed).await?;
+    if common.json {
+        outln!("{}", json!({ "run": run, "node": node.id().to_string() }));
+    }
     until_stopped(common, &node).await
 }
 

@@ -20,9 +20,10 @@ pub(crate) struct UpArgs {
     #[cfg(feature = "serve")]
     #[command(flatten)]
     serve: crate::serve::ServeArgs,
-    /// Do not train the shipped example where there is nothing else to do.
+    /// Take part in runs that it was told to join only: take no place in open runs of its network that pay, and, alone, do not
+    /// train the shipped example.
     #[arg(long)]
-    no_example: bool,
+    no_runs: bool,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -31,6 +32,8 @@ enum WhenArg {
     Always,
 }
 
+/// Work is looked for this often while there is none.
+const FIND_EVERY: Duration = Duration::from_secs(1);
 /// The shipped example: the first thing that a machine alone trains.
 const EXAMPLE: &str = include_str!("../../../examples/first.toml");
 
@@ -62,8 +65,8 @@ pub(crate) async fn up(common: &Common, args: UpArgs) -> Result<()> {
     greet(common, &node, api, &tickets)?;
     #[cfg(feature = "serve")]
     tokio::spawn(keep_serving(common.clone(), args.serve, own_only, node.clone(), serving.trade.clone()));
-    if !args.no_example {
-        tokio::spawn(example(common.clone(), node.clone()));
+    if !args.no_runs && common.config.schedule.runs {
+        tokio::spawn(find_work(common.clone(), node.clone()));
     }
     let stopped = train::stopped();
     tokio::pin!(stopped);
@@ -73,9 +76,9 @@ pub(crate) async fn up(common: &Common, args: UpArgs) -> Result<()> {
         tokio::select! {
             asked = &mut stopped => break asked?,
             () = node.stopped() => break,
-            _ = tick.tick() => {
+            _ = tick.tick(), if !common.json => {
                 let now = line(&node.panel());
-                if !common.json && now != said {
+                if now != said {
                     eprintln!("{now}");
                     said = now;
                 }
@@ -127,20 +130,34 @@ fn line(panel: &Value) -> String {
     parts.join("  ")
 }
 
-/// Where this machine is alone and has nothing to train, it trains the shipped example once.
-async fn example(common: Common, node: Arc<Node>) {
-    let alone = |node: &Node| node.chain(None).is_ok_and(|chain| chain.validators.len() == 1);
+/// Takes a place in a run of its network where there is one; alone, trains the shipped example once.
+async fn find_work(common: Common, node: Arc<Node>) {
     let Some(idling) = node.idling() else { return };
-    // The machine is measured when it may work.
-    while idling.activity().share_permille == 0 {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
     let dir = common.dir();
-    if !alone(&node) || !node.status().runs.is_empty() || node::newest(&dir).is_some() {
-        return;
-    }
-    if let Err(error) = begin(&common, &node, &dir).await {
-        eprintln!("talkoo: the shipped example: {error:#}");
+    let mut tick = tokio::time::interval(FIND_EVERY);
+    loop {
+        tokio::select! {
+            () = node.stopped() => return,
+            _ = tick.tick() => {}
+        }
+        // The machine is measured when it may work, and one run at a time is enough for it.
+        if idling.activity().share_permille == 0 || node.status().runs.iter().any(|run| !run.ended) {
+            continue;
+        }
+        let alone = node.chain(None).is_ok_and(|chain| chain.validators.len() == 1);
+        let found = match alone {
+            true if !node.status().runs.is_empty() || node::newest(&dir).is_some() => return,
+            true => begin(&common, &node, &dir).await.map(|()| None),
+            false => node.take_place(idling.memory_mb()).await,
+        };
+        match found {
+            Ok(Some(name)) => eprintln!("takes a place in {name}, an open run of its network that pays"),
+            Ok(None) => {}
+            Err(error) => {
+                eprintln!("talkoo: no run was begun: {error:#}");
+                return;
+            }
+        }
     }
 }
 

@@ -1,5 +1,6 @@
-//! Two of four validators at home behind routers that translate addresses, in network namespaces of their own: with
-//! our own relay they order transactions like the others, and packets go straight where the routers let them.
+//! At home behind routers that translate addresses, in network namespaces: with our own relay validators order
+//! transactions like the others, peers train together and answer each other's questions, and packets go straight where
+//! the routers let them.
 //!
 //! Each test runs once more inside new namespaces (`unshare`), where it is root of a network of its own: two homes,
 //! their routers, and between them the open network with the relay and the other two validators.
@@ -8,11 +9,11 @@
 
 mod common;
 
-use common::{DEADLINE, Peer, UP};
+use common::{DEADLINE, Peer, RUN, UP, whole};
 use serde_json::Value;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
 use std::time::Instant;
 
 /// Told to a test that runs inside.
@@ -41,6 +42,100 @@ fn routers_that_change_ports_are_relayed() {
         assert_eq!((&way["direct"], way["address"].as_str()), (&Value::Bool(false), Some(lab.relay.as_str())));
         lab.one_dead();
     });
+}
+
+#[test]
+fn neighbours_whose_routers_keep_ports_train_and_answer_straight() {
+    inside("neighbours_whose_routers_keep_ports_train_and_answer_straight", || work_together("", true));
+}
+
+#[test]
+fn neighbours_whose_routers_change_ports_train_and_answer_through_the_relay() {
+    inside("neighbours_whose_routers_change_ports_train_and_answer_through_the_relay", || {
+        work_together("fully-random", false);
+    });
+}
+
+/// Two at home train one model together; then one of them asks what the other one serves.
+fn work_together(ports: &str, direct: bool) {
+    shell(WORLD, ports);
+    let stage = tempfile::tempdir().expect("a folder");
+    let (relay, _relay) = relay(stage.path());
+    let at = |i: usize| {
+        let mut command = talkoo(Some(["home1", "home2"][i]), &stage.path().join(format!("node-{i}")));
+        command.args(["--bind", "0.0.0.0:4000", "--relay", &relay]);
+        command
+    };
+    let file = stage.path().join("run.toml");
+    std::fs::write(&file, RUN.replace("tokens = 12000", "tokens = 4000")).expect("written");
+    let (mut one, created) = begin(with(at(0), &["train", "create", file.to_str().expect("utf-8")]));
+    let ticket = created["ticket"].as_str().expect("a ticket").to_owned();
+    let (mut two, _) = begin(with(at(1), &["train", "join", &ticket]));
+    let end = seen(at(1), |run| whole(run) && run["members"].as_array().map(Vec::len) == Some(2));
+    for member in end["members"].as_array().expect("members") {
+        assert!(member["tokens"].as_u64() > Some(0), "both have trained: {end}");
+    }
+    let first = created["node"].as_str().or(end["members"][0]["node"].as_str()).expect("a key").to_owned();
+    let second = asked(with(at(1), &["status"]))["node"].as_str().expect("a key").to_owned();
+    let other = if first == second { end["members"][1]["node"].as_str().expect("a key") } else { &first };
+    let way = asked(with(at(1), &["peer", "ping", other]));
+    assert_eq!(way["direct"], direct, "{way}");
+    assert_eq!(asked(with(at(1), &["status"]))["panel"]["network"]["alone"], false, "it knows of a neighbour");
+    common::stop(&mut two);
+    common::stop(&mut one);
+    if cfg!(feature = "serve") {
+        answer(&at, &relay, direct);
+    }
+}
+
+/// One serves what both have trained; the other one asks.
+fn answer(at: &dyn Fn(usize) -> Command, relay: &str, direct: bool) {
+    let (_provider, ready) = begin(with(at(0), &["serve", "--offer", "--listen", "127.0.0.1:0"]));
+    let ticket = ready["tickets"][0].as_str().expect("a ticket").to_owned();
+    let ask = ["run", "--ticket", &ticket, "end-to-end", "ROMEO:", "--max-tokens", "24", "--temperature", "0"];
+    let said = asked(with(at(1), &ask));
+    assert_eq!((said["tokens"].as_u64(), said["receipt"]["parts"].as_array().map(Vec::len)), (Some(24), Some(1)));
+    assert_eq!(said["receipt"]["parts"][0]["provider"], ready["node"], "{said}");
+    // A node that goes on asking finds the same way as one that trains.
+    let (_client, _) = begin(with(at(1), &["serve", "--ticket", &ticket, "--listen", "127.0.0.1:0"]));
+    let way = asked(with(at(1), &["peer", "ping", ready["node"].as_str().expect("a key")]));
+    assert_eq!(way["direct"], direct, "{way}");
+    assert!(direct || way["address"] == relay, "{way}");
+}
+
+/// Follows a run until it is as it should be.
+fn seen(command: Command, done: impl Fn(&Value) -> bool) -> Value {
+    let begun = Instant::now();
+    let mut command = with(command, &["train", "watch"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("talkoo starts");
+    let lines: Lines<BufReader<ChildStdout>> = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let _ends_with_this = Peer(child);
+    for line in lines {
+        let run: Value = serde_json::from_str(&line.expect("a line")).expect("JSON");
+        if done(&run) {
+            return run;
+        }
+        assert!(begun.elapsed() < DEADLINE, "it did not come in time: {run}");
+    }
+    panic!("the run is not shown any more");
+}
+
+fn with(mut command: Command, arguments: &[&str]) -> Command {
+    command.args(arguments);
+    command
+}
+
+fn asked(mut command: Command) -> Value {
+    let output = command.output().expect("talkoo runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}");
+    serde_json::from_str(&text).expect("JSON")
+}
+
+/// Our relay in the open network: its address.
+fn relay(stage: &Path) -> (String, Peer) {
+    let (child, first) = begin(with(talkoo(None, &stage.join("relay")), &["--bind", &format!("{OPEN}:7843"), "relay"]));
+    (first["relay"].as_str().expect("an address").to_owned(), child)
 }
 
 /// Where the relay and the validators of the open network are.
@@ -143,10 +238,7 @@ impl Lab {
     fn new(ports: &str) -> Self {
         shell(WORLD, ports);
         let stage = tempfile::tempdir().expect("a folder");
-        let mut command = talkoo(None, &stage.path().join("relay"));
-        command.args(["--bind", &format!("{OPEN}:7843"), "relay"]);
-        let (child, first) = begin(command);
-        let relay = first["relay"].as_str().expect("an address").to_owned();
+        let (relay, child) = relay(stage.path());
         let mut lab = Self { stage, relay, _relay: child, peers: Vec::new() };
         let file = lab.stage.path().join("lab.network");
         let file = file.to_str().expect("utf-8");

@@ -181,7 +181,7 @@ fn quiet_hours_cover_now_and_say_until_when() {
     let dir = stage.path().join("node");
     std::fs::create_dir_all(&dir).expect("a folder");
     std::fs::write(dir.join("talkoo.toml"), "[schedule]\nquiet_hours = [\"daily 00:00-24:00\"]\n").expect("written");
-    let (mut peer, _) = contribute(&dir, &["--no-example"]);
+    let (mut peer, _) = contribute(&dir, &["--no-runs"]);
     let panel = until(&dir, "quiet", |panel| panel["activity"]["reason"]["code"] == "quiet_hours");
     assert_eq!(panel["activity"]["state"], "paused");
     assert!(panel["activity"]["reason"]["mend"].is_string());

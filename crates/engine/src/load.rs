@@ -23,7 +23,7 @@ pub struct EngineConfig {
     pub slots: usize,
     /// Tokens of a prompt and its answer together; 0 = as many as the model was trained with, at most 8,192.
     pub context: usize,
-    /// Bytes of memory that the model and its caches may take; 0 = what is free.
+    /// Bytes of memory that the model and its caches may take, where so many are free; 0 = what is free.
     pub memory: u64,
 }
 
@@ -138,7 +138,8 @@ pub(crate) fn load(config: &EngineConfig) -> Result<(Arc<LlamaModel>, ModelInfo)
     let head = number("attention.key_length").unwrap_or(model.n_embd() as u64 / u64::from(model.n_head()).max(1));
     let per_token = u64::from(model.n_layer()) * u64::from(model.n_head_kv()) * head * 2 * 2;
     let memory = bytes + per_token * (config.slots * context) as u64 + WORKING;
-    let have = if config.memory > 0 { config.memory } else { free_memory().unwrap_or(u64::MAX) };
+    let allowed = if config.memory > 0 { config.memory } else { u64::MAX };
+    let have = free_memory().unwrap_or(u64::MAX).min(allowed);
     if memory > have {
         let (need_mb, have_mb) = (memory >> 20, have >> 20);
         return Err(LoadError::Memory { need_mb, have_mb, slots: config.slots, context });

@@ -3,6 +3,7 @@
 use crate::error::ApiError;
 use crate::keys::{Caller, Keys};
 use crate::metrics::Metrics;
+use crate::page::Owner;
 use crate::params::{self, BODY_MAX};
 use crate::stream::Usage;
 use crate::{Answers, Panel, openapi};
@@ -325,8 +326,8 @@ pub(crate) async fn version() -> Json<Value> {
     Json(json!({ "version": env!("CARGO_PKG_VERSION") }))
 }
 
-pub(crate) async fn metrics(State(shared): State<Arc<Shared>>, Extension(caller): Extension<Caller>) -> Response {
-    let node = shared.panel(&caller).ok().map(|panel| panel.metrics());
+pub(crate) async fn metrics(State(shared): State<Arc<Shared>>, owner: Result<Owner, ApiError>) -> Response {
+    let node = owner.map(|Owner(panel)| panel.metrics());
     let text = shared.metrics.text() + &node.unwrap_or_default();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }

@@ -3,13 +3,14 @@
 use crate::error::ApiError;
 use crate::http::Shared;
 use crate::keys::Caller;
+use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
+use axum::extract::{FromRequestParts, Path, Query};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
-use axum::{Extension, Json};
 use futures_util::{Stream, stream};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -40,12 +41,15 @@ pub trait Panel: Send + Sync + 'static {
 }
 
 /// The files of the page, by name.
-const FILES: [(&str, &str, &str); 5] = [
+const FILES: [(&str, &str, &str); 8] = [
     ("page.css", "text/css; charset=utf-8", include_str!("page/page.css")),
     ("page.js", "text/javascript; charset=utf-8", include_str!("page/page.js")),
     ("charts.js", "text/javascript; charset=utf-8", include_str!("page/charts.js")),
     ("format.js", "text/javascript; charset=utf-8", include_str!("page/format.js")),
     ("chat.js", "text/javascript; charset=utf-8", include_str!("page/chat.js")),
+    ("ledger.js", "text/javascript; charset=utf-8", include_str!("page/ledger.js")),
+    ("training.js", "text/javascript; charset=utf-8", include_str!("page/training.js")),
+    ("words.js", "text/javascript; charset=utf-8", include_str!("page/words.js")),
 ];
 
 const POLICY: &str = "default-src 'none'; connect-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
@@ -93,30 +97,28 @@ fn file(kind: &'static str, text: &'static str) -> Response {
     (headers.map(|(name, value)| (name, HeaderValue::from_static(value))), text).into_response()
 }
 
-impl Shared {
-    /// The panel, for the owner: whoever asks with a key from elsewhere is somebody else.
-    pub(crate) fn panel(&self, caller: &Caller) -> Result<Arc<dyn Panel>, ApiError> {
-        if self.keys_needed || caller.known() {
+/// The panel, for the owner: whoever asks with a key, or from elsewhere, is somebody else.
+pub(crate) struct Owner(pub(crate) Arc<dyn Panel>);
+
+impl FromRequestParts<Arc<Shared>> for Owner {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, ApiError> {
+        let owner = parts.extensions.get::<Caller>().is_some_and(|caller| !caller.known());
+        if shared.keys_needed || !owner {
             return Err(ApiError::forbidden(
                 "The node's figures are shown to its owner only: where the API listens on this machine and demands no keys.",
             ));
         }
-        self.panel.clone().ok_or_else(|| ApiError::not_found("/api"))
+        shared.panel.clone().map(Self).ok_or_else(|| ApiError::not_found("/api"))
     }
 }
 
-async fn state(
-    State(shared): State<Arc<Shared>>,
-    Extension(caller): Extension<Caller>,
-) -> Result<Json<Value>, ApiError> {
-    Ok(Json(shared.panel(&caller)?.state()))
+async fn state(Owner(panel): Owner) -> Json<Value> {
+    Json(panel.state())
 }
 
-async fn events(
-    State(shared): State<Arc<Shared>>,
-    Extension(caller): Extension<Caller>,
-) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
-    let panel = shared.panel(&caller)?;
+async fn events(Owner(panel): Owner) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let changes = stream::unfold((panel, Value::Null), |(panel, last)| async move {
         let mut first = last.is_null();
         loop {
@@ -130,7 +132,7 @@ async fn events(
             }
         }
     });
-    Ok(Sse::new(changes).keep_alive(KeepAlive::default()))
+    Sse::new(changes).keep_alive(KeepAlive::default())
 }
 
 /// A state without what changes by itself.
@@ -147,13 +149,8 @@ fn still(state: &Value) -> Value {
     state
 }
 
-async fn run(
-    State(shared): State<Arc<Shared>>,
-    Extension(caller): Extension<Caller>,
-    Path(run): Path<String>,
-) -> Result<Json<Value>, ApiError> {
-    let found = shared.panel(&caller)?.run(&run);
-    found.map(Json).ok_or_else(|| ApiError::not_found(&format!("/api/runs/{run}")))
+async fn run(Owner(panel): Owner, Path(run): Path<String>) -> Result<Json<Value>, ApiError> {
+    panel.run(&run).map(Json).ok_or_else(|| ApiError::not_found(&format!("/api/runs/{run}")))
 }
 
 /// Which blocks.
@@ -164,21 +161,15 @@ struct Blocks {
 }
 
 async fn blocks(
-    State(shared): State<Arc<Shared>>,
-    Extension(caller): Extension<Caller>,
+    Owner(panel): Owner,
     asked: Result<Query<Blocks>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<Value>, ApiError> {
     let Query(asked) = asked.map_err(|error| ApiError::body(error.body_text()))?;
-    Ok(Json(shared.panel(&caller)?.blocks(asked.before, asked.count.unwrap_or(20).min(BLOCKS_MAX))))
+    Ok(Json(panel.blocks(asked.before, asked.count.unwrap_or(20).min(BLOCKS_MAX))))
 }
 
-async fn account(
-    State(shared): State<Arc<Shared>>,
-    Extension(caller): Extension<Caller>,
-    Path(key): Path<String>,
-) -> Result<Json<Value>, ApiError> {
-    let found = shared.panel(&caller)?.account(&key);
-    found.map(Json).ok_or_else(|| ApiError::not_found(&format!("/api/accounts/{key}")))
+async fn account(Owner(panel): Owner, Path(key): Path<String>) -> Result<Json<Value>, ApiError> {
+    panel.account(&key).map(Json).ok_or_else(|| ApiError::not_found(&format!("/api/accounts/{key}")))
 }
 
 /// For how long.
@@ -188,22 +179,13 @@ struct Pause {
     minutes: Option<u64>,
 }
 
-async fn pause(
-    State(shared): State<Arc<Shared>>,
-    Extension(caller): Extension<Caller>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Json<Value>, ApiError> {
-    let panel = shared.panel(&caller)?;
+async fn pause(Owner(panel): Owner, headers: HeaderMap, body: Bytes) -> Result<Json<Value>, ApiError> {
     let asked: Pause = crate::params::fields(&crate::params::object(&headers, &body)?)?;
     done(panel.pause(asked.minutes))
 }
 
-async fn resume(
-    State(shared): State<Arc<Shared>>,
-    Extension(caller): Extension<Caller>,
-) -> Result<Json<Value>, ApiError> {
-    done(shared.panel(&caller)?.resume())
+async fn resume(Owner(panel): Owner) -> Result<Json<Value>, ApiError> {
+    done(panel.resume())
 }
 
 /// Where to go.
@@ -212,13 +194,7 @@ struct Replay {
     at: usize,
 }
 
-async fn replay(
-    State(shared): State<Arc<Shared>>,
-    Extension(caller): Extension<Caller>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Json<Value>, ApiError> {
-    let panel = shared.panel(&caller)?;
+async fn replay(Owner(panel): Owner, headers: HeaderMap, body: Bytes) -> Result<Json<Value>, ApiError> {
     let asked: Replay = crate::params::fields(&crate::params::object(&headers, &body)?)?;
     done(panel.replay(asked.at))
 }

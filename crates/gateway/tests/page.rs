@@ -3,6 +3,7 @@
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
 use gateway::{Gateway, Keys, Nobody, Panel};
+use market::Verdict;
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex};
 use tower::ServiceExt;
@@ -93,6 +94,23 @@ fn every_part_that_the_page_names_is_there_and_nothing_comes_from_elsewhere() {
 }
 
 #[test]
+fn every_code_has_its_words() {
+    let words = asked(None, false, get("/page/words.js")).text;
+    let rejects = base::Reject::ALL.iter().map(|reject| reject.name());
+    let verdicts = [
+        Verdict::Good,
+        Verdict::Unclear,
+        Verdict::OtherWords,
+        Verdict::OtherChance,
+        Verdict::CutOff,
+        Verdict::OtherCount,
+    ];
+    for code in rejects.chain(verdicts.map(Verdict::name)) {
+        assert!(words.contains(&format!("\n  {code}: \"")), "{code}");
+    }
+}
+
+#[test]
 fn figures_are_the_owners() {
     let figures = Arc::new(Figures::default());
     let of = |needed, request| asked(Some(figures.clone()), needed, request);
@@ -116,7 +134,7 @@ fn figures_are_the_owners() {
     let mut renamed = get("/api/state");
     renamed.headers_mut().insert("host", "rebound.example.org".parse().expect("a header"));
     assert_eq!(of(false, renamed).status, 401);
-    for path in ["/api/state", "/api/events", "/api/runs/known", "/api/blocks"] {
+    for path in ["/api/state", "/api/events", "/api/runs/known", "/api/blocks", "/api/accounts/known"] {
         assert!([401, 403].contains(&of(true, get(path)).status.as_u16()), "{path}");
     }
     assert!(!of(true, get("/metrics")).text.contains("of_the_node"));

@@ -89,6 +89,33 @@ impl ChainStore {
         })
     }
 
+    /// What happened to an account above a height and from a time on, newest first.
+    pub(crate) fn history_since(&self, account: &NodeId, height: u64, time_ms: u64) -> io::Result<Vec<Entry>> {
+        let key = account.0.as_slice();
+        self.read(|read| {
+            let table = read.open_table(HISTORY)?;
+            let mut entries = Vec::new();
+            for entry in table.range((key, height.saturating_add(1), 0)..=(key, u64::MAX, u32::MAX))?.rev() {
+                let entry: Entry = serde_json::from_slice(entry?.1.value()).unwrap_or_default();
+                if entry.time_ms < time_ms {
+                    break;
+                }
+                entries.push(entry);
+            }
+            Ok(entries)
+        })
+    }
+
+    /// What happened to an account in the block of a height, in order.
+    pub(crate) fn history_at(&self, account: &NodeId, height: u64) -> io::Result<Vec<Entry>> {
+        let key = account.0.as_slice();
+        self.read(|read| {
+            let table = read.open_table(HISTORY)?;
+            let entries = table.range((key, height, 0)..=(key, height, u32::MAX))?;
+            entries.map(|entry| Ok(serde_json::from_slice(entry?.1.value()).unwrap_or_default())).collect()
+        })
+    }
+
     fn read<T>(&self, read: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>) -> io::Result<T> {
         let transaction = self.database.begin_read().map_err(io::Error::other)?;
         read(&transaction).map_err(io::Error::other)

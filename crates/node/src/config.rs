@@ -80,6 +80,8 @@ pub struct ScheduleTable {
     pub disk_free_min_mb: u64,
     /// Times of the week in which it never works.
     pub quiet_hours: Vec<String>,
+    /// Whether it takes part in runs that it was not told of.
+    pub runs: bool,
 }
 
 /// When a node works for others.
@@ -179,6 +181,7 @@ impl Default for ScheduleTable {
             memory_free_min_mb: allowed.memory_free_min_mb,
             disk_free_min_mb: allowed.disk_free_min_mb,
             quiet_hours: Vec::new(),
+            runs: true,
         }
     }
 }

@@ -265,7 +265,9 @@ async fn answer(node: &Arc<Node>, request: Request) -> Result<Value> {
         Request::Block { network, height } => Ok(serde_json::to_value(node.block(network.as_deref(), height)?)?),
         Request::Transaction { network, hash } => {
             let (height, tx) = node.transaction(network.as_deref(), &hash)?;
-            Ok(json!({ "height": height, "hash": tx.hash, "kind": tx.kind, "by": tx.by }))
+            let mut value = serde_json::to_value(tx)?;
+            value["height"] = height.into();
+            Ok(value)
         }
         Request::Account { network, key } => {
             let key = own_or_known(node, key)?;

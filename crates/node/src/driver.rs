@@ -65,6 +65,8 @@ pub(crate) const RECONNECT: Duration = Duration::from_millis(500);
 const SEQ_BATCH: u64 = 10_000;
 /// Private states kept on disk: that of the last commit, and those around it for a restart.
 const PRIVATES_KEPT: usize = 3;
+/// Members of a run with whom to begin, beside those that its ticket names.
+const MET: usize = 32;
 /// Where a run's closed rounds and held-out figures are written down.
 const ROUNDS_FILE: &str = "metrics.jsonl";
 const HELDOUT_FILE: &str = "heldout.jsonl";
@@ -182,7 +184,9 @@ impl Driver {
                 for address in &ticket.peers {
                     self.shared.net.know(address);
                 }
-                let peers: Vec<NodeId> = ticket.peers.iter().map(|address| address.node).collect();
+                let mut peers: Vec<NodeId> = ticket.peers.iter().map(|address| address.node).collect();
+                // Who named it may be gone; whoever takes part is on the chain.
+                peers.extend(self.log.members(&ticket.run).take(MET));
                 self.shared.net.meet(ticket.run, &peers);
                 self.shared.store.follow(&ticket.run, &ticket)?;
                 let mut rounds: Vec<RoundLine> = self.shared.store.metrics(&ticket.run, ROUNDS_FILE);

@@ -9,6 +9,7 @@ use ledger::{Purse, Tx as Wallet, Voucher};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use swarm::{Event, RunId};
 
 /// One thing that happened to an account.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -27,6 +28,9 @@ pub struct Entry {
     pub other: String,
     /// The transaction, where it was one.
     pub tx: String,
+    /// The round that paid, from 0, where one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub round: Option<u64>,
 }
 
 /// Writes down what concerns `own`.
@@ -55,6 +59,7 @@ fn entries(account: &NodeId, block: &Block, happened: &[Happened]) -> Vec<Entry>
         out_micro: going,
         other,
         tx: tx.into(),
+        round: None,
     };
     let refused = |h: &Happened| if let Happened::Refused(hash, _) = h { Some(*hash) } else { None };
     let refused: BTreeSet<Hash> = happened.iter().filter_map(refused).collect();
@@ -88,11 +93,12 @@ fn entries(account: &NodeId, block: &Block, happened: &[Happened]) -> Vec<Entry>
             _ => out.push(entry(tx.kind(), 0, 0, String::new(), &name)),
         }
     }
-    for what in happened {
+    for (i, what) in happened.iter().enumerate() {
         match what {
             Happened::Paid { run, to, amount, from } if to == account => {
                 let what = if *from == Purse::Issuance { "issued" } else { "paid" };
-                out.push(entry(what, amount.0, 0, run.to_string(), ""));
+                let round = closed(&happened[i..], run);
+                out.push(Entry { round, ..entry(what, amount.0, 0, run.to_string(), "") });
             }
             Happened::Slashed { seat, owner, amount } if owner == account => {
                 out.push(entry("slashed", 0, amount.0, seat.to_string(), ""));
@@ -101,4 +107,58 @@ fn entries(account: &NodeId, block: &Block, happened: &[Happened]) -> Vec<Entry>
         }
     }
     out
+}
+
+/// The round of `run` that paid: what it pays is told before that it closed.
+fn closed(happened: &[Happened], run: &RunId) -> Option<u64> {
+    happened.iter().find_map(|what| match what {
+        Happened::Run(Event::Closed(id, round)) if id == run => Some(round.0),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base::{Millis, Round};
+    use chain::Header;
+    use ledger::Credits;
+
+    #[test]
+    fn each_payment_names_the_round_that_paid_it() {
+        let (me, other, run) = (NodeId([1; 32]), NodeId([2; 32]), Hash([7; 32]));
+        let zero = Hash::default();
+        let header = Header {
+            height: 5,
+            epoch: 0,
+            set: zero,
+            parent: zero,
+            time: Millis(9),
+            root: zero,
+            by: other,
+            missing: Vec::new(),
+            next: None,
+            txs: zero,
+        };
+        let block = Block::new(header, Vec::new());
+        let paid = |run: RunId, to: NodeId, micro: u64| {
+            let (amount, from) = (Credits(micro), Purse::Pot(run));
+            Happened::Paid { run, to, amount, from }
+        };
+        let closed = |run: RunId, round: u64| Happened::Run(Event::Closed(run, Round(round)));
+        let next = Hash([8; 32]);
+        let happened = [
+            paid(run, me, 3),
+            paid(run, other, 4),
+            closed(run, 11),
+            paid(run, me, 5),
+            closed(next, 1),
+            closed(run, 12),
+        ];
+        let rounds: Vec<_> = entries(&me, &block, &happened).iter().map(|e| (e.in_micro, e.round)).collect();
+        assert_eq!(rounds, [(3, Some(11)), (5, Some(12))]);
+        // What was written down before rounds were is read still.
+        let old = r#"{"height":1,"time_ms":2,"what":"paid","in_micro":3,"out_micro":0,"other":"","tx":""}"#;
+        assert_eq!(serde_json::from_str::<Entry>(old).expect("an entry").round, None);
+    }
 }

@@ -3,7 +3,7 @@
 use crate::Node;
 use crate::config::{Config, When};
 use crate::driver::Shared;
-use crate::machine::{Reading, Sampler, sampler};
+use crate::machine::{Caps, Reading, Sampler, confine, sampler};
 use crate::status::RunStatus;
 use crate::store::write_whole;
 use crate::throttle::Duty;
@@ -73,6 +73,8 @@ pub struct Idling {
     duty_percent: u32,
     path: PathBuf,
     told: Mutex<Vec<Tell>>,
+    /// The unit of the system that keeps the caps, or why there is none.
+    kept_by: Mutex<Option<Result<String, String>>>,
 }
 
 struct Inner {
@@ -91,8 +93,10 @@ struct Inner {
     saved: Instant,
 }
 
-/// The machine is looked at this often: its owner waits no longer.
+/// The machine is looked at this often while it works: its owner waits no longer.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// And this often while there is nothing that could be in its owner's way.
+const LOOK_SELDOM: u32 = 4;
 /// The account of its time is written down this often.
 const SAVE_EVERY: Duration = Duration::from_secs(60);
 const FILE: &str = "minutes";
@@ -125,7 +129,8 @@ impl Idling {
         // Nothing is begun before the machine was looked at.
         duty.send_replace(0);
         let (inner, carrying, told) = (Mutex::new(inner), Mutex::default(), Mutex::default());
-        let idling = Arc::new(Self { inner, carrying, duty, drains, duty_percent, path, told });
+        let kept_by = Mutex::default();
+        let idling = Arc::new(Self { inner, carrying, duty, drains, duty_percent, path, told, kept_by });
         // A pause outlives a restart.
         if let Some(until) = std::fs::read_to_string(idling.pause_path()).ok().and_then(|text| text.parse().ok()) {
             idling.step(Input::Pause { until: (until > 0).then_some(Millis(until)) });
@@ -152,10 +157,16 @@ impl Idling {
     ) {
         let mut tick = tokio::time::interval(LOOK_EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut ticks = 0u32;
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 _ = tick.tick() => {
+                    let due = ticks.is_multiple_of(LOOK_SELDOM);
+                    ticks = ticks.wrapping_add(1);
+                    if !due && !busy() && !*self.drains.borrow() {
+                        continue;
+                    }
                     self.look();
                     let no_work = lacks();
                     self.inner().lack(no_work);
@@ -229,6 +240,21 @@ impl Idling {
     /// What is under way is finished, nothing new is taken.
     pub fn finish(&self) {
         self.step(Input::Finish);
+    }
+
+    /// Memory that is free, that this program has, and that it may have (0 = no limit), in units of 2^20 bytes.
+    pub(crate) fn memory(&self) -> (Option<u64>, u64, u64) {
+        let inner = self.inner();
+        (inner.reading.memory_free_mb, inner.reading.memory_own_mb.unwrap_or(0), inner.memory_mb)
+    }
+
+    /// Who keeps the caps on processors and memory.
+    pub(crate) fn kept_by(&self) -> String {
+        match self.kept_by.lock().expect("nobody panics while holding it").as_ref() {
+            Some(Ok(unit)) => format!("the system ({unit})"),
+            Some(Err(why)) => format!("the program itself ({why})"),
+            None => "nobody yet".into(),
+        }
     }
 
     /// What it does, and why.
@@ -329,6 +355,8 @@ impl Node {
     /// From now on it works for others only while the owner lets it.
     pub async fn mind(self: &Arc<Self>, config: &Config) -> Result<Arc<Idling>> {
         let idling = Idling::new(&self.shared, config)?;
+        let caps = Caps { threads: config.limits.threads, memory_mb: config.limits.memory_mb };
+        *idling.kept_by.lock().expect("nobody panics while holding it") = Some(confine(caps).await);
         if self.idling.set(idling.clone()).is_err() {
             bail!("the machine is minded already");
         }

@@ -12,6 +12,7 @@ mod control;
 mod corpus;
 mod crash;
 mod driver;
+mod earned;
 mod eval;
 mod events;
 mod export;
@@ -27,6 +28,7 @@ mod models;
 mod moving;
 mod network;
 mod panel;
+mod places;
 mod platform;
 #[cfg(feature = "serve")]
 mod provider;
@@ -64,7 +66,7 @@ pub use network::{NetworkFile, Recovered, Seat, join as join_network, network_of
 #[cfg(feature = "serve")]
 pub use panel::NodePanel;
 pub use panel::Shown;
-pub use platform::{lower_priority, prepare_process};
+pub use platform::{Lowered, lower_priority, prepare_process};
 #[cfg(feature = "serve")]
 pub use provider::OfferConfig;
 #[cfg(feature = "serve")]
@@ -78,7 +80,7 @@ pub use store::Store;
 #[cfg(feature = "serve")]
 pub use trade::{Asker, Check, ProviderStatus, Said, Telling, Trade, TradeConfig};
 pub use vault::{new_wallet, open_wallet, restore_wallet, wallet_account, wallet_words};
-pub use wallet::{AccountStatus, BlockStatus, ChainStatus, ProofFile, Proved, TxStatus};
+pub use wallet::{AccountStatus, BlockStatus, ChainStatus, Deed, Part, ProofFile, Proved, TxStatus};
 pub use work::Limits;
 
 use anyhow::{Context, Result, bail};
@@ -129,7 +131,9 @@ pub struct Node {
     tasks: Mutex<tokio::task::JoinSet<Result<()>>>,
     parts: watch::Sender<BTreeMap<Hash, Vec<RunStatus>>>,
     idling: std::sync::OnceLock<Arc<Idling>>,
-    shown: std::sync::Mutex<Shown>,
+    /// Where the API listens, and the settings as they are shown.
+    shown: std::sync::Mutex<(Option<String>, serde_json::Value)>,
+    earned: earned::Earned,
     begun: std::time::Instant,
     #[cfg(feature = "serve")]
     shares: models::Shares,
@@ -197,6 +201,7 @@ impl Node {
             parts: watch::Sender::default(),
             idling: std::sync::OnceLock::new(),
             shown: std::sync::Mutex::default(),
+            earned: earned::Earned::default(),
             begun: std::time::Instant::now(),
             #[cfg(feature = "serve")]
             shares: models::Shares::default(),
@@ -213,7 +218,7 @@ impl Node {
             kept.connect(&node.shared.net);
         }
         node.tasks.lock().await.spawn(wallet::reseat(node.clone(), node.stop.clone()));
-        tokio::spawn(follow::sync(home, node.shared.net.clone(), node.stop.child_token()));
+        node.shared.chains.follow(home, &node.shared.net, &node.stop);
         for followed in node.shared.store.followed()? {
             tracing::info!(run = %followed.run.short(), "rejoining");
             node.follow(followed.ticket).await?;
@@ -331,6 +336,7 @@ impl Node {
         while let Some(ended) = tasks.join_next().await {
             result = result.and(ended.map_err(anyhow::Error::from).flatten());
         }
+        self.shared.chains.stopped().await;
         for kept in self.shared.chains.all().iter().filter_map(|log| log.kept()) {
             kept.keeper.stop().await;
         }

@@ -148,6 +148,11 @@ impl ChainLog {
         self.chain
     }
 
+    /// Accounts of the owner, whose history is written down.
+    pub(crate) fn own(&self) -> &[NodeId] {
+        &self.own
+    }
+
     /// What there is of it.
     pub(crate) fn kept(&self) -> Option<Arc<Kept>> {
         self.kept.borrow().clone()
@@ -167,6 +172,15 @@ impl ChainLog {
     }
 
     /// Nodes that may keep the chain too.
+    /// Who takes part in a run, as far as the chain is here.
+    pub(crate) fn members(&self, run: &Hash) -> impl Iterator<Item = NodeId> + use<> {
+        let members = |kept: Arc<Kept>| -> Vec<NodeId> {
+            let of = |o: &mut chain::Orderer| Some(o.state().runs().runs.get(run)?.members.keys().copied().collect());
+            kept.keeper.look(of).unwrap_or_default()
+        };
+        self.kept().map(members).unwrap_or_default().into_iter()
+    }
+
     pub(crate) fn add_sources(&self, nodes: impl Iterator<Item = NodeId>) {
         self.sources.lock().expect("nobody panics while holding it").extend(nodes);
     }
@@ -378,6 +392,7 @@ pub(crate) struct Chains {
     own: Own,
     pub(crate) home: Arc<ChainLog>,
     logs: Mutex<BTreeMap<Hash, Arc<ChainLog>>>,
+    following: Mutex<tokio::task::JoinSet<()>>,
 }
 
 impl Chains {
@@ -385,7 +400,7 @@ impl Chains {
         let own = home.own.clone();
         let home = Arc::new(home);
         let logs = Mutex::new(BTreeMap::from([(home.chain(), home.clone())]));
-        Self { data: data.to_owned(), own, home, logs }
+        Self { data: data.to_owned(), own, home, logs, following: Mutex::default() }
     }
 
     pub(crate) fn get(&self, chain: &Hash) -> Option<Arc<ChainLog>> {
@@ -410,8 +425,20 @@ impl Chains {
         }
         let log = Arc::new(ChainLog::followed(&self.data, chain, anchor, self.own.clone())?);
         logs.insert(chain, log.clone());
-        tokio::spawn(crate::follow::sync(log.clone(), net.clone(), stop.child_token()));
+        self.follow(log.clone(), net, stop);
         Ok(log)
+    }
+
+    /// Brings a chain here until `stop`.
+    pub(crate) fn follow(&self, log: Arc<ChainLog>, net: &Arc<Net>, stop: &CancellationToken) {
+        let mut following = self.following.lock().expect("nobody panics while holding it");
+        following.spawn(crate::follow::sync(log, net.clone(), stop.child_token()));
+    }
+
+    /// Waits until no chain is followed any more.
+    pub(crate) async fn stopped(&self) {
+        let mut following = std::mem::take(&mut *self.following.lock().expect("nobody panics while holding it"));
+        while following.join_next().await.is_some() {}
     }
 }
 

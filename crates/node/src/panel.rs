@@ -1,7 +1,7 @@
 //! What the owner is shown of a node: one document for the page, `talkoo status` and whoever asks for JSON.
 
 use crate::config::{Config, TEMPLATE};
-use crate::history::Entry;
+use crate::earned::ByDay;
 use crate::idling::Idling;
 use crate::status::RunStatus;
 use crate::{Activity, Node};
@@ -11,10 +11,6 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Entries of the accounts' histories that are looked at for what was earned.
-const ENTRIES: usize = 20_000;
-/// Days of earnings that are shown.
-const DAYS: u64 = 31;
 /// Peers that are shown.
 const PEERS: usize = 256;
 
@@ -30,12 +26,14 @@ pub struct Shown {
 impl Node {
     /// What is shown of it from now on.
     pub fn show_as(&self, shown: Shown) {
-        *self.shown.lock().expect("nobody panics while holding it") = shown;
+        let file = Config::path(self.shared.store.dir());
+        let settings = json!({ "file": file, "values": settings(&shown.config) });
+        *self.shown.lock().expect("nobody panics while holding it") = (shown.api, settings);
     }
 
     /// Everything at a glance.
     pub fn panel(&self) -> Value {
-        let shown = self.shown.lock().expect("nobody panics while holding it").clone();
+        let (api, settings) = self.shown.lock().expect("nobody panics while holding it").clone();
         let (status, now) = (self.status(), chain::clock());
         let chain = self.chain(None).unwrap_or_default();
         let account = self.account(None, &self.id()).unwrap_or_default();
@@ -47,15 +45,16 @@ impl Node {
         let working_ms: u64 =
             ["working", "working_in_background"].iter().filter_map(|code| activity.today_ms.get(*code)).sum();
         let what = doing(&status.runs, &activity);
+        let peers = self.peers(&status.runs);
         let mut panel = json!({
             "version": env!("CARGO_PKG_VERSION"), "now_ms": now.0,
             "node": {
                 "key": status.node, "uptime_s": self.begun.elapsed().as_secs(), "addresses": status.addresses,
-                "api": shown.api, "data": self.shared.store.dir(),
+                "api": api, "data": self.shared.store.dir(),
             },
             "network": {
                 "name": chain.network, "chain": chain.chain, "validators": chain.validators.len(), "height": chain.height,
-                "alone": chain.validators.len() == 1 && self.peers(&status.runs).len() <= 1,
+                "alone": chain.validators.len() == 1 && peers.is_empty(),
             },
             "activity": { "state": activity.state, "reason": activity.reason, "what": what },
             "today": {
@@ -72,10 +71,8 @@ impl Node {
             },
             "runs": status.runs.iter().map(short).collect::<Vec<_>>(),
             "serving": self.serving(),
-            "peers": self.peers(&status.runs).into_values().take(PEERS).collect::<Vec<_>>(),
-            "settings": {
-                "file": Config::path(self.shared.store.dir()), "values": settings(&shown.config),
-            },
+            "peers": peers.into_values().take(PEERS).collect::<Vec<_>>(),
+            "settings": settings, "caps_kept_by": self.idling().map(|idling| idling.kept_by()),
             "refused": status.refused, "trouble": status.trouble,
         });
         panel["today"]["questions_answered"] = panel["serving"]["answered"].take();
@@ -103,35 +100,6 @@ impl Node {
     pub fn panel_account(&self, key: &str) -> Option<Value> {
         let account = self.account(None, &key.parse().ok()?).ok()?;
         serde_json::to_value(account).ok()
-    }
-
-    /// Micro-credits by day, model and kind.
-    fn earned(&self, runs: &[RunStatus]) -> BTreeMap<(u64, String, &'static str), u64> {
-        let names: BTreeMap<&str, &str> = runs.iter().map(|run| (run.run.as_str(), run.name.as_str())).collect();
-        let first = (chain::clock().0 / DAY_MS).saturating_sub(DAYS);
-        let mut earned = BTreeMap::new();
-        for network in self.networks() {
-            let entries = self.history(Some(&network.chain), &self.id(), ENTRIES).unwrap_or_default();
-            for Entry { time_ms, what, in_micro, other, .. } in entries {
-                let day = time_ms / DAY_MS;
-                if day < first || !["paid", "issued"].contains(&what.as_str()) {
-                    continue;
-                }
-                let model = names
-                    .get(other.as_str())
-                    .map_or_else(|| other[..8.min(other.len())].to_owned(), |name| (*name).to_owned());
-                *earned.entry((day, model, "training")).or_default() += in_micro;
-            }
-        }
-        #[cfg(feature = "serve")]
-        if let Ok(trade) = self.in_market() {
-            for ((day, model), micro) in trade.earned() {
-                if day >= first {
-                    *earned.entry((day, model, "serving")).or_default() += micro;
-                }
-            }
-        }
-        earned
     }
 
     /// What is served, and how it went.
@@ -221,7 +189,7 @@ fn short(run: &RunStatus) -> Value {
 }
 
 /// What the next day may bring, only where it is known how wrong such forecasts were.
-fn likely(idling: &Arc<Idling>, earned: &BTreeMap<(u64, String, &'static str), u64>, today: u64) -> Option<Value> {
+fn likely(idling: &Arc<Idling>, earned: &ByDay, today: u64) -> Option<Value> {
     let mut by_day: BTreeMap<u64, u64> = BTreeMap::new();
     earned.iter().for_each(|((day, ..), micro)| *by_day.entry(*day).or_default() += micro);
     let likely = forecast(&idling.days(&by_day), today)?;

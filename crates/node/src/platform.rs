@@ -50,9 +50,9 @@ pub fn prepare_process() {
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
 }
 
-/// From now on other programs go before this thread and those that it begins: the lowest priority, which nobody needs rights
-/// for.
-pub fn lower_priority() {
+/// From now on other programs go before this thread and those that it begins, until what is returned is dropped: the lowest
+/// priority, which nobody needs rights for. Before [`prepare_process`], after which the system answers no such wish.
+pub fn lower_priority() -> Lowered {
     let _ = rustix::process::nice(19);
     // Several threads of the lowest priority still take some percent of a core from others; those of the idle class give way
     // at once. `chrt` is part of util-linux; without it the priority has to do.
@@ -66,4 +66,43 @@ pub fn lower_priority() {
             .stderr(Stdio::null())
             .status();
     }
+    Lowered {
+        #[cfg(target_os = "linux")]
+        session: lower_session(),
+    }
+}
+
+/// A lowered priority; what would outlive the process is taken back when this is dropped.
+#[must_use]
+pub struct Lowered {
+    /// Where the priority of its session is written, and what it was.
+    #[cfg(target_os = "linux")]
+    session: Option<(std::fs::File, String)>,
+}
+
+impl Drop for Lowered {
+    fn drop(&mut self) {
+        #[cfg(target_os = "linux")]
+        if let Some((mut file, before)) = self.session.take() {
+            let _ = file.write_all(before.as_bytes());
+        }
+    }
+}
+
+/// Linux shares the processor among sessions before it looks at the priorities of their processes ("autogroup", sched(7)):
+/// without a word a node in one terminal takes half of it from a compiler in another. The session is its own where it leads
+/// it, or its terminal's, to which it gives the priority back.
+#[cfg(target_os = "linux")]
+fn lower_session() -> Option<(std::fs::File, String)> {
+    use std::io::IsTerminal;
+    let leads = rustix::process::getsid(None).is_ok_and(|session| session == rustix::process::getpid());
+    if !leads && !std::io::stderr().is_terminal() {
+        return None;
+    }
+    let mut file = std::fs::File::options().read(true).write(true).open("/proc/self/autogroup").ok()?;
+    let mut text = String::new();
+    file.read_to_string(&mut text).ok()?;
+    let before = text.trim_end().rsplit_once(' ')?.1.to_owned();
+    file.write_all(b"19").ok()?;
+    Some((file, before))
 }

@@ -1,5 +1,9 @@
 //! What the owner asks of the chains of this node: what is on them, and what to say there.
 
+mod block;
+
+pub use block::{BlockStatus, Deed, Part, TxStatus};
+
 use crate::Node;
 use crate::driver::RECONNECT;
 use crate::history::Entry;
@@ -70,40 +74,6 @@ pub struct AccountStatus {
     pub deposit_micro: u64,
     /// Wallet transactions so far.
     pub transactions: u64,
-}
-
-/// A final block.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct BlockStatus {
-    /// From 1.
-    pub height: u64,
-    /// Its name.
-    pub hash: String,
-    /// The one before.
-    pub parent: String,
-    /// Root of the state behind its parent.
-    pub root: String,
-    /// Unix milliseconds.
-    pub time_ms: u64,
-    /// Its epoch.
-    pub epoch: u64,
-    /// The validator that proposed it.
-    pub by: String,
-    /// Whether it has a certificate of its own, or is final as the ancestor of one that has.
-    pub certified: bool,
-    /// Its transactions.
-    pub transactions: Vec<TxStatus>,
-}
-
-/// A transaction of a block.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct TxStatus {
-    /// Its name.
-    pub hash: String,
-    /// What it does.
-    pub kind: String,
-    /// Who signed it.
-    pub by: String,
 }
 
 /// A transaction is final after so long, or something is wrong.
@@ -191,22 +161,15 @@ impl Node {
 
     /// A final block.
     pub fn block(&self, network: Option<&str>, height: u64) -> Result<BlockStatus> {
-        let kept = self.picked(network)?;
+        let (log, kept) = (self.pick(network)?, self.picked(network)?);
         let newest = *kept.keeper.height().borrow();
         let bytes = chain::Disk::block(kept.store.as_ref(), height)?;
         let Some(bytes) = bytes else { bail!("this node has no block {height}; the last one is {newest}") };
         let block = chain::Block::from_bytes(&bytes)?;
-        Ok(BlockStatus {
-            height,
-            hash: block.hash().to_string(),
-            parent: block.header.parent.to_string(),
-            root: block.header.root.to_string(),
-            time_ms: block.header.time.0,
-            epoch: block.header.epoch,
-            by: block.header.by.to_string(),
-            certified: chain::Disk::certificate(kept.store.as_ref(), height)?.is_some(),
-            transactions: block.txs.iter().map(TxStatus::of).collect(),
-        })
+        let certified = chain::Disk::certificate(kept.store.as_ref(), height)?.is_some();
+        let own = log.own().iter().map(|account| anyhow::Ok((*account, kept.store.history_at(account, height)?)));
+        let own: Vec<(NodeId, Vec<Entry>)> = own.collect::<Result<_>>()?;
+        Ok(BlockStatus::of(&block, certified, &own, &|run| run_name(&kept, run)))
     }
 
     /// The final block that carries a transaction, by the beginning of the transaction's hash. Looks from the
@@ -217,8 +180,8 @@ impl Node {
         for height in (1..=newest).rev() {
             let Some(bytes) = chain::Disk::block(kept.store.as_ref(), height)? else { break };
             let block = chain::Block::from_bytes(&bytes)?;
-            if let Some(tx) = block.txs.iter().map(TxStatus::of).find(|tx| tx.hash.starts_with(hash)) {
-                return Ok((height, tx));
+            if let Some(tx) = block.txs.iter().find(|tx| tx.hash().to_string().starts_with(hash)) {
+                return Ok((height, TxStatus::of(tx, &|run| run_name(&kept, run))));
             }
         }
         bail!("no final block that this node keeps has the transaction `{hash}`")
@@ -354,12 +317,6 @@ impl AccountStatus {
     }
 }
 
-impl TxStatus {
-    fn of(tx: &Tx) -> Self {
-        Self { hash: tx.hash().to_string(), kind: tx.kind().to_owned(), by: tx.by().to_string() }
-    }
-}
-
 /// A proof as it is handed on: what an account holds on which chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProofFile {
@@ -403,6 +360,11 @@ impl ProofFile {
             signers: n - (n - 1) / 3,
         })
     }
+}
+
+/// What a run is called, where the chain has it still.
+fn run_name(kept: &Kept, run: &RunId) -> Option<String> {
+    kept.keeper.look(|orderer| orderer.state().runs().runs.get(run).map(|run| run.spec.name.clone()))
 }
 
 /// A refusal for people.

@@ -146,7 +146,7 @@ impl Why {
                 format!("It waits until the machine has been quiet for long enough, {} s more.", left_ms.div_ceil(1000))
             }
             Why::Draining => "It finishes what is under way and takes nothing new.".into(),
-            Why::NoRun => "There is no run to train in.".into(),
+            Why::NoRun => "There is no run to train in, or none that pays and has a place free.".into(),
             Why::RunEnded => "The run has ended.".into(),
             Why::WaitingForMembers => "The run waits for more members.".into(),
             Why::NoQuestions => "Nobody asks anything at the moment.".into(),
@@ -190,7 +190,7 @@ impl Why {
                 (3, "owner_active", Some("Let it go on in the background (when_active), or leave it alone."))
             }
             Why::BusyElsewhere { .. } => {
-                (4, "busy_elsewhere", Some("Close what is not needed, or raise other_load_permille_max."))
+                (4, "busy_elsewhere", Some("Close what is not needed, or raise other_load_percent."))
             }
             Why::OnBattery => (5, "on_battery", Some("Plug it in, or set on_battery.")),
             Why::Hot { .. } => (6, "hot", Some("Give it air, or raise temperature_max_c.")),
@@ -200,7 +200,7 @@ impl Why {
             Why::LowMemory { .. } => (10, "low_memory", Some("Close what is not needed, or lower memory_free_min_mb.")),
             Why::LowDisk { .. } => (11, "low_disk", Some("Delete what is not needed, or lower disk_free_min_mb.")),
             Why::GpuInUse => (12, "gpu_in_use", Some("Close the program that uses the graphics card.")),
-            Why::Settling { .. } => (13, "settling", Some("Wait, or lower idle_after_ms.")),
+            Why::Settling { .. } => (13, "settling", Some("Wait, or lower idle_minutes.")),
             Why::Draining => (14, "draining", Some("Say `talkoo resume` to take new work.")),
             Why::NoRun => (15, "no_run", Some("Start a run, or join one.")),
             Why::RunEnded => (16, "run_ended", Some("Join another run.")),

@@ -47,7 +47,7 @@ pub(super) async fn show(common: &Common, args: &LedgerArgs, stage: &Path) -> Re
     let mut peers = Vec::new();
     for (i, duty) in duties.iter().enumerate() {
         let arguments: Vec<&str> =
-            if i == 0 { vec!["train", "create", &file] } else { vec!["up", "--when", "always", "--no-example"] };
+            if i == 0 { vec!["train", "create", &file] } else { vec!["up", "--when", "always", "--no-runs"] };
         peers.push(Some(Peer::start_at(stage, &name(i), &binds[i], *duty, &arguments)?));
     }
     let at = |peers: &[Option<Peer>], i: usize| peers[i].as_ref().map(|peer| peer.dir.clone()).context("it was killed");

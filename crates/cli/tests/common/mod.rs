@@ -45,7 +45,7 @@ impl Drop for Peer {
 }
 
 /// A node that does what it is told, whoever uses the machine.
-pub const UP: [&str; 4] = ["up", "--when", "always", "--no-example"];
+pub const UP: [&str; 4] = ["up", "--when", "always", "--no-runs"];
 
 pub fn talkoo(dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_talkoo"));

@@ -5,7 +5,8 @@ import { capital, count, credits, delay, each, el, plural, set, short } from "./
 const MOST = 400;
 const FEW = 60;
 
-// A line over x. `draw` takes { name, points: [[x, y]…], smooth, x: { name, text, tick, last, least }, y: { text, tick } }.
+// A line over x. `draw` takes { name, points: [[x, y]…], smooth, none, x: { name, text, tick, last, least },
+// y: { text, tick } }; `none` says why there are no points.
 export function lineChart(figure) {
   const plot = figure.querySelector(".plot");
   const readout = figure.querySelector(".readout");
@@ -96,12 +97,14 @@ export function peerGraph(plot, peers) {
   plot.replaceChildren(svg);
 }
 
+export const wayName = (peer) => way(peer).replace("unknown", "not connected");
 export const way = (peer) => (peer.direct == null ? "unknown" : peer.direct ? "direct" : "relayed");
 
 export function peersSaid(peers) {
   if (!peers.length) return "No peers are known.";
-  const kinds = ["direct", "relayed", "unknown"].map((kind) => [peers.filter((peer) => way(peer) === kind).length, kind]);
-  const parts = kinds.filter(([n]) => n).map(([n, kind]) => `${n} ${kind}`);
+  const of = (kind) => peers.filter((peer) => wayName(peer) === kind).length;
+  const kinds = ["direct", "relayed", "not connected"].filter((kind) => of(kind));
+  const parts = kinds.map((kind) => `${of(kind)} ${kind}`);
   const more = peers.length > FEW ? ` The first ${FEW} are drawn.` : "";
   return `${plural(peers.length, "peer")}: ${parts.join(", ")}.${more}`;
 }
@@ -132,7 +135,7 @@ function paint(chart) {
 
 function blank(chart, wide, high) {
   chart.x = null;
-  chart.svg.replaceChildren(words(wide / 2, high / 2, "middle", "Nothing measured yet"));
+  chart.svg.replaceChildren(words(wide / 2, high / 2, "middle", chart.spec.none));
   set(chart.readout, "");
 }
 
@@ -193,8 +196,8 @@ function step(chart, event) {
   point(chart, Math.min(last, Math.max(0, to)));
 }
 
-function summary({ name, points, x, y }) {
-  if (!points.length) return `${name}: nothing measured yet.`;
+function summary({ name, points, none, x, y }) {
+  if (!points.length) return `${name}. ${none}.`;
   const [first, last] = [points[0], points.at(-1)];
   const [low, high] = range(points, 1);
   const ends = `from ${y.text(first[1])} at ${x.text(first[0])} to ${y.text(last[1])} at ${x.text(last[0])}`;
@@ -295,7 +298,7 @@ function rings(wide, high, rx, ry, longest, reach) {
 
 function spot(peer, i, x, y, named) {
   const far = peer.rtt_ms == null ? "delay unknown" : delay(peer.rtt_ms);
-  const group = shape("g", {}, shape("title", {}, `${peer.key}\n${capital(way(peer))}, ${far}`));
+  const group = shape("g", {}, shape("title", {}, `${peer.key}\n${capital(wayName(peer))}, ${far}`));
   group.append(shape("circle", { class: `peer ${way(peer)}`, cx: x, cy: y, r: named ? 7 : 10 }));
   if (!named) group.append(words(x, y + 4, "middle", count(i + 1), "number"));
   else group.append(words(x, y + 21, "middle", short(peer.key), "label"), words(x, y + 34, "middle", far, "label faint"));

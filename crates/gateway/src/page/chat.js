@@ -36,8 +36,9 @@ export async function showModels() {
 function offer(names) {
   const chosen = $("model").value;
   $("model").replaceChildren(...names.map((name) => new Option(name, name, false, name === chosen)));
+  if (!names.length) $("model").append(new Option("none is served"));
   $("model").disabled = $("send").disabled = !names.length;
-  set("chat-said", names.length ? "" : "No model is served yet. Begin with: talkoo serve --model FILE.gguf");
+  set("chat-said", names.length ? "" : "No model is served yet. One that is trained here comes with its first checkpoint; others by [serve] models in talkoo.toml.");
 }
 
 async function ask(text) {

@@ -24,13 +24,14 @@ export function each(host, items, make, fill) {
   });
 }
 
-// A cell is a text, or { text, href, title, mark }, or { list: cells }.
+// A cell is a text, or { text, href, title, mark }, or { list: cells }, or { line: texts and links }.
 export function rows(body, items, cells) {
   const heads = [...body.closest("table").tHead.rows[0].cells];
   const none = body.querySelector(".none");
   if (items.length && none) none.remove();
   if (!items.length) {
-    if (!none) body.replaceChildren(el("tr", { class: "none" }, el("td", { colspan: heads.length }, body.dataset.none)));
+    if (none) return set(none.firstChild, body.dataset.none);
+    body.replaceChildren(el("tr", { class: "none" }, el("td", { colspan: heads.length }, body.dataset.none)));
     return;
   }
   const make = () => el("tr", {}, ...heads.map((head) => el("td", head.className ? { class: head.className } : {})));
@@ -48,6 +49,7 @@ export function pairs(host, items) {
 
 export function put(node, cell) {
   if (cell?.list) return each(node, cell.list, () => el("div"), put);
+  if (cell?.line) return line(node, cell.line);
   const { text, href, title, mark, small } = typeof cell === "object" && cell ? cell : { text: cell };
   const tag = href ? "a" : mark || small ? "b" : null;
   let inner = node;
@@ -61,6 +63,23 @@ export function put(node, cell) {
   if (!small) return;
   if (!inner.nextElementSibling) node.append(" ", el("small"));
   set(inner.nextElementSibling, small);
+}
+
+// Words and links in a row; what stays the same is left alone.
+function line(node, words) {
+  const key = JSON.stringify(words);
+  if (node.dataset.line === key) return;
+  node.dataset.line = key;
+  node.replaceChildren(...words.map((word) => {
+    if (typeof word === "string") return word;
+    const { text, href, title, tag = href ? "a" : "small" } = word;
+    return el(tag, { ...(href && { href }), ...(title && { title }) }, text);
+  }));
+}
+
+// A text in which commands stand between backticks.
+export function prose(text) {
+  return { line: text.split("`").map((word, i) => (i % 2 ? { text: word, tag: "code" } : word)) };
 }
 
 export async function get(path) {
@@ -114,8 +133,9 @@ export function duration(seconds) {
   return plural(Math.floor(hours / 24), "day");
 }
 
-const time = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit" });
-const moment = new Intl.DateTimeFormat([], { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const minutes = { hour: "2-digit", minute: "2-digit" };
+const time = new Intl.DateTimeFormat([], minutes);
+const moment = new Intl.DateTimeFormat([], { month: "short", day: "numeric", ...minutes, second: "2-digit" });
 
 // The hour alone where it is within half a day.
 export const clock = (ms, now) => (Math.abs(ms - now) < 432e5 ? time : moment).format(ms);

@@ -6,7 +6,10 @@ mod hardware;
 mod input;
 mod memory;
 mod power;
+mod scope;
 mod session;
+
+pub(super) use scope::confine;
 
 use super::{Reading, Sampler};
 use std::path::{Path, PathBuf};

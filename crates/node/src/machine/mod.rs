@@ -11,7 +11,7 @@
 
 #[cfg(target_os = "linux")]
 mod linux;
-#[cfg(not(target_os = "linux"))]
+#[cfg(any(test, not(target_os = "linux")))]
 mod other;
 
 #[cfg(target_os = "linux")]
@@ -64,6 +64,24 @@ pub(crate) trait Sampler: Send {
 /// when it is dropped. `data_dir` need not exist yet.
 pub(crate) fn sampler(data_dir: &Path) -> Box<dyn Sampler> {
     system::sampler(data_dir)
+}
+
+/// What the program may take of the machine; 0 = no limit.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Caps {
+    /// Processors at a time.
+    pub(crate) threads: u16,
+    /// Memory in units of 2^20 bytes.
+    pub(crate) memory_mb: u64,
+}
+
+/// Has caps kept by the system where it can be asked to: the unit that keeps them, or why there is none. Whatever the answer,
+/// the program keeps to them by itself, as far as it can.
+pub(crate) async fn confine(caps: Caps) -> Result<String, String> {
+    #[cfg(target_os = "linux")]
+    return system::confine(caps).await;
+    #[cfg(not(target_os = "linux"))]
+    Err(format!("{} is not asked to keep {} threads and {} MB", std::env::consts::OS, caps.threads, caps.memory_mb))
 }
 
 /// What the machine has.

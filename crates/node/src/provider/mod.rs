@@ -159,8 +159,10 @@ impl Provider {
     pub(crate) fn counts(&self) -> BTreeMap<String, u64> {
         let refused = self.refused.lock().expect("nobody panics while holding it");
         let counts = self.counts.lock().expect("nobody panics while holding it");
-        let refused = refused.iter().map(|(reject, n)| (reject.name().to_owned(), n));
-        refused.chain(counts.iter().map(|(name, n)| ((*name).to_owned(), *n))).collect()
+        let mut all: BTreeMap<String, u64> = refused.iter().map(|(reject, n)| (reject.name().to_owned(), n)).collect();
+        // Answers that were not paid and questions that were not have one name.
+        counts.iter().for_each(|(name, n)| *all.entry((*name).to_owned()).or_default() += n);
+        all
     }
 
     fn gate(&self, model: &Hash) -> Option<Arc<Gate>> {
@@ -333,4 +335,29 @@ async fn measure(served: &Arc<Served>) -> (u32, u32) {
     let first = first.unwrap_or_else(std::time::Instant::now);
     let rate = |n: u32, time: Duration| ((f64::from(n) / time.as_secs_f64().max(1e-6)) as u32).max(1);
     (rate(read as u32, first - begun), rate(written.saturating_sub(1).max(1), first.elapsed()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_says_how_questions_end() {
+        let words = include_str!("../../../gateway/src/page/words.js");
+        let text = String::new;
+        let reasons = [
+            Reason::Model(text()),
+            Reason::Busy(1),
+            Reason::TooLong { asked: 2, max: 1 },
+            Reason::Unsupported { what: text(), why: text() },
+            Reason::Invalid { what: text(), why: text() },
+            Reason::Failed(text()),
+            Reason::Price,
+            Reason::Unpaid(text()),
+            Reason::Owner(text()),
+        ];
+        for code in reasons.iter().map(name).chain(["answered", "cancelled"]) {
+            assert!(words.contains(&format!("\n  {code}: \"")), "{code}");
+        }
+    }
 }

@@ -150,16 +150,16 @@ pub(super) struct Bus {
 }
 
 impl Bus {
-    fn session() -> Self {
+    pub(super) fn session() -> Self {
         Self { build: Builder::session, name: "session bus", connection: None, not_before: None }
     }
 
-    fn system() -> Self {
+    pub(super) fn system() -> Self {
         Self { build: Builder::system, name: "system bus", connection: None, not_before: None }
     }
 
     /// The connection, or why there is none.
-    async fn get(&mut self) -> Result<Connection, String> {
+    pub(super) async fn get(&mut self) -> Result<Connection, String> {
         if let Some(connection) = self.connection.take_if(|connection| !connection.is_closed()) {
             return Ok(self.connection.insert(connection).clone());
         }

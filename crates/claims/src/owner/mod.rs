@@ -1,6 +1,9 @@
 //! The owner comes first: how soon a machine is free, what it takes meanwhile, how soon it is of use.
 
-use crate::{Bar, Book, Process, median, network};
+mod caps;
+mod work;
+
+use crate::{Bar, Book, Process, network};
 use anyhow::{Context, Result, ensure};
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -13,19 +16,23 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-const RETURNS: usize = 5;
-const PAIRS: usize = 5;
 const IDLE: Duration = Duration::from_secs(20);
-/// A process that computes for less than this part of a core is at rest.
-const REST: f64 = 0.05;
-const LOOK: Duration = Duration::from_millis(50);
 
-pub(crate) fn measure(book: &mut Book) -> Result<()> {
+pub(crate) fn measure(book: &mut Book, full: bool) -> Result<()> {
     sizes(book)?;
     forecasts(book);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(idle(book))?;
-    runtime.block_on(works(book))
+    runtime.block_on(work::measure(book))?;
+    runtime.block_on(work::join(book))?;
+    runtime.block_on(caps::returns(book))?;
+    match full {
+        true => runtime.block_on(caps::soak(book)),
+        false => {
+            book.keep(&[caps::SOAK]);
+            Ok(())
+        }
+    }
 }
 
 /// A node that contributes, as its owner starts it.
@@ -36,12 +43,13 @@ struct Contributor {
 }
 
 fn contribute(dir: &Path, options: &[&str]) -> Result<Contributor> {
-    let program = std::env::current_exe()?.with_file_name("talkoo");
-    let mut command = Command::new(program);
+    // In a session of its own, as a service or a terminal is.
+    let mut command = Command::new("setsid");
+    command.arg(std::env::current_exe()?.with_file_name("talkoo"));
     command.args(["--bind", "127.0.0.1:0", "--no-mdns", "--json", "--data"]).arg(dir);
     command.args(["up", "--when", "always", "--listen", "127.0.0.1:0"]).args(options);
     let mut child =
-        command.stdin(Stdio::null()).stderr(Stdio::null()).stdout(Stdio::piped()).spawn().context("talkoo")?;
+        command.stdin(Stdio::null()).stderr(Stdio::null()).stdout(Stdio::piped()).spawn().context("setsid (util-linux)")?;
     let mut line = String::new();
     BufReader::new(child.stdout.take().context("its output")?).read_line(&mut line)?;
     let ready: Value = serde_json::from_str(&line).context("its first line")?;
@@ -122,7 +130,7 @@ fn forecasts(book: &mut Book) {
 /// A node that has nothing to do.
 async fn idle(book: &mut Book) -> Result<()> {
     let stage = tempfile::tempdir()?;
-    let node = contribute(&stage.path().join("node"), &["--no-example"])?;
+    let node = contribute(&stage.path().join("node"), &["--no-runs"])?;
     let bytes = page_bytes(&node.page)?;
     let how = "all parts of the page as they are served, each packed by gzip -9";
     book.add("quick", "owner.page.bytes", (bytes / 1e3, "kB"), Bar::Most(120.0), "<= 60", how);
@@ -131,7 +139,7 @@ async fn idle(book: &mut Book) -> Result<()> {
     let before = node.cpu()?;
     tokio::time::sleep(IDLE).await;
     let share = 100.0 * (node.cpu()? - before) / IDLE.as_secs_f64();
-    let how = "`talkoo up` with API, page and nothing to do, which looks at the machine four times a second: CPU time over 20 s of wall, of one core";
+    let how = "`talkoo up` with API, page and nothing to do, which looks at the machine once a second: CPU time over 20 s of wall, of one core";
     book.add("quick", "owner.idle.cpu", (share, "%"), Bar::Most(0.5), "<= 0.1", how);
     let memory = network::resident(node.process.0.id())?;
     book.add("quick", "owner.idle.memory", (memory, "MB"), Bar::Most(80.0), "<= 40", "resident memory of the same");
@@ -164,70 +172,4 @@ fn got(address: &str, path: &str) -> Result<Vec<u8>> {
     let head = bytes.windows(4).position(|four| four == b"\r\n\r\n").context("an answer")?;
     ensure!(bytes.starts_with(b"HTTP/1.1 200"), "{path} is not there");
     Ok(bytes.split_off(head + 4))
-}
-
-/// A node that trains the shipped example.
-async fn works(book: &mut Book) -> Result<()> {
-    let stage = tempfile::tempdir()?;
-    let begun = Instant::now();
-    let node = contribute(&stage.path().join("node"), &[])?;
-    node.first_unit().await?;
-    let how = "from the start of `talkoo up` on a machine that never ran it to the first closed round of the example it trains alone";
-    book.add("quick", "owner.first_unit", (begun.elapsed().as_secs_f64(), "s"), Bar::Most(60.0), "<= 10", how);
-    let mut free = Vec::new();
-    for _ in 0..RETURNS {
-        node.computes().await?;
-        let begun = Instant::now();
-        node.ask(Request::Pause { minutes: None }).await?;
-        loop {
-            let (at, before) = (Instant::now(), node.cpu()?);
-            tokio::time::sleep(LOOK * 2).await;
-            if (node.cpu()? - before) / at.elapsed().as_secs_f64() < REST {
-                free.push((at - begun).as_secs_f64());
-                break;
-            }
-        }
-        node.ask(Request::Resume).await?;
-    }
-    let worst = free.iter().copied().fold(0.0, f64::max);
-    let how = format!(
-        "a node that trains on all cores is told to make room: until it computes for less than a twentieth of a core, looked at every \
-         100 ms; the worst of {RETURNS}. To notice the owner takes up to 250 ms where the system says each key, 500 more where a desktop is asked"
-    );
-    book.add("quick", "owner.return.cpu", (worst, "s"), Bar::Most(1.0), "<= 0.2", &how);
-    node.computes().await?;
-    let mut slower = Vec::new();
-    for _ in 0..PAIRS {
-        node.ask(Request::Pause { minutes: None }).await?;
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        let alone = foreground();
-        node.ask(Request::Resume).await?;
-        node.computes().await?;
-        let beside = foreground();
-        slower.push((beside / alone - 1.0) * 100.0);
-    }
-    let how = format!(
-        "a task of another program on all cores, with and without a node that trains on all cores at the priority of `talkoo up`: \
-         median of {PAIRS} pairs"
-    );
-    book.add("quick", "owner.foreground", (median(slower), "% slower"), Bar::Most(3.0), "<= 1", &how);
-    Ok(())
-}
-
-/// Seconds of a fixed task on every core.
-fn foreground() -> f64 {
-    let begun = Instant::now();
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 0..cores {
-            scope.spawn(|| {
-                let mut hash = base::Hash::default();
-                for _ in 0..1_500_000 {
-                    hash = base::Hash::of("figure", &hash.0);
-                }
-                std::hint::black_box(hash)
-            });
-        }
-    });
-    begun.elapsed().as_secs_f64()
 }

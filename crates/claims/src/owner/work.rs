@@ -1,0 +1,158 @@
+//! What a node takes while it works, and how soon it is of use.
+
+use super::{Contributor, contribute};
+use crate::{Bar, Book, median, network};
+use anyhow::{Result, ensure};
+use base::Wire;
+use ledger::Credits;
+use node::Request;
+use std::time::{Duration, Instant};
+
+const RETURNS: usize = 5;
+const PAIRS: usize = 9;
+/// A process that computes for less than this part of a core is at rest.
+const REST: f64 = 0.05;
+const LOOK: Duration = Duration::from_millis(50);
+
+/// A node that trains the shipped example.
+pub(super) async fn measure(book: &mut Book) -> Result<()> {
+    let stage = tempfile::tempdir()?;
+    let begun = Instant::now();
+    let node = contribute(&stage.path().join("node"), &[])?;
+    node.first_unit().await?;
+    let how = "from the start of `talkoo up` on a machine that never ran it to the first closed round of the example it trains alone";
+    book.add("quick", "owner.first_unit", (begun.elapsed().as_secs_f64(), "s"), Bar::Most(60.0), "<= 10", how);
+    let mut free = Vec::new();
+    for _ in 0..RETURNS {
+        node.computes().await?;
+        let begun = Instant::now();
+        node.ask(Request::Pause { minutes: None }).await?;
+        loop {
+            let (at, before) = (Instant::now(), node.cpu()?);
+            tokio::time::sleep(LOOK * 2).await;
+            if (node.cpu()? - before) / at.elapsed().as_secs_f64() < REST {
+                free.push((at - begun).as_secs_f64());
+                break;
+            }
+        }
+        node.ask(Request::Resume).await?;
+    }
+    let worst = free.iter().copied().fold(0.0, f64::max);
+    let how = format!(
+        "a node that trains on all cores is told to make room: until it computes for less than a twentieth of a core, looked at every \
+         100 ms; the worst of {RETURNS}. To notice the owner takes up to 250 ms where the system says each key, 500 more where a desktop is asked"
+    );
+    book.add("quick", "owner.return.cpu", (worst, "s"), Bar::Most(1.0), "<= 0.2", &how);
+    node.computes().await?;
+    let mut slower = Vec::new();
+    for _ in 0..PAIRS {
+        node.ask(Request::Pause { minutes: None }).await?;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let alone = foreground();
+        node.ask(Request::Resume).await?;
+        node.computes().await?;
+        let beside = foreground();
+        slower.push((beside / alone - 1.0) * 100.0);
+    }
+    let how = format!(
+        "a task of another program in another session on all cores, with and without a node that trains on all cores as `talkoo up` \
+         does it: median of {PAIRS} pairs"
+    );
+    book.add("quick", "owner.foreground", (median(slower), "% slower"), Bar::Most(3.0), "<= 1", &how);
+    reasons(book, &node).await
+}
+
+/// How much of a node's time has a reason.
+async fn reasons(book: &mut Book, node: &Contributor) -> Result<()> {
+    let panel = node.ask(Request::Panel).await?;
+    let codes: Vec<&str> = owner::Why::ALL.iter().map(|why| why.code()).collect();
+    let minutes = panel["today"]["minutes"].as_array().cloned().unwrap_or_default();
+    let named = minutes.iter().filter(|part| part["code"].as_str().is_some_and(|code| codes.contains(&code)));
+    let explained: u64 = named.filter_map(|part| part["seconds"].as_u64()).sum();
+    let uptime = panel["node"]["uptime_s"].as_u64().unwrap_or(u64::MAX);
+    // Each reason's time is cut to whole seconds.
+    let share = 100.0 * (explained + minutes.len() as u64).min(uptime) as f64 / uptime.max(1) as f64;
+    let how = "of the same node, after its pauses: seconds of the day that are counted under a reason of the closed list, of those that it ran";
+    book.add("quick", "owner.reasons", (share, "% of the time"), Bar::Least(100.0), "100", how);
+    Ok(())
+}
+
+/// A run that takes long, on a network of four, with room for others.
+const RUN: &str = r#"
+[run]
+name = "neighbours"
+seed = 3
+[model]
+size = "nano"
+[data]
+seq_len = 32
+[train]
+tokens = 100000000
+batch_tokens = 4096
+micro_batch = 1
+lr = 1e-3
+[round]
+mode = "gradients"
+target_seconds = 2
+"#;
+
+/// A newcomer to a network of four validators on which a run pays and has a place free.
+pub(super) async fn join(book: &mut Book) -> Result<()> {
+    let stage = tempfile::tempdir()?;
+    let nodes = network::found(stage.path(), 4)?;
+    let file = stage.path().join("run.toml");
+    std::fs::write(&file, RUN)?;
+    let file = file.to_string_lossy().into_owned();
+    let mut running = Vec::new();
+    for (i, (dir, bind)) in nodes.iter().enumerate() {
+        let rest: &[&str] = if i == 0 { &["train", "create", &file] } else { &network::UP };
+        running.push(network::talkoo(dir, bind, &[&["--duty", "20"], rest].concat())?);
+    }
+    let begun = Instant::now();
+    let run = loop {
+        let shown = network::answer(&nodes[0].0, &Request::Status).await?;
+        if shown["runs"][0]["version"].as_u64() >= Some(2) {
+            break shown["runs"][0]["run"].as_str().unwrap_or_default().to_owned();
+        }
+        ensure!(begun.elapsed() < Duration::from_secs(120), "no run: {shown}");
+        tokio::time::sleep(LOOK).await;
+    };
+    let fund = ledger::Tx::Fund { pot: run.parse()?, amount: Credits::whole(5) };
+    network::answer(&nodes[0].0, &Request::Spend { network: None, tx: base::to_hex(&fund.to_bytes()) }).await?;
+    let dir = stage.path().join("newcomer");
+    let known = node::NetworkFile::of(&nodes[1].0)?.ok_or_else(|| anyhow::anyhow!("no network"))?;
+    let begun = Instant::now();
+    node::join_network(&dir, &known)?;
+    let newcomer = contribute(&dir, &[])?;
+    loop {
+        let shown = newcomer.ask(Request::Status).await?;
+        let members = shown["runs"][0]["members"].as_array().cloned().unwrap_or_default();
+        if members.iter().any(|member| member["node"] == shown["node"] && member["tokens"].as_u64() > Some(0)) {
+            break;
+        }
+        ensure!(begun.elapsed() < Duration::from_secs(180), "the newcomer has done nothing: {shown:#}");
+        tokio::time::sleep(LOOK).await;
+    }
+    let how = "from `talkoo network join` and `talkoo up` on a machine that knows only the file of a network of four validators, to the \
+               first closed round with a unit of its own, in a run that it found and joined by itself; all on this machine";
+    book.add("quick", "owner.join", (begun.elapsed().as_secs_f64(), "s"), Bar::Most(90.0), "<= 20", how);
+    Ok(())
+}
+
+/// Seconds of a fixed task on every core.
+fn foreground() -> f64 {
+    let begun = Instant::now();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(|| {
+                let mut hash = base::Hash::default();
+                for _ in 0..1_500_000 {
+                    hash = base::Hash::of("figure", &hash.0);
+                }
+                std::hint::black_box(hash)
+            });
+        }
+    });
+    begun.elapsed().as_secs_f64()
+}

@@ -232,7 +232,8 @@ impl Common {
 
 /// Warnings, but for what is ordinary: that nodes leave, a relay too, without a word, and that a model is used with a shorter
 /// context than it was trained with.
-const QUIET: &str = "warn,iroh_relay::server=off,iroh::socket::transports::relay=off,iroh_gossip=error,llama-cpp-2=error";
+const QUIET: &str =
+    "warn,iroh_relay::server=off,iroh::socket::transports::relay=off,iroh_gossip=error,llama-cpp-2=error";
 
 fn main() -> std::process::ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_env("TALKOO_LOG").unwrap_or_else(|_| QUIET.into());

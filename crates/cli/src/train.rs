@@ -183,7 +183,9 @@ async fn join(common: &Common, ticket: &str) -> Result<()> {
     let run = parsed.run.to_string();
     node.follow(parsed).await?;
     if common.json {
-        outln!("{}", json!({ "run": run, "node": node.id().to_string() }));
+        // Whoever started it may not be there to read.
+        use std::io::Write;
+        let _ = writeln!(std::io::stdout(), "{}", json!({ "run": run, "node": node.id().to_string() }));
     }
     until_stopped(common, &node).await
 }

@@ -9,11 +9,11 @@
 
 mod common;
 
-use common::{DEADLINE, Peer, RUN, UP, whole};
+use common::{DEADLINE, Peer, RUN, UP};
 use serde_json::Value;
-use std::io::{BufRead, BufReader, Lines, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdout, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 /// Told to a test that runs inside.
@@ -56,6 +56,9 @@ fn neighbours_whose_routers_change_ports_train_and_answer_through_the_relay() {
     });
 }
 
+/// Rounds between two checkpoints of [`RUN`].
+const CHECKPOINT: u64 = 20;
+
 /// Two at home train one model together; then one of them asks what the other one serves.
 fn work_together(ports: &str, direct: bool) {
     shell(WORLD, ports);
@@ -67,20 +70,27 @@ fn work_together(ports: &str, direct: bool) {
         command
     };
     let file = stage.path().join("run.toml");
-    std::fs::write(&file, RUN.replace("tokens = 12000", "tokens = 4000")).expect("written");
+    std::fs::write(&file, RUN.replace("tokens = 12000", "tokens = 50000000")).expect("written");
     let (mut one, created) = begin(with(at(0), &["train", "create", file.to_str().expect("utf-8")]));
     let ticket = created["ticket"].as_str().expect("a ticket").to_owned();
     let (mut two, _) = begin(with(at(1), &["train", "join", &ticket]));
-    let end = seen(at(1), |run| whole(run) && run["members"].as_array().map(Vec::len) == Some(2));
-    for member in end["members"].as_array().expect("members") {
-        assert!(member["tokens"].as_u64() > Some(0), "both have trained: {end}");
-    }
+    // Both have trained, all hold the same weights, and a checkpoint is on disk.
+    let worked = |member: &Value| member["tokens"].as_u64() > Some(0);
+    let end = seen(
+        || at(1),
+        |run| {
+            let members = run["members"].as_array().map(Vec::as_slice).unwrap_or_default();
+            members.len() == 2 && members.iter().all(worked) && run["agreed"][0].as_u64() > Some(2 * CHECKPOINT)
+        },
+    );
     let first = created["node"].as_str().or(end["members"][0]["node"].as_str()).expect("a key").to_owned();
     let second = asked(with(at(1), &["status"]))["node"].as_str().expect("a key").to_owned();
     let other = if first == second { end["members"][1]["node"].as_str().expect("a key") } else { &first };
     let way = asked(with(at(1), &["peer", "ping", other]));
     assert_eq!(way["direct"], direct, "{way}");
     assert_eq!(asked(with(at(1), &["status"]))["panel"]["network"]["alone"], false, "it knows of a neighbour");
+    let run = end["run"].as_str().expect("an id");
+    (0..2).for_each(|i| drop(asked(with(at(i), &["train", "leave", run]))));
     common::stop(&mut two);
     common::stop(&mut one);
     if cfg!(feature = "serve") {
@@ -96,28 +106,30 @@ fn answer(at: &dyn Fn(usize) -> Command, relay: &str, direct: bool) {
     let said = asked(with(at(1), &ask));
     assert_eq!((said["tokens"].as_u64(), said["receipt"]["parts"].as_array().map(Vec::len)), (Some(24), Some(1)));
     assert_eq!(said["receipt"]["parts"][0]["provider"], ready["node"], "{said}");
-    // A node that goes on asking finds the same way as one that trains.
+    // A node that goes on asking finds the same way as one that trains, once the other end knows that the one before is gone.
     let (_client, _) = begin(with(at(1), &["serve", "--ticket", &ticket, "--listen", "127.0.0.1:0"]));
-    let way = asked(with(at(1), &["peer", "ping", ready["node"].as_str().expect("a key")]));
+    let (begun, key) = (Instant::now(), ready["node"].as_str().expect("a key"));
+    let way = loop {
+        let answer = with(at(1), &["peer", "ping", key]).output().expect("talkoo runs");
+        if answer.status.success() {
+            break serde_json::from_slice::<Value>(&answer.stdout).expect("JSON");
+        }
+        assert!(begun.elapsed() < DEADLINE, "no way was found: {}", String::from_utf8_lossy(&answer.stdout));
+    };
     assert_eq!(way["direct"], direct, "{way}");
     assert!(direct || way["address"] == relay, "{way}");
 }
 
-/// Follows a run until it is as it should be.
-fn seen(command: Command, done: impl Fn(&Value) -> bool) -> Value {
+/// Looks at a run until it is as it should be.
+fn seen(command: impl Fn() -> Command, done: impl Fn(&Value) -> bool) -> Value {
     let begun = Instant::now();
-    let mut command = with(command, &["train", "watch"]);
-    let mut child = command.stdout(Stdio::piped()).spawn().expect("talkoo starts");
-    let lines: Lines<BufReader<ChildStdout>> = BufReader::new(child.stdout.take().expect("piped")).lines();
-    let _ends_with_this = Peer(child);
-    for line in lines {
-        let run: Value = serde_json::from_str(&line.expect("a line")).expect("JSON");
+    loop {
+        let run = asked(with(command(), &["train", "show"]));
         if done(&run) {
             return run;
         }
         assert!(begun.elapsed() < DEADLINE, "it did not come in time: {run}");
     }
-    panic!("the run is not shown any more");
 }
 
 fn with(mut command: Command, arguments: &[&str]) -> Command {

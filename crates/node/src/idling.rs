@@ -13,7 +13,7 @@ use owner::{Day, Idle, Input, LocalTime, Minutes, Output, SHARE_ALL, Sample, Set
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -74,7 +74,7 @@ pub struct Idling {
     path: PathBuf,
     told: Mutex<Vec<Tell>>,
     /// The unit of the system that keeps the caps, or why there is none.
-    kept_by: Mutex<Option<Result<String, String>>>,
+    kept_by: OnceLock<Result<String, String>>,
 }
 
 struct Inner {
@@ -129,8 +129,8 @@ impl Idling {
         // Nothing is begun before the machine was looked at.
         duty.send_replace(0);
         let (inner, carrying, told) = (Mutex::new(inner), Mutex::default(), Mutex::default());
-        let kept_by = Mutex::default();
-        let idling = Arc::new(Self { inner, carrying, duty, drains, duty_percent, path, told, kept_by });
+        let idling =
+            Arc::new(Self { inner, carrying, duty, drains, duty_percent, path, told, kept_by: OnceLock::new() });
         // A pause outlives a restart.
         if let Some(until) = std::fs::read_to_string(idling.pause_path()).ok().and_then(|text| text.parse().ok()) {
             idling.step(Input::Pause { until: (until > 0).then_some(Millis(until)) });
@@ -250,7 +250,7 @@ impl Idling {
 
     /// Who keeps the caps on processors and memory.
     pub(crate) fn kept_by(&self) -> String {
-        match self.kept_by.lock().expect("nobody panics while holding it").as_ref() {
+        match self.kept_by.get() {
             Some(Ok(unit)) => format!("the system ({unit})"),
             Some(Err(why)) => format!("the program itself ({why})"),
             None => "nobody yet".into(),
@@ -354,9 +354,8 @@ impl Idling {
 impl Node {
     /// From now on it works for others only while the owner lets it.
     pub async fn mind(self: &Arc<Self>, config: &Config) -> Result<Arc<Idling>> {
-        let idling = Idling::new(&self.shared, config)?;
-        let caps = Caps { threads: config.limits.threads, memory_mb: config.limits.memory_mb };
-        *idling.kept_by.lock().expect("nobody panics while holding it") = Some(confine(caps).await);
+        let (idling, limits) = (Idling::new(&self.shared, config)?, &config.limits);
+        let _ = idling.kept_by.set(confine(Caps { threads: limits.threads, memory_mb: limits.memory_mb }).await);
         if self.idling.set(idling.clone()).is_err() {
             bail!("the machine is minded already");
         }

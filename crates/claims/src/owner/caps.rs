@@ -121,7 +121,11 @@ pub(super) async fn soak(book: &mut Book) -> Result<()> {
         }
     }
     // Caps that nothing comes near are kept by who does nothing.
-    ensure!(cpu_all / f64::from(windows) > 0.7 * THREADS, "it did not train: {:.2} cores", cpu_all / f64::from(windows));
+    ensure!(
+        cpu_all / f64::from(windows) > 0.7 * THREADS,
+        "it did not train: {:.2} cores",
+        cpu_all / f64::from(windows)
+    );
     ensure!(sent_all > 0.5 * UPLOAD * SOAKED.as_secs_f64(), "it gave too little away: {sent_all} bytes");
     let how = format!(
         "ten minutes of training with one thread ({:.2} cores in the mean), a model served and given to a peer at 8 Mbit/s ({:.2} MB/s in \

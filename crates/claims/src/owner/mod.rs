@@ -48,8 +48,12 @@ fn contribute(dir: &Path, options: &[&str]) -> Result<Contributor> {
     command.arg(std::env::current_exe()?.with_file_name("talkoo"));
     command.args(["--bind", "127.0.0.1:0", "--no-mdns", "--json", "--data"]).arg(dir);
     command.args(["up", "--when", "always", "--listen", "127.0.0.1:0"]).args(options);
-    let mut child =
-        command.stdin(Stdio::null()).stderr(Stdio::null()).stdout(Stdio::piped()).spawn().context("setsid (util-linux)")?;
+    let mut child = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("setsid (util-linux)")?;
     let mut line = String::new();
     BufReader::new(child.stdout.take().context("its output")?).read_line(&mut line)?;
     let ready: Value = serde_json::from_str(&line).context("its first line")?;

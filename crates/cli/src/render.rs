@@ -23,6 +23,12 @@ pub(crate) fn write_line(line: std::fmt::Arguments<'_>) {
     }
 }
 
+/// Writes what a program says that goes on: whoever started it may not be there to read.
+pub(crate) fn announce(text: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
 /// One way to a peer.
 pub(crate) fn way(way: &Value) -> String {
     let ms = way["rtt_ms"].as_f64().unwrap_or_default();
@@ -129,15 +135,7 @@ pub(crate) fn credits(micro: &serde_json::Value) -> String {
 
 /// A number with thin groups.
 pub(crate) fn grouped(n: u64) -> String {
-    let digits = n.to_string();
-    let mut out = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(' ');
-        }
-        out.push(digit);
-    }
-    out
+    node::grouped_by(n, ' ')
 }
 
 /// A curve in `width` characters, each the mean of its part.

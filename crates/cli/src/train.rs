@@ -183,9 +183,7 @@ async fn join(common: &Common, ticket: &str) -> Result<()> {
     let run = parsed.run.to_string();
     node.follow(parsed).await?;
     if common.json {
-        // Whoever started it may not be there to read.
-        use std::io::Write;
-        let _ = writeln!(std::io::stdout(), "{}", json!({ "run": run, "node": node.id().to_string() }));
+        render::announce(&json!({ "run": run, "node": node.id().to_string() }).to_string());
     }
     until_stopped(common, &node).await
 }

@@ -109,9 +109,7 @@ fn greet(common: &Common, node: &Arc<Node>, api: Option<SocketAddr>, tickets: &[
         text += "You are alone in your own network; to join others: `talkoo train join TICKET` or `talkoo network join FILE`.\n";
     }
     text += "In another terminal: talkoo status · pause 2h · resume · run · down. Ctrl-C ends it.";
-    // Whoever started it may not be there to read.
-    use std::io::Write;
-    let _ = writeln!(std::io::stdout(), "{}", if common.json { value.to_string() } else { text });
+    render::announce(&if common.json { value.to_string() } else { text });
     Ok(())
 }
 
@@ -141,12 +139,13 @@ async fn find_work(common: Common, node: Arc<Node>) {
             _ = tick.tick() => {}
         }
         // The machine is measured when it may work, and one run at a time is enough for it.
-        if idling.activity().share_permille == 0 || node.status().runs.iter().any(|run| !run.ended) {
+        let runs = node.status().runs;
+        if idling.activity().share_permille == 0 || runs.iter().any(|run| !run.ended) {
             continue;
         }
         let alone = node.chain(None).is_ok_and(|chain| chain.validators.len() == 1);
         let found = match alone {
-            true if !node.status().runs.is_empty() || node::newest(&dir).is_some() => return,
+            true if !runs.is_empty() || node::newest(&dir).is_some() => return,
             true => begin(&common, &node, &dir).await.map(|()| None),
             false => node.take_place(idling.memory_mb()).await,
         };

@@ -76,17 +76,14 @@ fn work_together(ports: &str, direct: bool) {
     let (mut two, _) = begin(with(at(1), &["train", "join", &ticket]));
     // Both have trained, all hold the same weights, and a checkpoint is on disk.
     let worked = |member: &Value| member["tokens"].as_u64() > Some(0);
-    let end = seen(
-        || at(1),
-        |run| {
-            let members = run["members"].as_array().map(Vec::as_slice).unwrap_or_default();
-            members.len() == 2 && members.iter().all(worked) && run["agreed"][0].as_u64() > Some(2 * CHECKPOINT)
-        },
-    );
-    let first = created["node"].as_str().or(end["members"][0]["node"].as_str()).expect("a key").to_owned();
-    let second = asked(with(at(1), &["status"]))["node"].as_str().expect("a key").to_owned();
-    let other = if first == second { end["members"][1]["node"].as_str().expect("a key") } else { &first };
-    let way = asked(with(at(1), &["peer", "ping", other]));
+    let end = seen(&at, |run| {
+        let members = run["members"].as_array().map(Vec::as_slice).unwrap_or_default();
+        members.len() == 2 && members.iter().all(worked) && run["agreed"][0].as_u64() > Some(2 * CHECKPOINT)
+    });
+    let status = asked(with(at(1), &["status"]));
+    let mut members = end["members"].as_array().expect("members").iter();
+    let other = members.find(|member| member["node"] != status["node"]).expect("a neighbour");
+    let way = asked(with(at(1), &["peer", "ping", other["node"].as_str().expect("a key")]));
     assert_eq!(way["direct"], direct, "{way}");
     assert_eq!(asked(with(at(1), &["status"]))["panel"]["network"]["alone"], false, "it knows of a neighbour");
     let run = end["run"].as_str().expect("an id");
@@ -104,41 +101,26 @@ fn answer(at: &dyn Fn(usize) -> Command, relay: &str, direct: bool) {
     let ticket = ready["tickets"][0].as_str().expect("a ticket").to_owned();
     let ask = ["run", "--ticket", &ticket, "end-to-end", "ROMEO:", "--max-tokens", "24", "--temperature", "0"];
     // An offer may take longer than one who asks waits: the other end looks for the node that was there before first.
-    let begun = Instant::now();
-    let said = loop {
-        let answer = with(at(1), &ask).output().expect("talkoo runs");
-        let text = String::from_utf8_lossy(&answer.stdout).into_owned();
-        if answer.status.success() {
-            break serde_json::from_str::<Value>(&text).expect("JSON");
-        }
-        assert!(text.contains("nobody whom this node knows") && begun.elapsed() < DEADLINE, "{text}");
-    };
+    let said = common::until("an answer", || {
+        let answer = tried(with(at(1), &ask));
+        answer.inspect_err(|text| assert!(text.contains("nobody whom this node knows"), "{text}"))
+    });
     assert_eq!((said["tokens"].as_u64(), said["receipt"]["parts"].as_array().map(Vec::len)), (Some(24), Some(1)));
     assert_eq!(said["receipt"]["parts"][0]["provider"], ready["node"], "{said}");
     // A node that goes on asking finds the same way as one that trains, once the other end knows that the one before is gone.
     let (_client, _) = begin(with(at(1), &["serve", "--ticket", &ticket, "--listen", "127.0.0.1:0"]));
-    let (begun, key) = (Instant::now(), ready["node"].as_str().expect("a key"));
-    let way = loop {
-        let answer = with(at(1), &["peer", "ping", key]).output().expect("talkoo runs");
-        if answer.status.success() {
-            break serde_json::from_slice::<Value>(&answer.stdout).expect("JSON");
-        }
-        assert!(begun.elapsed() < DEADLINE, "no way was found: {}", String::from_utf8_lossy(&answer.stdout));
-    };
+    let key = ready["node"].as_str().expect("a key");
+    let way = common::until("a way", || tried(with(at(1), &["peer", "ping", key])));
     assert_eq!(way["direct"], direct, "{way}");
     assert!(direct || way["address"] == relay, "{way}");
 }
 
-/// Looks at a run until it is as it should be.
-fn seen(command: impl Fn() -> Command, done: impl Fn(&Value) -> bool) -> Value {
-    let begun = Instant::now();
-    loop {
-        let run = asked(with(command(), &["train", "show"]));
-        if done(&run) {
-            return run;
-        }
-        assert!(begun.elapsed() < DEADLINE, "it did not come in time: {run}");
-    }
+/// Looks at the run of the second home until it is as it should be.
+fn seen(at: &dyn Fn(usize) -> Command, done: impl Fn(&Value) -> bool) -> Value {
+    common::until("the run", || {
+        let run = asked(with(at(1), &["train", "show"]));
+        if done(&run) { Ok(run) } else { Err(run) }
+    })
 }
 
 fn with(mut command: Command, arguments: &[&str]) -> Command {
@@ -146,11 +128,15 @@ fn with(mut command: Command, arguments: &[&str]) -> Command {
     command
 }
 
-fn asked(mut command: Command) -> Value {
+/// What a command says, or what it says where it fails.
+fn tried(mut command: Command) -> Result<Value, String> {
     let output = command.output().expect("talkoo runs");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{text}");
-    serde_json::from_str(&text).expect("JSON")
+    if output.status.success() { Ok(serde_json::from_str(&text).expect("JSON")) } else { Err(text) }
+}
+
+fn asked(command: Command) -> Value {
+    tried(command).unwrap_or_else(|text| panic!("{text}"))
 }
 
 /// Our relay in the open network: its address.
@@ -221,10 +207,8 @@ fn inside(name: &str, test: impl FnOnce()) {
     if std::env::var_os(INSIDE).is_some() {
         return test();
     }
-    let mut command = Command::new("unshare");
-    command.args(["--user", "--map-root-user", "--net", "--mount", "--pid", "--fork", "--kill-child", "--"]);
-    command.arg(std::env::current_exe().expect("this program")).args(["--exact", name, "--nocapture"]);
-    let ended = command.env(INSIDE, "1").status();
+    let words = ["unshare", "--user", "--map-root-user", "--net", "--mount", "--pid", "--fork", "--kill-child"];
+    let ended = common::again(&words, name, (INSIDE, "1"));
     let ended = ended.expect("`unshare` is missing: apt-get install util-linux iproute2 nftables");
     assert!(ended.success(), "it failed inside, see above");
 }
@@ -291,9 +275,7 @@ impl Lab {
     }
 
     fn ask(&self, i: usize, arguments: &[&str]) -> Result<Value, String> {
-        let output = self.talkoo(i).args(arguments).output().expect("talkoo runs");
-        let value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-        if output.status.success() { Ok(value) } else { Err(format!("{value}")) }
+        tried(with(self.talkoo(i), arguments))
     }
 
     fn send(&self, i: usize) -> Result<Value, String> {

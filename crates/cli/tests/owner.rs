@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{DEADLINE, Peer, json, start, stop, talkoo};
+use common::{Peer, json, start, stop, talkoo};
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -22,14 +22,10 @@ fn panel(dir: &Path) -> Value {
 
 /// Looks until the panel is as it should be.
 fn until(dir: &Path, what: &str, good: impl Fn(&Value) -> bool) -> Value {
-    let begun = Instant::now();
-    loop {
+    common::until(what, || {
         let panel = panel(dir);
-        if good(&panel) {
-            return panel;
-        }
-        assert!(begun.elapsed() < DEADLINE, "{what} did not come in time: {panel:#}");
-    }
+        if good(&panel) { Ok(panel) } else { Err(format!("{panel:#}")) }
+    })
 }
 
 fn get(address: &str, path: &str) -> (String, String) {

@@ -10,7 +10,7 @@ mod common;
 mod hub;
 
 use api::Api;
-use common::{DEADLINE, Peer, UP, stop, whole};
+use common::{Peer, UP, stop, whole};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
@@ -104,10 +104,7 @@ fn text(value: &Value) -> &str {
 }
 
 fn until(what: &str, good: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !good() {
-        assert!(begun.elapsed() < DEADLINE, "{what} did not come in time");
-    }
+    common::until(what, || if good() { Ok(()) } else { Err("not yet") });
 }
 
 fn up() -> String {

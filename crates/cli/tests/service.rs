@@ -141,11 +141,8 @@ fn inside(name: &str, test: impl FnOnce()) {
     if std::fs::metadata("/proc/self").expect("/proc").uid() != 0 {
         words.extend(["systemd-run", "--user", "--scope", "--quiet", "--property=Delegate=yes", "--"]);
     }
-    words.extend("unshare --map-root-user --net --mount --cgroup --pid --fork --mount-proc --kill-child --".split(' '));
-    let mut command = Command::new(words[0]);
-    command.args(&words[1..]).arg(std::env::current_exe().expect("this program"));
-    command.args(["--exact", name, "--nocapture"]);
-    let ended = command.env(INSIDE, format!("{name}-{}", std::process::id())).status();
+    words.extend("unshare --map-root-user --net --mount --cgroup --pid --fork --mount-proc --kill-child".split(' '));
+    let ended = common::again(&words, name, (INSIDE, &format!("{name}-{}", std::process::id())));
     let ended = ended.expect("`unshare` is missing: apt-get install util-linux");
     assert!(ended.success(), "it failed inside, see above; it needs root, or a user who is logged in under systemd");
 }

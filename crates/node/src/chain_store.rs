@@ -85,7 +85,7 @@ impl ChainStore {
         self.read(|read| {
             let table = read.open_table(HISTORY)?;
             let entries = table.range((key, 0, 0)..=(key, u64::MAX, u32::MAX))?.rev().take(count);
-            entries.map(|entry| Ok(serde_json::from_slice(entry?.1.value()).unwrap_or_default())).collect()
+            entries.map(|entry| Ok(noted(entry?.1.value()))).collect()
         })
     }
 
@@ -96,7 +96,7 @@ impl ChainStore {
             let table = read.open_table(HISTORY)?;
             let mut entries = Vec::new();
             for entry in table.range((key, height.saturating_add(1), 0)..=(key, u64::MAX, u32::MAX))?.rev() {
-                let entry: Entry = serde_json::from_slice(entry?.1.value()).unwrap_or_default();
+                let entry = noted(entry?.1.value());
                 if entry.time_ms < time_ms {
                     break;
                 }
@@ -112,7 +112,7 @@ impl ChainStore {
         self.read(|read| {
             let table = read.open_table(HISTORY)?;
             let entries = table.range((key, height, 0)..=(key, height, u32::MAX))?;
-            entries.map(|entry| Ok(serde_json::from_slice(entry?.1.value()).unwrap_or_default())).collect()
+            entries.map(|entry| Ok(noted(entry?.1.value()))).collect()
         })
     }
 
@@ -130,6 +130,11 @@ impl ChainStore {
         };
         done().map_err(io::Error::other)
     }
+}
+
+/// An entry of the history; an empty one where it cannot be read.
+fn noted(bytes: &[u8]) -> Entry {
+    serde_json::from_slice(bytes).unwrap_or_default()
 }
 
 impl Disk for ChainStore {

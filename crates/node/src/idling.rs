@@ -73,8 +73,8 @@ pub struct Idling {
     duty_percent: u32,
     path: PathBuf,
     told: Mutex<Vec<Tell>>,
-    /// The unit of the system that keeps the caps, or why there is none.
-    kept_by: OnceLock<Result<String, String>>,
+    /// Who keeps the caps on processors and memory, in words.
+    kept_by: OnceLock<String>,
 }
 
 struct Inner {
@@ -242,19 +242,17 @@ impl Idling {
         self.step(Input::Finish);
     }
 
-    /// Memory that is free, that this program has, and that it may have (0 = no limit), in units of 2^20 bytes.
-    pub(crate) fn memory(&self) -> (Option<u64>, u64, u64) {
+    /// Memory that work for others may take now, in units of 2^20 bytes; what is not known is enough.
+    pub fn memory_mb(&self) -> u64 {
         let inner = self.inner();
-        (inner.reading.memory_free_mb, inner.reading.memory_own_mb.unwrap_or(0), inner.memory_mb)
+        let free = inner.reading.memory_free_mb.unwrap_or(u64::MAX);
+        let left = inner.memory_mb.saturating_sub(inner.reading.memory_own_mb.unwrap_or(0));
+        if inner.memory_mb == 0 { free } else { free.min(left) }
     }
 
     /// Who keeps the caps on processors and memory.
-    pub(crate) fn kept_by(&self) -> String {
-        match self.kept_by.get() {
-            Some(Ok(unit)) => format!("the system ({unit})"),
-            Some(Err(why)) => format!("the program itself ({why})"),
-            None => "nobody yet".into(),
-        }
+    pub(crate) fn kept_by(&self) -> &str {
+        self.kept_by.get().map_or("nobody yet", String::as_str)
     }
 
     /// What it does, and why.

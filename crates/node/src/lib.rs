@@ -80,7 +80,7 @@ pub use store::Store;
 #[cfg(feature = "serve")]
 pub use trade::{Asker, Check, ProviderStatus, Said, Telling, Trade, TradeConfig};
 pub use vault::{new_wallet, open_wallet, restore_wallet, wallet_account, wallet_words};
-pub use wallet::{AccountStatus, BlockStatus, ChainStatus, Deed, Part, ProofFile, Proved, TxStatus};
+pub use wallet::{AccountStatus, BlockStatus, ChainStatus, Deed, Part, ProofFile, Proved, TxStatus, grouped_by};
 pub use work::Limits;
 
 use anyhow::{Context, Result, bail};

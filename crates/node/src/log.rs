@@ -171,7 +171,6 @@ impl ChainLog {
         self.kept().and_then(|kept| kept.keeper.trouble()).or_else(|| self.away.borrow().clone())
     }
 
-    /// Nodes that may keep the chain too.
     /// Who takes part in a run, as far as the chain is here.
     pub(crate) fn members(&self, run: &Hash) -> impl Iterator<Item = NodeId> + use<> {
         let members = |kept: Arc<Kept>| -> Vec<NodeId> {
@@ -181,6 +180,7 @@ impl ChainLog {
         self.kept().map(members).unwrap_or_default().into_iter()
     }
 
+    /// Nodes that may keep the chain too.
     pub(crate) fn add_sources(&self, nodes: impl Iterator<Item = NodeId>) {
         self.sources.lock().expect("nobody panics while holding it").extend(nodes);
     }

@@ -72,7 +72,7 @@ impl Node {
             "runs": status.runs.iter().map(short).collect::<Vec<_>>(),
             "serving": self.serving(),
             "peers": peers.into_values().take(PEERS).collect::<Vec<_>>(),
-            "settings": settings, "caps_kept_by": self.idling().map(|idling| idling.kept_by()),
+            "settings": settings, "caps_kept_by": self.idling().map(|idling| idling.kept_by().to_owned()),
             "refused": status.refused, "trouble": status.trouble,
         });
         panel["today"]["questions_answered"] = panel["serving"]["answered"].take();

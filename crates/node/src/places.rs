@@ -1,7 +1,7 @@
 //! Where a node takes part without being told: runs of its network that pay and have a place free.
 
+use crate::Node;
 use crate::driver::Order;
-use crate::{Node, idling::Idling};
 use anyhow::{Result, anyhow};
 use base::NodeId;
 use ledger::Credits;
@@ -43,10 +43,12 @@ impl Place {
     }
 }
 
-/// The place to take: one that pays, is free and fits, where the fewest of the wanted are.
-fn best(places: Vec<Place>, memory_mb: u64) -> Option<Place> {
+/// The place to take: one that pays, is free, fits and is not `known`, where the fewest of the wanted are.
+fn best(places: Vec<Place>, memory_mb: u64, known: impl Fn(&RunId) -> bool) -> Option<Place> {
     let fits = |place: &Place| place.pays && place.taken < place.places && place.memory_mb <= memory_mb;
-    places.into_iter().filter(fits).min_by_key(|place| (place.taken * 1000 / place.places.max(1), place.run))
+    // Whether a run is known is asked of the disk: last.
+    let open = places.into_iter().filter(|place| fits(place) && !known(&place.run));
+    open.min_by_key(|place| (place.taken * 1000 / place.places.max(1), place.run))
 }
 
 impl Node {
@@ -63,23 +65,12 @@ impl Node {
         });
         // What its owner left stays left.
         let known = |run: &RunId| self.shared.store.dir().join("runs").join(run.to_string()).exists();
-        let Some(place) = best(places.into_iter().filter(|place| !known(&place.run)).collect(), memory_mb) else {
-            return Ok(None);
-        };
+        let Some(place) = best(places, memory_mb, known) else { return Ok(None) };
         // Where its members are it knows from its network.
         let ticket = Ticket { chain: home.chain(), run: place.run, anchor: None, peers: vec![self.address()] };
         let driver = self.driver(home).await;
         driver.send(Order::Follow(ticket)).await.map_err(|_| anyhow!("the node is stopping"))?;
         Ok(Some(place.name))
-    }
-}
-
-impl Idling {
-    /// Memory that work for others may take now.
-    pub fn memory_mb(&self) -> u64 {
-        let (free, own, cap) = self.memory();
-        let free = free.unwrap_or(u64::MAX);
-        if cap == 0 { free } else { free.min(cap.saturating_sub(own)) }
     }
 }
 
@@ -99,7 +90,7 @@ mod tests {
             pays,
         };
         let check = |places: &[Place], expect: Option<u8>| {
-            let best = best(places.to_vec(), 1000).map(|place| place.run.0[0]);
+            let best = best(places.to_vec(), 1000, |run| run.0[0] == 9).map(|place| place.run.0[0]);
             assert_eq!(best, expect, "{places:?}");
         };
         check(&[], None);
@@ -107,6 +98,7 @@ mod tests {
         check(&[place(1, 0, 10, false)], None);
         check(&[place(1, 4, 10, true)], None);
         check(&[place(1, 0, 1001, true)], None);
+        check(&[place(9, 0, 10, true)], None);
         check(&[place(1, 2, 10, true), place(2, 1, 10, true), place(3, 1, 10, true)], Some(2));
     }
 }

@@ -2,7 +2,7 @@
 
 mod block;
 
-pub use block::{BlockStatus, Deed, Part, TxStatus};
+pub use block::{BlockStatus, Deed, Part, TxStatus, grouped_by};
 
 use crate::Node;
 use crate::driver::RECONNECT;

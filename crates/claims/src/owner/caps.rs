@@ -1,6 +1,6 @@
 //! What a node may take, and whether it keeps to it.
 
-use super::{Contributor, contribute};
+use super::{Contributor, LOOK, contribute};
 use crate::{Bar, Book, Figure, Process, network, serve};
 use anyhow::{Context, Result, ensure};
 use node::Request;
@@ -16,7 +16,6 @@ const OWN_MB: u64 = 400;
 /// A node without a model takes less.
 const SMALL_MB: f64 = 100.0;
 const RETURNS: usize = 3;
-const LOOK: Duration = Duration::from_millis(50);
 
 /// The node's owner opens a program that needs much memory.
 pub(super) async fn returns(book: &mut Book) -> Result<()> {
@@ -88,14 +87,14 @@ pub(super) async fn soak(book: &mut Book) -> Result<()> {
     let settings = "[limits]\nthreads = 1\nmemory_mb = 400\ndisk_gb = 1\nupload_mbit = 8\ndownload_mbit = 8\n";
     std::fs::write(dir.join("talkoo.toml"), settings)?;
     told(&dir, &["model", "add", file.to_str().context("UTF-8")?])?;
-    let published = told(&dir, &["model", "publish", "figure"])?;
+    told(&dir, &["model", "publish", "figure"])?;
     let node = contribute(&dir, &["--model", "figure"])?;
     node.first_unit().await?;
-    let ticket = told(&dir, &["model", "publish", "figure"])?["ticket"].as_str().map(str::to_owned);
-    let ticket = ticket.with_context(|| format!("a ticket: {published}"))?;
+    let published = told(&dir, &["model", "publish", "figure"])?;
+    let ticket = published["ticket"].as_str().context("a ticket")?;
     let (begun, mut exceeded, mut windows, mut sent_all, mut cpu_all) = (Instant::now(), Vec::new(), 0u32, 0.0, 0.0);
     let mut pulls = Vec::new();
-    let mut puller = pull(stage.path(), &ticket, 0)?;
+    let mut puller = pull(stage.path(), ticket, 0)?;
     while begun.elapsed() < SOAKED {
         let (at, cpu, sent) = (Instant::now(), node.cpu()?, bytes_sent(&node).await?);
         while at.elapsed() < WINDOW {
@@ -106,7 +105,7 @@ pub(super) async fn soak(book: &mut Book) -> Result<()> {
             if puller.0.0.try_wait()?.is_some() {
                 std::fs::remove_dir_all(&puller.1)?;
                 pulls.push(begun.elapsed());
-                puller = pull(stage.path(), &ticket, pulls.len())?;
+                puller = pull(stage.path(), ticket, pulls.len())?;
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
@@ -145,22 +144,16 @@ pub(super) async fn soak(book: &mut Book) -> Result<()> {
 
 /// What a command that ends says.
 fn told(dir: &Path, arguments: &[&str]) -> Result<Value> {
-    let output = program(dir)?.args(arguments).stderr(Stdio::null()).output()?;
-    serde_json::from_slice(&output.stdout).with_context(|| format!("{arguments:?}"))
-}
-
-fn program(dir: &Path) -> Result<Command> {
     let mut command = Command::new(std::env::current_exe()?.with_file_name("talkoo"));
-    command.args(["--bind", "127.0.0.1:0", "--no-mdns", "--json", "--data"]).arg(dir).stdin(Stdio::null());
-    Ok(command)
+    command.args(["--bind", "127.0.0.1:0", "--no-mdns", "--json", "--data"]).arg(dir).args(arguments);
+    let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output()?;
+    serde_json::from_slice(&output.stdout).with_context(|| format!("{arguments:?}"))
 }
 
 /// A stranger who fetches the model, and its folder.
 fn pull(stage: &Path, ticket: &str, i: usize) -> Result<(Process, PathBuf)> {
     let dir = stage.join(format!("stranger-{i}"));
-    let mut command = program(&dir)?;
-    command.args(["model", "pull", ticket]).stdout(Stdio::null()).stderr(Stdio::null());
-    Ok((Process(command.spawn()?), dir))
+    Ok((network::talkoo(&dir, "127.0.0.1:0", &["model", "pull", ticket])?, dir))
 }
 
 async fn bytes_sent(node: &Contributor) -> Result<f64> {

@@ -17,6 +17,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 const IDLE: Duration = Duration::from_secs(20);
+/// What is waited for is looked for this often.
+const LOOK: Duration = Duration::from_millis(50);
 
 pub(crate) fn measure(book: &mut Book, full: bool) -> Result<()> {
     sizes(book)?;

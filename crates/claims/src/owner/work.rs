@@ -1,6 +1,6 @@
 //! What a node takes while it works, and how soon it is of use.
 
-use super::{Contributor, contribute};
+use super::{Contributor, LOOK, contribute};
 use crate::{Bar, Book, median, network};
 use anyhow::{Result, ensure};
 use base::Wire;
@@ -12,7 +12,6 @@ const RETURNS: usize = 5;
 const PAIRS: usize = 9;
 /// A process that computes for less than this part of a core is at rest.
 const REST: f64 = 0.05;
-const LOOK: Duration = Duration::from_millis(50);
 
 /// A node that trains the shipped example.
 pub(super) async fn measure(book: &mut Book) -> Result<()> {
@@ -77,31 +76,12 @@ async fn reasons(book: &mut Book, node: &Contributor) -> Result<()> {
     Ok(())
 }
 
-/// A run that takes long, on a network of four, with room for others.
-const RUN: &str = r#"
-[run]
-name = "neighbours"
-seed = 3
-[model]
-size = "nano"
-[data]
-seq_len = 32
-[train]
-tokens = 100000000
-batch_tokens = 4096
-micro_batch = 1
-lr = 1e-3
-[round]
-mode = "gradients"
-target_seconds = 2
-"#;
-
 /// A newcomer to a network of four validators on which a run pays and has a place free.
 pub(super) async fn join(book: &mut Book) -> Result<()> {
     let stage = tempfile::tempdir()?;
     let nodes = network::found(stage.path(), 4)?;
     let file = stage.path().join("run.toml");
-    std::fs::write(&file, RUN)?;
+    std::fs::write(&file, network::run_file("neighbours", 4096, 2))?;
     let file = file.to_string_lossy().into_owned();
     let mut running = Vec::new();
     for (i, (dir, bind)) in nodes.iter().enumerate() {

@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::io::{BufRead, BufReader, Lines};
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// A run of a minute or less.
@@ -46,6 +46,25 @@ impl Drop for Peer {
 
 /// A node that does what it is told, whoever uses the machine.
 pub const UP: [&str; 4] = ["up", "--when", "always", "--no-runs"];
+
+/// Looks until something is there, at most until the deadline; `look` gives what it saw where that is not it.
+pub fn until<T, E: std::fmt::Display>(what: &str, mut look: impl FnMut() -> Result<T, E>) -> T {
+    let begun = Instant::now();
+    loop {
+        match look() {
+            Ok(found) => return found,
+            Err(seen) => assert!(begun.elapsed() < DEADLINE, "{what} did not come in time: {seen}"),
+        }
+    }
+}
+
+/// Runs the test `name` of this program once more, behind `words` that make a world for it, told so by the variable
+/// `inside`.
+pub fn again(words: &[&str], name: &str, inside: (&str, &str)) -> std::io::Result<ExitStatus> {
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).arg("--").arg(std::env::current_exe()?);
+    command.args(["--exact", name, "--nocapture"]).env(inside.0, inside.1).status()
+}
 
 pub fn talkoo(dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_talkoo"));

@@ -11,12 +11,9 @@ mod session;
 
 pub(super) use scope::confine;
 
-use super::{Reading, Sampler};
+use super::{Reading, SLOW_EVERY, Sampler, Slow};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-
-/// How often what changes slowly is read. Asking a battery goes through a slow controller on many laptops.
-const SLOW_EVERY: Duration = Duration::from_secs(5);
 
 /// How often sensors are looked for: drivers come and go.
 const SENSORS_EVERY: Duration = Duration::from_secs(60);
@@ -52,15 +49,6 @@ struct Linux {
     sensors_at: Instant,
     slow: Slow,
     slow_at: Instant,
-}
-
-/// What changes slowly, as in [`Reading`].
-#[derive(Clone, Copy)]
-struct Slow {
-    on_battery: Option<bool>,
-    battery_percent: Option<u8>,
-    temperature_c: Option<i32>,
-    disk_free_mb: Option<u64>,
 }
 
 impl Linux {

@@ -20,6 +20,7 @@ use linux as system;
 use other as system;
 
 use std::path::Path;
+use std::time::Duration;
 
 /// The machine at one moment. `None` = cannot be known on this machine (or not yet: shares of a processor
 /// need two readings, the desktop answers a moment later).
@@ -50,6 +51,32 @@ pub(crate) struct Reading {
     pub(crate) own_cpu_permille: Option<u32>,
 }
 
+/// What changes slowly of a [`Reading`].
+#[derive(Clone, Copy)]
+struct Slow {
+    on_battery: Option<bool>,
+    battery_percent: Option<u8>,
+    temperature_c: Option<i32>,
+    disk_free_mb: Option<u64>,
+}
+
+/// How often it is read. Asking a battery goes through a slow controller on many laptops, all sensors take milliseconds.
+const SLOW_EVERY: Duration = Duration::from_secs(5);
+
+/// Thousandths of the whole machine's processors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shares {
+    own_permille: u32,
+    other_permille: u32,
+}
+
+/// How often the children of this process are looked for: that reads every process of the machine. Until it is
+/// found, the work of a new child counts as other load.
+const CHILDREN_EVERY: Duration = Duration::from_secs(10);
+
+/// Descendants that are counted at most.
+const CHILDREN_MAX: usize = 256;
+
 /// Reads the machine.
 pub(crate) trait Sampler: Send {
     /// The machine now. Shares of the processor are taken over the time since the last call; called again
@@ -75,13 +102,19 @@ pub(crate) struct Caps {
     pub(crate) memory_mb: u64,
 }
 
-/// Has caps kept by the system where it can be asked to: the unit that keeps them, or why there is none. Whatever the answer,
-/// the program keeps to them by itself, as far as it can.
-pub(crate) async fn confine(caps: Caps) -> Result<String, String> {
+/// Has caps kept by the system where it can be asked to; who keeps them now, in words. Whatever the answer, the program keeps
+/// to them by itself, as far as it can.
+pub(crate) async fn confine(caps: Caps) -> String {
     #[cfg(target_os = "linux")]
-    return system::confine(caps).await;
+    let unit = system::confine(caps).await;
     #[cfg(not(target_os = "linux"))]
-    Err(format!("{} is not asked to keep {} threads and {} MB", std::env::consts::OS, caps.threads, caps.memory_mb))
+    let unit: Result<String, String> = Err(format!(
+        "{} is not asked to keep {} threads and {} MB",
+        std::env::consts::OS,
+        caps.threads,
+        caps.memory_mb
+    ));
+    unit.map_or_else(|why| format!("the program itself ({why})"), |unit| format!("the system ({unit})"))
 }
 
 /// What the machine has.
@@ -131,7 +164,7 @@ pub async fn look(data_dir: &Path) -> Vec<(&'static str, Option<String>, String)
 }
 
 /// Shares of the processor and answers of a desktop are there after this.
-const LOOK: std::time::Duration = std::time::Duration::from_millis(700);
+const LOOK: Duration = Duration::from_millis(700);
 
 impl Reading {
     /// A field by its name.

@@ -10,7 +10,7 @@
 //! Unlike on Linux, shares of the processor are taken over half a second or more, and repeat until then; the last
 //! moments of a child that ended count as other load; terminals and remote logins are not looked at.
 
-use super::{Reading, Sampler};
+use super::{CHILDREN_EVERY, CHILDREN_MAX, Reading, SLOW_EVERY, Sampler, Shares, Slow};
 use starship_battery::{Manager, State};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,16 +20,6 @@ use sysinfo::{Components, CpuRefreshKind, MemoryRefreshKind, Pid, ProcessRefresh
 /// Shares are taken over this long at least: the library itself needs a fifth of a second, and Windows lists every
 /// process to find one.
 const SHARES_EVERY: Duration = Duration::from_millis(500);
-
-/// How often the children of this process are looked for: that reads every process of the machine. Until it is
-/// found, the work of a new child counts as other load.
-const CHILDREN_EVERY: Duration = Duration::from_secs(10);
-
-/// Descendants that are counted at most.
-const CHILDREN_MAX: usize = 256;
-
-/// How often what changes slowly is read. Asking a battery or all sensors takes some milliseconds.
-const SLOW_EVERY: Duration = Duration::from_secs(5);
 
 /// Whether sensors are asked. Windows tells only administrators, through a service that is waited for without end.
 const SENSORS: bool = !cfg!(windows);
@@ -90,22 +80,6 @@ struct Taken {
     spent: BTreeMap<Pid, u64>,
     /// Memory of all of them.
     bytes: u64,
-}
-
-/// Thousandths of the whole machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Shares {
-    own_permille: u32,
-    other_permille: u32,
-}
-
-/// What changes slowly, as in [`Reading`].
-#[derive(Clone, Copy)]
-struct Slow {
-    on_battery: Option<bool>,
-    battery_percent: Option<u8>,
-    temperature_c: Option<i32>,
-    disk_free_mb: Option<u64>,
 }
 
 impl Other {

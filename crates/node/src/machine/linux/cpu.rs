@@ -6,19 +6,13 @@
 //! In a container `/proc/stat` is the host's: the load of its other containers counts as other load, and a
 //! thousand is the whole host, not this container's part of it.
 
+use crate::machine::{CHILDREN_EVERY, CHILDREN_MAX, Shares};
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Shares are taken over no fewer ticks of all cores together: fewer tell nothing.
 const TICKS_MIN: u64 = 10;
-
-/// How often the children of this process are looked for: that reads every process of the machine. Until it is
-/// found, the work of a new child counts as other load.
-const CHILDREN_EVERY: Duration = Duration::from_secs(10);
-
-/// Descendants that are counted at most.
-const CHILDREN_MAX: usize = 256;
 
 /// Ticks of the whole machine since it started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,13 +29,6 @@ pub(super) struct Process {
     parent: u32,
     /// Ticks of it and of its children that ended.
     ticks: u64,
-}
-
-/// Thousandths of the whole machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Shares {
-    pub(super) own_permille: u32,
-    pub(super) other_permille: u32,
 }
 
 /// Ticks of the machine from the first line of `/proc/stat`.

@@ -47,6 +47,7 @@ if [ "$what" = test ] && [ "$(uname -s)" = Linux ]; then
   command -v nft >/dev/null 2>&1 || need nft nftables
   command -v mount >/dev/null 2>&1 || need mount mount
   [ -x /usr/lib/systemd/systemd ] || [ -x /lib/systemd/systemd ] || need systemd systemd
+  command -v dbus-daemon >/dev/null 2>&1 || need dbus-daemon dbus-daemon
 fi
 if [ -n "$missing" ]; then
   echo "missing: $missing. Install with:"

@@ -176,7 +176,7 @@ async fn resync(book: &mut Book) -> Result<()> {
     let empty = ChunkTree::of(&[]);
     let asker = open(2, Arc::new(One(Bytes::new(), Arc::new(empty)))).await?;
     asker.know(&holder.address());
-    let fetched = asker.fetch(root, &[holder.id()], other, &|_, _| {}).await?;
+    let fetched = asker.fetch(root, u64::MAX, &[holder.id()], other, &|_, _| {}).await?;
     let how = "40 MiB of weights of which one byte differs, fetched by root over a real connection";
     book.add("quick", "swarm.resync.chunks", (fetched.moved as f64, "chunks"), Bar::Most(1.05), "1", how);
     holder.close().await;

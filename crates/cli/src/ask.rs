@@ -39,7 +39,9 @@ pub(crate) struct RunArgs {
 }
 
 /// Offers are heard within this, or nobody makes any.
-const OFFERS_WITHIN: Duration = Duration::from_secs(15);
+const OFFERS_WITHIN: Duration = Duration::from_secs(30);
+/// Who waits for longer is told so.
+const SOON: Duration = Duration::from_secs(1);
 
 /// Who asks.
 enum Asker {
@@ -98,7 +100,7 @@ impl Asker {
 
     /// The model of this name, or the first one there is; waits for offers of others.
     async fn model(&self, name: Option<&str>) -> Result<String> {
-        let begun = Instant::now();
+        let (begun, mut told) = (Instant::now(), false);
         loop {
             let mut models = self.models().await?.into_iter();
             if let Some(found) = models.find(|model| name.is_none_or(|name| name == model)) {
@@ -109,6 +111,9 @@ impl Asker {
                 bail!(
                     "nobody whom this node knows offers {what}; --ticket names a network, --model serves one of this machine"
                 );
+            }
+            if begun.elapsed() > SOON && !std::mem::replace(&mut told, true) {
+                eprintln!("waiting for offers of the network, for at most {} s", OFFERS_WITHIN.as_secs());
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

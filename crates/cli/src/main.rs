@@ -214,6 +214,20 @@ impl Common {
         relays.collect::<Result<_, _>>().map_err(|error| anyhow::anyhow!("talkoo.toml, [node] relays: {error}"))
     }
 
+    /// The settings as they are in force: the command line goes before the file.
+    pub(crate) fn in_force(&self) -> Config {
+        let mut config = self.config.clone();
+        config.node.listen = self.bind();
+        config.node.mdns &= !self.no_mdns;
+        config.node.device = self.device().to_owned();
+        if !self.relay.is_empty() {
+            config.node.relays = self.relay.iter().map(ToString::to_string).collect();
+        }
+        config.limits.threads = self.threads.unwrap_or(config.limits.threads);
+        config.limits.duty_percent = self.duty.unwrap_or(config.limits.duty_percent);
+        config
+    }
+
     pub(crate) fn node(&self) -> Result<NodeConfig> {
         let duty = self.duty.unwrap_or(self.config.limits.duty_percent);
         Ok(NodeConfig {
@@ -285,10 +299,17 @@ fn chain(error: &anyhow::Error) -> String {
 
 async fn run(cli: Cli) -> Result<()> {
     let mut common = cli.common;
-    // Who looks for what is wrong is told so by the doctor.
-    let doctor = matches!(cli.command, Command::Doctor(_) | Command::Report(_));
+    // Who looks for what is wrong is told so by the doctor; what ends something needs no settings.
+    let needless = match &cli.command {
+        Command::Doctor(_) | Command::Report(_) | Command::Status(_) | Command::Completions { .. } | Command::Man => {
+            true
+        }
+        Command::Down | Command::Pause { .. } | Command::Resume | Command::Finish => true,
+        Command::Service(command) => matches!(command, service::ServiceCommand::Uninstall(_)),
+        _ => false,
+    };
     common.config =
-        Config::of(&common.dir()).or_else(|error| if doctor { Ok(Config::default()) } else { Err(error) })?;
+        Config::of(&common.dir()).or_else(|error| if needless { Ok(Config::default()) } else { Err(error) })?;
     match cli.command {
         Command::Up(args) => up::up(&common, args).await,
         Command::Down => up::down(&common).await,

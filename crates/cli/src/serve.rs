@@ -8,7 +8,7 @@ use engine::{Engine, EngineConfig};
 use gateway::{Gateway, Keys};
 use ledger::Credits;
 use market::Price;
-use node::{Local, Models as Kept, Node, NodePanel, OfferConfig, Served, Shown, Trade, TradeConfig};
+use node::{Config, Local, Models as Kept, Node, NodePanel, OfferConfig, Served, Shown, Trade, TradeConfig};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -125,7 +125,11 @@ impl Models {
         let set = &common.config.serve;
         let (threads, slots) = (common.threads(), usize::from(self.parallel.unwrap_or(set.parallel)));
         let context = self.context.unwrap_or(set.context);
-        let memory = common.config.limits.memory_mb << 20;
+        // What training has already is not there for a model.
+        let memory = match common.config.limits.memory_mb {
+            0 => 0,
+            limit => (limit.saturating_sub(node::own_memory_mb().unwrap_or(0)) << 20).max(1),
+        };
         let config = EngineConfig { path, hash, threads, slots, context, memory };
         let loaded = tokio::task::spawn_blocking(move || Engine::load(config)).await.context("loading")??;
         let info = loaded.info();
@@ -226,6 +230,31 @@ pub(crate) struct Serving {
 }
 
 impl ServeArgs {
+    /// The settings as they are in force.
+    pub(crate) fn in_force(&self, common: &Common) -> Config {
+        let mut config = common.in_force();
+        let (serve, ask) = (&mut config.serve, &mut config.ask);
+        if self.models.is_any() {
+            serve.models = self.models.model.clone();
+        }
+        serve.parallel = self.models.parallel.unwrap_or(serve.parallel);
+        serve.context = self.models.context.unwrap_or(serve.context);
+        serve.listen = self.listen.unwrap_or(serve.listen);
+        serve.offer |= self.offer;
+        serve.demand_keys |= self.demand_keys;
+        serve.answer_tokens = self.answer_tokens.unwrap_or(serve.answer_tokens);
+        serve.temperature = self.temperature.unwrap_or(serve.temperature);
+        let both = |price: Price| [price.input, price.output];
+        serve.price = self.price.map_or(serve.price, both);
+        ask.max_price = self.asking.max_price.map_or(ask.max_price, both);
+        ask.budget = self.asking.budget.unwrap_or(ask.budget);
+        ask.check_percent = self.asking.check.unwrap_or(ask.check_percent);
+        if !self.asking.ticket.is_empty() {
+            ask.tickets = self.asking.ticket.iter().map(ToString::to_string).collect();
+        }
+        config
+    }
+
     /// Whether others may ask.
     fn offers(&self, common: &Common) -> bool {
         self.offer || common.config.serve.offer

@@ -27,6 +27,8 @@ pub(crate) struct ServiceArgs {
 }
 
 const UNIT: &str = "talkoo.service";
+const ROOT: &str =
+    "\nit runs as root, the owner of its data folder; let another user own the folder and install it again";
 const LINGER: &str = "\nto have it run while you are not logged in: loginctl enable-linger";
 const PLIST: &str = "network.talkoo.up.plist";
 
@@ -41,13 +43,33 @@ struct Plan {
     note: &'static str,
 }
 
+/// Whose the service of a whole machine is, and what it may take: the system's manager takes no word from the node itself.
+struct System {
+    owner: u32,
+    limits: node::LimitsTable,
+}
+
+/// Where there is no folder yet whose owner it could run as.
+const NOBODY: u32 = 65_534;
+
 pub(crate) fn run(common: &Common, command: &ServiceCommand) -> Result<()> {
     let (ServiceCommand::Install(args) | ServiceCommand::Uninstall(args)) = command;
     let program = std::env::current_exe().context("this program's own place")?;
     let home = std::env::var_os("HOME").map(PathBuf::from).context("HOME is not set")?;
     let data = std::path::absolute(common.dir())?;
-    let owner = std::fs::metadata(&data).map_or(0, |data| data.uid());
-    let plan = plan(&program, &data, &home, args.system.then_some(owner));
+    let system = match std::fs::metadata(&data) {
+        _ if !args.system => None,
+        Ok(data) => Some(System { owner: data.uid(), limits: common.config.limits.clone() }),
+        Err(_) if args.print || matches!(command, ServiceCommand::Uninstall(_)) => {
+            Some(System { owner: NOBODY, limits: common.config.limits.clone() })
+        }
+        Err(_) => bail!(
+            "the service runs as the owner of its data folder, and there is no {0}; make it as who it is to run as: \
+             sudo -u NAME mkdir {0}",
+            data.display()
+        ),
+    };
+    let plan = plan(&program, &data, &home, system.as_ref());
     if args.print {
         let value = json!({ "file": plan.path, "text": plan.text, "note": plan.note });
         render::print(common, &value, || format!("# {}\n{}", plan.path.display(), plan.text.trim_end()));
@@ -101,11 +123,12 @@ fn words(text: &str) -> Vec<String> {
 }
 
 /// `system`: for the whole machine, as the owner of the data folder.
-fn plan(program: &Path, data: &Path, home: &Path, system: Option<u32>) -> Plan {
+fn plan(program: &Path, data: &Path, home: &Path, system: Option<&System>) -> Plan {
     if cfg!(target_os = "macos") {
         let path = home.join("Library/LaunchAgents").join(PLIST);
-        let load = |what: &str| vec![vec!["launchctl".to_owned(), what.to_owned(), path.display().to_string()]];
-        let (install, uninstall) = (load("load"), load("unload"));
+        let domain = format!("gui/{}", std::fs::metadata(home).map_or(0, |home| home.uid()));
+        let call = |what: &str| vec![vec!["launchctl".into(), what.into(), domain.clone(), path.display().to_string()]];
+        let (install, uninstall) = (call("bootstrap"), call("bootout"));
         let note = "\nnot tested on macOS yet";
         return Plan { text: plist(program, data), path, install, uninstall, removed: Vec::new(), note };
     }
@@ -121,16 +144,22 @@ fn plan(program: &Path, data: &Path, home: &Path, system: Option<u32>) -> Plan {
         // What was set with `systemctl edit` or `set-property`, or by the node itself, is in files, too.
         uninstall: vec![call(&format!("disable --now {UNIT}")), call(&format!("revert {UNIT}"))],
         removed: vec![call("daemon-reload")],
-        note: if system.is_none() { LINGER } else { "" },
+        note: match system {
+            None => LINGER,
+            Some(system) if system.owner == 0 => ROOT,
+            Some(_) => "",
+        },
     }
 }
 
 /// A systemd unit: last in line for processor and disk, and held to its data folder.
-fn unit(program: &Path, data: &Path, system: Option<u32>) -> String {
+fn unit(program: &Path, data: &Path, system: Option<&System>) -> String {
     let target = if system.is_some() { "multi-user.target" } else { "default.target" };
     // What a user's own manager cannot do, or does not know, is for the system's one.
     let (network, hardening) = match system {
-        Some(owner) => ("After=network-online.target\nWants=network-online.target\n", hardening(program, data, owner)),
+        Some(system) => {
+            ("After=network-online.target\nWants=network-online.target\n", hardening(program, data, system))
+        }
         None => ("", String::new()),
     };
     // Variables are named by `$` in arguments only.
@@ -148,15 +177,19 @@ fn unit(program: &Path, data: &Path, system: Option<u32>) -> String {
     )
 }
 
-/// Without any right of root it can read and write what belongs to its user only.
-fn hardening(program: &Path, data: &Path, owner: u32) -> String {
-    let user = if owner == 0 { String::new() } else { format!("User={owner}\n") };
+/// Without any right of root it can read and write what belongs to its user only; and it is held to the limits of its settings.
+fn hardening(program: &Path, data: &Path, system: &System) -> String {
+    let user = if system.owner == 0 { String::new() } else { format!("User={}\n", system.owner) };
+    let cap =
+        |name: &str, value: u64, unit: &str| if value > 0 { format!("{name}={value}{unit}\n") } else { String::new() };
+    let caps =
+        cap("CPUQuota", u64::from(system.limits.threads) * 100, "%") + &cap("MemoryHigh", system.limits.memory_mb, "M");
     // A private /tmp would hide them.
     let hidden = [program, data].iter().any(|path| path.starts_with("/tmp") || path.starts_with("/var/tmp"));
     let private = if hidden { "" } else { "PrivateTmp=yes\n" };
     let data = quoted(data).replace("$$", "$");
     format!(
-        "{user}ProtectSystem=strict\nProtectHome=read-only\nReadWritePaths={data}\n{private}\
+        "{user}{caps}ProtectSystem=strict\nProtectHome=read-only\nReadWritePaths={data}\n{private}\
          ProtectKernelTunables=yes\nProtectKernelModules=yes\nProtectControlGroups=yes\n\
          RestrictNamespaces=yes\nSystemCallArchitectures=native\nCapabilityBoundingSet=\n"
     )
@@ -196,8 +229,11 @@ mod tests {
         check("/home/50%/x", "/home/50%%/x");
         let text = unit(Path::new("/opt/my talkoo"), Path::new("/home/ann/.talkoo"), None);
         assert!(text.contains("ExecStart=\"/opt/my talkoo\" --data /home/ann/.talkoo up\n"), "{text}");
-        let text = unit(Path::new("/opt/talkoo"), Path::new("/home/ann/$x"), Some(1000));
-        assert!(text.contains("\nUser=1000\n") && text.contains("\nReadWritePaths=\"/home/ann/$x\"\n"), "{text}");
+        let limits = node::LimitsTable { threads: 2, memory_mb: 400, ..Default::default() };
+        let text = unit(Path::new("/opt/talkoo"), Path::new("/home/ann/$x"), Some(&System { owner: 1000, limits }));
+        for line in ["User=1000", "ReadWritePaths=\"/home/ann/$x\"", "CPUQuota=200%", "MemoryHigh=400M"] {
+            assert!(text.contains(&format!("\n{line}\n")), "{text}");
+        }
         assert!(plist(Path::new("/a&b"), Path::new("/c")).contains("<string>/a&amp;b</string>"));
     }
 }

@@ -4,7 +4,7 @@
 use crate::{Common, render, train};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use node::{Node, Request, Shown};
+use node::{Node, Places, Request, Shown};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -34,6 +34,8 @@ enum WhenArg {
 
 /// Work is looked for this often while there is none.
 const FIND_EVERY: Duration = Duration::from_secs(1);
+/// And after this again where something went wrong.
+const FIND_AGAIN: Duration = Duration::from_secs(60);
 /// The shipped example: the first thing that a machine alone trains.
 const EXAMPLE: &str = include_str!("../../../examples/first.toml");
 
@@ -41,12 +43,18 @@ pub(crate) async fn up(common: &Common, args: UpArgs) -> Result<()> {
     let dir = common.dir();
     std::fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
     node::Config::write_template(&dir)?;
-    let mut schedule = common.config.schedule.clone();
-    schedule.when = match args.when {
+    #[cfg(feature = "serve")]
+    let mut settings = args.serve.in_force(common);
+    #[cfg(not(feature = "serve"))]
+    let mut settings = common.in_force();
+    settings.schedule.when = match args.when {
         Some(WhenArg::Always) => node::When::Always,
         Some(WhenArg::Idle) => node::When::Idle,
-        None => schedule.when,
+        None => settings.schedule.when,
     };
+    settings.schedule.runs &= !args.no_runs;
+    // Before models are loaded: memory is charged to where it was taken.
+    let kept_by = node::confine(&settings.limits).await;
     #[cfg(feature = "serve")]
     let local = args.serve.named(common).await?;
     let node = Node::start(node::NodeConfig { minded: true, ..common.node()? }).await?;
@@ -58,15 +66,14 @@ pub(crate) async fn up(common: &Common, args: UpArgs) -> Result<()> {
     let (api, tickets) = (Some(serving.address), serving.tickets.clone());
     #[cfg(not(feature = "serve"))]
     let (api, tickets): (Option<SocketAddr>, Vec<String>) = (None, Vec::new());
-    let mut shown = common.config.clone();
-    shown.schedule = schedule;
-    node.mind(&shown).await?;
-    node.show_as(Shown { api: api.map(|address| format!("http://{address}/v1")), config: shown });
+    node.mind(&settings, kept_by).await?;
+    let seeks = settings.schedule.runs.then(|| Places::new(node.clone(), settings.schedule.pay_min));
+    node.show_as(Shown { api: api.map(|address| format!("http://{address}/v1")), config: settings });
     greet(common, &node, api, &tickets)?;
     #[cfg(feature = "serve")]
     tokio::spawn(keep_serving(common.clone(), args.serve, own_only, node.clone(), serving.trade.clone()));
-    if !args.no_runs && common.config.schedule.runs {
-        tokio::spawn(find_work(common.clone(), node.clone()));
+    if let Some(places) = seeks {
+        tokio::spawn(find_work(common.clone(), node.clone(), places));
     }
     let stopped = train::stopped();
     tokio::pin!(stopped);
@@ -105,7 +112,7 @@ fn greet(common: &Common, node: &Arc<Node>, api: Option<SocketAddr>, tickets: &[
         text += &format!("page  http://{api}/\nAPI   http://{api}/v1, for any OpenAI client\n");
     }
     text += &format!("node  {}, network {}\n", node.id(), chain.network);
-    if chain.validators.len() == 1 {
+    if node.is_alone() {
         text += "You are alone in your own network; to join others: `talkoo train join TICKET` or `talkoo network join FILE`.\n";
     }
     text += "In another terminal: talkoo status · pause 2h · resume · run · down. Ctrl-C ends it.";
@@ -128,10 +135,12 @@ fn line(panel: &Value) -> String {
     parts.join("  ")
 }
 
-/// Takes a place in a run of its network where there is one; alone, trains the shipped example once.
-async fn find_work(common: Common, node: Arc<Node>) {
+/// Takes a place in a run of its network where there is one, and gives it up where it does not pay or move; alone, trains the
+/// shipped example once.
+async fn find_work(common: Common, node: Arc<Node>, mut places: Places) {
     let Some(idling) = node.idling() else { return };
     let dir = common.dir();
+    let mut said = String::new();
     let mut tick = tokio::time::interval(FIND_EVERY);
     loop {
         tokio::select! {
@@ -139,22 +148,30 @@ async fn find_work(common: Common, node: Arc<Node>) {
             _ = tick.tick() => {}
         }
         // The machine is measured when it may work, and one run at a time is enough for it.
-        let runs = node.status().runs;
-        if idling.activity().share_permille == 0 || runs.iter().any(|run| !run.ended) {
+        if idling.activity().share_permille == 0 {
+            places.rest();
             continue;
         }
-        let alone = node.chain(None).is_ok_and(|chain| chain.validators.len() == 1);
-        let found = match alone {
-            true if !runs.is_empty() || node::newest(&dir).is_some() => return,
-            true => begin(&common, &node, &dir).await.map(|()| None),
-            false => node.take_place(idling.memory_mb()).await,
+        let runs = node.status().runs;
+        let found = if runs.iter().any(|run| !run.ended) {
+            places.keep().await
+        } else if !node.is_alone() {
+            places.take(idling.memory_mb()).await
+        } else if runs.is_empty() && node::newest(&dir).is_none() {
+            begin(&common, &node, &dir).await.map(|()| None)
+        } else {
+            Ok(None)
         };
         match found {
-            Ok(Some(name)) => eprintln!("takes a place in {name}, an open run of its network that pays"),
+            Ok(Some(moved)) => eprintln!("{moved}"),
             Ok(None) => {}
             Err(error) => {
-                eprintln!("talkoo: no run was begun: {error:#}");
-                return;
+                let error = format!("talkoo: no run was begun: {error:#}");
+                if error != said {
+                    eprintln!("{error}; it is tried again every minute");
+                    said = error;
+                }
+                tick.reset_after(FIND_AGAIN);
             }
         }
     }

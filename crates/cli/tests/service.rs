@@ -61,7 +61,8 @@ echo $$ > "$GROUP/cgroup.procs"
 exec unshare --cgroup --mount --uts --ipc --pid --fork --mount-proc --kill-child -- sh -euc "$BOOT"
 "#;
 /// The first process. Groups are mounted on memory, since they cannot be mounted on themselves; what it could change
-/// outside (settings of the kernel, the terminal, files) is closed. A user's manager must not be the first process.
+/// outside (settings of the kernel, the terminal, files) is closed. A user's manager must not be the first process, and takes
+/// words by a bus.
 const BOOT: &str = r#"
 mount -t tmpfs tmpfs /sys/fs/cgroup
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
@@ -69,12 +70,19 @@ mount --bind /proc/sys /proc/sys
 mount -o remount,bind,ro /proc/sys
 for device in /dev/console /dev/kmsg; do [ ! -e $device ] || mount --bind /dev/null $device; done
 mount -o remount,bind,ro /
+bus="unix:path=$XDG_RUNTIME_DIR/bus"
+if [ "$WHOSE" = --user ]; then
+  mkdir /sys/fs/cgroup/user@0.service
+  echo $$ > /sys/fs/cgroup/user@0.service/cgroup.procs
+  dbus-daemon --session --nopidfile --fork --address="$bus"
+fi
 set -- env -i PATH="$PATH" HOME="$HOME" XDG_RUNTIME_DIR="$XDG_RUNTIME_DIR" container=other \
   SYSTEMD_GENERATOR_PATH=/home/lab/none SYSTEMD_ENVIRONMENT_GENERATOR_PATH=/home/lab/none \
   SYSTEMD_UNIT_PATH="$XDG_RUNTIME_DIR/systemd/user.control:$HOME/.config/systemd/user:/run/systemd/system.control:\
 /etc/systemd/system:/home/lab/units" "$SYSTEMD" "$WHOSE"
 [ "$WHOSE" = --user ] || exec "$@" --unit=multi-user.target
-"$@" || echo "systemd ended: $?"
+shift 2
+env -i DBUS_SESSION_BUS_ADDRESS="$bus" "$@" || echo "systemd ended: $?"
 "#;
 
 #[test]
@@ -96,6 +104,7 @@ fn lives(whose: &'static str) {
     assert_eq!((&done["installed"], &done["to_run"]), (&json!(true), &json!([])), "{done}");
     machine.says(GREETED);
     machine.holds_the_unit();
+    machine.keeps_caps();
     machine.says("bard");
     let run = machine.run();
     machine.systemctl(&["restart", UNIT]);
@@ -187,12 +196,65 @@ impl Machine {
         machine
     }
 
+    /// The limit on processors is kept by the manager, as long as the settings name one.
+    fn keeps_caps(&mut self) {
+        assert_eq!(self.property("CPUQuotaPerSecUSec"), "1s");
+        let kept_by = |machine: &Self, data: &str| {
+            let doctor: Value = machine.of(data, &["doctor"]);
+            let mut checks = doctor["checks"].as_array().expect("checks").iter();
+            checks.find(|check| check["name"] == "caps").expect("a check")["says"].as_str().expect("text").to_owned()
+        };
+        if self.whose == "--system" {
+            return;
+        }
+        let says = kept_by(self, DATA);
+        assert!(says.ends_with("kept by the system (talkoo.service)"), "{says}");
+        let file = Path::new(DATA).join("talkoo.toml");
+        std::fs::write(&file, SETTINGS.replace("threads = 1", "threads = 0")).expect("written");
+        self.systemctl(&["restart", UNIT]);
+        self.says("down after");
+        self.says(GREETED);
+        assert_eq!(self.property("CPUQuotaPerSecUSec"), "infinity", "what is not set any more is lifted");
+        std::fs::write(&file, SETTINGS).expect("written");
+        self.systemctl(&["restart", UNIT]);
+        self.says("down after");
+        self.says(GREETED);
+        // Begun by hand: in a terminal it gets a scope of its own; what its owner made stays.
+        for (scope, expect) in
+            [("session-7", "kept by the system (talkoo-"), ("mine", "its owner began it in mine.scope")]
+        {
+            let data = format!("{HOME}/{scope}");
+            std::fs::create_dir_all(&data).expect("a folder");
+            std::fs::write(Path::new(&data).join("talkoo.toml"), SETTINGS).expect("written");
+            let unit = format!("--unit={scope}");
+            let words = ["--user", "--scope", "--quiet", &unit, TALKOO, "--json", "--data", &data, "up", "--no-runs"];
+            let mut hand = self.entered("systemd-run", &words).stdout(Stdio::piped()).spawn().expect("it starts");
+            let mut line = String::new();
+            BufReader::new(hand.stdout.take().expect("piped")).read_line(&mut line).expect("read");
+            assert!(line.contains("\"node\""), "{line}");
+            let says = kept_by(self, &data);
+            assert!(says.contains(expect), "{says}");
+            if let Some((_, unit)) = says.split_once("kept by the system (") {
+                let show = ["show", "--value", "-p", "CPUQuotaPerSecUSec", unit.trim_end_matches(')')];
+                assert_eq!(self.systemctl(&show), "1s");
+            }
+            assert_eq!(self.of(&data, &["down"])["stopped"], true);
+            assert!(hand.wait().expect("it ends").success());
+            std::fs::remove_dir_all(&data).expect("removed");
+        }
+    }
+
     fn asked(&self, program: &str, arguments: &[&str]) -> Output {
+        self.entered(program, arguments).output().expect("`nsenter` is missing: apt-get install util-linux")
+    }
+
+    /// A command of its owner in there.
+    fn entered(&self, program: &str, arguments: &[&str]) -> Command {
         let own = format!("/proc/{}/ns", self.manager.0.id());
         let mut command = command("nsenter", self.whose);
         command.args([format!("--mount={own}/mnt"), format!("--pid={own}/pid_for_children")]);
         command.arg("--").arg(program).args(arguments);
-        command.output().expect("`nsenter` is missing: apt-get install util-linux")
+        command
     }
 
     fn done(&self, program: &str, arguments: &[&str]) -> String {
@@ -211,8 +273,12 @@ impl Machine {
     }
 
     fn talkoo(&self, arguments: &[&str]) -> Value {
-        let said = self.done(TALKOO, &[&["--json", "--data", DATA], arguments].concat());
-        serde_json::from_str(&said).expect("JSON")
+        self.of(DATA, arguments)
+    }
+
+    fn of(&self, data: &str, arguments: &[&str]) -> Value {
+        let said = self.asked(TALKOO, &[&["--json", "--data", data], arguments].concat());
+        serde_json::from_slice(&said.stdout).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {said:?}"))
     }
 
     fn service(&self, what: &str) -> Value {

@@ -6,6 +6,8 @@ use thiserror::Error;
 
 /// A corpus has at most this many shards; more is a malformed manifest.
 const SHARDS_MAX: usize = 1 << 20;
+/// A shard has at most this many bytes: it passes through memory whole when it is fetched.
+const SHARD_BYTES_MAX: u64 = 1 << 30;
 
 /// Describes a corpus completely: with it, and a peer that has the bytes, a node can train.
 /// Written as JSON with the fields in this order; the hash of those bytes names the corpus.
@@ -91,6 +93,11 @@ impl Manifest {
         self.heldout.iter().map(|shard| shard.text_bytes).sum()
     }
 
+    /// Bytes of a shard's file.
+    pub fn shard_bytes(&self, shard: &Shard) -> u64 {
+        shard.tokens.saturating_mul(u64::from(self.id_bytes))
+    }
+
     fn check(&self) -> Result<(), ManifestError> {
         let refuse = |why| Err(ManifestError::Impossible(why));
         if self.version != 1 {
@@ -109,6 +116,9 @@ impl Manifest {
         }
         if self.train.is_empty() || self.train.len() + self.heldout.len() > SHARDS_MAX {
             return refuse("number of shards");
+        }
+        if self.train.iter().chain(&self.heldout).any(|shard| self.shard_bytes(shard) > SHARD_BYTES_MAX) {
+            return refuse("a shard has more than 2^30 bytes");
         }
         let total = self.train.iter().chain(&self.heldout).try_fold(0u64, |sum, shard| sum.checked_add(shard.tokens));
         match total {

@@ -143,6 +143,20 @@ impl Config {
         serde_json::to_vec_pretty(&value).expect("plain data")
     }
 
+    /// Memory that one step of training takes beside the weights, in bytes: what the forward pass keeps for the backward pass of
+    /// `rows` windows of `seq_len` tokens, one block's own work, the logits and their gradient. On other devices than the
+    /// processor attention keeps its scores, too; that is counted always.
+    pub fn step_bytes(&self, rows: u64, seq_len: u64) -> u64 {
+        let n = |size: usize| size as u64;
+        let (c, f, heads) = (n(self.hidden_size), n(self.intermediate_size), n(self.num_attention_heads));
+        let (wide, narrow) = (heads * n(self.head_dim), n(self.num_key_value_heads) * n(self.head_dim));
+        let block = 2 * c + 2 * wide + 2 * narrow + 2 * f + heads + 2;
+        let work = 3 * c + 3 * f + 2 * wide + 2 * narrow;
+        let token = n(self.num_hidden_layers).saturating_mul(block + heads.saturating_mul(seq_len));
+        let token = token.saturating_add(work + 2 * n(self.vocab_size));
+        rows.saturating_mul(seq_len).saturating_mul(token).saturating_mul(4)
+    }
+
     /// Checks that the values fit each other and stay inside what is addressable.
     pub fn check(&self) -> Result<(), ConfigError> {
         let refuse = |why| Err(ConfigError::Impossible(why));

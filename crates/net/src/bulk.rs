@@ -226,11 +226,12 @@ struct Transfer<P> {
     arrived: Notify,
 }
 
-/// Fetches `root` from `sources` at once. Chunks that `have` (an older version, or what arrived
-/// before) holds already are not moved again.
+/// Fetches `root`, of `most` bytes, from `sources` at once. Chunks that `have` (an older version, or what arrived
+/// before) holds already are not moved again. Memory and disk are taken for what the content says of itself: whoever asks
+/// knows how much that can be.
 pub(crate) async fn fetch<P: Place>(
     pool: &Arc<Pool>,
-    root: Hash,
+    (root, most): (Hash, u64),
     sources: &[NodeId],
     have: P,
     progress: &(dyn Fn(usize, usize) + Sync),
@@ -239,6 +240,7 @@ pub(crate) async fn fetch<P: Place>(
     let mut found = None;
     for source in sources {
         match fetch_tree(pool, *source, root).await {
+            Ok((tree, _)) if tree.len > most => rejects.push((*source, Reject::Oversized)),
             Ok(tree) => {
                 found = Some(tree);
                 break;

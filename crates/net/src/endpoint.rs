@@ -267,15 +267,16 @@ impl Net {
         more
     }
 
-    /// Fetches content by root from several peers at once; see [`FetchError`] for going on later.
+    /// Fetches content by root, of `most` bytes, from several peers at once; see [`FetchError`] for going on later.
     pub async fn fetch<P: Place>(
         &self,
         root: Hash,
+        most: u64,
         sources: &[NodeId],
         have: P,
         progress: &(dyn Fn(usize, usize) + Sync),
     ) -> Result<Fetched<P>, FetchError<P>> {
-        bulk::fetch(&self.pool, root, sources, have, progress).await
+        bulk::fetch(&self.pool, (root, most), sources, have, progress).await
     }
 
     /// Follows a chain that `peer` keeps.

@@ -97,6 +97,10 @@ impl ChainStore {
             let mut entries = Vec::new();
             for entry in table.range((key, height.saturating_add(1), 0)..=(key, u64::MAX, u32::MAX))?.rev() {
                 let entry = noted(entry?.1.value());
+                // One that cannot be read has no time.
+                if entry.time_ms == 0 {
+                    continue;
+                }
                 if entry.time_ms < time_ms {
                     break;
                 }

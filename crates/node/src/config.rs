@@ -82,6 +82,9 @@ pub struct ScheduleTable {
     pub quiet_hours: Vec<String>,
     /// Whether it takes part in runs that it was not told of.
     pub runs: bool,
+    /// What those pay at least, in credits for 10¹⁵ operations.
+    #[serde(with = "amount")]
+    pub pay_min: Credits,
 }
 
 /// When a node works for others.
@@ -182,6 +185,7 @@ impl Default for ScheduleTable {
             disk_free_min_mb: allowed.disk_free_min_mb,
             quiet_hours: Vec::new(),
             runs: true,
+            pay_min: Credits(100_000),
         }
     }
 }

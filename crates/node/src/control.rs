@@ -171,7 +171,8 @@ pub async fn call(dir: &Path, request: &Request) -> Result<Option<Value>> {
 
 /// Sends a request to the node that runs on `dir`; its answer is read from what is given back.
 pub(crate) async fn send(dir: &Path, request: &Request) -> Result<Option<(OwnedReadHalf, OwnedWriteHalf)>> {
-    let Ok(stream) = UnixStream::connect(socket_path(dir)).await else { return Ok(None) };
+    let Ok((path, _folder)) = short(dir) else { return Ok(None) };
+    let Ok(stream) = UnixStream::connect(path).await else { return Ok(None) };
     let (read, mut write) = stream.into_split();
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
@@ -180,18 +181,37 @@ pub(crate) async fn send(dir: &Path, request: &Request) -> Result<Option<(OwnedR
 }
 
 /// Socket paths are limited to about a hundred bytes, folders are not: a long one is named by its hash.
-fn socket_path(dir: &Path) -> PathBuf {
-    let path = dir.join("control.sock");
-    if path.as_os_str().len() < 100 {
-        return path;
+const SOCKET_FILE: &str = "control.sock";
+/// Systems take socket paths of about this many bytes.
+const SHORT: usize = 100;
+
+/// The socket of a data folder in a path that is short enough for the system: where it is not, through the folder itself, which
+/// is open as long as what comes with the path.
+#[cfg(target_os = "linux")]
+fn short(dir: &Path) -> std::io::Result<(PathBuf, Option<std::fs::File>)> {
+    use std::os::fd::AsRawFd;
+    let path = dir.join(SOCKET_FILE);
+    if path.as_os_str().len() < SHORT {
+        return Ok((path, None));
     }
-    let name = base::Hash::of("talkoo 2026 socket v1", dir.as_os_str().as_encoded_bytes()).short();
-    std::env::temp_dir().join(format!("talkoo-{name}.sock"))
+    let folder = std::fs::File::open(dir)?;
+    Ok((Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(SOCKET_FILE), Some(folder)))
+}
+
+/// The same where folders have no such name: among the temporary files.
+#[cfg(not(target_os = "linux"))]
+fn short(dir: &Path) -> std::io::Result<(PathBuf, Option<std::fs::File>)> {
+    let path = std::path::absolute(dir)?.join(SOCKET_FILE);
+    if path.as_os_str().len() < SHORT {
+        return Ok((path, None));
+    }
+    let name = base::Hash::of("talkoo 2026 socket v1", path.as_os_str().as_encoded_bytes()).short();
+    Ok((std::env::temp_dir().join(format!("talkoo-{name}.sock")), None))
 }
 
 /// Where requests of a data folder arrive.
 pub(crate) fn listen(dir: &Path) -> Result<UnixListener> {
-    let path = socket_path(dir);
+    let (path, _folder) = short(dir)?;
     // The folder is locked: a socket that is there is left over from a process that was killed.
     let _ = std::fs::remove_file(&path);
     UnixListener::bind(&path).with_context(|| path.display().to_string())
@@ -199,7 +219,7 @@ pub(crate) fn listen(dir: &Path) -> Result<UnixListener> {
 
 /// Answers until `stop`.
 pub(crate) async fn serve(node: Arc<Node>, listener: UnixListener, stop: CancellationToken) -> Result<()> {
-    let path = socket_path(node.shared.store.dir());
+    let (path, _folder) = short(node.shared.store.dir())?;
     loop {
         let stream = tokio::select! {
             () = stop.cancelled() => break,
@@ -241,6 +261,7 @@ async fn answer(node: &Arc<Node>, request: Request) -> Result<Value> {
         Request::Join { ticket } => {
             let ticket: net::Ticket = ticket.parse()?;
             let run = ticket.run;
+            crate::places::owned(&node.shared.store, &run);
             node.follow(ticket).await?;
             Ok(json!({ "run": run.to_string() }))
         }
@@ -294,8 +315,9 @@ async fn answer(node: &Arc<Node>, request: Request) -> Result<Value> {
         }
         Request::Spend { network, tx } => {
             let tx = Tx::from_bytes(&base::from_hex(&tx)?)?;
-            let height = node.spend(network.as_deref(), tx).await?;
-            Ok(json!({ "final_at": height, "fee_micro": node.fee(network.as_deref())?.0 }))
+            let (height, hash) = node.spend_named(network.as_deref(), tx).await?;
+            let fee = node.fee(network.as_deref())?;
+            Ok(json!({ "final_at": height, "tx": hash.to_string(), "fee_micro": fee.0 }))
         }
         Request::TakeSeat => Ok(json!({ "final_at": node.take_seat().await? })),
         Request::LeaveSeat => Ok(json!({ "final_at": node.leave_seat().await? })),

@@ -1,10 +1,11 @@
 //! A run's data on this node: fetched from peers by hash, checked, served on.
 
 use crate::content::Contents;
+use crate::room;
 use crate::store::{Store, write_whole};
 use anyhow::{Context, Result, ensure};
 use base::{ChunkTree, Hash, NodeId};
-use data::Manifest;
+use data::{Manifest, Shard};
 use net::Net;
 use std::path::Path;
 use swarm::{Access, RunId, Spec};
@@ -24,6 +25,9 @@ pub(crate) fn import(store: &Store, from: &Path) -> Result<Manifest> {
     }
     Ok(manifest)
 }
+
+/// Manifests and tokenizers have at most so many bytes.
+const SMALL_MAX: u64 = 64 << 20;
 
 /// Told the chunks that are there and those in all.
 pub(crate) type Progress = dyn Fn(usize, usize) + Sync;
@@ -46,12 +50,19 @@ pub(crate) async fn obtain(
             Some(*run)
         }
     };
-    let manifest = get(net, contents, &dir.join("manifest.json"), spec.manifest, private, sources, progress).await?;
-    let manifest = Manifest::from_json(&manifest)?;
+    let get = |name: String, root: Hash, most: u64| {
+        let (contents, path) = (&contents, dir.join(name));
+        async move { get(net, contents, &path, (root, most), private, sources, progress).await }
+    };
+    let manifest = Manifest::from_json(&get("manifest.json".into(), spec.manifest, SMALL_MAX).await?)?;
     ensure!(manifest.root() == spec.manifest, "the manifest is not written canonically");
-    get(net, contents, &dir.join("tokenizer.json"), manifest.tokenizer, private, sources, progress).await?;
-    for shard in manifest.train.iter().chain(&manifest.heldout) {
-        get(net, contents, &dir.join(format!("{}.bin", shard.root)), shard.root, private, sources, progress).await?;
+    let shards = || manifest.train.iter().chain(&manifest.heldout);
+    let name = |shard: &Shard| format!("{}.bin", shard.root);
+    let missing = shards().filter(|shard| !dir.join(name(shard)).exists());
+    room::ensure(store.dir(), missing.map(|shard| manifest.shard_bytes(shard)).sum()).context("the run's data")?;
+    get("tokenizer.json".into(), manifest.tokenizer, SMALL_MAX).await?;
+    for shard in shards() {
+        get(name(shard), shard.root, manifest.shard_bytes(shard)).await?;
     }
     Ok(())
 }
@@ -61,7 +72,7 @@ async fn get(
     net: &Net,
     contents: &Contents,
     path: &Path,
-    root: Hash,
+    (root, most): (Hash, u64),
     private: Option<Hash>,
     sources: &[NodeId],
     progress: &Progress,
@@ -73,7 +84,7 @@ async fn get(
     } else {
         let partial = path.with_extension("part");
         let have = if have.is_empty() { std::fs::read(&partial).unwrap_or_default() } else { have };
-        match net.fetch(root, sources, have, progress).await {
+        match net.fetch(root, most, sources, have, progress).await {
             Ok(fetched) => {
                 write_whole(path, &fetched.bytes, true)?;
                 let _ = std::fs::remove_file(partial);

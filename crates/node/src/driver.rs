@@ -209,6 +209,10 @@ impl Driver {
             Order::Leave(run) => {
                 self.shared.store.unfollow(&run)?;
                 self.step(Input::Quit(run))?;
+                // Its threads end with what they are at.
+                if let Some(workers) = self.runs.remove(&run).and_then(|run| run.work) {
+                    workers.work.save()?;
+                }
             }
             Order::Say(tx) if !self.known => self.early.push(tx),
             Order::Say(tx) => self.submit(tx)?,
@@ -399,14 +403,13 @@ impl Driver {
     }
 
     fn prepared(&mut self, id: RunId, work: Arc<Work>) -> Result<()> {
+        // It may have been left meanwhile.
+        let Some(run) = self.runs.get_mut(&id) else { return Ok(()) };
         let weights = tokio::task::block_in_place(|| work.load_snapshot());
         let memory = self.shared.store.memory(&id)?;
-        let workers = Workers::start(work, &self.happenings);
-        if let Some(run) = self.runs.get_mut(&id) {
-            run.work = Some(workers);
-            run.trouble = None;
-            run.preparing = false;
-        }
+        run.work = Some(Workers::start(work, &self.happenings));
+        run.trouble = None;
+        run.preparing = false;
         let class = crate::work::class(&self.shared.device);
         self.step(Input::Follow { run: id, class, memory, weights })
     }
@@ -437,7 +440,8 @@ impl Driver {
             void: closed.void,
             took_ms: closed.took_ms,
             total: state.tokens,
-            utilisation: 100.0 * busy as f64 / closed.took_ms.max(1) as f64,
+            // A unit may be computed before its round opened, and go on after it closed.
+            utilisation: (100.0 * busy as f64 / closed.took_ms.max(1) as f64).min(100.0),
             update_bytes: counted.1 - run.counted.1,
         };
         run.counted = counted;

@@ -3,7 +3,7 @@
 use crate::Node;
 use crate::config::{Config, When};
 use crate::driver::Shared;
-use crate::machine::{Caps, Reading, Sampler, confine, sampler};
+use crate::machine::{Reading, Sampler, sampler};
 use crate::status::RunStatus;
 use crate::store::write_whole;
 use crate::throttle::Duty;
@@ -13,7 +13,7 @@ use owner::{Day, Idle, Input, LocalTime, Minutes, Output, SHARE_ALL, Sample, Set
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -74,7 +74,7 @@ pub struct Idling {
     path: PathBuf,
     told: Mutex<Vec<Tell>>,
     /// Who keeps the caps on processors and memory, in words.
-    kept_by: OnceLock<String>,
+    kept_by: String,
 }
 
 struct Inner {
@@ -104,7 +104,7 @@ const FILE: &str = "minutes";
 const PAUSE_MAX: u64 = 10 * 366 * 24 * 60;
 
 impl Idling {
-    pub(crate) fn new(shared: &Shared, config: &Config) -> Result<Arc<Self>> {
+    pub(crate) fn new(shared: &Shared, config: &Config, kept_by: String) -> Result<Arc<Self>> {
         let (dir, duty, drains) = (shared.store.dir(), shared.duty.clone(), shared.drains.clone());
         let duty_percent = shared.limits.duty_percent;
         let table = &config.schedule;
@@ -129,8 +129,7 @@ impl Idling {
         // Nothing is begun before the machine was looked at.
         duty.send_replace(0);
         let (inner, carrying, told) = (Mutex::new(inner), Mutex::default(), Mutex::default());
-        let idling =
-            Arc::new(Self { inner, carrying, duty, drains, duty_percent, path, told, kept_by: OnceLock::new() });
+        let idling = Arc::new(Self { inner, carrying, duty, drains, duty_percent, path, told, kept_by });
         // A pause outlives a restart.
         if let Some(until) = std::fs::read_to_string(idling.pause_path()).ok().and_then(|text| text.parse().ok()) {
             idling.step(Input::Pause { until: (until > 0).then_some(Millis(until)) });
@@ -242,17 +241,18 @@ impl Idling {
         self.step(Input::Finish);
     }
 
-    /// Memory that work for others may take now, in units of 2^20 bytes; what is not known is enough.
-    pub fn memory_mb(&self) -> u64 {
+    /// Memory that work for others may take now, in units of 2^20 bytes: what is free beside what stays free, and within the
+    /// cap. `None` where it is not known.
+    pub fn memory_mb(&self) -> Option<u64> {
         let inner = self.inner();
-        let free = inner.reading.memory_free_mb.unwrap_or(u64::MAX);
+        let free = inner.reading.memory_free_mb?.saturating_sub(inner.idle.settings().memory_free_min_mb);
         let left = inner.memory_mb.saturating_sub(inner.reading.memory_own_mb.unwrap_or(0));
-        if inner.memory_mb == 0 { free } else { free.min(left) }
+        Some(if inner.memory_mb == 0 { free } else { free.min(left) })
     }
 
     /// Who keeps the caps on processors and memory.
     pub(crate) fn kept_by(&self) -> &str {
-        self.kept_by.get().map_or("nobody yet", String::as_str)
+        &self.kept_by
     }
 
     /// What it does, and why.
@@ -350,10 +350,10 @@ impl Idling {
 }
 
 impl Node {
-    /// From now on it works for others only while the owner lets it.
-    pub async fn mind(self: &Arc<Self>, config: &Config) -> Result<Arc<Idling>> {
-        let (idling, limits) = (Idling::new(&self.shared, config)?, &config.limits);
-        let _ = idling.kept_by.set(confine(Caps { threads: limits.threads, memory_mb: limits.memory_mb }).await);
+    /// From now on it works for others only while the owner lets it. `kept_by`: who keeps the caps on processors and memory, as
+    /// [`confine`](crate::confine) says.
+    pub async fn mind(self: &Arc<Self>, config: &Config, kept_by: String) -> Result<Arc<Idling>> {
+        let idling = Idling::new(&self.shared, config, kept_by)?;
         if self.idling.set(idling.clone()).is_err() {
             bail!("the machine is minded already");
         }

@@ -36,6 +36,7 @@ mod provider;
 mod receipt;
 mod relay;
 mod replay;
+mod room;
 mod rules;
 #[cfg(feature = "serve")]
 mod serve;
@@ -58,7 +59,7 @@ pub use events::Recorded;
 pub use export::{Saved, newest, saved};
 pub use history::Entry;
 pub use idling::{Activity, Idling, Reason};
-pub use machine::{Hardware, hardware, look};
+pub use machine::{Hardware, confine, hardware, look, own_memory_mb};
 #[cfg(feature = "serve")]
 pub use models::{Doing, HubFile, HubName, Model, ModelTicket, Models, Progress, Wanted, pull};
 pub use net::{RelayAddr, RelayKey};
@@ -66,6 +67,7 @@ pub use network::{NetworkFile, Recovered, Seat, join as join_network, network_of
 #[cfg(feature = "serve")]
 pub use panel::NodePanel;
 pub use panel::Shown;
+pub use places::{Moved, Places};
 pub use platform::{Lowered, lower_priority, prepare_process};
 #[cfg(feature = "serve")]
 pub use provider::OfferConfig;
@@ -295,8 +297,13 @@ impl Node {
         driver.send(Order::Follow(ticket)).await.map_err(|_| anyhow::anyhow!("the node is stopping"))
     }
 
-    /// Leaves a run: committed units stay paid for, nobody waits.
+    /// Leaves a run: committed units stay paid for, nobody waits. It is not taken again unasked.
     pub async fn leave(&self, run: RunId) -> Result<()> {
+        places::owned(&self.shared.store, &run);
+        self.quit(run).await
+    }
+
+    async fn quit(&self, run: RunId) -> Result<()> {
         let drivers = self.drivers.lock().await;
         if !self.status().runs.iter().any(|status| status.run == run.to_string()) {
             bail!("this node is in no run {run}; `talkoo train ls` lists them");

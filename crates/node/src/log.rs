@@ -438,7 +438,11 @@ impl Chains {
     /// Waits until no chain is followed any more.
     pub(crate) async fn stopped(&self) {
         let mut following = std::mem::take(&mut *self.following.lock().expect("nobody panics while holding it"));
-        while following.join_next().await.is_some() {}
+        while let Some(ended) = following.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a chain was not followed to the end");
+            }
+        }
     }
 }
 

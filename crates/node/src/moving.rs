@@ -14,13 +14,14 @@ impl Driver {
     pub(crate) fn fetch(&self, fetch: Box<Fetch>) {
         let Some(workers) = self.runs.get(&fetch.run).and_then(|run| run.work.as_ref()) else { return };
         let (net, contents, applier) = (self.shared.net.clone(), self.shared.contents.clone(), workers.applier.clone());
+        let most = workers.work.bytes_max();
         if workers.work.holds(&fetch.candidate.update) {
             let input = Input::Fetched { run: fetch.run, update: fetch.candidate.update, result: Ok(()) };
             let _ = self.happenings.try_send(Happening::Input(Box::new(input)));
             return;
         }
         tokio::spawn(async move {
-            let fetched = net.fetch(fetch.candidate.update, &fetch.sources, Vec::new(), &|_, _| {}).await;
+            let fetched = net.fetch(fetch.candidate.update, most, &fetch.sources, Vec::new(), &|_, _| {}).await;
             let result = fetched.map(|fetched| fetched.bytes).map_err(|error| {
                 tracing::debug!(update = ?error.root, missing = error.missing, rejects = ?error.rejects, "not fetched");
                 for (_, reject) in &error.rejects {
@@ -44,7 +45,8 @@ impl Driver {
         let limit = Duration::from_millis(train.window_ms / INHERIT_PART);
         tokio::spawn(async move {
             let begun = Instant::now();
-            let fetched = tokio::time::timeout(limit, net.fetch(state, &[donor], Vec::new(), &|_, _| {})).await;
+            let fetched =
+                tokio::time::timeout(limit, net.fetch(state, work.bytes_max(), &[donor], Vec::new(), &|_, _| {})).await;
             let fetched = fetched.ok().and_then(Result::ok);
             let kept = fetched.is_some_and(|fetched| work.keep_inherited(&state, &fetched.bytes).is_ok());
             tracing::info!(donor = %donor.short(), kept, "moments of another member");
@@ -66,7 +68,7 @@ impl Driver {
         let Some(workers) = self.runs.get(&id).and_then(|run| run.work.as_ref()) else { return };
         let (net, work, applier) = (self.shared.net.clone(), workers.work.clone(), workers.applier.clone());
         tokio::spawn(async move {
-            let theirs = net.fetch(root, &sources, work.newest_bytes(), &|_, _| {}).await.ok();
+            let theirs = net.fetch(root, work.bytes_max(), &sources, work.newest_bytes(), &|_, _| {}).await.ok();
             let _ = applier.send(Job::Differs { version, root, closed, theirs: theirs.map(|fetched| fetched.tree) });
         });
     }
@@ -78,7 +80,7 @@ impl Driver {
         tokio::spawn(async move {
             let have = work.newest_bytes();
             let progress = fetching(&happenings, id, "the weights");
-            match net.fetch(root, &sources, have, &progress).await {
+            match net.fetch(root, work.bytes_max(), &sources, have, &progress).await {
                 Ok(fetched) => {
                     tracing::info!(version, chunks = fetched.moved, "weights fetched");
                     let _ = applier.send(Job::Adopt(version, fetched.bytes));

@@ -68,6 +68,7 @@ impl Node {
             "account": {
                 "balance_micro": account.balance_micro, "bond_micro": account.bond_micro,
                 "deposit_micro": account.deposit_micro, "locked_micro": account.locked_micro,
+                "unbonding_micro": account.unbonding_micro,
             },
             "runs": status.runs.iter().map(short).collect::<Vec<_>>(),
             "serving": self.serving(),

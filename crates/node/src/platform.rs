@@ -84,7 +84,7 @@ impl Drop for Lowered {
     fn drop(&mut self) {
         #[cfg(target_os = "linux")]
         if let Some((mut file, before)) = self.session.take() {
-            let _ = file.write_all(before.as_bytes());
+            let _ = write_priority(&mut file, &before);
         }
     }
 }
@@ -103,6 +103,26 @@ fn lower_session() -> Option<(std::fs::File, String)> {
     let mut text = String::new();
     file.read_to_string(&mut text).ok()?;
     let before = text.trim_end().rsplit_once(' ')?.1.to_owned();
-    file.write_all(b"19").ok()?;
+    // Another node of the same terminal lowered it, and gives it back.
+    if before == LAST {
+        return None;
+    }
+    write_priority(&mut file, LAST).ok()?;
     Some((file, before))
+}
+
+#[cfg(target_os = "linux")]
+const LAST: &str = "19";
+
+/// The kernel takes such a word once in a tenth of a second.
+#[cfg(target_os = "linux")]
+fn write_priority(file: &mut std::fs::File, priority: &str) -> std::io::Result<()> {
+    let mut tries = 0;
+    loop {
+        match file.write_all(priority.as_bytes()) {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock && tries < 5 => tries += 1,
+            done => return done,
+        }
+        std::thread::sleep(std::time::Duration::from_millis(60));
+    }
 }

@@ -25,6 +25,16 @@ impl Shared {
     }
 }
 
+/// A name that others gave as it may stand in a sentence: without what steers the text around it.
+pub(crate) fn plain(name: &str) -> String {
+    // Of Unicode's format characters: joiners and marks of direction, line and paragraph, tags.
+    let steers = |c: char| {
+        matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+    };
+    name.chars().filter(|c| !c.is_control() && !steers(*c)).collect()
+}
+
 /// Nodes that a ticket names beside its writer.
 const PEERS_MAX: usize = 8;
 
@@ -52,7 +62,7 @@ impl Driver {
         let rejects = self.peer.state().rejects.iter();
         status.refused = rejects.map(|(reject, n)| (reject.name().to_owned(), n)).collect();
         let Some(state) = self.peer.state().runs.get(id) else { return status };
-        status.name = state.spec.name.clone();
+        status.name = plain(&state.spec.name);
         status.mode = if state.spec.mode == Mode::Gradients { "gradients".into() } else { "local".into() };
         status.params = state.spec.params;
         status.version = state.version();

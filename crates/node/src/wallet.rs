@@ -204,9 +204,14 @@ impl Node {
 
     /// Says a wallet transaction of this node's own account; gives the height of the block it is final in.
     pub async fn spend(&self, network: Option<&str>, tx: ledger::Tx) -> Result<u64> {
+        self.spend_named(network, tx).await.map(|(height, _)| height)
+    }
+
+    /// The same; the transaction's hash, too.
+    pub(crate) async fn spend_named(&self, network: Option<&str>, tx: ledger::Tx) -> Result<(u64, Hash)> {
         let (chain, nonce) = self.next_of(network, &self.id())?;
-        let tx = Signed::new(ledger::DOMAIN, &self.shared.key, Envelope { chain, nonce, tx });
-        self.say(network, &Tx::Wallet { tx }).await
+        let tx = Tx::Wallet { tx: Signed::new(ledger::DOMAIN, &self.shared.key, Envelope { chain, nonce, tx }) };
+        Ok((self.say(network, &tx).await?, tx.hash()))
     }
 
     /// This node's vote on a run's part of new money.
@@ -222,18 +227,27 @@ impl Node {
     pub async fn take_seat(&self) -> Result<u64> {
         let seat = self.shared.store.secret(SEAT_FILE)?;
         let chain = self.shared.chains.home.chain();
-        let (seated, bond, free) = self.picked(None)?.keeper.look(|orderer| {
+        let (seated, bond, free, held) = self.picked(None)?.keeper.look(|orderer| {
             let money = orderer.state().money();
             let account = money.account(&self.id()).cloned().unwrap_or_default();
             let seated = money.seat(&seat.id()).is_some_and(|seat| !seat.leaving);
             let taken = money.seats().filter(|(_, seat)| seat.owner == self.id() && !seat.leaving).count() as u64;
             let bond = money.params().seat_bond.0;
-            (seated, bond, account.bond.0.saturating_sub(bond * taken))
+            (seated, bond, account.bond.0.saturating_sub(bond * taken), account.balance)
         });
         if seated {
             return Ok(*self.picked(None)?.keeper.height().borrow());
         }
         if free < bond {
+            let (lacks, fees) = (Credits(bond - free), 2 * self.fee(None)?.0);
+            ensure!(
+                held.0 >= lacks.0.saturating_add(fees),
+                "a seat takes a bond of {} credits: {lacks} more and fees of {}, and this node's account has {held}; \
+                 `talkoo wallet send {} {lacks}` from another one brings it",
+                Credits(bond),
+                Credits(fees),
+                self.id()
+            );
             self.spend(None, ledger::Tx::Bond { amount: Credits(bond - free) }).await?;
         }
         let claim = SeatClaim { chain, owner: self.id(), node: self.id() };

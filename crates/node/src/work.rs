@@ -169,6 +169,11 @@ impl Work {
         Some((*version, weights.clone(), tree.root()))
     }
 
+    /// What weights, private states and updates of this run can be long, in bytes: three values for each parameter, and some.
+    pub(crate) fn bytes_max(&self) -> u64 {
+        self.spec.params.saturating_mul(16).saturating_add(1 << 20)
+    }
+
     /// The bytes of the newest weights, as a base for fetching newer ones.
     pub(crate) fn newest_bytes(&self) -> Vec<u8> {
         self.newest().map(|(_, weights, _)| weights.bytes().into_owned()).unwrap_or_default()

@@ -1,7 +1,7 @@
 //! What goes wrong on one machine or with one peer, with real nodes on loopback: a damaged database,
 //! files that cannot be written, somebody who was not invited. Nothing is lost, everything is said.
 
-use base::NodeId;
+use base::{ChunkTree, Hash, NodeId, Reject};
 use node::{Limits, Node, NodeConfig, RunStatus, Status};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -149,4 +149,42 @@ async fn a_private_run_gives_strangers_nothing() {
     for node in [a, b, c] {
         node.close().await.expect("closed");
     }
+}
+
+/// Somebody whose content is as long as a disk, by its own word.
+struct Endless(Arc<ChunkTree>);
+
+impl net::Content for Endless {
+    fn tree(&self, root: &Hash, _: &NodeId) -> Option<Arc<ChunkTree>> {
+        (self.0.root() == *root).then(|| self.0.clone())
+    }
+    fn chunk(&self, _: &Hash, _: usize, _: &NodeId) -> Option<bytes::Bytes> {
+        None
+    }
+    fn refused(&self, _: &NodeId, _: Reject) {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_memory_is_taken_for_what_is_longer_than_it_can_be() {
+    let chunks = 1 << 16;
+    let tree = ChunkTree { len: (chunks * base::CHUNK_BYTES) as u64, chunks: vec![Hash::default(); chunks] };
+    let (root, len) = (tree.root(), tree.len);
+    let open = |secret: u8, tree: ChunkTree| {
+        let config = net::Config {
+            secret: [secret; 32],
+            bind: ([127, 0, 0, 1], 0).into(),
+            mdns: false,
+            relays: vec![],
+            rates: (0, 0),
+        };
+        net::Net::open(config, Arc::new(Endless(Arc::new(tree))), None, None)
+    };
+    let liar = open(1, tree).await.expect("open");
+    let node = open(2, ChunkTree::of(&[])).await.expect("open");
+    node.know(&liar.address());
+    let fetched = node.fetch(root, len - 1, &[liar.id()], Vec::new(), &|_, _| {}).await;
+    let error = fetched.expect_err("too long");
+    assert_eq!((error.rejects, error.partial.capacity()), (vec![(liar.id(), Reject::Oversized)], 0));
+    liar.close().await;
+    node.close().await;
 }

@@ -1,6 +1,7 @@
 //! The owner comes first: how soon a machine is free, what it takes meanwhile, how soon it is of use.
 
 mod caps;
+mod paint;
 mod work;
 
 use crate::{Bar, Book, Process, network};
@@ -25,6 +26,7 @@ pub(crate) fn measure(book: &mut Book, full: bool) -> Result<()> {
     forecasts(book);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(idle(book))?;
+    paint::first(book)?;
     runtime.block_on(work::measure(book))?;
     runtime.block_on(work::join(book))?;
     runtime.block_on(caps::returns(book))?;

@@ -123,7 +123,7 @@ pub fn stop(peer: &mut Peer) {
     assert!(peer.0.wait().expect("the process ends").success(), "a stopped node ends cleanly");
 }
 
-/// Four data folders, each with a seat in the network `lab`, and where their nodes listen.
+/// Data folders, each with a seat in the network `lab`, and where their nodes listen.
 pub struct Lab {
     pub dirs: Vec<PathBuf>,
     pub binds: Vec<String>,
@@ -132,15 +132,20 @@ pub struct Lab {
 
 /// Founds a network of four in `stage`, as its owners would; no node runs yet.
 pub fn lab(stage: &Path) -> Lab {
-    let dirs: Vec<PathBuf> = (0..4).map(|i| stage.join(format!("node-{i}"))).collect();
+    founded(stage, 4)
+}
+
+/// The same, of `n`; its file is `stage`/lab.network.
+pub fn founded(stage: &Path, n: usize) -> Lab {
+    let dirs: Vec<PathBuf> = (0..n).map(|i| stage.join(format!("node-{i}"))).collect();
     // Ports that were free a moment ago.
-    let sockets: Vec<UdpSocket> = (0..4).map(|_| UdpSocket::bind("127.0.0.1:0").expect("a socket")).collect();
+    let sockets: Vec<UdpSocket> = (0..n).map(|_| UdpSocket::bind("127.0.0.1:0").expect("a socket")).collect();
     let binds: Vec<String> = sockets.iter().map(|s| s.local_addr().expect("bound").to_string()).collect();
     drop(sockets);
     let file = stage.join("lab.network");
     let file = file.to_str().expect("utf-8");
     let seat = |i: usize| json(&dirs[i], &["--bind", &binds[i], "network", "seat"])["seat"].clone();
-    let seats: Vec<Value> = (0..4).map(seat).collect();
+    let seats: Vec<Value> = (0..n).map(seat).collect();
     let mut create = vec!["network", "create", "lab", "--out", file];
     seats.iter().for_each(|seat| create.extend(["--seat", seat.as_str().expect("a seat")]));
     let chain = json(&dirs[0], &create)["chain"].clone();

@@ -112,7 +112,9 @@ export function ledger(news) {
   const { account, network, earnings, replay } = news;
   $("chain").hidden = Boolean(replay);
   set("books", books(network, replay));
-  pairs($("own"), purse(account).map(([name, micro, what]) => [name, { text: credits(micro), small: what }]));
+  const unbonding = ["Unbonding", account.unbonding_micro, "free after the delay"];
+  const own = account.unbonding_micro ? [...purse(account), unbonding] : purse(account);
+  pairs($("own"), own.map(([name, micro, what]) => [name, { text: credits(micro), small: what }]));
   const fresh = pages.height == null ? 0 : network.height - pages.height;
   set("newest", fresh > 0 ? `Newest (${count(fresh)} new)` : "Newest");
   rows($("blocks"), pages.blocks, (block) => [

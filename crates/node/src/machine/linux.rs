@@ -8,6 +8,7 @@ mod memory;
 mod power;
 mod scope;
 mod session;
+mod wayland;
 
 pub(super) use scope::confine;
 
@@ -24,6 +25,10 @@ pub(super) fn sampler(data_dir: &Path) -> Box<dyn Sampler> {
 
 pub(super) fn memory_mb() -> Option<u64> {
     memory::total_mb(Path::new("/"))
+}
+
+pub(super) fn own_memory_mb() -> Option<u64> {
+    memory::own_mb(Path::new("/"), &[])
 }
 
 pub(super) fn cpu() -> Option<String> {
@@ -45,6 +50,7 @@ struct Linux {
     meter: cpu::Meter,
     keyboard: input::Keyboard,
     watch: bus::Watch,
+    desktop: wayland::Desktop,
     sensors: Vec<PathBuf>,
     sensors_at: Instant,
     slow: Slow,
@@ -61,6 +67,7 @@ impl Linux {
             meter: cpu::Meter::new(&root.join("proc")),
             keyboard: input::Keyboard::new(root),
             watch: bus::Watch::start(),
+            desktop: wayland::Desktop::start(),
             slow: read_slow(root, data_dir, &sensors),
             slow_at: now,
             sensors,
@@ -71,8 +78,9 @@ impl Linux {
     /// The least of what is known: whoever uses any of them is there.
     fn input_idle_ms(&mut self) -> Option<u64> {
         let ms = |idle: Duration| u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
-        let known = [self.watch.idle().map(ms), self.keyboard.idle().map(ms), input::terminals_idle_ms(&self.root)];
-        known.into_iter().flatten().min()
+        let told = [self.watch.idle(), self.desktop.idle(), self.keyboard.idle()];
+        let known = told.into_iter().map(|idle| idle.map(ms)).chain([input::terminals_idle_ms(&self.root)]);
+        known.flatten().min()
     }
 }
 
@@ -113,8 +121,9 @@ impl Sampler for Linux {
             (
                 "input_idle_ms",
                 format!(
-                    "desktop: {}; terminals: {terminals}; interrupts of a built-in keyboard: {keyboard}",
-                    self.watch.idle_source()
+                    "desktop: {}; compositor: {}; terminals: {terminals}; interrupts of a built-in keyboard: {keyboard}",
+                    self.watch.idle_source(),
+                    self.desktop.source()
                 ),
             ),
             ("other_load_permille", "/proc/stat (of the host, in a container) less own".into()),
@@ -142,7 +151,7 @@ fn read_slow(root: &Path, data_dir: &Path, sensors: &[PathBuf]) -> Slow {
 }
 
 /// Space where a folder is or would be.
-fn disk_free_mb(dir: &Path) -> Option<u64> {
+pub(super) fn disk_free_mb(dir: &Path) -> Option<u64> {
     let dir = std::path::absolute(dir).ok()?;
     let space = dir.ancestors().find_map(|dir| rustix::fs::statvfs(dir).ok())?;
     Some(space.f_bavail.checked_mul(space.f_frsize)? >> 20)

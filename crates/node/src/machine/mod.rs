@@ -19,6 +19,7 @@ use linux as system;
 #[cfg(not(target_os = "linux"))]
 use other as system;
 
+use crate::LimitsTable;
 use std::path::Path;
 use std::time::Duration;
 
@@ -93,18 +94,29 @@ pub(crate) fn sampler(data_dir: &Path) -> Box<dyn Sampler> {
     system::sampler(data_dir)
 }
 
+/// Space that this user could still fill where a folder is or would be, in units of 2^20 bytes.
+pub(crate) fn disk_free_mb(dir: &Path) -> Option<u64> {
+    system::disk_free_mb(dir)
+}
+
+/// Memory of this process, in units of 2^20 bytes.
+pub fn own_memory_mb() -> Option<u64> {
+    system::own_memory_mb()
+}
+
 /// What the program may take of the machine; 0 = no limit.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Caps {
+struct Caps {
     /// Processors at a time.
-    pub(crate) threads: u16,
+    threads: u16,
     /// Memory in units of 2^20 bytes.
-    pub(crate) memory_mb: u64,
+    memory_mb: u64,
 }
 
 /// Has caps kept by the system where it can be asked to; who keeps them now, in words. Whatever the answer, the program keeps
-/// to them by itself, as far as it can.
-pub(crate) async fn confine(caps: Caps) -> String {
+/// to them by itself, as far as it can. What is in memory before is not moved: to be called before models are loaded.
+pub async fn confine(limits: &LimitsTable) -> String {
+    let caps = Caps { threads: limits.threads, memory_mb: limits.memory_mb };
     #[cfg(target_os = "linux")]
     let unit = system::confine(caps).await;
     #[cfg(not(target_os = "linux"))]

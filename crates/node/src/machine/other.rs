@@ -53,6 +53,10 @@ pub(super) fn os() -> Option<String> {
     Some(System::long_os_version().map_or(kernel.clone(), |name| format!("{name}, {kernel}")))
 }
 
+pub(super) fn own_memory_mb() -> Option<u64> {
+    Some(take(&mut System::new(), &family()).bytes >> 20).filter(|mb| *mb > 0)
+}
+
 /// None is listed: whether a model can use one, the library that computes with it says.
 pub(super) fn gpus() -> Vec<String> {
     Vec::new()
@@ -314,7 +318,7 @@ fn celsius(degrees: f32) -> Option<i32> {
 }
 
 /// Space where a folder is or would be.
-fn disk_free_mb(dir: &Path) -> Option<u64> {
+pub(super) fn disk_free_mb(dir: &Path) -> Option<u64> {
     let dir = std::path::absolute(dir).ok()?;
     dir.ancestors().find_map(|dir| fs4::available_space(dir).ok()).map(|bytes| bytes >> 20)
 }
@@ -468,6 +472,7 @@ mod tests {
         assert!(shares.is_some_and(|(own, other)| own + other <= 1000), "{reading:?}");
         let names = |sampler: &dyn Sampler| sampler.sources().into_iter().map(|(name, _)| name).collect::<Vec<_>>();
         assert_eq!(names(&*sampler), names(&*crate::machine::sampler(Path::new("."))));
+        assert!(own_memory_mb() > Some(0));
         assert!(memory_mb().is_some() && cpu().is_some() && os().is_some() && gpus().is_empty());
     }
 }

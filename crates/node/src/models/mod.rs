@@ -105,20 +105,7 @@ impl Models {
     /// Whether so many bytes more fit into what the owner gives to the data folder.
     pub(crate) fn room(&self, bytes: u64) -> Result<()> {
         let Some(folder) = self.dir.parent() else { return Ok(()) };
-        let limit = crate::Config::of(folder)?.limits.disk_gb.saturating_mul(1_000_000_000);
-        if limit == 0 {
-            return Ok(());
-        }
-        let used = used(folder);
-        ensure!(
-            used.saturating_add(bytes) <= limit,
-            "it has {} MB, {} has {} MB of the {} that talkoo.toml allows (disk_gb); `talkoo model rm` makes room",
-            bytes / 1_000_000,
-            folder.display(),
-            used / 1_000_000,
-            limit / 1_000_000
-        );
-        Ok(())
+        crate::room::ensure(folder, bytes)
     }
 
     /// All of them, by name.
@@ -335,16 +322,6 @@ fn is_gguf(file: &mut File) -> std::io::Result<bool> {
 }
 
 /// Bytes of all files in a folder.
-fn used(folder: &Path) -> u64 {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let size = |entry: std::fs::DirEntry| match entry.metadata() {
-        Ok(found) if found.is_dir() => used(&entry.path()),
-        Ok(found) => found.len(),
-        Err(_) => 0,
-    };
-    entries.map(size).sum()
-}
-
 /// A name that is one word, and a file's.
 fn valid_name(name: &str) -> Result<String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);

@@ -234,7 +234,7 @@ async fn fetch(net: &Net, ticket: &ModelTicket, arriving: &super::Arriving, told
             let done = of.saturating_sub(((all - moved.min(all)) * CHUNK_BYTES) as u64);
             told(Progress { what: Doing::Peers(sources.len()), done, of });
         };
-        match net.fetch(ticket.hash, &sources, file, &progress).await {
+        match net.fetch(ticket.hash, ticket.bytes, &sources, file, &progress).await {
             Ok(_) => return Ok(()),
             Err(error) if error.disk.is_some() => bail!("{error}"),
             Err(error) => {

@@ -1,6 +1,7 @@
 //! Final blocks as they are shown: what each transaction does, in words and in figures.
 
 use crate::history::Entry;
+use crate::show::plain;
 use base::{Hash, NodeId};
 use chain::{Block, Tx};
 use ledger::{Credits, Tx as Wallet};
@@ -146,7 +147,7 @@ impl Deed {
         let deed = match tx {
             Work::Create { spec } => Self::says(format!(
                 "begins the run {}: {} tokens for a model of {} parameters",
-                plain(&spec.name),
+                quoted(&spec.name),
                 grouped(spec.tokens),
                 grouped(spec.params)
             )),
@@ -244,7 +245,7 @@ impl Deed {
             what @ ("paid" | "issued") => {
                 let run = match entry.other.parse::<Hash>() {
                     Ok(id) => called(&id, named),
-                    Err(_) => plain(&entry.other),
+                    Err(_) => quoted(&entry.other),
                 };
                 let round = entry.round.map_or_else(|| "A round".into(), |round| format!("Round {}", grouped(round)));
                 let (amount, source) =
@@ -264,12 +265,12 @@ impl Deed {
 
 /// What a run is called: by its name, or the beginning of its id.
 fn called(run: &RunId, named: Named<'_>) -> String {
-    named(run).map_or_else(|| run.short(), |name| plain(&name))
+    named(run).map_or_else(|| run.short(), |name| quoted(&name))
 }
 
-/// A name that others chose, without what a terminal would obey.
-fn plain(name: &str) -> String {
-    name.chars().filter(|c| !c.is_control()).collect()
+/// A name that others chose, so that nothing of it is taken for the sentence.
+fn quoted(name: &str) -> String {
+    format!("“{}”", plain(name).replace(['“', '”'], "\""))
 }
 
 fn credits(amount: Credits) -> String {
@@ -311,7 +312,7 @@ mod tests {
 
     /// A name with what no terminal is to obey.
     fn named(run: &RunId) -> Option<String> {
-        (*run == RUN).then(|| "ba\u{1b}rd".into())
+        (*run == RUN).then(|| "ba\u{1b}r\u{202e}d”".into())
     }
 
     fn wallet(tx: Wallet) -> TxStatus {
@@ -349,7 +350,7 @@ mod tests {
         );
         check(
             wallet(Wallet::Fund { pot: RUN, amount: Credits::whole(1) }),
-            json!({ "kind": "fund", "text": "funds the run bard with 1 credit", "amount_micro": 1_000_000, "run": RUN }),
+            json!({ "kind": "fund", "text": "funds the run “bard\"” with 1 credit", "amount_micro": 1_000_000, "run": RUN }),
         );
         check(
             wallet(Wallet::Bond { amount: Credits(420_000) }),
@@ -407,7 +408,7 @@ mod tests {
         check(
             work(Work::Commit { commit }),
             json!({
-                "kind": "commit", "text": "commits its unit of round 12 of bard: 18,432 tokens", "run": RUN, "round": 12,
+                "kind": "commit", "text": "commits its unit of round 12 of “bard\"”: 18,432 tokens", "run": RUN, "round": 12,
                 "tokens": 18_432,
             }),
         );
@@ -418,10 +419,10 @@ mod tests {
                 "kind": "attest", "text": "attests that it holds 3 updates of round 3 of c1c1c1c1", "run": OTHER, "round": 3,
             }),
         );
-        check(work(Work::Leave { run: RUN }), json!({ "kind": "leave", "text": "leaves bard", "run": RUN }));
+        check(work(Work::Leave { run: RUN }), json!({ "kind": "leave", "text": "leaves “bard\"”", "run": RUN }));
         let vote = Vote { chain: zero, seq: 1, run: RUN, share_permille: 500 };
         let vote = Tx::Vote { vote: Signed::new(VOTE_DOMAIN, &key(1), vote) };
-        let text = "votes for 500 of 1,000 parts of new credits for bard";
+        let text = "votes for 500 of 1,000 parts of new credits for “bard\"”";
         check(TxStatus::of(&vote, &named), json!({ "kind": "vote", "text": text, "run": RUN }));
     }
 
@@ -431,9 +432,9 @@ mod tests {
         let entry = Entry { what: "paid".into(), in_micro: 420_000, other: RUN.to_string(), ..Entry::default() };
         let said = |entry: &Entry| Deed::of_entry(&account, entry, &named).map(|deed| deed.text);
         let paid = format!("closed and paid 0.42 credits of its budget to {}", account.short());
-        assert_eq!(said(&entry), Some(format!("A round of bard {paid}")), "written down before rounds were");
+        assert_eq!(said(&entry), Some(format!("A round of “bard\"” {paid}")), "written down before rounds were");
         let entry = Entry { round: Some(12), ..entry };
-        assert_eq!(said(&entry), Some(format!("Round 12 of bard {paid}")));
+        assert_eq!(said(&entry), Some(format!("Round 12 of “bard\"” {paid}")));
         let issued = Deed::of_entry(&account, &Entry { what: "issued".into(), ..entry.clone() }, &named);
         let issued = issued.expect("it is shown");
         assert!(issued.text.contains("0.42 credits of new money"), "{}", issued.text);

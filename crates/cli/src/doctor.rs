@@ -53,7 +53,14 @@ pub(crate) async fn doctor(common: &Common, args: &DoctorArgs) -> Result<()> {
     let worst = checks.iter().map(|check| check.mark).max().unwrap_or(Mark::Ok);
     let healthy = worst == Mark::Ok || worst == Mark::Doubtful && !args.strict;
     render::print(common, &json!({ "healthy": healthy, "checks": checks }), || text(&checks));
-    if healthy { Ok(()) } else { bail!("something is wrong; each line above says what mends it") }
+    if healthy {
+        return Ok(());
+    }
+    if common.json {
+        // One document is enough: it says so.
+        std::process::exit(1);
+    }
+    bail!("something is wrong; each line above says what mends it")
 }
 
 fn text(checks: &[Check]) -> String {

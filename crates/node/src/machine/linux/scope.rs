@@ -8,11 +8,17 @@
 use super::bus::{self, Bus};
 use crate::machine::Caps;
 use std::path::Path;
+use std::time::Duration;
 use zbus::{Connection, OwnedObjectPath, Variant};
 
 const SYSTEMD: &str = "org.freedesktop.systemd1";
 const PATH: &str = "/org/freedesktop/systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
+/// There where systemd runs the machine (sd_booted(3)).
+const BOOTED: &str = "/run/systemd/system";
+/// The manager is looked for so often, this far apart.
+const LOOKS: u32 = 20;
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Where a process is, as its control group says.
 #[derive(Debug, PartialEq, Eq)]
@@ -109,8 +115,14 @@ async fn asked<T, F: Future<Output = Result<T, String>>>(
     call: impl Fn(Connection, Vec<(&'static str, Variant<'static>)>) -> F,
 ) -> Result<T, String> {
     let connection = Bus::session().get().await?;
-    if !bus::is_owned(&connection, SYSTEMD).await {
-        return Err("no systemd on the bus".into());
+    // Whose first word began the bus comes before the manager.
+    let mut looks = if Path::new(BOOTED).exists() { LOOKS } else { 1 };
+    while !bus::is_owned(&connection, SYSTEMD).await {
+        looks -= 1;
+        if looks == 0 {
+            return Err("no systemd on the bus".into());
+        }
+        tokio::time::sleep(LOOK).await;
     }
     match call(connection.clone(), properties(caps, true)).await {
         Ok(done) => Ok(done),

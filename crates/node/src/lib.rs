@@ -293,8 +293,19 @@ impl Node {
         let anchor = ticket.anchor.map(|(height, hash)| chain::Anchor { height, hash });
         let log = self.shared.chains.enter(&self.shared.net, ticket.chain, anchor, &self.stop)?;
         log.add_sources(ticket.peers.iter().map(|address| address.node));
-        let driver = self.driver(log).await;
-        driver.send(Order::Follow(ticket)).await.map_err(|_| anyhow::anyhow!("the node is stopping"))
+        self.enter_run(log, ticket).await
+    }
+
+    /// Has the driver of a chain take part in a run; it is shown when this returns.
+    async fn enter_run(self: &Arc<Self>, log: Arc<ChainLog>, ticket: Ticket) -> Result<()> {
+        let (run, mut status) = (ticket.run.to_string(), self.watch());
+        let gone = || anyhow::anyhow!("the node is stopping");
+        self.driver(log).await.send(Order::Follow(ticket)).await.map_err(|_| gone())?;
+        let shown = status.wait_for(|status| status.runs.iter().any(|shown| shown.run == run));
+        tokio::select! {
+            shown = shown => shown.map(|_| ()).map_err(|_| gone()),
+            () = self.stop.cancelled() => Err(gone()),
+        }
     }
 
     /// Leaves a run: committed units stay paid for, nobody waits. It is not taken again unasked.

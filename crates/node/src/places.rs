@@ -2,11 +2,10 @@
 //! itself it gives up by itself, when the pay is spent or nothing moves.
 
 use crate::Node;
-use crate::driver::Order;
 use crate::log::Kept;
 use crate::status::RunStatus;
 use crate::store::{Store, write_whole};
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use base::{Hash, Millis, NodeId};
 use chain::State;
 use ledger::Credits;
@@ -271,11 +270,7 @@ impl Places {
         Mark::Taken.put(store, &place.run)?;
         // Where its members are it knows from its network.
         let ticket = Ticket { chain: home.chain(), run: place.run, anchor: None, peers: vec![node.address()] };
-        let driver = node.driver(home).await;
-        driver.send(Order::Follow(ticket)).await.map_err(|_| anyhow!("the node is stopping"))?;
-        let (name, mut status) = (place.run.to_string(), node.watch());
-        let followed = status.wait_for(|status| status.runs.iter().any(|run| run.run == name));
-        followed.await.map_err(|_| anyhow!("the node is stopping"))?;
+        node.enter_run(home, ticket).await?;
         Ok(Some(Moved::Took(place.name)))
     }
 }

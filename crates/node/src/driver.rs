@@ -8,7 +8,7 @@ use crate::log::{ChainLog, Chains};
 use crate::moving::fetching;
 use crate::status::{RoundLine, RunStatus};
 use crate::store::Store;
-use crate::throttle::Duty;
+use crate::throttle::{Answers, Duty};
 use crate::work::{Limits, Meter, Work};
 use crate::workers::{Checkpoint, Job, Workers};
 use anyhow::Result;
@@ -31,6 +31,7 @@ pub(crate) struct Shared {
     pub(crate) chains: Arc<Chains>,
     pub(crate) limits: Limits,
     pub(crate) duty: Duty,
+    pub(crate) answers: Answers,
     /// Whether what is under way is ended and nothing new begun.
     pub(crate) drains: Arc<watch::Sender<bool>>,
     pub(crate) device: String,
@@ -394,7 +395,7 @@ impl Driver {
             let work = work.and_then(|()| {
                 tokio::task::block_in_place(|| {
                     let (store, contents) = (shared.store.clone(), shared.contents.clone());
-                    let using = (shared.limits, shared.duty.clone());
+                    let using = (shared.limits, shared.duty.clone(), shared.answers.clone());
                     Work::new(id, &spec, using, &shared.device, store, contents, PRIVATES_KEPT)
                 })
             });

@@ -188,6 +188,7 @@ impl Node {
             chains,
             limits: config.limits,
             duty,
+            answers: Default::default(),
             drains: Arc::new(watch::Sender::new(false)),
             device: config.device,
             eval_tokens: config.eval_tokens,

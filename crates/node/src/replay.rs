@@ -99,7 +99,7 @@ impl Again {
     fn new(run: &Run, folder: &Path, store: &Arc<Store>, threads: usize) -> Result<Self> {
         let limits = Limits { threads, duty_percent: 100 };
         let contents = Arc::new(Contents::default());
-        let using = (limits, Arc::new(tokio::sync::watch::Sender::new(100)));
+        let using = (limits, Arc::new(tokio::sync::watch::Sender::new(100)), Default::default());
         let work = Work::new(run.id, &run.spec, using, "cpu", store.clone(), contents, PRIVATES_KEPT)?;
         let trainer = work.trainer()?;
         let (version, root) = match run.spec.init {

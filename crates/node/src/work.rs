@@ -5,7 +5,7 @@ mod kept;
 
 use crate::content::Contents;
 use crate::store::{Store, write_whole};
-use crate::throttle::{Duty, Throttle};
+use crate::throttle::{Answers, Duty, Throttle};
 use anyhow::{Context, Result, anyhow};
 use base::{ChunkTree, Hash, Reject};
 use data::{Corpus, Order, Split};
@@ -43,6 +43,8 @@ pub(crate) struct Work {
     pub(crate) config: Config,
     pub(crate) layout: Layout,
     duty: Duty,
+    /// Where they use the processors that training may use, too.
+    answers: Option<Answers>,
     device: String,
     class: Hash,
     pub(crate) store: Arc<Store>,
@@ -100,7 +102,7 @@ impl Work {
     pub(crate) fn new(
         run: RunId,
         spec: &Spec,
-        (limits, duty): (Limits, Duty),
+        (limits, duty, answers): (Limits, Duty, Answers),
         device: &str,
         store: Arc<Store>,
         contents: Arc<Contents>,
@@ -124,6 +126,8 @@ impl Work {
         let order = Order::new(corpus.manifest().train_tokens(), u64::from(spec.seq_len), &spec.manifest, spec.seed)
             .with_context(|| format!("the corpus has not one window of {} tokens", spec.seq_len))?;
         write_whole(&store.run_dir(&run)?.join("spec"), &base::Wire::to_bytes(spec), false)?;
+        // Who may use all processors shares them as the system does.
+        let few = std::thread::available_parallelism().is_ok_and(|all| limits.threads < all.get());
         let pool = rayon::ThreadPoolBuilder::new().num_threads(limits.threads.max(1)).build()?;
         Ok(Arc::new(Self {
             run,
@@ -131,6 +135,7 @@ impl Work {
             config,
             layout,
             duty,
+            answers: few.then_some(answers),
             device: device.to_owned(),
             class: class(device),
             store,
@@ -374,7 +379,7 @@ impl Work {
         let mut plan = self.plan(train)?;
         plan.inner_steps = plan.inner_steps.min(steps_max);
         let mut window = Vec::new();
-        let throttle = Throttle::new(self.duty.clone());
+        let throttle = Throttle::new(self.duty.clone(), self.answers.clone());
         let (per_batch, rested) = (u64::from(self.spec.micro_batch), AtomicBool::new(false));
         let next = |i: u64| -> Result<Batch> {
             window.clear();

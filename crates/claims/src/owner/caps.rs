@@ -2,11 +2,16 @@
 
 use super::{Contributor, LOOK, contribute};
 use crate::{Bar, Book, Figure, Process, network, serve};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use node::Request;
 use serde_json::Value;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Memory that another program takes when its owner is back, in units of 2^20 bytes.
@@ -88,10 +93,14 @@ pub(super) async fn soak(book: &mut Book) -> Result<()> {
     std::fs::write(dir.join("talkoo.toml"), settings)?;
     told(&dir, &["model", "add", file.to_str().context("UTF-8")?])?;
     told(&dir, &["model", "publish", "figure"])?;
-    let node = contribute(&dir, &["--model", "figure"])?;
+    let node = contribute(&dir, &["--no-runs", "--model", "figure", "--context", "256"])?;
+    let run = stage.path().join("run.toml");
+    std::fs::write(&run, network::run_file("soak", 4096, 2))?;
+    told(&dir, &["train", "create", run.to_str().context("UTF-8")?])?;
     node.first_unit().await?;
     let published = told(&dir, &["model", "publish", "figure"])?;
     let ticket = published["ticket"].as_str().context("a ticket")?;
+    let questions = Questions::begin(&node.page);
     let (begun, mut exceeded, mut windows, mut sent_all, mut cpu_all) = (Instant::now(), Vec::new(), 0u32, 0.0, 0.0);
     let mut pulls = Vec::new();
     let mut puller = pull(stage.path(), ticket, 0)?;
@@ -124,15 +133,20 @@ pub(super) async fn soak(book: &mut Book) -> Result<()> {
         }
     }
     // Caps that nothing comes near are kept by who does nothing.
+    let panel = node.ask(Request::Panel).await?;
     ensure!(
         cpu_all / f64::from(windows) > 0.7 * THREADS,
-        "it did not train: {:.2} cores",
-        cpu_all / f64::from(windows)
+        "it did not train: {:.2} cores, {}; {}",
+        cpu_all / f64::from(windows),
+        panel["activity"],
+        panel["runs"]
     );
+    let answered = questions.end()?;
+    ensure!(answered > 20, "{answered} answers in all this time");
     ensure!(sent_all > 0.5 * UPLOAD * SOAKED.as_secs_f64(), "it gave too little away: {sent_all} bytes");
     let how = format!(
-        "ten minutes of training with one thread ({:.2} cores in the mean), a model served and given to a peer at 8 Mbit/s ({:.2} MB/s in \
-         the mean), memory capped at 400 MB and the folder at 1 GB: windows of 10 s above a cap by more than a tenth of a core \
+        "ten minutes of training with one thread ({:.2} cores in the mean), {answered} answers meanwhile, and a model given to a peer at \
+         8 Mbit/s ({:.2} MB/s in the mean), memory capped at 400 MB and the folder at 1 GB: windows of 10 s above a cap by more than a tenth of a core \
          or a mebibyte, looks twice a second at memory: {}",
         cpu_all / f64::from(windows),
         sent_all / begun.elapsed().as_secs_f64() / 1e6,
@@ -140,6 +154,40 @@ pub(super) async fn soak(book: &mut Book) -> Result<()> {
     );
     book.full(SOAK, exceeded.len() as f64, &how);
     Ok(())
+}
+
+/// Somebody who asks, answer after answer, with a moment between them.
+struct Questions {
+    stop: Arc<AtomicBool>,
+    asks: JoinHandle<Result<u64>>,
+}
+
+impl Questions {
+    fn begin(address: &str) -> Self {
+        let (stop, address) = (Arc::new(AtomicBool::new(false)), address.to_owned());
+        let until = stop.clone();
+        let asks = std::thread::spawn(move || {
+            let body = r#"{"model":"figure","prompt":"To be","max_tokens":24,"temperature":0}"#;
+            let head = "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json";
+            let mut answered = 0;
+            while !until.load(Ordering::Relaxed) {
+                let mut stream = TcpStream::connect(&address)?;
+                stream.write_all(format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).as_bytes())?;
+                let mut text = String::new();
+                stream.read_to_string(&mut text)?;
+                answered += u64::from(text.starts_with("HTTP/1.1 200"));
+                std::thread::sleep(Duration::from_secs(2));
+            }
+            Ok(answered)
+        });
+        Self { stop, asks }
+    }
+
+    /// Answers that came.
+    fn end(self) -> Result<u64> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.asks.join().map_err(|_| anyhow!("who asked panicked"))?
+    }
 }
 
 /// What a command that ends says.

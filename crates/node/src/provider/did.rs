@@ -1,20 +1,25 @@
 //! How answers went, for displays.
 
+use crate::throttle::Answers;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::sync::Mutex;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 /// Answers whose times are remembered.
 const RECENT: usize = 512;
 
 /// What was answered here since the start, the owner's own questions too.
-#[derive(Debug, Default)]
-pub(crate) struct Did(Mutex<Inner>);
+#[derive(Debug)]
+pub(crate) struct Did {
+    inner: Mutex<Inner>,
+    /// Those that are being written now.
+    now: Answers,
+}
 
 #[derive(Debug, Default)]
 struct Inner {
-    now: u64,
     answered: u64,
     read: u64,
     written: u64,
@@ -32,17 +37,21 @@ pub(crate) struct Writing<'a> {
 }
 
 impl Did {
+    pub(crate) fn new(now: Answers) -> Self {
+        Self { inner: Mutex::default(), now }
+    }
+
     /// Somebody begins to write, who read so many tokens.
     pub(crate) fn begin(&self, read: u64) -> Writing<'_> {
         let mut inner = self.inner();
-        inner.now += 1;
         inner.read += read;
+        self.now.fetch_add(1, Ordering::Relaxed);
         Writing { did: self, begun: Instant::now(), first: None, written: 0 }
     }
 
     /// Answers that are being written now.
     pub(crate) fn now(&self) -> u64 {
-        self.inner().now
+        self.now.load(Ordering::Relaxed)
     }
 
     /// All of it: fields of the panel.
@@ -54,13 +63,13 @@ impl Did {
         let first = at(50).map(|p50| json!({ "p50": p50, "p95": at(95) }));
         let rate = (!inner.rates.is_empty()).then(|| inner.rates.iter().sum::<f64>() / inner.rates.len() as f64);
         json!({
-            "now": inner.now, "answered": inner.answered, "tokens_in": inner.read, "tokens_out": inner.written,
+            "now": self.now(), "answered": inner.answered, "tokens_in": inner.read, "tokens_out": inner.written,
             "first_ms": first, "tokens_per_s": rate,
         })
     }
 
     fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
-        self.0.lock().expect("nobody panics while holding it")
+        self.inner.lock().expect("nobody panics while holding it")
     }
 }
 
@@ -75,7 +84,7 @@ impl Writing<'_> {
 impl Drop for Writing<'_> {
     fn drop(&mut self) {
         let mut inner = self.did.inner();
-        inner.now -= 1;
+        self.did.now.fetch_sub(1, Ordering::Relaxed);
         inner.written += self.written;
         let Some(first) = self.first else { return };
         inner.answered += 1;

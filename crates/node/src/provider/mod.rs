@@ -9,6 +9,7 @@ use crate::books::Books;
 use crate::idling::Told;
 use crate::serve::{Local, Served};
 use crate::store::Store;
+use crate::throttle::Answers;
 use base::{Hash, Keypair, Millis, NodeId, Reject, RejectCounts, Wire};
 use did::Did;
 use engine::Pace;
@@ -73,12 +74,13 @@ impl Provider {
         store: &Store,
         config: OfferConfig,
         books: Arc<Books>,
+        answers: Answers,
     ) -> anyhow::Result<Self> {
         let key = store.keypair()?;
         let class = format!("talkoo {} {}", env!("CARGO_PKG_VERSION"), engine::class());
         let (refused, counts) = Default::default();
         let (payers, strangers) = (Semaphore::new(PAYERS), Semaphore::new(STRANGERS));
-        let (desks, did) = Default::default();
+        let (desks, did) = (Mutex::default(), Did::new(answers));
         let told = watch::Sender::new(Told::Works);
         let provider = Self {
             local,

@@ -148,7 +148,8 @@ impl Node {
     pub async fn trade(self: &Arc<Self>, local: Local, config: TradeConfig) -> Result<Arc<Trade>> {
         let shared = self.shared.clone();
         let books = Arc::new(Books::open(shared.store.dir(), shared.chains.clone(), self.id())?);
-        let provider = Arc::new(Provider::new(local, &shared.store, config.offer.clone(), books.clone()).await?);
+        let (offer, answers) = (config.offer.clone(), shared.answers.clone());
+        let provider = Arc::new(Provider::new(local, &shared.store, offer, books.clone(), answers).await?);
         if *shared.duty.borrow() == 0 {
             provider.tell(Told::Rests);
         }

@@ -152,6 +152,7 @@ impl Content for One {
     fn chunk(&self, root: &Hash, index: usize, _by: &NodeId) -> Option<Bytes> {
         (self.1.root() == *root && index < self.1.chunks.len()).then(|| self.0.slice(self.1.range(index)))
     }
+    fn sent(&self, _bytes: usize) {}
     fn refused(&self, _by: &NodeId, _why: Reject) {}
 }
 

@@ -47,7 +47,17 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// `talkoo net check`.
 pub(crate) async fn check(common: &Common) -> Result<()> {
-    let relays = common.relays()?;
+    let mut relays = common.relays()?;
+    // Those that the node which runs here was begun with.
+    if relays.is_empty()
+        && let Ok(Some(panel)) = node::call(&common.dir(), &node::Request::Panel).await
+    {
+        let mut settings = panel["settings"]["values"].as_array().into_iter().flatten();
+        let named = settings.find(|set| set["section"] == "node" && set["key"] == "relays");
+        // A list of texts is the same in TOML and in JSON.
+        let named = named.and_then(|set| serde_json::from_str::<Vec<String>>(set["value"].as_str()?).ok());
+        relays = named.unwrap_or_default().iter().filter_map(|relay| relay.parse().ok()).collect();
+    }
     if !common.json && !relays.is_empty() {
         eprintln!("asking {} relays, for at most {} s", relays.len(), ANSWER_WITHIN.as_secs());
     }

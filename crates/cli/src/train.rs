@@ -87,11 +87,7 @@ pub(crate) async fn run(common: &Common, command: TrainCommand) -> Result<()> {
         TrainCommand::Join { ticket } => join(common, &ticket).await,
         TrainCommand::Leave { run } => {
             let status = status(common).await?;
-            let found = find(&status, Some(&run))?;
-            if !found.members.iter().any(|member| member.node == status.node) {
-                bail!("this node is no member of {} (any more)", found.name);
-            }
-            let run = found.run;
+            let run = find(&status, Some(&run))?.run;
             let answer = ask(common, Request::Leave { run }).await?;
             render::print(common, &answer, || "left; committed units count".into());
             Ok(())
@@ -181,7 +177,7 @@ async fn join(common: &Common, ticket: &str) -> Result<()> {
     }
     let node = Node::start(common.node()?).await?;
     let run = parsed.run.to_string();
-    node.follow(parsed).await?;
+    node.join(parsed).await?;
     if common.json {
         render::announce(&json!({ "run": run, "node": node.id().to_string() }).to_string());
     }

@@ -148,7 +148,8 @@ async fn find_work(common: Common, node: Arc<Node>, mut places: Places) {
             _ = tick.tick() => {}
         }
         // The machine is measured when it may work, and one run at a time is enough for it.
-        if idling.activity().share_permille == 0 {
+        let activity = idling.activity();
+        if activity.share_permille == 0 || activity.state == "draining" {
             places.rest();
             continue;
         }
@@ -311,11 +312,18 @@ async fn keep_serving(
             true => {
                 let last = served.filter(|_| trade.serves() > 0);
                 let Some((run, ended)) = due(&node, &dir, last) else { continue };
-                served = Some((run, Instant::now(), ended));
-                match tokio::task::block_in_place(|| node::saved(&dir, &run).and_then(|saved| saved.gguf())) {
-                    Ok(path) => args.load_one(&common, path).await.map(|model| node::Local::new(vec![model])),
-                    Err(error) => Err(error),
+                let models =
+                    match tokio::task::block_in_place(|| node::saved(&dir, &run).and_then(|saved| saved.gguf())) {
+                        Ok(path) => args.load_one(&common, path).await.map(|model| node::Local::new(vec![model])),
+                        Err(error) => Err(error),
+                    };
+                match &models {
+                    Ok(_) => served = Some((run, Instant::now(), ended)),
+                    // The older weights may be what leaves no room.
+                    Err(_) if common.config.limits.memory_mb > 0 => trade.serve(&node::Local::new(Vec::new())).await,
+                    Err(_) => {}
                 }
+                models
             }
         };
         match models {

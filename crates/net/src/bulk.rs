@@ -23,6 +23,8 @@ pub trait Content: Send + Sync + 'static {
     fn tree(&self, root: &Hash, by: &NodeId) -> Option<Arc<ChunkTree>>;
     /// Chunk `index` of `root`, when it is held and `by` may have it.
     fn chunk(&self, root: &Hash, index: usize, by: &NodeId) -> Option<Bytes>;
+    /// Counts bytes that went out.
+    fn sent(&self, bytes: usize);
     /// Counts a refused request.
     fn refused(&self, by: &NodeId, why: Reject);
 }
@@ -181,6 +183,7 @@ async fn answer(
                     // Whoever asks for a tree waits for seconds only.
                     up.count(chunk.len()).await;
                     frame::send(&mut send, &chunk).await?;
+                    content.sent(chunk.len());
                 }
             }
             None => found = false,
@@ -189,6 +192,7 @@ async fn answer(
             Some(chunk) => {
                 up.take(chunk.len()).await;
                 frame::send(&mut send, &chunk).await?;
+                content.sent(chunk.len());
             }
             None => found = false,
         },
@@ -394,7 +398,9 @@ async fn ask_tree(connection: &Connection, root: Hash) -> Result<(ChunkTree, Opt
     }
     let first = if tree.chunks.len() == 1 { frame::receive(&mut receive, CHUNK_BYTES).await? } else { None };
     match first {
-        Some(bytes) if Hash::of_chunk(&bytes) != tree.chunks[0] => Err(Reject::WrongHash),
+        Some(bytes) if bytes.len() as u64 != tree.len || Hash::of_chunk(&bytes) != tree.chunks[0] => {
+            Err(Reject::WrongHash)
+        }
         first => Ok((tree, first)),
     }
 }

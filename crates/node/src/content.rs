@@ -55,6 +55,12 @@ impl Contents {
         self.put(run, Arc::new(tree), Source::File(path));
     }
 
+    /// Serves no weights of a run any more; its updates stay for those who need them still.
+    pub(crate) fn drop_weights(&self, run: &Hash) {
+        let of_it = |item: &Item| item.run == Some(*run) && matches!(item.bytes, Source::Weights(_));
+        self.lock().items.retain(|_, item| !of_it(item));
+    }
+
     /// Serves it no more.
     pub(crate) fn remove(&self, root: &Hash) {
         self.lock().items.remove(root);
@@ -123,8 +129,11 @@ impl net::Content for Contents {
                 bytes.into()
             }
         };
-        self.lock().sent_bytes += bytes.len() as u64;
         Some(bytes)
+    }
+
+    fn sent(&self, bytes: usize) {
+        self.lock().sent_bytes += bytes as u64;
     }
 
     fn refused(&self, _by: &NodeId, why: Reject) {

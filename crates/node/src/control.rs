@@ -261,8 +261,7 @@ async fn answer(node: &Arc<Node>, request: Request) -> Result<Value> {
         Request::Join { ticket } => {
             let ticket: net::Ticket = ticket.parse()?;
             let run = ticket.run;
-            crate::places::owned(&node.shared.store, &run);
-            node.follow(ticket).await?;
+            node.join(ticket).await?;
             Ok(json!({ "run": run.to_string() }))
         }
         Request::Leave { run } => {

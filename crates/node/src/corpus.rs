@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use base::{ChunkTree, Hash, NodeId};
 use data::{Manifest, Shard};
 use net::Net;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use swarm::{Access, RunId, Spec};
 
 /// Copies a corpus that was built in `from` into the data folder; gives its manifest.
@@ -58,8 +58,19 @@ pub(crate) async fn obtain(
     ensure!(manifest.root() == spec.manifest, "the manifest is not written canonically");
     let shards = || manifest.train.iter().chain(&manifest.heldout);
     let name = |shard: &Shard| format!("{}.bin", shard.root);
-    let missing = shards().filter(|shard| !dir.join(name(shard)).exists());
-    room::ensure(store.dir(), missing.map(|shard| manifest.shard_bytes(shard)).sum()).context("the run's data")?;
+    // What arrived before an interruption is there already.
+    let there = |file: PathBuf| std::fs::metadata(file).map_or(0, |file| file.len());
+    let missing = |shard: &Shard| {
+        let file = dir.join(name(shard));
+        manifest.shard_bytes(shard).saturating_sub(there(file.with_extension("part")).max(there(file)))
+    };
+    room::ensure(store.dir(), shards().map(missing).sum()).context("the run's data")?;
+    let largest = shards().map(|shard| manifest.shard_bytes(shard)).max().unwrap_or(0) >> 20;
+    let memory_mb = crate::Config::of(store.dir())?.limits.memory_mb;
+    ensure!(
+        memory_mb == 0 || largest < memory_mb,
+        "the run's data comes in pieces of {largest} MB, and talkoo.toml allows {memory_mb} MB of memory (memory_mb)"
+    );
     get("tokenizer.json".into(), manifest.tokenizer, SMALL_MAX).await?;
     for shard in shards() {
         get(name(shard), shard.root, manifest.shard_bytes(shard)).await?;

@@ -2,10 +2,8 @@
 //! results come back as inputs, in whatever order they finish.
 
 use crate::content::Contents;
-use crate::corpus;
 use crate::follow::follow_log;
 use crate::log::{ChainLog, Chains};
-use crate::moving::fetching;
 use crate::status::{RoundLine, RunStatus};
 use crate::store::Store;
 use crate::throttle::{Answers, Duty};
@@ -20,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use swarm::{Block, DOMAIN, Envelope, Event, Input, Outcome, Output, Peer, RunId, State, Tx, Will};
 use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 /// What drivers of one node share.
@@ -65,7 +64,7 @@ pub(crate) const RECONNECT: Duration = Duration::from_millis(500);
 /// Running numbers reserved on disk at a time.
 const SEQ_BATCH: u64 = 10_000;
 /// Private states kept on disk: that of the last commit, and those around it for a restart.
-const PRIVATES_KEPT: usize = 3;
+pub(crate) const PRIVATES_KEPT: usize = 3;
 /// Members of a run with whom to begin, beside those that its ticket names.
 const MET: usize = 32;
 /// Where a run's closed rounds and held-out figures are written down.
@@ -80,6 +79,8 @@ pub(crate) struct Run {
     pub(crate) ticket: Ticket,
     pub(crate) work: Option<Workers>,
     pub(crate) preparing: bool,
+    /// Ends what is fetched before its machine may begin.
+    pub(crate) preparation: Option<AbortHandle>,
     /// What is being fetched, and how far it is.
     pub(crate) fetching: Option<String>,
     pub(crate) trouble: Option<String>,
@@ -189,13 +190,16 @@ impl Driver {
                 // Who named it may be gone; whoever takes part is on the chain.
                 peers.extend(self.log.members(&ticket.run).take(MET));
                 self.shared.net.meet(ticket.run, &peers);
-                self.shared.store.follow(&ticket.run, &ticket)?;
+                if let Err(error) = self.shared.store.follow(&ticket.run, &ticket) {
+                    tracing::error!(%error, run = %ticket.run.short(), "the run is forgotten with the next start");
+                }
                 let mut rounds: Vec<RoundLine> = self.shared.store.metrics(&ticket.run, ROUNDS_FILE);
                 rounds.drain(..rounds.len().saturating_sub(ROUNDS_SHOWN));
                 let run = Run {
                     ticket: ticket.clone(),
                     work: None,
                     preparing: false,
+                    preparation: None,
                     fetching: None,
                     trouble: None,
                     rounds: Arc::new(rounds),
@@ -208,12 +212,16 @@ impl Driver {
                 self.prepare(ticket.run);
             }
             Order::Leave(run) => {
-                self.shared.store.unfollow(&run)?;
-                self.step(Input::Quit(run))?;
-                // Its threads end with what they are at.
-                if let Some(workers) = self.runs.remove(&run).and_then(|run| run.work) {
-                    workers.work.save()?;
+                let left = self.runs.remove(&run);
+                let kept =
+                    left.as_ref().and_then(|run| run.work.as_ref()).map_or(Ok(()), |workers| workers.work.leave());
+                if let Err(error) = kept.and_then(|()| self.shared.store.unfollow(&run)) {
+                    tracing::error!(%error, run = %run.short(), "what was left is not all written down");
                 }
+                if let Some(preparation) = left.and_then(|run| run.preparation) {
+                    preparation.abort();
+                }
+                self.step(Input::Quit(run))?;
             }
             Order::Say(tx) if !self.known => self.early.push(tx),
             Order::Say(tx) => self.submit(tx)?,
@@ -375,37 +383,9 @@ impl Driver {
         self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
     }
 
-    /// Fetches what a run needs before its machine may begin.
-    fn prepare(&mut self, id: RunId) {
-        let Some(known) = self.peer.state().runs.get(&id) else { return };
-        let Some(run) = self.runs.get_mut(&id) else { return };
-        if run.preparing || run.work.is_some() {
-            return;
-        }
-        run.preparing = true;
-        let spec = known.spec.clone();
-        let mut sources: Vec<NodeId> = run.ticket.peers.iter().map(|address| address.node).collect();
-        sources.extend(known.members.keys().filter(|id| !run.ticket.peers.iter().any(|a| a.node == **id)));
-        sources.retain(|id| *id != self.shared.net.id());
-        let (shared, happenings) = (self.shared.clone(), self.happenings.clone());
-        tokio::spawn(async move {
-            let progress = fetching(&happenings, id, "the data");
-            let work = corpus::obtain(&shared.net, &shared.store, &shared.contents, &id, &spec, &sources, &progress);
-            let work = work.await;
-            let work = work.and_then(|()| {
-                tokio::task::block_in_place(|| {
-                    let (store, contents) = (shared.store.clone(), shared.contents.clone());
-                    let using = (shared.limits, shared.duty.clone(), shared.answers.clone());
-                    Work::new(id, &spec, using, &shared.device, store, contents, PRIVATES_KEPT)
-                })
-            });
-            let _ = happenings.send(Happening::Prepared(id, work)).await;
-        });
-    }
-
     fn prepared(&mut self, id: RunId, work: Arc<Work>) -> Result<()> {
-        // It may have been left meanwhile.
-        let Some(run) = self.runs.get_mut(&id) else { return Ok(()) };
+        // It may have been left meanwhile, and joined again.
+        let Some(run) = self.runs.get_mut(&id).filter(|run| run.work.is_none()) else { return Ok(()) };
         let weights = tokio::task::block_in_place(|| work.load_snapshot());
         let memory = self.shared.store.memory(&id)?;
         run.work = Some(Workers::start(work, &self.happenings));

@@ -284,6 +284,12 @@ impl Node {
         Ok(self.ticket(&ticket))
     }
 
+    /// Takes part in the run of a ticket because its owner says so: it is not left again unasked.
+    pub async fn join(self: &Arc<Self>, ticket: Ticket) -> Result<()> {
+        places::owned(&self.shared.store, &ticket.run);
+        self.follow(ticket).await
+    }
+
     /// Takes part in the run of a ticket.
     pub async fn follow(self: &Arc<Self>, ticket: Ticket) -> Result<()> {
         ticket.peers.first().context("the ticket names no node")?;
@@ -301,11 +307,12 @@ impl Node {
     async fn enter_run(self: &Arc<Self>, log: Arc<ChainLog>, ticket: Ticket) -> Result<()> {
         let (run, mut status) = (ticket.run.to_string(), self.watch());
         let gone = || anyhow::anyhow!("the node is stopping");
-        self.driver(log).await.send(Order::Follow(ticket)).await.map_err(|_| gone())?;
+        let driver = self.driver(log).await;
+        driver.send(Order::Follow(ticket)).await.map_err(|_| gone())?;
         let shown = status.wait_for(|status| status.runs.iter().any(|shown| shown.run == run));
         tokio::select! {
             shown = shown => shown.map(|_| ()).map_err(|_| gone()),
-            () = self.stop.cancelled() => Err(gone()),
+            () = driver.closed() => Err(gone()),
         }
     }
 

@@ -1,6 +1,8 @@
 //! What a driver fetches from peers for its machine; results come back as inputs or go to the run's threads.
 
-use crate::driver::{Driver, Happening};
+use crate::corpus;
+use crate::driver::{Driver, Happening, PRIVATES_KEPT};
+use crate::work::Work;
 use crate::workers::Job;
 use base::{Hash, NodeId};
 use std::time::{Duration, Instant};
@@ -11,6 +13,35 @@ use tokio::sync::mpsc;
 const INHERIT_PART: u64 = 4;
 
 impl Driver {
+    /// Fetches what a run needs before its machine may begin.
+    pub(crate) fn prepare(&mut self, id: RunId) {
+        let Some(known) = self.peer.state().runs.get(&id) else { return };
+        let Some(run) = self.runs.get_mut(&id) else { return };
+        if run.preparing || run.work.is_some() {
+            return;
+        }
+        run.preparing = true;
+        let spec = known.spec.clone();
+        let mut sources: Vec<NodeId> = run.ticket.peers.iter().map(|address| address.node).collect();
+        sources.extend(known.members.keys().filter(|id| !run.ticket.peers.iter().any(|a| a.node == **id)));
+        sources.retain(|id| *id != self.shared.net.id());
+        let (shared, happenings) = (self.shared.clone(), self.happenings.clone());
+        let preparation = tokio::spawn(async move {
+            let progress = fetching(&happenings, id, "the data");
+            let work = corpus::obtain(&shared.net, &shared.store, &shared.contents, &id, &spec, &sources, &progress);
+            let work = work.await;
+            let work = work.and_then(|()| {
+                tokio::task::block_in_place(|| {
+                    let (store, contents) = (shared.store.clone(), shared.contents.clone());
+                    let using = (shared.limits, shared.duty.clone(), shared.answers.clone());
+                    Work::new(id, &spec, using, &shared.device, store, contents, PRIVATES_KEPT)
+                })
+            });
+            let _ = happenings.send(Happening::Prepared(id, work)).await;
+        });
+        run.preparation = Some(preparation.abort_handle());
+    }
+
     pub(crate) fn fetch(&self, fetch: Box<Fetch>) {
         let Some(workers) = self.runs.get(&fetch.run).and_then(|run| run.work.as_ref()) else { return };
         let (net, contents, applier) = (self.shared.net.clone(), self.shared.contents.clone(), workers.applier.clone());

@@ -35,57 +35,62 @@ const AGAIN_MS: u64 = 24 * 3_600_000;
 struct Place {
     run: RunId,
     name: String,
-    /// Whether one of the contributors of a round could be this node.
-    free: bool,
-    memory_mb: u64,
-    round_ms: u64,
     /// For [`PFLOP`] operations of training.
     pay: Credits,
 }
 
 impl Place {
-    /// A run as `me` sees it; none where it is not for `me`, or its model cannot be told.
-    fn of(run: &Run, state: &State, me: &NodeId) -> Option<Self> {
+    /// A run as `me` sees it; none where it is not for `me`, has no place free, is too slow or pays less than `pay_min`.
+    fn of(run: &Run, state: &State, me: &NodeId, pay_min: Credits) -> Option<Self> {
         let spec = &run.spec;
         let welcome = match &spec.access {
             Access::Open => true,
             Access::Invited(keys) => keys.contains(me),
         };
-        let config = model::Config::from_json(spec.config.as_bytes()).ok()?;
-        let (rows, tokens) = (u64::from(spec.micro_batch), u64::from(spec.seq_len));
-        let bytes = spec.params.saturating_mul(BYTES_PER_PARAMETER).saturating_add(config.step_bytes(rows, tokens));
-        (welcome && !run.ended).then(|| Self {
-            run: run.id,
-            name: crate::show::plain(&spec.name),
-            free: run.active() < usize::from(spec.slots),
-            memory_mb: bytes >> 20,
-            round_ms: spec.train_window_ms.saturating_add(spec.exchange_ms.1),
-            pay: pay(run, state),
-        })
+        let free = !run.ended && run.active() < usize::from(spec.slots);
+        let pay = pay(run, state);
+        let good = welcome && free && round_ms(run) <= ROUND_MAX && pays(pay, pay_min);
+        good.then(|| Self { run: run.id, name: crate::show::plain(&spec.name), pay })
     }
 }
 
-/// What a run pays for [`PFLOP`] operations: its budget is spread evenly over the tokens that are left; new money is there only
-/// where one validator admits it.
-fn pay(run: &Run, state: &State) -> Credits {
+/// The longest that a round takes.
+fn round_ms(run: &Run) -> u64 {
+    run.spec.train_window_ms.saturating_add(run.spec.exchange_ms.1)
+}
+
+/// What training in a run takes of memory; more than there is where its model cannot be told.
+fn memory_mb(run: &Run) -> u64 {
     let spec = &run.spec;
-    let Some(flops) = chain::reference_flops(&spec.config, spec.seq_len) else { return Credits::ZERO };
-    let left = u128::from(spec.tokens.saturating_sub(run.tokens).max(1));
+    let Ok(config) = model::Config::from_json(spec.config.as_bytes()) else { return u64::MAX };
+    let step = config.step_bytes(spec.micro_batch.into(), spec.seq_len.into());
+    spec.params.saturating_mul(BYTES_PER_PARAMETER).saturating_add(step) >> 20
+}
+
+/// What a run pays for [`PFLOP`] operations of its next round, as [`State`] does: its budget is spread evenly over the tokens that
+/// are left, or those of a round where they are more; new money is there where one validator admits it, as far as there is any.
+fn pay(run: &Run, state: &State) -> Credits {
+    let flops = match state.flops(&run.id) {
+        0 => return Credits::ZERO,
+        flops => u128::from(flops),
+    };
+    let spec = &run.spec;
+    let steps = u64::from(spec.micro_batches) * u64::from(spec.inner_steps);
+    let round = u128::from(spec.tokens_per_micro_batch()) * u128::from(steps);
+    let left = u128::from(spec.tokens.saturating_sub(run.tokens)).max(round);
     let budget = u128::from(state.money().pot(&run.id).0);
-    let from_pot = budget.saturating_mul(PFLOP) / left.saturating_mul(u128::from(flops.max(1)));
-    let admitted = state.validators().len() == 1 && state.share_permille(&run.id) > 0;
-    let issued = if admitted { u128::from(state.genesis().per_pflop.0) } else { 0 };
+    let from_pot = budget.saturating_mul(PFLOP) / left.saturating_mul(flops).max(1);
+    let share = if state.validators().len() == 1 { state.share_permille(&run.id) } else { 0 };
+    let there = u128::from(state.money().issuable().0) * u128::from(share) / 1000;
+    let most = there.saturating_mul(PFLOP) / round.saturating_mul(flops).max(1);
+    let issued = u128::from(state.genesis().per_pflop.0).min(most);
     Credits(u64::try_from(from_pot + issued).unwrap_or(u64::MAX))
 }
 
-/// The place to take: one that is free, fits, pays at least `pay_min` and is not `known`; the one that pays best.
-fn best(places: Vec<Place>, pay_min: Credits, memory_mb: u64, known: impl Fn(&RunId) -> bool) -> Option<Place> {
-    let fits = |place: &Place| {
-        place.free && place.memory_mb <= memory_mb && place.round_ms <= ROUND_MAX && pays(place.pay, pay_min)
-    };
-    // Whether a run is known is asked of the disk: last.
-    let open = places.into_iter().filter(|place| fits(place) && !known(&place.run));
-    open.max_by_key(|place| (place.pay, place.run))
+/// The place that pays best of those that will `do`, which costs more to know than what they pay.
+fn best(mut places: Vec<Place>, will: impl Fn(&RunId) -> bool) -> Option<Place> {
+    places.sort_by_key(|place| std::cmp::Reverse((place.pay, place.run)));
+    places.into_iter().find(|place| will(&place.run))
 }
 
 /// Nothing is never enough.
@@ -106,6 +111,8 @@ enum Mark {
 }
 
 const MARK_FILE: &str = "taken";
+/// In the folder of a corpus: it came for a run that was taken unasked.
+const UNASKED: &str = "unasked";
 
 /// Where a run's folder is or would be.
 fn folder(store: &Store, run: &RunId) -> PathBuf {
@@ -179,8 +186,9 @@ impl Progress {
         Self { run: run.run.clone(), seen, moved: now, troubled: None }
     }
 
-    /// Looks at the run as `me`; whether nothing of its work counted for `longest`, or something was wrong for too long.
-    fn stands(of: &mut Option<Self>, run: &RunStatus, me: &str, now: Instant, longest: Duration) -> bool {
+    /// Looks at the run as `me`; whether nothing of its work counted for too long, or something was wrong, seen from how long a
+    /// `round` takes.
+    fn stands(of: &mut Option<Self>, run: &RunStatus, me: &str, now: Instant, round: Duration) -> bool {
         let own = run.members.iter().find(|member| member.node == me).map_or(0, |member| member.tokens);
         let fetched = if run.waiting.starts_with("fetching") { run.waiting.clone() } else { String::new() };
         let seen = (own, fetched);
@@ -189,7 +197,8 @@ impl Progress {
             _ => of.insert(Self::new(run, seen, now)),
         };
         progress.troubled = run.trouble.as_ref().map(|_| progress.troubled.unwrap_or(now));
-        now - progress.moved >= longest || progress.troubled.is_some_and(|since| now - since >= TROUBLED)
+        let troubled = TROUBLED.max(2 * round);
+        now - progress.moved >= STILL + 3 * round || progress.troubled.is_some_and(|since| now - since >= troubled)
     }
 }
 
@@ -224,21 +233,45 @@ impl Places {
             self.progress = None;
             return Ok(None);
         };
+        // Where nobody can be reached nothing is known of the run either.
+        if self.node.shared.chains.home.trouble().is_some() {
+            self.progress = None;
+            return Ok(None);
+        }
         let Some((pay, round_ms)) = self.terms(&run) else { return Ok(None) };
         // What is taken at the least pay is not left for the last micro-credit of rounding.
         let (mark, why) = if !pays(pay, Credits(self.pay_min.0 / 2)) {
             (Mark::Unpaid, "it does not pay enough any more")
         } else {
-            let longest = STILL + Duration::from_millis(round_ms.saturating_mul(3));
-            if !Progress::stands(&mut self.progress, status, &me, Instant::now(), longest) {
+            let round = Duration::from_millis(round_ms);
+            if !Progress::stands(&mut self.progress, status, &me, Instant::now(), round) {
                 return Ok(None);
             }
             (Mark::Still(chain::clock().0), "nothing moves")
         };
-        mark.put(&store, &run)?;
         self.node.quit(run).await?;
+        mark.put(&store, &run)?;
+        self.clear(&run)?;
         self.progress = None;
         Ok(Some(Moved::Left(status.name.clone(), why)))
+    }
+
+    /// Makes room: what was fetched for a place that is given up, and for nothing else, goes.
+    fn clear(&self, run: &RunId) -> Result<()> {
+        let Some(dir) = self.corpus(run).filter(|dir| dir.join(UNASKED).exists()) else { return Ok(()) };
+        let followed = self.node.shared.store.followed()?;
+        if followed.iter().all(|other| other.run == *run || self.corpus(&other.run).is_some_and(|own| own != dir)) {
+            std::fs::remove_dir_all(&dir)?;
+        }
+        Ok(())
+    }
+
+    /// Where the data of a run of the network at home is.
+    fn corpus(&self, run: &RunId) -> Option<PathBuf> {
+        let shared = &self.node.shared;
+        let spec = |orderer: &mut chain::Orderer| Some(orderer.state().runs().runs.get(run)?.spec.manifest);
+        let manifest = shared.chains.home.kept()?.keeper.look(spec)?;
+        Some(shared.store.dir().join("corpora").join(manifest.to_string()))
     }
 
     /// What a run of the network at home pays, and how long its rounds are.
@@ -247,27 +280,32 @@ impl Places {
         kept.keeper.look(|orderer| {
             let state = orderer.state();
             let run = state.runs().runs.get(run)?;
-            Some((pay(run, state), run.spec.train_window_ms.saturating_add(run.spec.exchange_ms.1)))
+            Some((pay(run, state), round_ms(run)))
         })
     }
 
-    /// Takes a place in an open run of the network at home that pays enough. `memory_mb`: what there is for training, where
+    /// Takes a place in an open run of the network at home that pays enough. `have_mb`: what memory there is for training, where
     /// that is known.
-    pub async fn take(&mut self, memory_mb: Option<u64>) -> Result<Option<Moved>> {
+    pub async fn take(&mut self, have_mb: Option<u64>) -> Result<Option<Moved>> {
         let node = &self.node;
         let home = node.shared.chains.home.clone();
-        let (Some(kept), Some(memory_mb)) = (home.kept(), memory_mb) else { return Ok(None) };
+        let (Some(kept), Some(have_mb)) = (home.kept(), have_mb) else { return Ok(None) };
         let me = node.id();
         let places: Vec<Place> = kept.keeper.look(|orderer| {
             let state = orderer.state();
-            state.runs().runs.values().filter_map(|run| Place::of(run, state, &me)).collect()
+            state.runs().runs.values().filter_map(|run| Place::of(run, state, &me, self.pay_min)).collect()
         });
         let (store, now) = (&node.shared.store, chain::clock());
         // What its owner left stays left.
-        let known =
-            |run: &RunId| folder(store, run).exists() && !Mark::of(store, run).is_some_and(|mark| mark.lets(now));
-        let Some(place) = best(places, self.pay_min, memory_mb, known) else { return Ok(None) };
+        let free =
+            |run: &RunId| !folder(store, run).exists() || Mark::of(store, run).is_some_and(|mark| mark.lets(now));
+        let needs = |run: &RunId| kept.keeper.look(|o| o.state().runs().runs.get(run).map_or(u64::MAX, memory_mb));
+        let Some(place) = best(places, |run| free(run) && needs(run) <= have_mb) else { return Ok(None) };
         Mark::Taken.put(store, &place.run)?;
+        if let Some(corpus) = self.corpus(&place.run).filter(|dir| !dir.exists()) {
+            std::fs::create_dir_all(&corpus)?;
+            std::fs::write(corpus.join(UNASKED), "")?;
+        }
         // Where its members are it knows from its network.
         let ticket = Ticket { chain: home.chain(), run: place.run, anchor: None, peers: vec![node.address()] };
         node.enter_run(home, ticket).await?;
@@ -278,36 +316,103 @@ impl Places {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use base::{Keypair, Signed};
+    use swarm::{Init, Mode, Spec};
 
     #[test]
-    fn the_best_paid_place_that_is_free_and_fits() {
-        let place = |id: u8, free: bool, memory_mb: u64, pay: u64| Place {
-            run: Hash([id; 32]),
-            name: id.to_string(),
-            free,
-            memory_mb,
-            round_ms: 20_000,
-            pay: Credits(pay),
-        };
+    fn the_place_that_pays_best_and_will_do() {
+        let place = |id: u8, pay: u64| Place { run: Hash([id; 32]), name: id.to_string(), pay: Credits(pay) };
         let check = |places: &[Place], expect: Option<u8>| {
-            let best = best(places.to_vec(), Credits(50), 1000, |run| run.0[0] == 9).map(|place| place.run.0[0]);
+            let best = best(places.to_vec(), |run| run.0[0] != 9).map(|place| place.run.0[0]);
             assert_eq!(best, expect, "{places:?}");
         };
         check(&[], None);
-        check(&[place(1, true, 10, 50)], Some(1));
-        check(&[place(1, true, 10, 49)], None);
-        check(&[place(1, false, 10, 50)], None);
-        check(&[place(1, true, 1001, 50)], None);
-        check(&[place(9, true, 10, 50)], None);
-        check(&[Place { round_ms: ROUND_MAX + 1, ..place(1, true, 10, 50) }], None);
-        check(&[place(1, true, 10, 60), place(2, true, 10, 70), place(3, false, 10, 80)], Some(2));
+        check(&[place(1, 60), place(2, 70), place(9, 80)], Some(2));
+        check(&[place(9, 80)], None);
         assert!(!pays(Credits::ZERO, Credits::ZERO), "nothing is never enough");
+        assert!(pays(Credits(50), Credits(50)) && !pays(Credits(49), Credits(50)));
+    }
+
+    fn spec(tokens: u64) -> Spec {
+        let config = model::Config::preset("nano", 2048, 16).expect("a preset");
+        Spec {
+            name: "a\u{202e}b".into(),
+            seed: 1,
+            access: Access::Open,
+            config: String::from_utf8(config.to_json(0)).expect("utf-8"),
+            params: model::Layout::new(&config, &model::Part::whole(&config)).len as u64,
+            init: Init::Seed,
+            manifest: Hash::default(),
+            seq_len: 16,
+            micro_batch: 1,
+            micro_batches: 4,
+            inner_steps: 1,
+            tokens,
+            lr_nano: 1_000_000,
+            schedule: "constant".into(),
+            warmup_tokens: 0,
+            weight_decay_micro: 0,
+            clip_milli: 1000,
+            mode: Mode::Gradients,
+            sparsity: 0,
+            bits: 8,
+            alpha_milli: 1000,
+            beta_milli: 1000,
+            delay: 0,
+            slots: 2,
+            train_window_ms: 5_000,
+            exchange_ms: (2_000, 10_000),
+            checkpoint_rounds: 10,
+            checkpoints_kept: 0,
+            eval_tokens: 0,
+        }
+    }
+
+    #[test]
+    fn a_run_is_weighed() {
+        let founder = Keypair::from_secret([1; 32]);
+        let genesis = crate::network::private(founder.id(), founder.id()).genesis;
+        let mut state = State::new(&genesis);
+        let (me, by, chain) = (NodeId([9; 32]), state.validators()[0], genesis.chain());
+        let make = |seq: u64, tx: swarm::Tx| {
+            let envelope = swarm::Envelope::new(chain, genesis.work_bits, &founder.id(), seq, tx);
+            chain::Tx::Work { tx: Signed::new(swarm::DOMAIN, &founder, envelope) }
+        };
+        let slow = Spec { train_window_ms: ROUND_MAX, ..spec(1_000_000) };
+        let closed = Spec { access: Access::Invited(vec![founder.id()]), ..spec(1_000_000) };
+        let specs = [spec(1_000_000), spec(1_000_000_000_000), slow, closed];
+        let ids: Vec<RunId> = specs.iter().map(|spec| spec.id(&founder.id())).collect();
+        let mut txs: Vec<chain::Tx> = Vec::new();
+        for (i, spec) in specs.into_iter().enumerate() {
+            txs.push(make(i as u64 + 1, swarm::Tx::Create { spec }));
+        }
+        let budget = Credits::whole(5);
+        for (nonce, pot) in ids.iter().enumerate() {
+            let fund =
+                ledger::Envelope { chain, nonce: nonce as u64, tx: ledger::Tx::Fund { pot: *pot, amount: budget } };
+            txs.push(chain::Tx::Wallet { tx: Signed::new(ledger::DOMAIN, &founder, fund) });
+        }
+        let block = state.next(by, Vec::new(), genesis.time.plus(1), txs);
+        state.apply(&block).expect("it follows");
+        let run = |i: usize| &state.runs().runs[&ids[i]];
+        // Five credits for a million tokens of so many operations; all of it, whoever takes part.
+        let flops = u128::from(state.flops(&ids[0]));
+        assert_eq!(u128::from(pay(run(0), &state).0), 5_000_000 * PFLOP / (1_000_000 * flops));
+        assert!(pay(run(1), &state) < Credits(100_000) && pay(run(0), &state) > Credits::whole(100));
+        let of = |i: usize, me: &NodeId| Place::of(run(i), &state, me, Credits(100_000)).map(|place| place.name);
+        assert_eq!(of(0, &me), Some("ab".into()), "it pays, is open and quick");
+        assert_eq!((of(1, &me), of(2, &me), of(3, &me)), (None, None, None));
+        assert_eq!(of(3, &founder.id()), Some("ab".into()), "who is invited is");
+        assert!((1..100).contains(&memory_mb(run(0))));
+        let mut wide = run(0).clone();
+        wide.spec.micro_batch = 1 << 16;
+        assert!(memory_mb(&wide) > 4_000, "a million tokens at once");
     }
 
     #[test]
     fn who_does_not_get_on_stands_still() {
         let begun = Instant::now();
-        let (mut progress, longest) = (None, Duration::from_secs(700));
+        let (mut progress, round) = (None, Duration::from_secs(33));
         let mut look = |s: u64, tokens: u64, waiting: &str, trouble: Option<&str>, expect: bool| {
             let member = crate::MemberStatus { node: "me".into(), tokens, ..Default::default() };
             let run = RunStatus {
@@ -316,7 +421,7 @@ mod tests {
                 trouble: trouble.map(str::to_owned),
                 ..RunStatus::default()
             };
-            let stands = Progress::stands(&mut progress, &run, "me", begun + Duration::from_secs(s), longest);
+            let stands = Progress::stands(&mut progress, &run, "me", begun + Duration::from_secs(s), round);
             assert_eq!(stands, expect, "after {s} s");
         };
         look(0, 0, "fetching the data: 1 of 9 MiB", None, false);

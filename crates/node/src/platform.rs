@@ -39,6 +39,17 @@ pub(crate) fn changed_at(path: &Path) -> Result<String> {
     Ok(format!("{}.{}", file.ctime(), file.ctime_nsec()))
 }
 
+/// Processors that this process may use, whatever share of them.
+pub(crate) fn processors() -> usize {
+    // A set of bits in hexadecimal, with commas.
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    if let Some(set) = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed:")) {
+        let ones: u32 = set.chars().filter_map(|c| c.to_digit(16)).map(u32::count_ones).sum();
+        return (ones as usize).max(1);
+    }
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// Readies the process: many connections may be open, and what is in memory is written to no file when it crashes and
 /// read by no other program of the same user.
 pub fn prepare_process() {

@@ -19,58 +19,64 @@ const TURN: Duration = Duration::from_millis(10);
 /// Pays for computing with rest, in proportion.
 pub(crate) struct Throttle {
     duty: Duty,
-    /// Where answers use the processors that training may use, too: they come first.
-    answers: Option<Answers>,
     since: Mutex<Option<Instant>>,
 }
 
 impl Throttle {
-    pub(crate) fn new(duty: Duty, answers: Option<Answers>) -> Self {
-        Self { duty, answers, since: Mutex::new(None) }
+    pub(crate) fn new(duty: Duty) -> Self {
+        Self { duty, since: Mutex::new(None) }
     }
 
-    /// Sleeps until the time since the last call is long enough for what was computed in it, and no answer is being written. Called
+    /// Sleeps until the time since the last call is long enough for what was computed in it. Called
     /// by the trainer's thread after each piece of work, and before the first, when nothing is owed.
     pub(crate) fn rest(&self) {
         let mut since = self.since.lock().expect("only the trainer waits here");
-        let worked = since.map_or(Duration::ZERO, |at| at.elapsed());
-        let rested = Instant::now();
-        // The owner may want more or less of it meanwhile; whoever is to rest is told so by whoever asks next.
-        loop {
-            let duty = (*self.duty.borrow()).min(100);
-            let due = if duty == 0 { Duration::ZERO } else { worked * (100 - duty) / duty };
-            let left = due.saturating_sub(rested.elapsed());
-            let answers = self.answers.as_ref().map_or(0, |answers| answers.load(Ordering::Relaxed));
-            if left.is_zero() && (answers == 0 || duty == 0) {
-                break;
+        if let Some(at) = *since {
+            let worked = at.elapsed();
+            let rested = Instant::now();
+            // The owner may want more or less of it meanwhile; whoever is to rest is told so by whoever asks next.
+            loop {
+                let duty = (*self.duty.borrow()).min(100);
+                let due = if duty == 0 { Duration::ZERO } else { worked * (100 - duty) / duty };
+                let left = due.saturating_sub(rested.elapsed());
+                if left.is_zero() {
+                    break;
+                }
+                std::thread::sleep(left.min(SLICE));
             }
-            std::thread::sleep(left.clamp(TURN, SLICE));
         }
         *since = Some(Instant::now());
+    }
+}
+
+/// Answers come first, where they use the same processors: waits for them `until` then, unless the trainer is to rest anyway.
+pub(crate) fn give_way(answers: &Answers, until: Instant, rests: impl Fn() -> bool) {
+    while answers.load(Ordering::Relaxed) > 0 && !rests() && Instant::now() < until {
+        std::thread::sleep(TURN);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::AtomicBool;
 
     #[test]
-    fn answers_come_first_until_the_owner_does() {
-        let (duty, answers) = (Arc::new(watch::Sender::new(100)), Answers::default());
-        let throttle = Throttle::new(duty.clone(), Some(answers.clone()));
-        throttle.rest();
+    fn answers_come_first_as_long_as_there_is_time() {
+        let (answers, rests) = (Answers::default(), AtomicBool::new(false));
+        let late = || Instant::now() + Duration::from_secs(3600);
+        let wait = |until: Instant| give_way(&answers, until, || rests.load(Ordering::Relaxed));
+        wait(late());
         answers.store(1, Ordering::Relaxed);
+        wait(Instant::now());
         std::thread::scope(|scope| {
-            let waits = scope.spawn(|| throttle.rest());
-            assert!(!waits.is_finished());
+            let waits = scope.spawn(|| wait(late()));
             answers.store(0, Ordering::Relaxed);
             waits.join().expect("it ends with the answer");
             answers.store(1, Ordering::Relaxed);
-            let waits = scope.spawn(|| throttle.rest());
-            duty.send_replace(0);
+            let waits = scope.spawn(|| wait(late()));
+            rests.store(true, Ordering::Relaxed);
             waits.join().expect("who is to rest is told so");
         });
-        // Who may use all processors does not wait.
-        Throttle::new(Arc::new(watch::Sender::new(100)), None).rest();
     }
 }

@@ -5,7 +5,7 @@ mod kept;
 
 use crate::content::Contents;
 use crate::store::{Store, write_whole};
-use crate::throttle::{Answers, Duty, Throttle};
+use crate::throttle::{Answers, Duty, Throttle, give_way};
 use anyhow::{Context, Result, anyhow};
 use base::{ChunkTree, Hash, Reject};
 use data::{Corpus, Order, Split};
@@ -57,6 +57,8 @@ pub(crate) struct Work {
     /// Private states kept on disk: the last few of one member, or those of all in a replay.
     privates_kept: usize,
     pub(crate) meter: Meter,
+    /// What is under way is let go of.
+    left: AtomicBool,
 }
 
 #[derive(Default)]
@@ -127,7 +129,7 @@ impl Work {
             .with_context(|| format!("the corpus has not one window of {} tokens", spec.seq_len))?;
         write_whole(&store.run_dir(&run)?.join("spec"), &base::Wire::to_bytes(spec), false)?;
         // Who may use all processors shares them as the system does.
-        let few = std::thread::available_parallelism().is_ok_and(|all| limits.threads < all.get());
+        let few = limits.threads < crate::platform::processors();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(limits.threads.max(1)).build()?;
         Ok(Arc::new(Self {
             run,
@@ -147,12 +149,13 @@ impl Work {
             private: Mutex::default(),
             privates_kept,
             meter: Meter::default(),
+            left: AtomicBool::new(false),
         }))
     }
 
-    /// Whether the owner needs the machine.
+    /// Whether the owner needs the machine, or the run was left.
     pub(crate) fn rests(&self) -> bool {
-        *self.duty.borrow() == 0
+        *self.duty.borrow() == 0 || self.left.load(Ordering::Relaxed)
     }
 
     fn common_moments(&self) -> bool {
@@ -321,7 +324,9 @@ impl Work {
 
     fn adopt_tree(&self, version: u64, weights: Arc<Weights>, tree: Arc<ChunkTree>) -> (u64, Hash) {
         let root = tree.root();
-        self.contents.add_weights(self.run, weights.clone(), tree.clone());
+        if !self.left.load(Ordering::Relaxed) {
+            self.contents.add_weights(self.run, weights.clone(), tree.clone());
+        }
         let due = {
             let mut versions = self.versions();
             versions.held.insert(version, (weights.clone(), tree));
@@ -379,7 +384,8 @@ impl Work {
         let mut plan = self.plan(train)?;
         plan.inner_steps = plan.inner_steps.min(steps_max);
         let mut window = Vec::new();
-        let throttle = Throttle::new(self.duty.clone(), self.answers.clone());
+        let window_end = Duration::from_millis(train.window_ms / 4 * 3);
+        let throttle = Throttle::new(self.duty.clone());
         let (per_batch, rested) = (u64::from(self.spec.micro_batch), AtomicBool::new(false));
         let next = |i: u64| -> Result<Batch> {
             window.clear();
@@ -388,12 +394,14 @@ impl Work {
                 self.corpus.window(Split::Train, at.index, u64::from(self.spec.seq_len), &mut window)?;
             }
             throttle.rest();
+            if let Some(answers) = &self.answers {
+                give_way(answers, begun + window_end, || self.rests());
+            }
             // What is begun is let go of: nobody waits for who rests.
             rested.store(self.rests(), Ordering::Relaxed);
             anyhow::ensure!(!rested.load(Ordering::Relaxed), Resting);
             Ok(Batch { ids: window.clone() })
         };
-        let window_end = Duration::from_millis(train.window_ms / 4 * 3);
         let stop = || begun.elapsed() > window_end;
         let computing = Instant::now();
         let done = self.pool.install(|| -> Result<_> {

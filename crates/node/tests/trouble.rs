@@ -161,6 +161,7 @@ impl net::Content for Endless {
     fn chunk(&self, _: &Hash, _: usize, _: &NodeId) -> Option<bytes::Bytes> {
         None
     }
+    fn sent(&self, _: usize) {}
     fn refused(&self, _: &NodeId, _: Reject) {}
 }
 

@@ -152,6 +152,11 @@ impl State {
         &self.epoch.set
     }
 
+    /// Reference operations of training on one token of a run; 0 where its model cannot be told.
+    pub fn flops(&self, run: &RunId) -> u64 {
+        self.flops.get(run).copied().unwrap_or(0)
+    }
+
     /// Refused transactions of blocks, by reason.
     pub fn rejects(&self) -> &RejectCounts {
         &self.rejects
@@ -394,8 +399,7 @@ impl State {
             return Credits::ZERO;
         }
         let share = u128::from(self.share_permille(run));
-        let flops = self.flops.get(run).copied().unwrap_or(0);
-        let work = u128::from(flops).saturating_mul(u128::from(tokens));
+        let work = u128::from(self.flops(run)).saturating_mul(u128::from(tokens));
         let worth = work.saturating_mul(u128::from(self.genesis.per_pflop.0)) / PFLOP;
         let cap = u128::from(self.money.issuable().0) * share / 1000;
         Credits(u64::try_from(worth.min(cap)).unwrap_or(u64::MAX))

@@ -120,6 +120,7 @@ impl net::Content for Nothing {
     fn chunk(&self, _: &Hash, _: usize, _: &NodeId) -> Option<Bytes> {
         None
     }
+    fn sent(&self, _: usize) {}
     fn refused(&self, _: &NodeId, _: Reject) {}
 }
 

@@ -8,8 +8,17 @@ use bytes::Bytes;
 use model::{Private, Weights};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 impl Work {
+    /// The run is left: its weights go to disk and out of memory, a unit that is under way is let go of.
+    pub(crate) fn leave(&self) -> Result<()> {
+        self.left.store(true, Ordering::Relaxed);
+        let saved = self.save();
+        self.contents.drop_weights(&self.run);
+        saved
+    }
+
     /// Whether a private state is on this node.
     pub(crate) fn has_private(&self, state: &Hash) -> bool {
         self.private_state(state).is_some()

@@ -22,8 +22,6 @@ use wayland_protocols::ext::idle_notify::v1::client::ext_idle_notifier_v1::{self
 
 /// Rest that is told.
 const REST: Duration = Duration::from_secs(1);
-/// What a compositor offers is known within this.
-const DEADLINE: Duration = Duration::from_secs(2);
 /// A compositor that is not there is looked for again after this.
 const AGAIN: Duration = Duration::from_secs(60);
 
@@ -92,13 +90,17 @@ async fn follow(said: &Arc<Mutex<Said>>) -> Result<Infallible, String> {
     fn text(error: impl ToString) -> String {
         error.to_string()
     }
-    let begun = tokio::task::spawn_blocking(|| {
-        let connection = connect()?;
-        let (globals, queue) = registry_queue_init::<Listener>(&connection).map_err(text)?;
-        Ok::<_, String>((connection, globals, queue))
+    // A compositor that hangs keeps this one thread, and nothing else.
+    let (begun, known) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let begin = || {
+            let connection = connect()?;
+            let (globals, queue) = registry_queue_init::<Listener>(&connection).map_err(text)?;
+            Ok::<_, String>((connection, globals, queue))
+        };
+        let _ = begun.send(begin());
     });
-    let begun = tokio::time::timeout(DEADLINE, begun).await.map_err(|_| "the compositor does not answer")?;
-    let (connection, globals, mut queue) = begun.map_err(text)??;
+    let (connection, globals, mut queue) = known.await.map_err(text)??;
     let handle = queue.handle();
     let notifier: ExtIdleNotifierV1 =
         globals.bind(&handle, 1..=1, ()).map_err(|_| "the compositor has no ext-idle-notify-v1")?;

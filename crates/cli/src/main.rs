@@ -301,9 +301,7 @@ async fn run(cli: Cli) -> Result<()> {
     let mut common = cli.common;
     // Who looks for what is wrong is told so by the doctor; what ends something needs no settings.
     let needless = match &cli.command {
-        Command::Doctor(_) | Command::Report(_) | Command::Status(_) | Command::Completions { .. } | Command::Man => {
-            true
-        }
+        Command::Doctor(_) | Command::Report(_) | Command::Completions { .. } | Command::Man => true,
         Command::Down | Command::Pause { .. } | Command::Resume | Command::Finish => true,
         Command::Service(command) => matches!(command, service::ServiceCommand::Uninstall(_)),
         _ => false,

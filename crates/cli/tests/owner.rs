@@ -149,6 +149,8 @@ fn what_is_wrong_is_named_with_what_mends_it() {
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(!output.status.success() && text.contains(says), "{arguments:?}: {text}");
     }
+    let output = talkoo(&dir).args(["down"]).output().expect("it runs");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("talkoo up"), "what ends a node needs no settings");
     std::fs::write(dir.join("talkoo.toml"), "[schedule]\nquiet_hours = [\"someday 09:00-17:00\"]\n").expect("written");
     let output = talkoo(&dir).args(["up"]).output().expect("it runs");
     assert!(String::from_utf8_lossy(&output.stdout).contains("someday"), "{output:?}");

@@ -213,9 +213,9 @@ impl Driver {
             }
             Order::Leave(run) => {
                 let left = self.runs.remove(&run);
-                let kept =
-                    left.as_ref().and_then(|run| run.work.as_ref()).map_or(Ok(()), |workers| workers.work.leave());
-                if let Err(error) = kept.and_then(|()| self.shared.store.unfollow(&run)) {
+                let work = left.as_ref().and_then(|run| run.work.as_ref());
+                let done = [self.shared.store.unfollow(&run), work.map_or(Ok(()), |workers| workers.work.leave())];
+                for error in done.into_iter().filter_map(Result::err) {
                     tracing::error!(%error, run = %run.short(), "what was left is not all written down");
                 }
                 if let Some(preparation) = left.and_then(|run| run.preparation) {

@@ -330,7 +330,13 @@ impl Node {
         for driver in drivers.values() {
             let _ = driver.send(Order::Leave(run)).await;
         }
-        Ok(())
+        drop(drivers);
+        // Shown no more, it is written down.
+        let (run, mut status) = (run.to_string(), self.watch());
+        tokio::select! {
+            _ = status.wait_for(|status| status.runs.iter().all(|shown| shown.run != run)) => Ok(()),
+            () = self.stop.cancelled() => bail!("the node is stopping"),
+        }
     }
 
     /// What the node shows of itself.

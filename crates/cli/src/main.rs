@@ -244,10 +244,10 @@ impl Common {
     }
 }
 
-/// Warnings, but for what is ordinary: that nodes leave, a relay too, without a word, and that a model is used with a shorter
-/// context than it was trained with.
-const QUIET: &str =
-    "warn,iroh_relay::server=off,iroh::socket::transports::relay=off,iroh_gossip=error,llama-cpp-2=error";
+/// Warnings, but for what is ordinary: that nodes leave, a relay too, without a word, that a machine is in no network, and that a
+/// model is used with a shorter context than it was trained with.
+const QUIET: &str = "warn,iroh_relay::server=off,iroh::socket::transports::relay=off,iroh_gossip=error,llama-cpp-2=error,\
+    swarm_discovery::socket=error";
 
 fn main() -> std::process::ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_env("TALKOO_LOG").unwrap_or_else(|_| QUIET.into());

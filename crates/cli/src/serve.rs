@@ -9,7 +9,7 @@ use gateway::{Gateway, Keys};
 use ledger::Credits;
 use market::Price;
 use node::{Config, Local, Models as Kept, Node, NodePanel, OfferConfig, Served, Shown, Trade, TradeConfig};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -221,6 +221,7 @@ impl Asking {
 
 /// The API and the page of a node, and its part in the market.
 pub(crate) struct Serving {
+    /// Where a program of this machine reaches it.
     pub(crate) address: SocketAddr,
     /// Tickets by which others find its offers.
     pub(crate) tickets: Vec<String>,
@@ -307,8 +308,15 @@ impl ServeArgs {
             true => trade.networks().iter().map(|chain| trade.ticket(*chain).to_string()).collect(),
             false => Vec::new(),
         };
+        let address = from_here(address);
         Ok(Serving { address, tickets, trade, gateway, stop })
     }
+}
+
+/// Where a program of this machine reaches what listens there.
+fn from_here(address: SocketAddr) -> SocketAddr {
+    let own: IpAddr = if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+    if address.ip().is_unspecified() { SocketAddr::new(own, address.port()) } else { address }
 }
 
 /// Begins to answer; gives the address.
@@ -349,7 +357,7 @@ pub(crate) async fn run(common: &Common, args: ServeArgs) -> Result<()> {
     let mut serving = args.open(common, &node, local, false).await?;
     let (address, tickets) = (serving.address, &serving.tickets);
     let api = format!("http://{address}/v1");
-    node.show_as(Shown { api: Some(api.clone()), config: common.config.clone() });
+    node.show_as(Shown { api: Some(api.clone()), config: args.in_force(common) });
     if common.json {
         let id = node.id().to_string();
         outln!("{}", serde_json::json!({ "api": api, "models": names, "node": id, "tickets": tickets }));

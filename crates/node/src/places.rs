@@ -427,8 +427,8 @@ mod tests {
         look(0, 0, "fetching the data: 1 of 9 MiB", None, false);
         look(699, 0, "fetching the data: 2 of 9 MiB", None, false);
         look(1300, 0, "joining", None, false);
-        look(1999, 0, "training", None, false);
-        look(2000, 0, "training", None, true);
+        look(1998, 0, "training", None, false);
+        look(1999, 0, "training", None, true);
         look(2001, 8, "training", Some("no answer"), false);
         look(2120, 8, "training", Some("no answer"), false);
         look(2121, 8, "training", Some("no answer"), true);

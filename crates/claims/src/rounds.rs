@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use swarm::{Access, Init, Mode, Spec};
+use swarm::Spec;
 
 pub(crate) fn measure(book: &mut Book) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -44,36 +44,11 @@ async fn four_peers(book: &mut Book) -> Result<()> {
     let config = model::Config::preset("nano", 2048, 16)?;
     let layout = model::Layout::new(&config, &model::Part::whole(&config));
     let spec = Spec {
-        name: "overhead".into(),
-        seed: 1,
-        access: Access::Open,
-        config: String::from_utf8(config.to_json(0))?,
-        params: layout.len as u64,
-        init: Init::Seed,
-        manifest: built.manifest.root(),
-        seq_len: 16,
-        micro_batch: 1,
-        micro_batches: 4,
-        inner_steps: 1,
         // Joining takes a few hundred rounds of a member alone: they are ten milliseconds long.
         tokens: 64 * (ROUNDS + 600),
-        lr_nano: 1_000_000,
-        schedule: "constant".into(),
-        warmup_tokens: 0,
-        weight_decay_micro: 0,
-        clip_milli: 1000,
-        mode: Mode::Gradients,
-        sparsity: 0,
-        bits: 8,
-        alpha_milli: 1000,
-        beta_milli: 1000,
-        delay: 0,
-        slots: 32,
         train_window_ms: 20_000,
         exchange_ms: (5_000, 20_000),
-        checkpoint_rounds: 1_000_000,
-        checkpoints_kept: 0,
-        eval_tokens: 0,
+        ..Spec::plain("overhead", String::from_utf8(config.to_json(0))?, layout.len as u64, built.manifest.root())
     };
     let first = Node::start(node_config(&dir.path().join("1"))).await?;
     let ticket = first.create(spec, &corpus, None, ledger::Credits::ZERO).await?;

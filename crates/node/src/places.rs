@@ -19,8 +19,6 @@ use swarm::{Access, Run, RunId};
 /// Memory that training takes for each parameter: weights, gradient, two moments, error feedback, the last update and
 /// copies on their way, in single precision.
 const BYTES_PER_PARAMETER: u64 = 32;
-/// Operations by which pay is measured.
-const PFLOP: u128 = 1_000_000_000_000_000;
 /// Rounds of a place end within this: what a unit earns is there soon, or the place is given up.
 const ROUND_MAX: u64 = 3_600_000;
 /// Without a unit that counts for so long beside three rounds, the run stands still.
@@ -35,7 +33,7 @@ const AGAIN_MS: u64 = 24 * 3_600_000;
 struct Place {
     run: RunId,
     name: String,
-    /// For [`PFLOP`] operations of training.
+    /// For 10¹⁵ operations of training.
     pay: Credits,
 }
 
@@ -48,7 +46,7 @@ impl Place {
             Access::Invited(keys) => keys.contains(me),
         };
         let free = !run.ended && run.active() < usize::from(spec.slots);
-        let pay = pay(run, state);
+        let pay = state.pay_per_pflop(&run.id);
         let good = welcome && free && round_ms(run) <= ROUND_MAX && pays(pay, pay_min);
         good.then(|| Self { run: run.id, name: crate::show::plain(&spec.name), pay })
     }
@@ -65,26 +63,6 @@ fn memory_mb(run: &Run) -> u64 {
     let Ok(config) = model::Config::from_json(spec.config.as_bytes()) else { return u64::MAX };
     let step = config.step_bytes(spec.micro_batch.into(), spec.seq_len.into());
     spec.params.saturating_mul(BYTES_PER_PARAMETER).saturating_add(step) >> 20
-}
-
-/// What a run pays for [`PFLOP`] operations of its next round, as [`State`] does: its budget is spread evenly over the tokens that
-/// are left, or those of a round where they are more; new money is there where one validator admits it, as far as there is any.
-fn pay(run: &Run, state: &State) -> Credits {
-    let flops = match state.flops(&run.id) {
-        0 => return Credits::ZERO,
-        flops => u128::from(flops),
-    };
-    let spec = &run.spec;
-    let steps = u64::from(spec.micro_batches) * u64::from(spec.inner_steps);
-    let round = u128::from(spec.tokens_per_micro_batch()) * u128::from(steps);
-    let left = u128::from(spec.tokens.saturating_sub(run.tokens)).max(round);
-    let budget = u128::from(state.money().pot(&run.id).0);
-    let from_pot = budget.saturating_mul(PFLOP) / left.saturating_mul(flops).max(1);
-    let share = if state.validators().len() == 1 { state.share_permille(&run.id) } else { 0 };
-    let there = u128::from(state.money().issuable().0) * u128::from(share) / 1000;
-    let most = there.saturating_mul(PFLOP) / round.saturating_mul(flops).max(1);
-    let issued = u128::from(state.genesis().per_pflop.0).min(most);
-    Credits(u64::try_from(from_pot + issued).unwrap_or(u64::MAX))
 }
 
 /// The place that pays best of those that will `do`, which costs more to know than what they pay.
@@ -280,7 +258,7 @@ impl Places {
         kept.keeper.look(|orderer| {
             let state = orderer.state();
             let run = state.runs().runs.get(run)?;
-            Some((pay(run, state), round_ms(run)))
+            Some((state.pay_per_pflop(&run.id), round_ms(run)))
         })
     }
 
@@ -317,7 +295,7 @@ impl Places {
 mod tests {
     use super::*;
     use base::{Keypair, Signed};
-    use swarm::{Init, Mode, Spec};
+    use swarm::Spec;
 
     #[test]
     fn the_place_that_pays_best_and_will_do() {
@@ -335,37 +313,9 @@ mod tests {
 
     fn spec(tokens: u64) -> Spec {
         let config = model::Config::preset("nano", 2048, 16).expect("a preset");
-        Spec {
-            name: "a\u{202e}b".into(),
-            seed: 1,
-            access: Access::Open,
-            config: String::from_utf8(config.to_json(0)).expect("utf-8"),
-            params: model::Layout::new(&config, &model::Part::whole(&config)).len as u64,
-            init: Init::Seed,
-            manifest: Hash::default(),
-            seq_len: 16,
-            micro_batch: 1,
-            micro_batches: 4,
-            inner_steps: 1,
-            tokens,
-            lr_nano: 1_000_000,
-            schedule: "constant".into(),
-            warmup_tokens: 0,
-            weight_decay_micro: 0,
-            clip_milli: 1000,
-            mode: Mode::Gradients,
-            sparsity: 0,
-            bits: 8,
-            alpha_milli: 1000,
-            beta_milli: 1000,
-            delay: 0,
-            slots: 2,
-            train_window_ms: 5_000,
-            exchange_ms: (2_000, 10_000),
-            checkpoint_rounds: 10,
-            checkpoints_kept: 0,
-            eval_tokens: 0,
-        }
+        let params = model::Layout::new(&config, &model::Part::whole(&config)).len as u64;
+        let config = String::from_utf8(config.to_json(0)).expect("utf-8");
+        Spec { tokens, slots: 2, ..Spec::plain("a\u{202e}b", config, params, Hash::default()) }
     }
 
     #[test]
@@ -396,9 +346,10 @@ mod tests {
         state.apply(&block).expect("it follows");
         let run = |i: usize| &state.runs().runs[&ids[i]];
         // Five credits for a million tokens of so many operations; all of it, whoever takes part.
-        let flops = u128::from(state.flops(&ids[0]));
-        assert_eq!(u128::from(pay(run(0), &state).0), 5_000_000 * PFLOP / (1_000_000 * flops));
-        assert!(pay(run(1), &state) < Credits(100_000) && pay(run(0), &state) > Credits::whole(100));
+        let flops = u128::from(chain::reference_flops(&run(0).spec.config, run(0).spec.seq_len).expect("a model"));
+        let pay = |i: usize| state.pay_per_pflop(&ids[i]);
+        assert_eq!(u128::from(pay(0).0), 5_000_000 * 1_000_000_000_000_000 / (1_000_000 * flops));
+        assert!(pay(1) < Credits(100_000) && pay(0) > Credits::whole(100));
         let of = |i: usize, me: &NodeId| Place::of(run(i), &state, me, Credits(100_000)).map(|place| place.name);
         assert_eq!(of(0, &me), Some("ab".into()), "it pays, is open and quick");
         assert_eq!((of(1, &me), of(2, &me), of(3, &me)), (None, None, None));

@@ -41,7 +41,7 @@ impl Work {
     fn lr(&self, tokens_before: u64) -> f32 {
         let schedule = Schedule::parse(&self.spec.schedule).expect("checked when the run was created");
         let spec = &self.spec;
-        let round = u64::from(spec.micro_batches) * u64::from(spec.inner_steps) * spec.tokens_per_micro_batch();
+        let round = spec.tokens_per_round();
         schedule.lr(spec.lr_nano as f32 * 1e-9, tokens_before, round, spec.tokens, spec.warmup_tokens)
     }
 

@@ -6,7 +6,7 @@ use node::{Limits, Node, NodeConfig, RunStatus, Status};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use swarm::{Access, Init, Mode, Spec};
+use swarm::{Access, Spec};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -34,37 +34,8 @@ fn spec(dir: &Path, access: Access) -> (Spec, PathBuf) {
     let built = data::shipped::build(&corpus).expect("built");
     let config = model::Config::preset("nano", 2048, 16).expect("a preset");
     let layout = model::Layout::new(&config, &model::Part::whole(&config));
-    let spec = Spec {
-        name: "trouble".into(),
-        seed: 1,
-        access,
-        config: String::from_utf8(config.to_json(0)).expect("utf-8"),
-        params: layout.len as u64,
-        init: Init::Seed,
-        manifest: built.manifest.root(),
-        seq_len: 16,
-        micro_batch: 1,
-        micro_batches: 4,
-        inner_steps: 1,
-        tokens: 1 << 40,
-        lr_nano: 1_000_000,
-        schedule: "constant".into(),
-        warmup_tokens: 0,
-        weight_decay_micro: 0,
-        clip_milli: 1000,
-        mode: Mode::Gradients,
-        sparsity: 0,
-        bits: 8,
-        alpha_milli: 1000,
-        beta_milli: 1000,
-        delay: 0,
-        slots: 32,
-        train_window_ms: 5_000,
-        exchange_ms: (2_000, 10_000),
-        checkpoint_rounds: 1_000_000,
-        checkpoints_kept: 0,
-        eval_tokens: 0,
-    };
+    let text = String::from_utf8(config.to_json(0)).expect("utf-8");
+    let spec = Spec { access, ..Spec::plain("trouble", text, layout.len as u64, built.manifest.root()) };
     (spec, corpus)
 }
 

@@ -116,6 +116,42 @@ pub struct SpecError {
 }
 
 impl Spec {
+    /// A run in `gradients` mode that sends everything, of four sequences of sixteen tokens a round: to begin with where a run
+    /// is made without a file.
+    pub fn plain(name: &str, config: String, params: u64, manifest: Hash) -> Self {
+        Self {
+            name: name.into(),
+            seed: 1,
+            access: Access::Open,
+            config,
+            params,
+            init: Init::Seed,
+            manifest,
+            seq_len: 16,
+            micro_batch: 1,
+            micro_batches: 4,
+            inner_steps: 1,
+            tokens: 1 << 40,
+            lr_nano: 1_000_000,
+            schedule: "constant".into(),
+            warmup_tokens: 0,
+            weight_decay_micro: 0,
+            clip_milli: 1000,
+            mode: Mode::Gradients,
+            sparsity: 0,
+            bits: 8,
+            alpha_milli: 1000,
+            beta_milli: 1000,
+            delay: 0,
+            slots: 32,
+            train_window_ms: 5_000,
+            exchange_ms: (2_000, 10_000),
+            checkpoint_rounds: 1_000_000,
+            checkpoints_kept: 0,
+            eval_tokens: 0,
+        }
+    }
+
     /// Refuses what no run can be. Every node checks this before it takes a run into its state.
     pub fn check(&self) -> Result<(), SpecError> {
         let refuse = |key, why: &str| Err(SpecError { key, why: why.to_owned() });
@@ -189,6 +225,11 @@ impl Spec {
     /// Loss-bearing tokens of one micro-batch.
     pub fn tokens_per_micro_batch(&self) -> u64 {
         u64::from(self.micro_batch) * u64::from(self.seq_len)
+    }
+
+    /// Loss-bearing tokens that a round plans for all members together.
+    pub fn tokens_per_round(&self) -> u64 {
+        u64::from(self.micro_batches) * u64::from(self.inner_steps) * self.tokens_per_micro_batch()
     }
 
     /// By how many rounds round `round` may run ahead of the applied sets.

@@ -152,11 +152,6 @@ impl State {
         &self.epoch.set
     }
 
-    /// Reference operations of training on one token of a run; 0 where its model cannot be told.
-    pub fn flops(&self, run: &RunId) -> u64 {
-        self.flops.get(run).copied().unwrap_or(0)
-    }
-
     /// Refused transactions of blocks, by reason.
     pub fn rejects(&self) -> &RejectCounts {
         &self.rejects
@@ -399,10 +394,29 @@ impl State {
             return Credits::ZERO;
         }
         let share = u128::from(self.share_permille(run));
-        let work = u128::from(self.flops(run)).saturating_mul(u128::from(tokens));
+        let work = u128::from(self.flops.get(run).copied().unwrap_or(0)).saturating_mul(u128::from(tokens));
         let worth = work.saturating_mul(u128::from(self.genesis.per_pflop.0)) / PFLOP;
         let cap = u128::from(self.money.issuable().0) * share / 1000;
         Credits(u64::try_from(worth.min(cap)).unwrap_or(u64::MAX))
+    }
+
+    /// What the next round of a run pays for 10¹⁵ reference operations, as a closed round is paid but without rounding: its
+    /// budget is spread evenly over the tokens that are left, or those of a round where they are more; new money is there where
+    /// one validator admits it, as far as there is any. Nothing where its model cannot be told.
+    pub fn pay_per_pflop(&self, run: &RunId) -> Credits {
+        let (Some(state), Some(&flops)) = (self.runs.runs.get(run), self.flops.get(run).filter(|flops| **flops > 0))
+        else {
+            return Credits::ZERO;
+        };
+        let (flops, round) = (u128::from(flops), u128::from(state.spec.tokens_per_round()));
+        let left = u128::from(state.spec.tokens.saturating_sub(state.tokens)).max(round);
+        let budget = u128::from(self.money.pot(run).0);
+        let from_pot = budget.saturating_mul(PFLOP) / left.saturating_mul(flops).max(1);
+        let share = if self.epoch.set.len() == 1 { self.share_permille(run) } else { 0 };
+        let there = u128::from(self.money.issuable().0) * u128::from(share) / 1000;
+        let most = there.saturating_mul(PFLOP) / round.saturating_mul(flops).max(1);
+        let issued = u128::from(self.genesis.per_pflop.0).min(most);
+        Credits(u64::try_from(from_pot + issued).unwrap_or(u64::MAX))
     }
 
     /// Of 1,000 parts of new money, how many `run` may get: the lower median of the votes, if more than two

@@ -16,7 +16,7 @@ use zbus::connection::Builder;
 const DEADLINE: Duration = Duration::from_secs(2);
 
 /// How long a missing bus or service is left alone.
-const AGAIN: Duration = Duration::from_secs(60);
+pub(super) const AGAIN: Duration = Duration::from_secs(60);
 
 /// How often the desktop is asked while nobody is there: this bounds how late a return is noticed.
 const ASK_AWAY: Duration = Duration::from_millis(500);
@@ -298,7 +298,7 @@ async fn metered(system: &mut Bus) -> Result<u32, String> {
     u32::try_from(&*value).map_err(|error| error.to_string())
 }
 
-fn lock<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(super) fn lock<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     shared.lock().expect("nothing fails while it is held")
 }
 

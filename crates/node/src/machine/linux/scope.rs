@@ -61,7 +61,7 @@ fn place(group: &str) -> Place<'_> {
 /// What systemd is told of the group. Everything, each time: what is no longer set would stay in force. `idle`: whether it
 /// knows the class that gives way to everything (since 252).
 fn properties(caps: Caps, idle: bool) -> Vec<(&'static str, Variant<'static>)> {
-    let or_none = |limit: u64, unit: u64| if limit > 0 { limit * unit } else { u64::MAX };
+    let or_none = |limit: u64, unit: u64| if limit > 0 { limit.saturating_mul(unit) } else { u64::MAX };
     vec![
         ("CPUWeight", Variant::from(u64::from(!idle))),
         ("CPUQuotaPerSecUSec", Variant::from(or_none(caps.threads.into(), 1_000_000))),
@@ -174,6 +174,7 @@ mod tests {
         check(0, 0, [0, u64::MAX, u64::MAX]);
         check(2, 0, [0, 2_000_000, u64::MAX]);
         check(2, 100, [0, 2_000_000, 100 << 20]);
+        check(0, u64::MAX, [0, u64::MAX, u64::MAX]);
     }
 
     #[test]

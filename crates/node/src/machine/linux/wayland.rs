@@ -4,11 +4,12 @@
 //! The compositor says when nobody did anything for a second, and when somebody does again, at once. While a film plays it
 //! may say nothing: then its owner counts as there.
 
+use super::bus::{AGAIN, lock};
 use std::convert::Infallible;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::task::JoinSet;
@@ -22,8 +23,6 @@ use wayland_protocols::ext::idle_notify::v1::client::ext_idle_notifier_v1::{self
 
 /// Rest that is told.
 const REST: Duration = Duration::from_secs(1);
-/// A compositor that is not there is looked for again after this.
-const AGAIN: Duration = Duration::from_secs(60);
 
 /// What the compositor said last.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -197,10 +196,6 @@ impl Dispatch<ExtIdleNotifierV1, ()> for Listener {
         _: &QueueHandle<Self>,
     ) {
     }
-}
-
-fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
-    shared.lock().expect("nothing fails while it is held")
 }
 
 #[cfg(test)]

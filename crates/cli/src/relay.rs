@@ -29,6 +29,7 @@ pub(crate) async fn run(common: &Common, args: RelayArgs) -> Result<()> {
     let rate = NonZeroU32::new(args.rate * MBIT).context("a rate above 0")?;
     let relay = Relay::open(common.bind(), &key, rate).await?;
     let address = relay.address(&host, &key)?;
+    let stopped = crate::train::stopped()?;
     if common.json {
         outln!("{}", serde_json::json!({ "relay": address.to_string() }));
     } else {
@@ -36,7 +37,7 @@ pub(crate) async fn run(common: &Common, args: RelayArgs) -> Result<()> {
             "relaying; nodes use it with\n\n  --relay {address}\n\nit sees who talks to whom and how much, never what"
         );
     }
-    crate::train::stopped().await?;
+    stopped.await;
     eprintln!("{} nodes were served at the end", relay.clients());
     relay.close().await;
     Ok(())

@@ -31,6 +31,7 @@ pub(crate) async fn run(common: &Common, args: ReplayArgs) -> Result<()> {
         panel: Some(Arc::new(log)),
     };
     let json = common.json;
+    let stopped = crate::train::stopped()?;
     let ready = move |address: SocketAddr| {
         if json {
             outln!("{}", serde_json::json!({ "page": format!("http://{address}/"), "events": events }));
@@ -40,6 +41,6 @@ pub(crate) async fn run(common: &Common, args: ReplayArgs) -> Result<()> {
     };
     tokio::select! {
         served = gateway::serve(gateway, args.listen, CancellationToken::new(), ready) => Ok(served?),
-        stopped = crate::train::stopped() => stopped,
+        () = stopped => Ok(()),
     }
 }

@@ -358,6 +358,7 @@ pub(crate) async fn run(common: &Common, args: ServeArgs) -> Result<()> {
     let (address, tickets) = (serving.address, &serving.tickets);
     let api = format!("http://{address}/v1");
     node.show_as(Shown { api: Some(api.clone()), config: args.in_force(common) });
+    let stopped = crate::train::stopped()?;
     if common.json {
         let id = node.id().to_string();
         outln!("{}", serde_json::json!({ "api": api, "models": names, "node": id, "tickets": tickets }));
@@ -369,7 +370,7 @@ pub(crate) async fn run(common: &Common, args: ServeArgs) -> Result<()> {
     }
     tokio::select! {
         ended = serving.ended() => ended?,
-        asked = crate::train::stopped() => asked?,
+        () = stopped => {}
         () = node.stopped() => {}
     }
     serving.close().await;

@@ -12,6 +12,7 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use swarm::{Mode, Outlook};
+use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Subcommand)]
 pub(crate) enum TrainCommand {
@@ -159,9 +160,10 @@ async fn create(common: &Common, file: &Path, others: &Others) -> Result<()> {
     let node = Node::start(common.node()?).await?;
     let theta = prepared.model.as_deref().map(model::load).transpose()?.map(|(_, theta)| theta);
     let ticket = node.create(prepared.spec, &corpus, theta, budget).await?;
+    let stopped = stopped()?;
     let answer = json!({ "run": ticket.run.to_string(), "ticket": ticket.to_string() });
     render::print(common, &answer, || ticket_text(&answer));
-    until_stopped(common, &node).await
+    until_stopped(common, &node, stopped).await
 }
 
 fn ticket_text(answer: &Value) -> String {
@@ -178,22 +180,22 @@ async fn join(common: &Common, ticket: &str) -> Result<()> {
     let node = Node::start(common.node()?).await?;
     let run = parsed.run.to_string();
     node.join(parsed).await?;
+    let stopped = stopped()?;
     if common.json {
         render::announce(&json!({ "run": run, "node": node.id().to_string() }).to_string());
     }
-    until_stopped(common, &node).await
+    until_stopped(common, &node, stopped).await
 }
 
 /// Keeps the node running and prints a line now and then.
-async fn until_stopped(common: &Common, node: &Arc<Node>) -> Result<()> {
-    eprintln!("node {} runs; Ctrl-C stops it", node.id().short());
-    let stopped = stopped();
+async fn until_stopped(common: &Common, node: &Arc<Node>, stopped: impl Future<Output = ()>) -> Result<()> {
     tokio::pin!(stopped);
+    eprintln!("node {} runs; Ctrl-C stops it", node.id().short());
     let mut tick = tokio::time::interval(std::time::Duration::from_secs(10));
     let mut shown = String::new();
     loop {
         tokio::select! {
-            asked = &mut stopped => break asked?,
+            () = &mut stopped => break,
             () = node.stopped() => break,
             _ = tick.tick() => {
                 let lines: Vec<String> = node.status().runs.iter().map(render::line).collect();
@@ -209,14 +211,16 @@ async fn until_stopped(common: &Common, node: &Arc<Node>) -> Result<()> {
     node.close().await
 }
 
-/// Waits until this process is asked to end.
-pub(crate) async fn stopped() -> Result<()> {
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    tokio::select! {
-        asked = tokio::signal::ctrl_c() => asked?,
-        _ = terminate.recv() => {}
-    }
-    Ok(())
+/// From this call on, being asked to end does not kill this process: what is returned resolves instead. For the moment
+/// before others are told that it runs: what begins until then may be killed.
+pub(crate) fn stopped() -> Result<impl Future<Output = ()>> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
 }
 
 /// A run by the beginning of its id, or the only one.

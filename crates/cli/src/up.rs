@@ -69,19 +69,19 @@ pub(crate) async fn up(common: &Common, args: UpArgs) -> Result<()> {
     node.mind(&settings, kept_by).await?;
     let seeks = settings.schedule.runs.then(|| Places::new(node.clone(), settings.schedule.pay_min));
     node.show_as(Shown { api: api.map(|address| format!("http://{address}/v1")), config: settings });
+    let stopped = train::stopped()?;
+    tokio::pin!(stopped);
     greet(common, &node, api, &tickets)?;
     #[cfg(feature = "serve")]
     tokio::spawn(keep_serving(common.clone(), args.serve, own_only, node.clone(), serving.trade.clone()));
     if let Some(places) = seeks {
         tokio::spawn(find_work(common.clone(), node.clone(), places));
     }
-    let stopped = train::stopped();
-    tokio::pin!(stopped);
     let mut said = String::new();
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     loop {
         tokio::select! {
-            asked = &mut stopped => break asked?,
+            () = &mut stopped => break,
             () = node.stopped() => break,
             _ = tick.tick(), if !common.json => {
                 let now = line(&node.panel());

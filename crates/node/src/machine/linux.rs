@@ -13,11 +13,16 @@ mod wayland;
 pub(super) use scope::confine;
 
 use super::{Reading, SLOW_EVERY, Sampler, Slow};
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How often sensors are looked for: drivers come and go.
 const SENSORS_EVERY: Duration = Duration::from_secs(60);
+
+/// Bytes of a file of the kernel that are read at once; most are shorter.
+const READ_AT_ONCE: usize = 4096;
 
 pub(super) fn sampler(data_dir: &Path) -> Box<dyn Sampler> {
     Box::new(Linux::new(Path::new("/"), data_dir))
@@ -53,6 +58,8 @@ struct Linux {
     desktop: wayland::Desktop,
     sensors: Vec<PathBuf>,
     sensors_at: Instant,
+    /// When the system was started, as its clock says now.
+    boot_s: Option<i64>,
     slow: Slow,
     slow_at: Instant,
 }
@@ -72,6 +79,7 @@ impl Linux {
             slow_at: now,
             sensors,
             sensors_at: now,
+            boot_s: input::boot_s(root),
         }
     }
 
@@ -79,8 +87,12 @@ impl Linux {
     fn input_idle_ms(&mut self) -> Option<u64> {
         let ms = |idle: Duration| u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
         let told = [self.watch.idle(), self.desktop.idle(), self.keyboard.idle()];
-        let known = told.into_iter().map(|idle| idle.map(ms)).chain([input::terminals_idle_ms(&self.root)]);
+        let known = told.into_iter().map(|idle| idle.map(ms)).chain([self.terminals_idle_ms()]);
         known.flatten().min()
+    }
+
+    fn terminals_idle_ms(&self) -> Option<u64> {
+        input::terminals_idle_ms(&self.root, self.boot_s?)
     }
 }
 
@@ -92,6 +104,7 @@ impl Sampler for Linux {
         }
         if self.slow_at.elapsed() >= SLOW_EVERY {
             self.slow = read_slow(&self.root, &self.data_dir, &self.sensors);
+            self.boot_s = input::boot_s(&self.root);
             self.slow_at = Instant::now();
         }
         let shares = self.meter.read(&self.root.join("proc"));
@@ -113,7 +126,7 @@ impl Sampler for Linux {
         let or = |known: bool, source: &str, why: &str| if known { source.into() } else { format!("unknown: {why}") };
         let slow = &self.slow;
         let keyboard = if self.keyboard.found() { "counted" } else { "none found" };
-        let terminals = if input::terminals_idle_ms(&self.root).is_some() { "used" } else { "not used" };
+        let terminals = if self.terminals_idle_ms().is_some() { "used" } else { "not used" };
         let power = "/sys/class/power_supply";
         let sensor = self.sensors.first().map(|path| path.display().to_string()).unwrap_or_default();
         let memory = "/proc/meminfo (MemAvailable) and limits of control groups";
@@ -148,6 +161,13 @@ fn read_slow(root: &Path, data_dir: &Path, sensors: &[PathBuf]) -> Slow {
         temperature_c: power::hottest_c(sensors),
         disk_free_mb: disk_free_mb(data_dir),
     }
+}
+
+/// A file of the kernel. It says nothing of its length, and is made anew for each call: it is read in one.
+fn read(path: impl AsRef<Path>) -> Option<String> {
+    let mut text = String::with_capacity(READ_AT_ONCE);
+    File::open(path).ok()?.read_to_string(&mut text).ok()?;
+    Some(text)
 }
 
 /// Space where a folder is or would be.

@@ -6,6 +6,7 @@
 //! In a container `/proc/stat` is the host's: the load of its other containers counts as other load, and a
 //! thousand is the whole host, not this container's part of it.
 
+use super::read;
 use crate::machine::{CHILDREN_EVERY, CHILDREN_MAX, Shares};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -143,11 +144,11 @@ impl Meter {
     }
 
     fn ticks(&self, proc: &Path) -> Option<(Machine, u64)> {
-        let machine = parse_machine(&std::fs::read_to_string(proc.join("stat")).ok()?)?;
-        let mut own = parse_process(&std::fs::read_to_string(proc.join("self/stat")).ok()?)?.ticks;
+        let machine = parse_machine(&read(proc.join("stat"))?)?;
+        let mut own = parse_process(&read(proc.join("self/stat"))?)?.ticks;
         for child in &self.children {
             // A child that ended meanwhile is in its parent's ticks.
-            let stat = std::fs::read_to_string(proc.join(child.to_string()).join("stat")).ok();
+            let stat = read(proc.join(child.to_string()).join("stat"));
             own = own.saturating_add(stat.and_then(|stat| parse_process(&stat)).map_or(0, |child| child.ticks));
         }
         Some((machine, own))
@@ -158,7 +159,7 @@ impl Meter {
 fn parents(proc: &Path) -> BTreeMap<u32, u32> {
     let entries = std::fs::read_dir(proc).into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let stat = |pid: u32| std::fs::read_to_string(proc.join(pid.to_string()).join("stat")).ok();
+    let stat = |pid: u32| read(proc.join(pid.to_string()).join("stat"));
     pids.filter_map(|pid| Some((pid, parse_process(&stat(pid)?)?.parent))).collect()
 }
 

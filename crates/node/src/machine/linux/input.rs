@@ -9,6 +9,7 @@
 //! of a laptop and nothing else. The lines of USB are shared with disks, cameras and network, so a count of theirs
 //! says nothing about a person and is not used. Access times of `/dev/input/*` do not move on use.
 
+use super::read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -61,9 +62,13 @@ pub(super) fn parse_interrupts(counts: &str) -> Option<u64> {
     counts.collect::<Option<Vec<u64>>>()?.into_iter().try_fold(0, u64::checked_add)
 }
 
+/// When the system was started, in seconds since 1970.
+pub(super) fn boot_s(root: &Path) -> Option<i64> {
+    parse_boot_s(&read(root.join("proc/stat"))?)
+}
+
 /// Milliseconds since a terminal below `root` was used.
-pub(super) fn terminals_idle_ms(root: &Path) -> Option<u64> {
-    let boot_s = parse_boot_s(&std::fs::read_to_string(root.join("proc/stat")).ok()?)?;
+pub(super) fn terminals_idle_ms(root: &Path, boot_s: i64) -> Option<u64> {
     let now_s = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs();
     let consoles = devices(&root.join("dev"), true, is_console);
     let opened = devices(&root.join("dev/pts"), false, is_number);
@@ -96,7 +101,7 @@ impl Keyboard {
 
     /// Time since it was used; `None` if it was not since the first call.
     pub(super) fn idle(&mut self) -> Option<Duration> {
-        let count = |path: &PathBuf| parse_interrupts(&std::fs::read_to_string(path).ok()?);
+        let count = |path: &PathBuf| parse_interrupts(&read(path)?);
         let now: u64 = self.counts.iter().filter_map(count).fold(0, u64::wrapping_add);
         if self.seen.replace(now).is_some_and(|seen| seen != now) {
             self.used = Some(Instant::now());

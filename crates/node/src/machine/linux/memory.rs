@@ -2,6 +2,7 @@
 //!
 //! Limits of version 1 are not looked at: what they hold back only shows when an allocation fails.
 
+use super::read;
 use std::path::{Path, PathBuf};
 
 /// A field of `/proc/meminfo` or `/proc/<pid>/status` that is in kB (2^10 bytes), in units of 2^20 bytes.
@@ -60,10 +61,6 @@ fn limited(root: &Path) -> Vec<(PathBuf, u64)> {
     let group = mount.join(group);
     let above = group.ancestors().take_while(|group| group.starts_with(&mount));
     above.filter_map(|group| Some((group.into(), parse_limit(&read(group.join("memory.max"))?)?))).collect()
-}
-
-fn read(path: PathBuf) -> Option<String> {
-    std::fs::read_to_string(path).ok()
 }
 
 #[cfg(test)]

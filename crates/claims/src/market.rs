@@ -155,7 +155,7 @@ pub(crate) fn served(size: &str, slots: usize) -> Result<(Served, tempfile::Temp
     let stage = tempfile::tempdir()?;
     let path = stage.path().join("figure.gguf");
     written(&path, size)?;
-    let engine = Engine::load(EngineConfig { path, hash: None, threads: 1, slots, context: 512, memory: 0 })?;
+    let engine = Engine::load(EngineConfig { path, hash: None, threads: 1, slots, context: 512, memory: 0, vram: 0 })?;
     Ok((Served::new(engine), stage))
 }
 

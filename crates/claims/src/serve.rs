@@ -42,6 +42,7 @@ pub(crate) fn measure(book: &mut Book) -> Result<()> {
         slots: STREAMS,
         context: CONTEXT,
         memory: 0,
+        vram: 0,
     })?;
     let raw = Raw::load(&path)?;
     let how = format!("{parameters:.0} M parameters in 8 bits, {threads} threads, greedy, median of {REPEATS} ratios");

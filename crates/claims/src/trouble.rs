@@ -140,7 +140,7 @@ async fn killed(kills: usize, other: Option<&Path>) -> Result<(Vec<Killed>, usiz
     let stage = tempfile::tempdir()?;
     let path = stage.path().join("figure.gguf");
     written(&path, "small")?;
-    let own = Engine::load(EngineConfig { path, hash: None, threads: 1, slots: 2, context: 512, memory: 0 })?;
+    let own = Engine::load(EngineConfig { path, hash: None, threads: 1, slots: 2, context: 512, memory: 0, vram: 0 })?;
     let own = Arc::new(own);
     let talkoo = std::env::current_exe()?.with_file_name("talkoo");
     let programs = [talkoo.as_path(), other.unwrap_or(&talkoo)];
@@ -248,6 +248,7 @@ async fn overload(book: &mut Book) -> Result<()> {
             slots: 2,
             context: 512,
             memory: 0,
+            vram: 0,
         })?;
         let offer = OfferConfig { public: true, ..OfferConfig::default() };
         let config = TradeConfig { offer, ..TradeConfig::default() };

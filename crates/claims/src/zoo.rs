@@ -116,7 +116,7 @@ impl Zoo {
             let path = stage.join(format!("{name}.gguf"));
             let tokenizer = std::fs::read("corpus/tokenizer.json").context("run it in the project's folder")?;
             model::export_gguf(&path, config, theta, &tokenizer, 0, &ModelCard::default(), GgufType::Q8_0)?;
-            let config = EngineConfig { path, hash: None, threads: 1, slots: TOGETHER, context: 0, memory: 0 };
+            let config = EngineConfig { path, hash: None, threads: 1, slots: TOGETHER, context: 0, memory: 0, vram: 0 };
             Ok(Served::new(Engine::load(config)?))
         };
         Ok(Self {

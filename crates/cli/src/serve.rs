@@ -103,11 +103,15 @@ impl Models {
         Ok(named)
     }
 
-    /// Loads those that are named, here or in talkoo.toml.
+    /// What is named, here or in talkoo.toml.
+    fn names<'a>(&'a self, common: &'a Common) -> &'a [String] {
+        if self.model.is_empty() { &common.config.serve.models } else { &self.model }
+    }
+
+    /// Loads those that are named.
     pub(crate) async fn named(&self, common: &Common) -> Result<Local> {
-        let names = if self.model.is_empty() { &common.config.serve.models } else { &self.model };
         let mut models: Vec<Served> = Vec::new();
-        for (path, hash) in names.iter().map(|what| found(common, what)).collect::<Result<Vec<_>>>()? {
+        for (path, hash) in self.names(common).iter().map(|what| found(common, what)).collect::<Result<Vec<_>>>()? {
             let served = self.load_one(common, path, hash).await?;
             let name = &served.card().name;
             ensure!(
@@ -130,7 +134,13 @@ impl Models {
             0 => 0,
             limit => (limit.saturating_sub(node::own_memory_mb().unwrap_or(0)) << 20).max(1),
         };
-        let config = EngineConfig { path, hash, threads, slots, context, memory };
+        // Models share it evenly.
+        let models = self.names(common).len().max(1) as u64;
+        let vram = match common.config.limits.vram_mb {
+            0 => 0,
+            limit => (limit.saturating_mul(1 << 20) / models).max(1),
+        };
+        let config = EngineConfig { path, hash, threads, slots, context, memory, vram };
         let loaded = tokio::task::spawn_blocking(move || Engine::load(config)).await.context("loading")??;
         let info = loaded.info();
         eprintln!(

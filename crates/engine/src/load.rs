@@ -25,6 +25,8 @@ pub struct EngineConfig {
     pub context: usize,
     /// Bytes of memory that the model and its caches may take, where so many are free; 0 = what is free.
     pub memory: u64,
+    /// Bytes of a graphics device that they may take: layers beyond it stay with the processor; 0 = all are put there.
+    pub vram: u64,
 }
 
 /// Why a model is not served.
@@ -116,13 +118,13 @@ pub(crate) fn load(config: &EngineConfig) -> Result<(Arc<LlamaModel>, ModelInfo)
         return Err(LoadError::Changed(path.clone()));
     }
     let unknown = |why: &str| LoadError::Unknown(path.clone(), why.to_owned());
-    let params = LlamaModelParams::default();
+    let params = match config.vram {
+        0 => LlamaModelParams::default(),
+        vram => LlamaModelParams::default().with_n_gpu_layers(on_device(config, bytes, vram)),
+    };
     let model = LlamaModel::load_from_file(backend(), path, &params);
     let model = Arc::new(model.map_err(|error| unknown(&error.to_string()))?);
-    let number = |key: &str| {
-        let architecture = model.meta_val_str("general.architecture").ok()?;
-        model.meta_val_str(&format!("{architecture}.{key}")).ok()?.parse::<u64>().ok()
-    };
+    let number = |key: &str| number(&model, key);
     if model.n_vocab() <= 0 {
         return Err(unknown("it has no vocabulary"));
     }
@@ -173,6 +175,41 @@ pub(crate) fn load(config: &EngineConfig) -> Result<(Arc<LlamaModel>, ModelInfo)
         vocabulary_hash: vocabulary_hash(&model),
     };
     Ok((model, info))
+}
+
+/// A number that the file says of its model.
+fn number(model: &LlamaModel, key: &str) -> Option<u64> {
+    let architecture = model.meta_val_str("general.architecture").ok()?;
+    model.meta_val_str(&format!("{architecture}.{key}")).ok()?.parse().ok()
+}
+
+/// Layers of a model, with their part of the caches, for which there are `vram` bytes on a graphics device; none where the
+/// file does not say what they take.
+fn on_device(config: &EngineConfig, bytes: u64, vram: u64) -> u32 {
+    let params = LlamaModelParams::default().with_vocab_only(true);
+    let Ok(model) = LlamaModel::load_from_file(backend(), &config.path, &params) else { return 0 };
+    let number = |key: &str| number(&model, key);
+    let sizes = || {
+        let heads = number("attention.head_count")?;
+        let head = number("attention.key_length").or(number("embedding_length")?.checked_div(heads))?;
+        let context = match config.context as u64 {
+            0 => number("context_length")?.min(CONTEXT as u64),
+            asked => asked.min(number("context_length")?),
+        };
+        Some((number("block_count")?, number("attention.head_count_kv").unwrap_or(heads), head, context))
+    };
+    let Some((layers, heads, head, context)) = sizes() else { return 0 };
+    // Keys and values in 16 bits.
+    let caches = [heads, head, context, config.slots as u64, 2 * 2].into_iter().fold(1, u64::saturating_mul);
+    fitting(layers, bytes, caches, vram)
+}
+
+/// How many layers fit, each with its `cache`, into `vram` bytes: what stands before and after the layers counts with each of
+/// them, so rather too few.
+fn fitting(layers: u64, bytes: u64, cache: u64, vram: u64) -> u32 {
+    let each = (bytes / layers.max(1)).saturating_add(cache).max(1);
+    // The output counts as one more.
+    u32::try_from((vram.saturating_sub(WORKING) / each).min(layers.saturating_add(1))).unwrap_or(u32::MAX)
 }
 
 fn vocabulary_hash(model: &LlamaModel) -> Hash {
@@ -229,4 +266,23 @@ fn free_memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
     line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kb| kb << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_that_fit() {
+        let check = |vram_mb: u64, expect: u32| assert_eq!(fitting(32, 3200 << 20, 28 << 20, vram_mb << 20), expect);
+        // 128 MB each, and 96 MB for passes.
+        check(0, 0);
+        check(223, 0);
+        check(224, 1);
+        check(96 + 16 * 128, 16);
+        check(96 + 33 * 128, 33);
+        check(24_000, 33);
+        assert_eq!(fitting(0, 0, 0, u64::MAX), 1);
+        assert_eq!(fitting(u64::MAX - 1, u64::MAX, u64::MAX, u64::MAX), 0);
+    }
 }

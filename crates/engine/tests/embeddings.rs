@@ -28,7 +28,7 @@ async fn texts_become_vectors() {
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("vectors.gguf");
     published(&path);
-    let config = EngineConfig { path, hash: None, threads: 1, slots: 2, context: 0, memory: 0 };
+    let config = EngineConfig { path, hash: None, threads: 1, slots: 2, context: 0, memory: 0, vram: 0 };
     let engine = Engine::load(config).expect("served");
     assert!(engine.info().embeds);
     let tokens = engine.tokenize_text("The neighbours meet by the river");

@@ -27,7 +27,7 @@ fn served(dir: &Path, kind: GgufType, slots: usize) -> Engine {
     let card = ModelCard { name: "own".into(), ..ModelCard::default() };
     let tokenizer = std::fs::read("../../corpus/tokenizer.json").expect("the shipped tokenizer");
     model::export_gguf(&path, &config, &weights(&config), &tokenizer, 0, &card, kind).expect("written");
-    Engine::load(EngineConfig { path, hash: None, threads: 1, slots, context: 0, memory: 0 }).expect("served")
+    Engine::load(EngineConfig { path, hash: None, threads: 1, slots, context: 0, memory: 0, vram: 0 }).expect("served")
 }
 
 fn job(prompt: Vec<i32>, max_tokens: usize) -> Job {
@@ -248,9 +248,13 @@ fn what_cannot_be_answered_is_refused() {
         slots: 4,
         context: 0,
         memory: 1 << 20,
+        vram: 1,
     };
     let error = Engine::load(config.clone()).err().expect("no room").to_string();
     assert!(error.contains("MB are free"), "{error}");
+    // What a graphics device has no room for stays with the processor.
+    let slow = Engine::load(EngineConfig { memory: 0, ..config.clone() }).expect("served");
+    assert_eq!(answer(&slow, job(vec![1; 8], 4)).ids.len(), 4);
     let other = dir.path().join("other.gguf");
     std::fs::write(&other, b"GGUF and then nothing that a model is made of").expect("written");
     assert!(Engine::load(EngineConfig { path: other, memory: 0, ..config.clone() }).is_err());

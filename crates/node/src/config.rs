@@ -46,6 +46,8 @@ pub struct LimitsTable {
     pub duty_percent: u8,
     /// Memory of the program; above it, it rests and lets go of its models. 0 = no limit.
     pub memory_mb: u64,
+    /// Memory of the graphics device for models that are served, and as much for a run that trains there. 0 = no limit.
+    pub vram_mb: u64,
     /// The data folder; models that do not fit are not fetched. 0 = no limit.
     pub disk_gb: u64,
     /// Content that goes to peers, and that comes from them. 0 = no limit.
@@ -165,7 +167,7 @@ impl Default for NodeTable {
 
 impl Default for LimitsTable {
     fn default() -> Self {
-        Self { threads: 0, duty_percent: 100, memory_mb: 0, disk_gb: 0, upload_mbit: 0, download_mbit: 0 }
+        Self { threads: 0, duty_percent: 100, memory_mb: 0, vram_mb: 0, disk_gb: 0, upload_mbit: 0, download_mbit: 0 }
     }
 }
 

@@ -59,10 +59,14 @@ fn round_ms(run: &Run) -> u64 {
 
 /// What training in a run takes of memory; more than there is where its model cannot be told.
 fn memory_mb(run: &Run) -> u64 {
+    run.spec.params.saturating_mul(BYTES_PER_PARAMETER).saturating_add(step_bytes(run)) >> 20
+}
+
+/// What a step of it takes beside the weights.
+fn step_bytes(run: &Run) -> u64 {
     let spec = &run.spec;
-    let Ok(config) = model::Config::from_json(spec.config.as_bytes()) else { return u64::MAX };
-    let step = config.step_bytes(spec.micro_batch.into(), spec.seq_len.into());
-    spec.params.saturating_mul(BYTES_PER_PARAMETER).saturating_add(step) >> 20
+    let config = model::Config::from_json(spec.config.as_bytes());
+    config.map_or(u64::MAX, |config| config.step_bytes(spec.micro_batch.into(), spec.seq_len.into()))
 }
 
 /// The place that pays best of those that will `do`, which costs more to know than what they pay.
@@ -277,8 +281,13 @@ impl Places {
         // What its owner left stays left.
         let free =
             |run: &RunId| !folder(store, run).exists() || Mark::of(store, run).is_some_and(|mark| mark.lets(now));
-        let needs = |run: &RunId| kept.keeper.look(|o| o.state().runs().runs.get(run).map_or(u64::MAX, memory_mb));
-        let Some(place) = best(places, |run| free(run) && needs(run) <= have_mb) else { return Ok(None) };
+        let device = &node.shared.device;
+        let room = |run: &Run| {
+            let fits = || crate::room::on_device(store.dir(), device, run.spec.params, step_bytes(run)).is_ok();
+            memory_mb(run) <= have_mb && fits()
+        };
+        let room = |run: &RunId| kept.keeper.look(|o| o.state().runs().runs.get(run).is_some_and(room));
+        let Some(place) = best(places, |run| free(run) && room(run)) else { return Ok(None) };
         Mark::Taken.put(store, &place.run)?;
         if let Some(corpus) = self.corpus(&place.run).filter(|dir| !dir.exists()) {
             std::fs::create_dir_all(&corpus)?;

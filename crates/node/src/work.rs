@@ -118,6 +118,8 @@ impl Work {
             spec.params,
             layout.len
         );
+        let step = config.step_bytes(spec.micro_batch.into(), spec.seq_len.into());
+        crate::room::on_device(store.dir(), device, spec.params, step)?;
         let corpus = Arc::new(Corpus::open(&store.corpus_dir(&spec.manifest)?)?);
         anyhow::ensure!(
             corpus.manifest().vocab as usize <= config.vocab_size,

@@ -27,6 +27,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use thiserror::Error;
 use tokio::sync::mpsc;
 
+/// Whether models may be served on a graphics device.
+pub const ON_GRAPHICS: bool = cfg!(any(feature = "cuda", feature = "metal", feature = "vulkan"));
+
 /// Whose request it is. What was read for one is never used for another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Client(pub [u8; 32]);

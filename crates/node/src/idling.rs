@@ -1,6 +1,6 @@
 //! Looks at the machine, and works for others only while its owner lets it: carries out what [`owner::Idle`] decides.
 
-use crate::Node;
+use crate::{Node, sample};
 use crate::config::{Config, When};
 use crate::driver::Shared;
 use crate::machine::{Reading, Sampler, sampler};
@@ -9,7 +9,7 @@ use crate::store::write_whole;
 use crate::throttle::Duty;
 use anyhow::{Context, Result, bail};
 use base::{Machine, Millis, Outbox, Wire};
-use owner::{Day, Idle, Input, LocalTime, Minutes, Output, SHARE_ALL, Sample, Settings, Why};
+use owner::{Day, Idle, Input, Minutes, Output, SHARE_ALL, Why};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -184,7 +184,7 @@ impl Idling {
         let (mut sample, own, memory_mb) = {
             let mut inner = self.inner();
             inner.reading = inner.sampler.read();
-            let sample = sample(&inner.reading, inner.idle.settings(), inner.when);
+            let sample = sample::of(&inner.reading, inner.idle.settings(), inner.when);
             (sample, inner.reading.memory_own_mb.unwrap_or(0), inner.memory_mb)
         };
         // What is over its cap is as if there were no memory at all.
@@ -382,10 +382,13 @@ impl Node {
 
     /// Whether a unit trains or an answer for others is written.
     pub(crate) fn busy(&self) -> bool {
-        let (training, own) = (swarm::Waiting::No.text(), self.id().to_string());
+        let training = swarm::Waiting::No.text();
         let drains = *self.shared.drains.borrow();
         // Who drains is done when the log has taken its unit and its word that it rests.
-        let active = |run: &RunStatus| run.members.iter().any(|member| member.node == own && member.status == "active");
+        let active = |run: &RunStatus| {
+            let own = self.id().to_string();
+            run.members.iter().any(|member| member.node == own && member.status == "active")
+        };
         let trains =
             self.status.borrow().runs.iter().any(|run| run.waiting == training || drains && !run.ended && active(run));
         #[cfg(feature = "serve")]
@@ -465,34 +468,5 @@ impl Inner {
             self.since = now;
             tracing::info!(why = why.code(), "the machine");
         }
-    }
-}
-
-/// What the deciding machine is told of a reading.
-fn sample(reading: &Reading, settings: &Settings, when: When) -> Sample {
-    let offset = chrono::Local::now().offset().local_minus_utc() / 60;
-    let local = LocalTime::at(chain::clock(), offset);
-    // What this process has it could give back.
-    let memory = reading.memory_free_mb.map(|free| free + reading.memory_own_mb.unwrap_or(0));
-    let disk = reading.disk_free_mb;
-    match when {
-        When::Idle => Sample {
-            input_idle_ms: reading.input_idle_ms,
-            other_load_permille: reading.other_load_permille,
-            on_battery: reading.on_battery,
-            temperature_c: reading.temperature_c,
-            metered: reading.metered,
-            memory_free_mb: memory,
-            disk_free_mb: disk,
-            gpu_in_use: None,
-            local,
-        },
-        // What could harm the machine counts even so.
-        When::Always => Sample {
-            temperature_c: reading.temperature_c.filter(|celsius| *celsius > settings.temperature_max_c + 10),
-            disk_free_mb: disk,
-            local,
-            ..Sample::default()
-        },
     }
 }

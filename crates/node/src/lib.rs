@@ -38,6 +38,7 @@ mod relay;
 mod replay;
 mod room;
 mod rules;
+mod sample;
 #[cfg(feature = "serve")]
 mod serve;
 mod show;

@@ -114,6 +114,7 @@ impl Sampler for Linux {
             on_battery: self.slow.on_battery,
             battery_percent: self.slow.battery_percent,
             temperature_c: self.slow.temperature_c,
+            gpu_busy_percent: self.slow.gpu_busy_percent,
             metered: self.watch.metered(),
             memory_free_mb: memory::free_mb(&self.root),
             memory_own_mb: memory::own_mb(&self.root, self.meter.children()),
@@ -143,6 +144,10 @@ impl Sampler for Linux {
             ("on_battery", or(slow.on_battery.is_some(), power, "the system lists no power supplies")),
             ("battery_percent", or(slow.battery_percent.is_some(), power, "no battery")),
             ("temperature_c", or(slow.temperature_c.is_some(), &sensor, "no sensor of the processor")),
+            (
+                "gpu_busy_percent",
+                or(slow.gpu_busy_percent.is_some(), "gpu_busy_percent of amdgpu", "no driver here says it"),
+            ),
             ("metered", self.watch.metered_source()),
             ("memory_free_mb", or(memory::free_mb(&self.root).is_some(), memory, "no /proc/meminfo")),
             ("memory_own_mb", "/proc/self/status (VmRSS) and that of children".into()),
@@ -159,6 +164,7 @@ fn read_slow(root: &Path, data_dir: &Path, sensors: &[PathBuf]) -> Slow {
         on_battery: battery.map(|(on, _)| on),
         battery_percent: battery.and_then(|(_, percent)| percent),
         temperature_c: power::hottest_c(sensors),
+        gpu_busy_percent: hardware::gpu_busy_percent(root),
         disk_free_mb: disk_free_mb(data_dir),
     }
 }

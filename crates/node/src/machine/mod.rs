@@ -39,6 +39,8 @@ pub(crate) struct Reading {
     pub(crate) battery_percent: Option<u8>,
     /// The hottest sensor of the processor in degrees Celsius.
     pub(crate) temperature_c: Option<i32>,
+    /// How busy the busiest graphics device is, by whoever.
+    pub(crate) gpu_busy_percent: Option<u8>,
     /// Whether the way to the internet is paid by volume, as the owner or the network says or the system guesses.
     pub(crate) metered: Option<bool>,
     /// Memory that could be had without swapping, in units of 2^20 bytes.
@@ -58,6 +60,7 @@ struct Slow {
     on_battery: Option<bool>,
     battery_percent: Option<u8>,
     temperature_c: Option<i32>,
+    gpu_busy_percent: Option<u8>,
     disk_free_mb: Option<u64>,
 }
 
@@ -190,6 +193,7 @@ impl Reading {
             "on_battery" => text(self.on_battery),
             "battery_percent" => text(self.battery_percent),
             "temperature_c" => text(self.temperature_c),
+            "gpu_busy_percent" => text(self.gpu_busy_percent),
             "metered" => text(self.metered),
             "memory_free_mb" => text(self.memory_free_mb),
             "memory_own_mb" => text(self.memory_own_mb),

@@ -141,6 +141,7 @@ impl Sampler for Other {
             on_battery: self.slow.on_battery,
             battery_percent: self.slow.battery_percent,
             temperature_c: self.slow.temperature_c,
+            gpu_busy_percent: self.slow.gpu_busy_percent,
             metered: None,
             memory_free_mb: self.memory_free_mb(),
             memory_own_mb: Some(self.taken.bytes >> 20).filter(|_| self.taken.bytes > 0),
@@ -164,6 +165,7 @@ impl Sampler for Other {
             ("on_battery", or(slow.on_battery.is_some(), "starship-battery", "the system lists no batteries")),
             ("battery_percent", or(slow.battery_percent.is_some(), "starship-battery", "no battery")),
             ("temperature_c", or(slow.temperature_c.is_some(), "sysinfo: sensors of the processor", sensor)),
+            ("gpu_busy_percent", "unknown: no library tells it".into()),
             ("metered", "unknown: no library tells it".into()),
             ("memory_free_mb", or(self.system.total_memory() > 0, "sysinfo: all memory", "the system does not say")),
             (
@@ -274,6 +276,7 @@ fn read_slow(batteries: Option<&Manager>, sensors: &mut Components, data_dir: &P
         on_battery: battery.map(|(on, _)| on),
         battery_percent: battery.and_then(|(_, percent)| percent),
         temperature_c: hottest_c(sensors),
+        gpu_busy_percent: None,
         disk_free_mb: disk_free_mb(data_dir),
     }
 }

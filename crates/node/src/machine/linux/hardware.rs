@@ -1,4 +1,4 @@
-//! The processor, the system and the graphics devices, by name.
+//! The processor, the system and the graphics devices, by name; how busy the latter are.
 
 use std::path::{Path, PathBuf};
 
@@ -77,6 +77,18 @@ pub(super) fn gpus(root: &Path) -> Vec<String> {
     named.iter().cloned().chain(numbered).take(GPUS_MAX).collect()
 }
 
+/// How busy the busiest graphics device is, in percent; only the driver of AMD says it in a file.
+pub(super) fn gpu_busy_percent(root: &Path) -> Option<u8> {
+    let cards = below(&root.join("sys/class/drm")).into_iter().map(|card| card.join("device"));
+    let busy = cards.filter_map(|device| {
+        let read = |file: &str| std::fs::read_to_string(device.join(file)).ok();
+        // A card that sleeps would be woken by the question.
+        let sleeps = read("power/runtime_status").is_some_and(|status| status.trim() == "suspended");
+        if sleeps { Some(0) } else { read("gpu_busy_percent")?.trim().parse::<u8>().ok().filter(|p| *p <= 100) }
+    });
+    busy.max()
+}
+
 fn below(dir: &Path) -> Vec<PathBuf> {
     let mut found: Vec<_> = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
     found.sort();
@@ -127,6 +139,31 @@ mod tests {
         let nvidia = "Model: \t\t NVIDIA GeForce RTX 4090\nIRQ:   \t\t 184\nGPU UUID: \t GPU-0\n";
         assert_eq!(parse_nvidia(nvidia).as_deref(), Some("NVIDIA GeForce RTX 4090"));
         assert_eq!((parse_nvidia("Model:\n"), parse_nvidia("IRQ: 1\n"), parse_nvidia("")), (None, None, None));
+    }
+
+    #[test]
+    fn the_busiest_device() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let put = |path: &str, text: &str| {
+            let path = dir.path().join("sys/class/drm").join(path);
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+            std::fs::write(path, text).expect("a file");
+        };
+        let check = |expect: Option<u8>| assert_eq!(gpu_busy_percent(dir.path()), expect);
+        check(None);
+        put("version", "drm 1.1.0\n");
+        put("card0/device/vendor", "0x8086\n");
+        check(None);
+        put("card1/device/gpu_busy_percent", "7\n");
+        check(Some(7));
+        put("card2/device/gpu_busy_percent", "93\n");
+        check(Some(93));
+        put("card2/device/power/runtime_status", "suspended\n");
+        check(Some(7));
+        put("card1/device/gpu_busy_percent", "101\n");
+        check(Some(0));
+        put("card2/device/power/runtime_status", "active\n");
+        check(Some(93));
     }
 
     #[test]

@@ -176,20 +176,24 @@ async fn running(panel: &Value) -> Vec<Check> {
         checks.push(check("caps", Mark::Ok, format!("limits on processors and memory are kept by {by}"), ""));
     }
     let reason = &panel["activity"]["reason"];
-    let working = ["working", "waiting"].contains(&panel["activity"]["state"].as_str().unwrap_or_default());
-    let mark = if working { Mark::Ok } else { Mark::Doubtful };
-    let mend = if reason["code"] == "paused_by_owner" || reason["code"] == "draining" {
-        "talkoo resume"
-    } else {
-        "talkoo up --when always"
+    let edit = format!("${{EDITOR:-vi}} {}/talkoo.toml", text(&panel["node"]["data"]));
+    let (mark, mend) = match reason["code"].as_str().unwrap_or_default() {
+        _ if panel["activity"]["state"] == "working" || panel["activity"]["state"] == "waiting" => (Mark::Ok, ""),
+        // Whoever asks is there.
+        "owner_active" | "settling" => (Mark::Ok, ""),
+        "paused_by_owner" | "draining" => (Mark::Doubtful, "talkoo resume"),
+        "quiet_hours" | "low_memory" | "low_disk" | "over_memory" | "hot" => (Mark::Doubtful, edit.as_str()),
+        _ => (Mark::Doubtful, "talkoo down && talkoo up --when always"),
     };
     checks.push(check("works", mark, text(&reason["text"]), mend));
     checks.push(match panel["node"]["api"].as_str() {
         Some(api) => match answers(api).await {
             Ok(()) => check("api", Mark::Ok, format!("{api} answers"), ""),
-            Err(error) => check("api", Mark::Wrong, format!("{api}: {error:#}"), "talkoo up --listen 127.0.0.1:0"),
+            Err(error) => {
+                check("api", Mark::Wrong, format!("{api}: {error:#}"), "talkoo down && talkoo up --listen 127.0.0.1:0")
+            }
         },
-        None => check("api", Mark::Doubtful, "this node serves no API", "talkoo up"),
+        None => check("api", Mark::Doubtful, "this node serves no API", "talkoo down && talkoo up"),
     });
     let peers = panel["peers"].as_array().map_or(&[][..], Vec::as_slice);
     let alone = panel["network"]["alone"] == true;

@@ -162,8 +162,11 @@ fn serving(serving: &Value) -> Vec<String> {
 
 fn today(panel: &Value) -> String {
     let today = &panel["today"];
-    let spent = list(&today["minutes"]).iter();
-    let spent = spent.map(|part| format!("{} {}", time(part["seconds"].as_u64().unwrap_or(0)), text(&part["text"])));
+    let mut spent: Vec<&Value> = list(&today["minutes"]).iter().collect();
+    spent.sort_by_key(|part| std::cmp::Reverse(part["seconds"].as_u64()));
+    let spent = spent
+        .into_iter()
+        .map(|part| format!("{} {}", time(part["seconds"].as_u64().unwrap_or(0)), text(&part["text"])));
     let spent: Vec<String> = spent.take(5).collect();
     format!("today     {} credits earned; {}", render::credits(&today["earned_micro"]), spent.join(", "))
 }

@@ -4,6 +4,7 @@ use crate::bulk::{self, Content, FetchError, Fetched, Place};
 use crate::gossip::{self, Topic};
 use crate::links::{self, Link, Listener};
 use crate::log::{self, Follow, LogClient, LogService};
+use crate::overlay::Overlay;
 use crate::pool::Pool;
 use crate::rate::Rate;
 use crate::relay::{Pins, RelayAddr};
@@ -13,7 +14,6 @@ use base::{Hash, NodeId, Reject};
 use iroh::address_lookup::memory::MemoryLookup;
 use iroh::endpoint::{NetReportConfig, PortmapperConfig, QuicTransportConfig, VarInt, presets};
 use iroh::{Endpoint, EndpointAddr, EndpointId, RelayMap, RelayMode, SecretKey, TransportAddr, Watcher};
-use iroh_gossip::Gossip;
 use iroh_mdns_address_lookup::MdnsAddressLookup;
 use iroh_relay::{RelayConfig, RelayQuicConfig};
 use n0_future::StreamExt;
@@ -76,7 +76,7 @@ pub struct Net {
     endpoint: Endpoint,
     book: MemoryLookup,
     pool: Arc<Pool>,
-    gossip: Gossip,
+    overlay: Overlay,
     secret: [u8; 32],
     stop: CancellationToken,
     pins: Arc<Pins>,
@@ -107,7 +107,7 @@ struct Services {
     content: Arc<dyn Content>,
     log: Option<Arc<dyn LogService>>,
     listener: Option<Arc<dyn Listener>>,
-    gossip: Gossip,
+    overlay: Overlay,
     book: MemoryLookup,
     pool: Arc<Pool>,
     answerer: Arc<OnceLock<Arc<dyn Answerer>>>,
@@ -177,7 +177,7 @@ impl Net {
             );
         }
         let stop = CancellationToken::new();
-        let gossip = Gossip::builder().alpn(gossip::ALPN).max_message_size(gossip::MESSAGE_MAX).spawn(endpoint.clone());
+        let overlay = Overlay::new(endpoint.clone());
         let up = Arc::new(Rate::new(config.rates.0));
         let (served, dialled) = (content.clone(), up.clone());
         let serve = move |by, alpn: &[u8], connection| {
@@ -191,7 +191,7 @@ impl Net {
             content,
             log,
             listener,
-            gossip: gossip.clone(),
+            overlay: overlay.clone(),
             book: book.clone(),
             pool: pool.clone(),
             answerer: answerer.clone(),
@@ -199,7 +199,7 @@ impl Net {
             up,
         };
         tokio::spawn(accept(endpoint.clone(), services, stop.clone()));
-        Ok(Self { endpoint, book, pool, gossip, secret: config.secret, stop, pins, answerer })
+        Ok(Self { endpoint, book, pool, overlay, secret: config.secret, stop, pins, answerer })
     }
 
     /// Who this node is.
@@ -257,13 +257,11 @@ impl Net {
             learn(&book, &pins, &pool, me, address);
             unknown
         };
-        let endpoint = self.endpoint.clone();
-        let moved = endpoint.watch_addr().stream_updates_only().map(|_| ());
-        let own = endpoint.clone();
+        let moved = self.endpoint.watch_addr().stream_updates_only().map(|_| ());
+        let own = self.endpoint.clone();
         let here = move || address_of(&own);
-        let part =
-            gossip::Part { topic, bootstrap, more: peers_to_come, secret: self.secret, endpoint, here, learn, forget };
-        tokio::spawn(gossip::take_part(self.gossip.clone(), part, moved, self.stop.clone()));
+        let part = gossip::Part { topic, bootstrap, more: peers_to_come, secret: self.secret, here, learn, forget };
+        tokio::spawn(gossip::take_part(self.overlay.clone(), part, moved, self.stop.clone()));
         more
     }
 
@@ -461,9 +459,7 @@ async fn accept(endpoint: Endpoint, services: Services, stop: CancellationToken)
                     Some(answerer) => talk::serve(connection, by, answerer.clone(), services.room).await,
                     None => connection.close(1u32.into(), b"this node serves no models"),
                 },
-                (gossip::ALPN, _) => {
-                    let _ = services.gossip.handle_connection(connection).await;
-                }
+                (gossip::ALPN, _) => services.overlay.take_in(connection).await,
                 _ => connection.close(1u32.into(), b"this node keeps no log"),
             }
         });

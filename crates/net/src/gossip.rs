@@ -3,12 +3,13 @@
 //! A joiner knows one node from its ticket. Over the topic's overlay it tells everybody where it
 //! is and learns where the others are, so that bulk transfers go straight from peer to peer.
 
+use crate::overlay::Overlay;
 use crate::ticket::Address;
 use base::{Hash, Keypair, NodeId, Reader, Reject, Signed, Wire, WireError};
 use bytes::Bytes;
-use iroh::{Endpoint, EndpointId};
+use iroh::EndpointId;
+use iroh_gossip::TopicId;
 use iroh_gossip::api::{Event, GossipReceiver, GossipSender};
-use iroh_gossip::{Gossip, TopicId};
 use n0_future::{Stream, StreamExt};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,7 +33,6 @@ const HEARD_MAX: usize = 16_384;
 const BOOTSTRAP_MAX: usize = 64;
 /// Of these, tried at a time.
 const TRIES: usize = 4;
-const REACH_WITHIN: Duration = Duration::from_secs(8);
 /// Beats whose clock is further ahead are nobody's.
 const AHEAD_MS: u64 = 3_600_000;
 
@@ -86,7 +86,6 @@ pub(crate) struct Part<H, L, F> {
     pub(crate) more: mpsc::Receiver<Vec<EndpointId>>,
     /// The key of who speaks.
     pub(crate) secret: [u8; 32],
-    pub(crate) endpoint: Endpoint,
     /// Where this node is.
     pub(crate) here: H,
     /// Takes what others say of where they are; whether nothing was known of that before.
@@ -97,23 +96,15 @@ pub(crate) struct Part<H, L, F> {
 
 /// Takes part until `stop`.
 pub(crate) async fn take_part<H: Fn() -> Address, L: Fn(&Address) -> bool, F: Fn(&NodeId)>(
-    gossip: Gossip,
+    overlay: Overlay,
     part: Part<H, L, F>,
     mut moved: impl Stream<Item = ()> + Unpin,
     stop: CancellationToken,
 ) {
-    let Part {
-        topic: Topic { topic, mut words, hear },
-        mut bootstrap,
-        mut more,
-        secret,
-        endpoint,
-        here,
-        learn,
-        forget,
-    } = part;
-    let Ok(subscribed) = gossip.subscribe(TopicId::from_bytes(topic.0), bootstrap.clone()).await else { return };
+    let Part { topic: Topic { topic, mut words, hear }, mut bootstrap, mut more, secret, here, learn, forget } = part;
+    let Ok(subscribed) = overlay.subscribe(TopicId::from_bytes(topic.0)).await else { return };
     let (sender, mut receiver) = subscribed.split();
+    bootstrap.iter().for_each(|peer| overlay.reach(*peer, &sender));
     let mut beats = Beats {
         key: Keypair::from_secret(secret),
         count: 0,
@@ -121,9 +112,9 @@ pub(crate) async fn take_part<H: Fn() -> Address, L: Fn(&Address) -> bool, F: Fn
         order: BTreeMap::new(),
         arrived: 0,
     };
-    let mut tick = tokio::time::interval(BEAT);
+    let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + BEAT, BEAT);
     let mut next_word = tokio::time::Instant::now();
-    let (mut news, mut changes) = (false, true);
+    let (mut news, mut changes) = (true, true);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -140,9 +131,7 @@ pub(crate) async fn take_part<H: Fn() -> Address, L: Fn(&Address) -> bool, F: Fn
                     // Some at a time, not always the same.
                     let step = TRIES.min(bootstrap.len());
                     bootstrap.rotate_left(step);
-                    let some: Vec<EndpointId> = bootstrap.iter().take(TRIES).copied().collect();
-                    some.iter().for_each(|peer| reach(&endpoint, &gossip, *peer));
-                    let _ = sender.join_peers(some).await;
+                    bootstrap.iter().take(TRIES).for_each(|peer| overlay.reach(*peer, &sender));
                 }
             }
             changed = words.changed(), if changes => {
@@ -156,8 +145,7 @@ pub(crate) async fn take_part<H: Fn() -> Address, L: Fn(&Address) -> bool, F: Fn
                     if !bootstrap.contains(&peer) && bootstrap.len() < BOOTSTRAP_MAX {
                         bootstrap.push(peer);
                     }
-                    reach(&endpoint, &gossip, peer);
-                    let _ = sender.join_peers(vec![peer]).await;
+                    overlay.reach(peer, &sender);
                 }
             }
             event = next(&mut receiver) => match event {
@@ -179,17 +167,6 @@ pub(crate) async fn take_part<H: Fn() -> Address, L: Fn(&Address) -> bool, F: Fn
             },
         }
     }
-}
-
-/// Connects to a peer and hands the connection to the overlay: of itself it dials a peer once and, after a failure,
-/// waits for that peer for ever (iroh-gossip 0.101).
-fn reach(endpoint: &Endpoint, gossip: &Gossip, peer: EndpointId) {
-    let (endpoint, gossip) = (endpoint.clone(), gossip.clone());
-    tokio::spawn(async move {
-        if let Ok(Ok(connection)) = tokio::time::timeout(REACH_WITHIN, endpoint.connect(peer, ALPN)).await {
-            let _ = gossip.handle_connection(connection).await;
-        }
-    });
 }
 
 async fn next(receiver: &mut GossipReceiver) -> Option<Event> {

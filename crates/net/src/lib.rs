@@ -19,6 +19,7 @@ mod frame;
 mod gossip;
 mod links;
 mod log;
+mod overlay;
 mod pool;
 mod rate;
 mod relay;

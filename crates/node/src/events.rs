@@ -6,8 +6,8 @@ use crate::store::Store;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -70,10 +70,15 @@ fn what(event: &Value) -> Value {
 fn append(dir: &Path, event: &Value) -> Result<()> {
     let path = dir.join(FILE);
     if std::fs::metadata(&path).is_ok_and(|file| file.len() > BYTES_MAX) {
-        std::fs::rename(&path, path.with_extension("jsonl.old"))?;
+        std::fs::rename(&path, older(&path))?;
     }
     let mut file = File::options().create(true).append(true).open(&path)?;
     Ok(file.write_all(format!("{event}\n").as_bytes())?)
+}
+
+/// Where a log goes that was turned over.
+fn older(path: &Path) -> PathBuf {
+    path.with_extension("jsonl.old")
 }
 
 /// An event log that is looked at again.
@@ -83,9 +88,13 @@ pub struct Recorded {
 }
 
 impl Recorded {
-    /// Reads a log; lines that are none are left out.
+    /// Reads a log, and before it what was turned over of it; lines that are none are left out.
     pub fn read(path: &Path) -> Result<Self> {
-        let file = File::open(path).with_context(|| path.display().to_string())?;
+        let mut file: Box<dyn Read> = Box::new(File::open(path).with_context(|| path.display().to_string())?);
+        // What was turned over comes first.
+        if let Ok(older) = File::open(older(path)) {
+            file = Box::new(older.chain(file));
+        }
         let mut events = Vec::new();
         for line in BufReader::new(file).split(b'\n') {
             let line = line.with_context(|| path.display().to_string())?;

@@ -1,12 +1,12 @@
 //! Looks at the machine, and works for others only while its owner lets it: carries out what [`owner::Idle`] decides.
 
-use crate::{Node, sample};
 use crate::config::{Config, When};
 use crate::driver::Shared;
 use crate::machine::{Reading, Sampler, sampler};
-use crate::status::RunStatus;
+use crate::status::{RunStatus, Status};
 use crate::store::write_whole;
 use crate::throttle::Duty;
+use crate::{Node, sample};
 use anyhow::{Context, Result, bail};
 use base::{Machine, Millis, Outbox, Wire};
 use owner::{Day, Idle, Input, Minutes, Output, SHARE_ALL, Why};
@@ -96,7 +96,7 @@ struct Inner {
 /// The machine is looked at this often while it works: its owner waits no longer.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// And this often while there is nothing that could be in its owner's way.
-const LOOK_SELDOM: u32 = 4;
+const LOOK_SELDOM: Duration = Duration::from_secs(1);
 /// The account of its time is written down this often.
 const SAVE_EVERY: Duration = Duration::from_secs(60);
 const FILE: &str = "minutes";
@@ -147,33 +147,36 @@ impl Idling {
         self.told.lock().expect("nobody panics while holding it").push(tell);
     }
 
-    /// Looks at the machine until `stop`.
+    /// Looks at the machine until `stop`; `runs` tells when work may have begun.
     pub(crate) async fn run(
         self: Arc<Self>,
         busy: impl Fn() -> bool,
         lacks: impl Fn() -> Option<Why>,
+        mut runs: watch::Receiver<Status>,
         stop: CancellationToken,
     ) {
-        let mut tick = tokio::time::interval(LOOK_EVERY);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut ticks = 0u32;
         loop {
-            tokio::select! {
-                () = stop.cancelled() => break,
-                _ = tick.tick() => {
-                    let due = ticks.is_multiple_of(LOOK_SELDOM);
-                    ticks = ticks.wrapping_add(1);
-                    if !due && !busy() && !*self.drains.borrow() {
-                        continue;
-                    }
-                    self.look();
-                    let no_work = lacks();
-                    self.inner().lack(no_work);
-                    // Finished: from now on it rests.
-                    if *self.drains.borrow() && !busy() {
-                        self.drained();
+            self.look();
+            let no_work = lacks();
+            self.inner().lack(no_work);
+            let works = busy();
+            // Finished: from now on it rests.
+            if *self.drains.borrow() && !works {
+                self.drained();
+            }
+            let next = tokio::time::Instant::now() + if works { LOOK_EVERY } else { LOOK_SELDOM };
+            let begins = async {
+                while runs.changed().await.is_ok() {
+                    if busy() {
+                        return;
                     }
                 }
+                std::future::pending().await
+            };
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep_until(next) => {}
+                () = begins, if !works => {}
             }
         }
         self.step(Input::Down);
@@ -187,11 +190,9 @@ impl Idling {
             let sample = sample::of(&inner.reading, inner.idle.settings(), inner.when);
             (sample, inner.reading.memory_own_mb.unwrap_or(0), inner.memory_mb)
         };
-        // What is over its cap is as if there were no memory at all.
-        if memory_mb > 0 && own > memory_mb {
-            sample.memory_free_mb = Some(0);
-        }
-        let short = sample.memory_free_mb.is_some_and(|free| free < self.inner().idle.settings().memory_free_min_mb);
+        sample.memory_over_mb = (memory_mb > 0 && own > memory_mb).then_some(own);
+        let least = self.inner().idle.settings().memory_free_min_mb;
+        let short = sample.memory_over_mb.is_some() || sample.memory_free_mb.is_some_and(|free| free < least);
         self.step(Input::Sample(sample));
         self.shed(short);
         let due = self.inner().saved.elapsed() >= SAVE_EVERY;
@@ -215,7 +216,7 @@ impl Idling {
     /// What was under way is done: from now on it rests, unless it was told to go on.
     fn drained(&self) {
         let _one = self.carrying.lock().expect("nobody panics while holding it");
-        if *self.drains.borrow() {
+        if *self.drains.borrow() && *self.duty.borrow() > 0 {
             self.set(0);
         }
     }
@@ -370,9 +371,9 @@ impl Node {
         let lacking = node.clone();
         let busy = move || node.upgrade().is_some_and(|node| node.busy());
         let lacks = move || lacking.upgrade().and_then(|node| node.lacks());
-        let (looking, stop) = (idling.clone(), self.stop.clone());
+        let (looking, runs, stop) = (idling.clone(), self.status.subscribe(), self.stop.clone());
         self.tasks.lock().await.spawn(async move {
-            looking.run(busy, lacks, stop).await;
+            looking.run(busy, lacks, runs, stop).await;
             Ok(())
         });
         let (store, stop) = (self.shared.store.clone(), self.stop.clone());
@@ -401,12 +402,19 @@ impl Node {
     /// Why there is nothing to do for others, where there is nothing.
     fn lacks(&self) -> Option<Why> {
         let busy = self.busy();
-        let (runs, ended) = {
+        let (runs, open) = {
             let status = self.status.borrow();
-            (status.runs.len(), status.runs.iter().all(|run| run.ended))
+            let open = status.runs.iter().filter(|run| !run.ended).map(|run| run.lacks.clone());
+            (status.runs.len(), open.collect::<Vec<_>>())
         };
-        if busy || !ended {
+        // Between its units a member works: it waits for the others of its round.
+        if busy || open.iter().any(Option::is_none) {
             return None;
+        }
+        if let Some(code) = open.into_iter().flatten().next() {
+            let alone = self.is_alone() || !self.shared.net.ways().is_empty();
+            let why = Why::ALL.into_iter().find(|why| why.code() == code);
+            return if alone { why } else { Some(Why::NetworkUnreachable) };
         }
         #[cfg(feature = "serve")]
         if let Some((models, offered)) = self.in_market().ok().map(|trade| (trade.serves(), trade.offers())) {

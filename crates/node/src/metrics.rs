@@ -32,7 +32,7 @@ fn metrics(panel: &Value) -> Vec<Metric> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let runs = list(&panel["runs"]);
     let of_runs = |number: fn(&Value) -> Option<f64>| -> Vec<(String, f64)> {
-        runs.iter().filter_map(|run| Some((label("run", &text(&run["name"])), number(run)?))).collect()
+        runs.iter().filter_map(|run| Some((of_run(&text(&run["name"]), &text(&run["run"])), number(run)?))).collect()
     };
     let one = |value: &Value| value.as_f64().map(|value| (String::new(), value)).into_iter().collect();
     let peers = list(&panel["peers"]);
@@ -83,8 +83,16 @@ fn metrics(panel: &Value) -> Vec<Metric> {
 }
 
 fn label(name: &str, value: &str) -> String {
-    let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-    format!("{{{name}=\"{value}\"}}")
+    format!("{{{name}=\"{}\"}}", escaped(value))
+}
+
+/// Two runs may have one name.
+fn of_run(name: &str, id: &str) -> String {
+    format!("{{run=\"{}\",id=\"{}\"}}", escaped(name), id.get(..8).unwrap_or(id))
+}
+
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 #[cfg(test)]
@@ -95,10 +103,10 @@ mod tests {
     #[test]
     fn names_of_others_stay_within_their_label() {
         assert_eq!(label("run", "a\"b\\c\nd"), "{run=\"a\\\"b\\\\c\\nd\"}");
-        let panel = json!({ "runs": [{ "name": "x", "version": 3, "tokens": [1, 2], "loss": null }], "peers": [{ "direct": true }] });
+        let panel = json!({ "runs": [{ "run": "0123456789", "name": "x", "version": 3, "tokens": [1, 2], "loss": null }], "peers": [{ "direct": true }] });
         let all = metrics(&panel);
         let of = |name: &str| all.iter().find(|metric| metric.name == name).map(|metric| metric.values.clone());
-        assert_eq!(of("talkoo_run_round"), Some(vec![("{run=\"x\"}".into(), 3.0)]));
+        assert_eq!(of("talkoo_run_round"), Some(vec![("{run=\"x\",id=\"01234567\"}".into(), 3.0)]));
         assert_eq!(of("talkoo_run_loss"), Some(vec![]));
         assert_eq!(of("talkoo_peers").expect("peers")[0].1, 1.0);
     }

@@ -6,7 +6,7 @@ use crate::idling::Idling;
 use crate::status::RunStatus;
 use crate::{Activity, Node};
 use base::NodeId;
-use owner::{DAY_MS, forecast};
+use owner::{DAY_MS, Day, forecast};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -193,9 +193,15 @@ fn short(run: &RunStatus) -> Value {
 fn likely(idling: &Arc<Idling>, earned: &ByDay, today: u64) -> Option<Value> {
     let mut by_day: BTreeMap<u64, u64> = BTreeMap::new();
     earned.iter().for_each(|((day, ..), micro)| *by_day.entry(*day).or_default() += micro);
-    let likely = forecast(&idling.days(&by_day), today)?;
+    let likely = forecast(&known(idling.days(&by_day), today), today)?;
     let error = likely.error_permille?;
     Some(json!({ "per_day_micro": likely.earned, "error_percent": error as f64 / 10.0 }))
+}
+
+/// The days of which earnings are known: without any, others would seem to have been foreseen to be empty.
+fn known(mut days: Vec<Day>, today: u64) -> Vec<Day> {
+    days.retain(|day| day.day.saturating_add(crate::earned::DAYS) >= today);
+    days
 }
 
 /// Every setting with its value, its default and what it means, in the order of the file.
@@ -281,6 +287,22 @@ mod tests {
             assert!(setting["help"].as_str().is_some_and(|help| help.len() < 160), "one explanation each: {setting}");
             assert_eq!(setting["value"], setting["default"], "{setting}");
         }
+    }
+
+    #[test]
+    fn a_forecast_is_judged_by_days_whose_earnings_are_known() {
+        let today = 1_000;
+        // Ninety days of work, whose earnings nobody could foresee; they are known for a month.
+        let day = |day: u64| Day {
+            day,
+            earned: if today - day > crate::earned::DAYS { 0 } else { 1_000 + 500 * (day * 7_919 % 23) },
+            worked_ms: 3_600_000,
+        };
+        let error = |days: Vec<Day>| forecast(&days, today).expect("days").error_permille.expect("known");
+        let days: Vec<Day> = (today - 90..today).map(day).collect();
+        let month: Vec<Day> = (today - crate::earned::DAYS..today).map(day).collect();
+        assert_eq!(error(known(days.clone(), today)), error(month));
+        assert!(error(known(days.clone(), today)) > error(days));
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub(crate) fn of(reading: &Reading, settings: &Settings, when: When) -> Sample {
             temperature_c: reading.temperature_c,
             metered: reading.metered,
             memory_free_mb: memory,
+            memory_over_mb: None,
             disk_free_mb: disk,
             gpu_in_use: reading
                 .gpu_busy_percent

@@ -3,8 +3,9 @@
 use crate::driver::{Driver, Run, Shared};
 use crate::status::{MemberStatus, RunStatus};
 use net::Ticket;
+use owner::Why;
 use std::sync::atomic::Ordering;
-use swarm::{Mode, RunId, Status as Standing};
+use swarm::{Mode, RunId, Status as Standing, Waiting};
 
 impl Shared {
     /// The ticket by which others join now: this node keeps the chain too, and vouches for its newest block.
@@ -57,6 +58,10 @@ impl Driver {
                 None if run.preparing => "fetching the data".into(),
                 None => self.peer.waiting(id).text().into(),
             },
+            lacks: match run.fetching.is_some() || run.preparing {
+                true => Some(Why::CatchingUp.code().to_owned()),
+                false => lacks(self.peer.waiting(id)).map(|why| why.code().to_owned()),
+            },
             ..RunStatus::default()
         };
         let rejects = self.peer.state().rejects.iter();
@@ -101,5 +106,16 @@ impl Driver {
             })
             .collect();
         status
+    }
+}
+
+/// Why a member that waits so is no part of a round.
+fn lacks(waiting: Waiting) -> Option<Why> {
+    match waiting {
+        Waiting::UnknownRun | Waiting::Joining | Waiting::Weights | Waiting::CatchingUp => Some(Why::CatchingUp),
+        Waiting::Place | Waiting::Turn => Some(Why::WaitingForTurn),
+        Waiting::NotInvited => Some(Why::NoRun),
+        Waiting::No | Waiting::OthersTrain | Waiting::Exchange => None,
+        Waiting::Ended | Waiting::Resting | Waiting::Dispute => None,
     }
 }

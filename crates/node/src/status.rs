@@ -52,6 +52,9 @@ pub struct RunStatus {
     pub ended: bool,
     /// What this node waits for; `training` when it works.
     pub waiting: String,
+    /// Why this node has nothing to do for the run, where it does not take part in its rounds: a code of the owner's reasons.
+    #[serde(default)]
+    pub lacks: Option<String>,
     /// What went wrong last, for the owner.
     pub trouble: Option<String>,
     /// Transactions that the log refused, by reason.

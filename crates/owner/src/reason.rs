@@ -77,11 +77,18 @@ pub enum Why {
     NetworkUnreachable,
     /// It fetches the state of the run or the chain.
     CatchingUp,
+    /// The run goes on with others until there is a place, or its turn.
+    WaitingForTurn,
+    /// The program itself has more memory than it may.
+    OverMemory {
+        /// What it has.
+        own_mb: u64,
+    },
 }
 
 impl Why {
     /// Every reason, measured values left at 0. A reason keeps its place for ever; new ones come last.
-    pub const ALL: [Why; 23] = [
+    pub const ALL: [Why; 25] = [
         Why::Working,
         Why::WorkingInBackground,
         Why::Off,
@@ -105,6 +112,8 @@ impl Why {
         Why::NotOffered,
         Why::NetworkUnreachable,
         Why::CatchingUp,
+        Why::WaitingForTurn,
+        Why::OverMemory { own_mb: 0 },
     ];
 
     /// Its place in [`Why::ALL`].
@@ -145,7 +154,7 @@ impl Why {
             Why::Settling { left_ms } => {
                 format!("It waits until the machine has been quiet for long enough, {} s more.", left_ms.div_ceil(1000))
             }
-            Why::Draining => "It finishes what is under way and takes nothing new.".into(),
+            Why::Draining => "It takes nothing new; what is under way is finished first.".into(),
             Why::NoRun => "There is no run to train in, or none that pays and has a place free.".into(),
             Why::RunEnded => "The run has ended.".into(),
             Why::WaitingForMembers => "The run waits for more members.".into(),
@@ -153,7 +162,9 @@ impl Why {
             Why::NoModel => "There is no model to serve.".into(),
             Why::NotOffered => "The model is not offered to others.".into(),
             Why::NetworkUnreachable => "No other machine can be reached.".into(),
-            Why::CatchingUp => "It fetches what happened while it was away.".into(),
+            Why::CatchingUp => "It fetches what it needs to take part.".into(),
+            Why::WaitingForTurn => "The run goes on with others until it is this machine's turn.".into(),
+            Why::OverMemory { own_mb } => format!("It has {own_mb} MB of memory itself, more than memory_mb allows."),
         }
     }
 
@@ -210,6 +221,8 @@ impl Why {
             Why::NotOffered => (20, "not_offered", Some("Offer the model to others.")),
             Why::NetworkUnreachable => (21, "network_unreachable", Some("Look at the connection of the machine.")),
             Why::CatchingUp => (22, "catching_up", None),
+            Why::WaitingForTurn => (23, "waiting_for_turn", None),
+            Why::OverMemory { .. } => (24, "over_memory", Some("Raise memory_mb, or serve a smaller model.")),
         }
     }
 }

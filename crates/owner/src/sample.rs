@@ -20,6 +20,8 @@ pub struct Sample {
     pub metered: Option<bool>,
     /// Memory that is free or held by the program itself: otherwise its own work would stop it.
     pub memory_free_mb: Option<u64>,
+    /// Memory that the program itself has, where that is more than it may.
+    pub memory_over_mb: Option<u64>,
     /// Free where the program keeps its data.
     pub disk_free_mb: Option<u64>,
     /// Whether another program uses the graphics card.
@@ -74,6 +76,9 @@ impl Senses {
         }
         if sample.gpu_in_use == Some(true) {
             return Some(Why::GpuInUse);
+        }
+        if let Some(own_mb) = sample.memory_over_mb {
+            return Some(Why::OverMemory { own_mb });
         }
         if let Some(free_mb) = below(sample.memory_free_mb, settings.memory_free_min_mb) {
             return Some(Why::LowMemory { free_mb });

@@ -10,6 +10,7 @@ const AWAY: Sample = Sample {
     temperature_c: Some(50),
     metered: Some(false),
     memory_free_mb: Some(8_000),
+    memory_over_mb: None,
     disk_free_mb: Some(90_000),
     gpu_in_use: Some(false),
     local: LocalTime { weekday: owner::Weekday::Wed, minute_of_day: 600 },
@@ -80,6 +81,7 @@ fn each_reason_stops_a_machine_and_is_named() {
     check(|s| s.temperature_c = Some(86), "hot");
     check(|s| s.metered = Some(true), "metered");
     check(|s| s.memory_free_mb = Some(1_023), "low_memory");
+    check(|s| s.memory_over_mb = Some(401), "over_memory");
     check(|s| s.disk_free_mb = Some(2_047), "low_disk");
     check(|s| s.gpu_in_use = Some(true), "gpu_in_use");
     check(|s| s.local.weekday = owner::Weekday::Sat, "quiet_hours");

@@ -84,6 +84,7 @@ impl World {
             temperature_c: known(3).then_some(self.heat),
             metered: known(4).then_some(trouble[1]),
             memory_free_mb: free(5, trouble[3]),
+            memory_over_mb: None,
             disk_free_mb: free(6, trouble[4]),
             gpu_in_use: known(7).then_some(trouble[2]),
             local: LocalTime::at(self.now, 120),

@@ -106,8 +106,9 @@ function finish(answer, line) {
   if (answer.text) said.push({ role: "assistant", content: answer.text });
   else said.pop();
   const seconds = (performance.now() - answer.begun - answer.first) / 1000;
-  const rate = (answer.tokens / seconds).toFixed(1);
-  set("chat-said", answer.tokens ? `${plural(answer.tokens, "token")}, ${rate} a second, first after ${answer.first.toFixed(0)} ms` : "");
+  // A single piece tells nothing of a rate.
+  const rate = seconds > 0 && answer.tokens > 1 ? `, ${(answer.tokens / seconds).toFixed(1)} a second` : "";
+  set("chat-said", answer.tokens ? `${plural(answer.tokens, "token")}${rate}, first after ${answer.first.toFixed(0)} ms` : "");
   if (answer.id && answer.text) line.append(receipt(answer.id));
   else if (!answer.text) line.remove();
 }

@@ -61,7 +61,8 @@ async function fetchRun(line, path) {
   const late = same && run.shown.version === line.version ? 10000 : 2000;
   const wait = run.asked === line.run ? run.at + late - Date.now() : 0;
   clearTimeout(run.again);
-  if (run.busy) return;
+  // Who does not look asks nothing; who looks again is shown everything anew.
+  if (run.busy || document.hidden) return;
   if (wait > 0) return (run.again = setTimeout(paint, wait));
   [run.busy, run.asked] = [true, line.run];
   const news = await get(path).catch(() => null);

@@ -58,8 +58,7 @@ struct Linux {
     desktop: wayland::Desktop,
     sensors: Vec<PathBuf>,
     sensors_at: Instant,
-    /// When the system was started, as its clock says now.
-    boot_s: Option<i64>,
+    terminals: input::Terminals,
     slow: Slow,
     slow_at: Instant,
 }
@@ -79,7 +78,7 @@ impl Linux {
             slow_at: now,
             sensors,
             sensors_at: now,
-            boot_s: input::boot_s(root),
+            terminals: input::Terminals::find(root),
         }
     }
 
@@ -87,12 +86,8 @@ impl Linux {
     fn input_idle_ms(&mut self) -> Option<u64> {
         let ms = |idle: Duration| u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
         let told = [self.watch.idle(), self.desktop.idle(), self.keyboard.idle()];
-        let known = told.into_iter().map(|idle| idle.map(ms)).chain([self.terminals_idle_ms()]);
+        let known = told.into_iter().map(|idle| idle.map(ms)).chain([self.terminals.idle_ms()]);
         known.flatten().min()
-    }
-
-    fn terminals_idle_ms(&self) -> Option<u64> {
-        input::terminals_idle_ms(&self.root, self.boot_s?)
     }
 }
 
@@ -104,7 +99,7 @@ impl Sampler for Linux {
         }
         if self.slow_at.elapsed() >= SLOW_EVERY {
             self.slow = read_slow(&self.root, &self.data_dir, &self.sensors);
-            self.boot_s = input::boot_s(&self.root);
+            self.terminals = input::Terminals::find(&self.root);
             self.slow_at = Instant::now();
         }
         let shares = self.meter.read(&self.root.join("proc"));
@@ -127,7 +122,7 @@ impl Sampler for Linux {
         let or = |known: bool, source: &str, why: &str| if known { source.into() } else { format!("unknown: {why}") };
         let slow = &self.slow;
         let keyboard = if self.keyboard.found() { "counted" } else { "none found" };
-        let terminals = if self.terminals_idle_ms().is_some() { "used" } else { "not used" };
+        let terminals = if self.terminals.idle_ms().is_some() { "used" } else { "not used" };
         let power = "/sys/class/power_supply";
         let sensor = self.sensors.first().map(|path| path.display().to_string()).unwrap_or_default();
         let memory = "/proc/meminfo (MemAvailable) and limits of control groups";

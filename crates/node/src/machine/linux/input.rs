@@ -63,17 +63,36 @@ pub(super) fn parse_interrupts(counts: &str) -> Option<u64> {
 }
 
 /// When the system was started, in seconds since 1970.
-pub(super) fn boot_s(root: &Path) -> Option<i64> {
+fn boot_s(root: &Path) -> Option<i64> {
     parse_boot_s(&read(root.join("proc/stat"))?)
 }
 
-/// Milliseconds since a terminal below `root` was used.
-pub(super) fn terminals_idle_ms(root: &Path, boot_s: i64) -> Option<u64> {
-    let now_s = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs();
-    let consoles = devices(&root.join("dev"), true, is_console);
-    let opened = devices(&root.join("dev/pts"), false, is_number);
-    let terminals: Vec<_> = opened.into_iter().chain(consoles).collect();
-    idle_ms(&terminals, boot_s, i64::try_from(now_s).ok()?)
+/// The terminals below a root. Consoles and the system's start are looked up seldom.
+pub(super) struct Terminals {
+    boot_s: Option<i64>,
+    consoles: Vec<PathBuf>,
+    /// Where the others are: each login has one.
+    opened: PathBuf,
+}
+
+impl Terminals {
+    /// Looks for them.
+    pub(super) fn find(root: &Path) -> Self {
+        let consoles = devices(&root.join("dev"), is_console);
+        Self { boot_s: boot_s(root), consoles, opened: root.join("dev/pts") }
+    }
+
+    /// Milliseconds since one of them was used.
+    pub(super) fn idle_ms(&self) -> Option<u64> {
+        let now_s = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs();
+        let opened = devices(&self.opened, is_number);
+        let all = opened.iter().map(|path| (false, path)).chain(self.consoles.iter().map(|path| (true, path)));
+        let used = |(console, path): (bool, &PathBuf)| {
+            Some(Terminal { console, used_s: std::fs::metadata(path).ok()?.atime() })
+        };
+        let terminals: Vec<_> = all.filter_map(used).collect();
+        idle_ms(&terminals, self.boot_s?, i64::try_from(now_s).ok()?)
+    }
 }
 
 /// The keyboard that is built in.
@@ -114,11 +133,10 @@ fn is_number(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-fn devices(dir: &Path, console: bool, wanted: fn(&str) -> bool) -> Vec<Terminal> {
+fn devices(dir: &Path, wanted: fn(&str) -> bool) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let entries = entries.filter(|entry| entry.file_name().to_str().is_some_and(wanted));
-    let used = |entry: std::fs::DirEntry| Some(Terminal { console, used_s: entry.metadata().ok()?.atime() });
-    entries.take(TERMINALS_MAX).filter_map(used).collect()
+    entries.map(|entry| entry.path()).take(TERMINALS_MAX).collect()
 }
 
 #[cfg(test)]

@@ -84,7 +84,8 @@ fn a_clock_that_was_set_counts_on() {
 #[test]
 fn what_is_written_is_frozen_and_bounded() {
     let mut minutes = Minutes::new(START, Why::Working);
-    for (at, why) in Why::ALL.into_iter().enumerate() {
+    // Those that there were when it was frozen: new ones come last and change nothing.
+    for (at, why) in Why::ALL.into_iter().take(23).enumerate() {
         minutes.enter(START.plus(5 * at as u64 * DAY_MS), why);
     }
     let bytes = minutes.to_bytes();

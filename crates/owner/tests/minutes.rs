@@ -84,13 +84,15 @@ fn a_clock_that_was_set_counts_on() {
 #[test]
 fn what_is_written_is_frozen_and_bounded() {
     let mut minutes = Minutes::new(START, Why::Working);
-    // Those that there were when it was frozen: new ones come last and change nothing.
-    for (at, why) in Why::ALL.into_iter().take(23).enumerate() {
+    for (at, why) in Why::ALL.into_iter().enumerate() {
+        // Those that there were when it was frozen: new ones come last and change nothing.
+        if at == 23 {
+            assert_eq!(Hash::of("owner.minutes", &minutes.to_bytes()).to_string(), FROZEN);
+        }
         minutes.enter(START.plus(5 * at as u64 * DAY_MS), why);
     }
     let bytes = minutes.to_bytes();
     assert_eq!(written(&minutes).to_bytes(), bytes);
-    assert_eq!(Hash::of("owner.minutes", &bytes).to_string(), FROZEN);
     for cut in 0..bytes.len() {
         assert!(Minutes::from_bytes(&bytes[..cut]).is_err(), "cut at {cut}");
     }

@@ -2,12 +2,12 @@
 //! `talkoo replay`.
 
 use crate::Node;
-use crate::store::Store;
+use crate::store::{Store, append_line, older};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -68,17 +68,7 @@ fn what(event: &Value) -> Value {
 }
 
 fn append(dir: &Path, event: &Value) -> Result<()> {
-    let path = dir.join(FILE);
-    if std::fs::metadata(&path).is_ok_and(|file| file.len() > BYTES_MAX) {
-        std::fs::rename(&path, older(&path))?;
-    }
-    let mut file = File::options().create(true).append(true).open(&path)?;
-    Ok(file.write_all(format!("{event}\n").as_bytes())?)
-}
-
-/// Where a log goes that was turned over.
-fn older(path: &Path) -> PathBuf {
-    path.with_extension("jsonl.old")
+    append_line(&dir.join(FILE), BYTES_MAX, event)
 }
 
 /// An event log that is looked at again.

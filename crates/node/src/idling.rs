@@ -412,9 +412,9 @@ impl Node {
             return None;
         }
         if let Some(code) = open.into_iter().flatten().next() {
-            let alone = self.is_alone() || !self.shared.net.ways().is_empty();
+            let reachable = self.is_alone() || !self.shared.net.ways().is_empty();
             let why = Why::ALL.into_iter().find(|why| why.code() == code);
-            return if alone { why } else { Some(Why::NetworkUnreachable) };
+            return if reachable { why } else { Some(Why::NetworkUnreachable) };
         }
         #[cfg(feature = "serve")]
         if let Some((models, offered)) = self.in_market().ok().map(|trade| (trade.serves(), trade.offers())) {

@@ -95,17 +95,8 @@ impl Store {
 
     /// Appends a line to a file of the run's metrics; nothing depends on them, so trouble is only logged.
     pub(crate) fn write_metrics(&self, run: &RunId, file: &str, line: &impl serde::Serialize) {
-        let write = || -> Result<()> {
-            let path = self.run_dir(run)?.join(file);
-            if std::fs::metadata(&path).is_ok_and(|file| file.len() > METRICS_MAX) {
-                std::fs::rename(&path, path.with_extension("jsonl.old"))?;
-            }
-            let mut file = File::options().create(true).append(true).open(&path)?;
-            let mut text = serde_json::to_vec(line)?;
-            text.push(b'\n');
-            Ok(file.write_all(&text)?)
-        };
-        if let Err(error) = write() {
+        let written = self.run_dir(run).and_then(|dir| append_line(&dir.join(file), METRICS_MAX, line));
+        if let Err(error) = written {
             tracing::warn!(%error, "the metrics could not be written");
         }
     }
@@ -180,6 +171,21 @@ impl Store {
         std::fs::create_dir_all(&dir)?;
         Ok(dir)
     }
+}
+
+/// Appends a line of JSON to a log, which is turned over when it is longer than `most` bytes; one older file stays.
+pub(crate) fn append_line(path: &Path, most: u64, line: &impl serde::Serialize) -> Result<()> {
+    if std::fs::metadata(path).is_ok_and(|file| file.len() > most) {
+        std::fs::rename(path, older(path))?;
+    }
+    let mut text = serde_json::to_vec(line)?;
+    text.push(b'\n');
+    Ok(File::options().create(true).append(true).open(path)?.write_all(&text)?)
+}
+
+/// Where a log goes that was turned over.
+pub(crate) fn older(path: &Path) -> PathBuf {
+    path.with_extension("jsonl.old")
 }
 
 /// Writes a file whole or not at all; `sync` waits for the disk.

@@ -184,14 +184,12 @@ impl Idling {
     }
 
     fn look(&self) {
-        let (mut sample, own, memory_mb) = {
+        let (sample, least) = {
             let mut inner = self.inner();
             inner.reading = inner.sampler.read();
-            let sample = sample::of(&inner.reading, inner.idle.settings(), inner.when);
-            (sample, inner.reading.memory_own_mb.unwrap_or(0), inner.memory_mb)
+            let settings = inner.idle.settings();
+            (sample::of(&inner.reading, settings, inner.when, inner.memory_mb), settings.memory_free_min_mb)
         };
-        sample.memory_over_mb = (memory_mb > 0 && own > memory_mb).then_some(own);
-        let least = self.inner().idle.settings().memory_free_min_mb;
         let short = sample.memory_over_mb.is_some() || sample.memory_free_mb.is_some_and(|free| free < least);
         self.step(Input::Sample(sample));
         self.shed(short);

@@ -4,12 +4,13 @@ use crate::config::When;
 use crate::machine::Reading;
 use owner::{LocalTime, Sample, Settings};
 
-/// A reading as it counts for an owner who wants work done `when`.
-pub(crate) fn of(reading: &Reading, settings: &Settings, when: When) -> Sample {
+/// A reading as it counts for an owner who wants work done `when`, in at most `memory_mb` of memory (0 = no limit).
+pub(crate) fn of(reading: &Reading, settings: &Settings, when: When, memory_mb: u64) -> Sample {
     let offset = chrono::Local::now().offset().local_minus_utc() / 60;
     let local = LocalTime::at(chain::clock(), offset);
     // What this process has it could give back.
     let memory = reading.memory_free_mb.map(|free| free + reading.memory_own_mb.unwrap_or(0));
+    let over = reading.memory_own_mb.filter(|own| memory_mb > 0 && *own > memory_mb);
     let disk = reading.disk_free_mb;
     match when {
         When::Idle => Sample {
@@ -19,7 +20,7 @@ pub(crate) fn of(reading: &Reading, settings: &Settings, when: When) -> Sample {
             temperature_c: reading.temperature_c,
             metered: reading.metered,
             memory_free_mb: memory,
-            memory_over_mb: None,
+            memory_over_mb: over,
             disk_free_mb: disk,
             gpu_in_use: reading
                 .gpu_busy_percent
@@ -30,6 +31,7 @@ pub(crate) fn of(reading: &Reading, settings: &Settings, when: When) -> Sample {
         // What could harm the machine counts even so.
         When::Always => Sample {
             temperature_c: reading.temperature_c.filter(|celsius| *celsius > settings.temperature_max_c + 10),
+            memory_over_mb: over,
             disk_free_mb: disk,
             local,
             ..Sample::default()
@@ -67,10 +69,10 @@ mod tests {
     #[test]
     fn idle_counts_everything() {
         let settings = Settings::default();
-        let sample = of(&READING, &settings, When::Idle);
+        let sample = of(&READING, &settings, When::Idle, 0);
         assert_eq!((sample.input_idle_ms, sample.memory_free_mb), (Some(5), Some(130)), "what it has counts as free");
         assert_eq!((sample.on_battery, sample.metered), (Some(true), Some(true)));
-        let busy = |percent| of(&Reading { gpu_busy_percent: percent, ..READING }, &settings, When::Idle).gpu_in_use;
+        let busy = |percent| of(&Reading { gpu_busy_percent: percent, ..READING }, &settings, When::Idle, 0).gpu_in_use;
         let known = |used| (!computes_there()).then_some(used);
         assert_eq!((busy(Some(26)), busy(Some(25)), busy(None)), (known(true), known(false), None));
     }
@@ -79,11 +81,19 @@ mod tests {
     fn always_counts_what_could_harm() {
         let settings = Settings::default();
         let local = |celsius| {
-            let sample = of(&Reading { temperature_c: Some(celsius), ..READING }, &settings, When::Always);
+            let sample = of(&Reading { temperature_c: Some(celsius), ..READING }, &settings, When::Always, 0);
             Sample { local: LocalTime::default(), ..sample }
         };
         let quiet = Sample { disk_free_mb: Some(7), ..Sample::default() };
         assert_eq!(local(90), quiet);
         assert_eq!(local(96), Sample { temperature_c: Some(96), ..quiet });
+    }
+
+    #[test]
+    fn its_own_memory_counts_always() {
+        let over = |when, most| of(&READING, &Settings::default(), when, most).memory_over_mb;
+        for when in [When::Idle, When::Always] {
+            assert_eq!([0, 29, 30].map(|most| over(when, most)), [None, Some(30), None]);
+        }
     }
 }

@@ -81,7 +81,7 @@ pub(super) fn gpus(root: &Path) -> Vec<String> {
 pub(super) fn gpu_busy_percent(root: &Path) -> Option<u8> {
     let cards = below(&root.join("sys/class/drm")).into_iter().map(|card| card.join("device"));
     let busy = cards.filter_map(|device| {
-        let read = |file: &str| std::fs::read_to_string(device.join(file)).ok();
+        let read = |file: &str| super::read(device.join(file));
         // A card that sleeps would be woken by the question.
         let sleeps = read("power/runtime_status").is_some_and(|status| status.trim() == "suspended");
         if sleeps { Some(0) } else { read("gpu_busy_percent")?.trim().parse::<u8>().ok().filter(|p| *p <= 100) }

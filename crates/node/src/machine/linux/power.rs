@@ -1,5 +1,6 @@
 //! Battery and temperature, from `/sys/class/power_supply`, `/sys/class/thermal` and `/sys/class/hwmon`.
 
+use super::read;
 use std::path::{Path, PathBuf};
 
 /// Sensors report what the hardware says, and some say nonsense: a dead one 0, a missing one -274 or 127.
@@ -50,7 +51,7 @@ pub(super) fn battery(supplies: &[Supply]) -> (bool, Option<u8>) {
 /// All power supplies of the machine; `None` where the system does not list any kind of them.
 pub(super) fn supplies(sys: &Path) -> Option<Vec<Supply>> {
     let entries = std::fs::read_dir(sys.join("class/power_supply")).ok()?;
-    let supply = |dir: PathBuf| parse_supply(|name| read(&dir.join(name)));
+    let supply = |dir: PathBuf| parse_supply(|name| read(dir.join(name)));
     Some(entries.flatten().filter_map(|entry| supply(entry.path())).collect())
 }
 
@@ -77,13 +78,13 @@ pub(super) fn parse_celsius(text: &str) -> Option<i32> {
 /// The files that hold the temperatures of the processor: its thermal zones, else its monitors.
 pub(super) fn sensors(sys: &Path) -> Vec<PathBuf> {
     let zones = entries(&sys.join("class/thermal")).into_iter().filter(|zone| named(zone, "thermal_zone"));
-    let zones = zones.filter(|zone| read(&zone.join("type")).is_some_and(|kind| is_processor_zone(&kind)));
+    let zones = zones.filter(|zone| read(zone.join("type")).is_some_and(|kind| is_processor_zone(&kind)));
     let zones: Vec<_> = zones.map(|zone| zone.join("temp")).filter(|file| celsius(file).is_some()).collect();
     if !zones.is_empty() {
         return zones;
     }
     let monitors = entries(&sys.join("class/hwmon")).into_iter();
-    let monitors = monitors.filter(|dir| read(&dir.join("name")).is_some_and(|name| is_processor_monitor(&name)));
+    let monitors = monitors.filter(|dir| read(dir.join("name")).is_some_and(|name| is_processor_monitor(&name)));
     let inputs = monitors.flat_map(|dir| entries(&dir)).filter(|file| named(file, "temp"));
     inputs.filter(|file| file.to_string_lossy().ends_with("_input") && celsius(file).is_some()).collect()
 }
@@ -106,10 +107,6 @@ fn entries(dir: &Path) -> Vec<PathBuf> {
     let mut found: Vec<_> = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
     found.sort();
     found
-}
-
-fn read(path: &Path) -> Option<String> {
-    std::fs::read_to_string(path).ok()
 }
 
 #[cfg(test)]

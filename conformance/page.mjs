@@ -1,5 +1,6 @@
 // The page of a running talkoo, in a real browser: `page.mjs BASE_URL`. One line for each check; ends with an error if any failed.
-// CHROMIUM names the browser, SHOTS a folder for pictures; with PAGE_EXPECT_RUN=1 there must be a run with a chart.
+// CHROMIUM names the browser, SHOTS a folder for pictures; with PAGE_EXPECT_RUN=1 there must be a run with a chart. LOCKED is the
+// address of a node that demands keys, a space, and its owner's key.
 // Written for playwright-core 1.65.1.
 
 import assert from "node:assert/strict";
@@ -10,7 +11,7 @@ import { chromium } from "playwright-core";
 
 const [base] = process.argv.slice(2);
 assert.ok(base, "page.mjs BASE_URL");
-const { CHROMIUM = "/usr/bin/chromium", SHOTS, PAGE_EXPECT_RUN } = process.env;
+const { CHROMIUM = "/usr/bin/chromium", SHOTS, PAGE_EXPECT_RUN, LOCKED } = process.env;
 
 const views = ["overview", "training", "peers", "serving", "ledger", "chat", "settings"];
 const looks = [
@@ -214,6 +215,38 @@ async function hasRun(browser) {
   }
 }
 
+// A node that demands keys says so, and shows itself to its owner's.
+async function locked(browser, place, key) {
+  const page = await browser.newPage({ viewport: looks[0].viewport });
+  const wrong = [];
+  page.on("pageerror", (error) => wrong.push(`page: ${error.message}`));
+  try {
+    await page.goto(place, { waitUntil: "load" });
+    const says = (text) => page.locator("#lock-said", { hasText: text }).waitFor({ state: "visible", timeout: 3000 });
+    const give = async (key) => {
+      await page.locator("#owner-key").fill(key);
+      await page.keyboard.press("Enter");
+    };
+    await says("did not provide an API key");
+    if (SHOTS) await page.screenshot({ path: join(SHOTS, "locked.png"), fullPage: true });
+    await give("tk-wrong");
+    await says("Incorrect API key");
+    await give(key);
+    await page.locator("#state").waitFor({ state: "visible", timeout: 3000 });
+    await page.locator("#live", { hasText: /^Live$/ }).waitFor({ timeout: 3000 });
+    assert.ok(!(await page.locator("#lock").isVisible()), "it asks no more");
+    await page.locator("nav a[href='#/chat']").click();
+    await page.locator("#model option").first().waitFor({ state: "attached", timeout: 3000 });
+    assert.notEqual(await page.locator("#model").inputValue(), "none is served");
+    await page.locator("nav a[href='#/overview']").click();
+    await page.locator("#forget").click();
+    await says("did not provide an API key");
+    fine(wrong);
+  } finally {
+    await page.close();
+  }
+}
+
 if (SHOTS) await mkdir(SHOTS, { recursive: true });
 const browser = await chromium.launch({ executablePath: CHROMIUM, args: quiet });
 try {
@@ -227,6 +260,7 @@ try {
     await check("the training view shows a run", () => hasRun(browser));
     await check("from a block to an account and back by keyboard", () => ledgerByKeyboard(browser));
   }
+  if (LOCKED) await check("a node that demands keys", () => locked(browser, ...LOCKED.split(" ")));
 } finally {
   await browser.close();
 }

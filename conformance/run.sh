@@ -32,12 +32,18 @@ fi
 echo "$sum  $model" | sha256sum --check --quiet
 
 data="$(mktemp -d)"
-mkfifo "$data/ready"
-"$talkoo" --data "$data" --json serve --model "$model" --listen 127.0.0.1:0 --answer-tokens 512 >"$data/ready" &
-server=$!
-trap 'kill $server 2>/dev/null; wait $server 2>/dev/null || true; rm -rf "$data"' EXIT
-read -r ready <"$data/ready"
-base="$(printf '%s' "$ready" | sed 's/.*"api":"\([^"]*\)".*/\1/')"
+servers=()
+trap 'kill "${servers[@]}" 2>/dev/null; wait "${servers[@]}" 2>/dev/null || true; rm -rf "$data"' EXIT
+serve() { # FOLDER OPTION…: says where its API is
+  mkdir -p "$data/$1"
+  mkfifo "$data/$1/ready"
+  "$talkoo" --data "$data/$1" --json serve --model "$model" --listen 127.0.0.1:0 "${@:2}" >"$data/$1/ready" &
+  servers+=($!)
+  read -r ready <"$data/$1/ready"
+  api="$(printf '%s' "$ready" | sed 's/.*"api":"\([^"]*\)".*/\1/')"
+}
+serve node --answer-tokens 512
+base="$api"
 name=smollm2
 
 failed=()
@@ -95,7 +101,9 @@ step "$(pinned schemathesis), the official document" official
 step "$(pinned schemathesis), our document" own
 chromium="${CHROMIUM:-$(command -v chromium || command -v chromium-browser || command -v google-chrome || true)}"
 if [ -n "$chromium" ]; then
-  step "the page in a browser" env CHROMIUM="$chromium" node "$place/npm/page.mjs" "${base%v1}"
+  key="$("$talkoo" --data "$data/locked" --json key create page --owner | sed 's/.*"key":"\([^"]*\)".*/\1/')"
+  serve locked --demand-keys --context 256
+  step "the page in a browser" env CHROMIUM="$chromium" LOCKED="${api%v1} $key" node "$place/npm/page.mjs" "${base%v1}"
 else
   echo "the page: left out, for there is no browser; on Debian: apt-get install -y chromium"
 fi

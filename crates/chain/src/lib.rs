@@ -34,7 +34,7 @@ pub use epoch::{Epoch, SET_MAX, first_set};
 pub use keeper::{Connections, Disk, Keeper, KeeperConfig, KeeperError, Note, clock, replay};
 pub use light::{AccountProof, Anchor, Light, RootProof, Step};
 pub use orderer::{Answer, Orderer, Turn};
-pub use pay::{reference_flops, units};
+pub use pay::{Fate, reference_flops, units};
 pub use snapshot::{STATE_MAX, Snapshot};
 pub use state::{Happened, State};
 pub use wires::{Channel, Outgoing, PACKET_MAX, Packet};

@@ -2,6 +2,7 @@
 
 use base::NodeId;
 use ledger::Credits;
+use std::collections::{BTreeMap, BTreeSet};
 use swarm::Closed;
 
 /// Reference operations of training on one loss-bearing token: 6 for each parameter of a matrix product
@@ -30,6 +31,35 @@ pub fn units(closed: &Closed) -> Vec<(NodeId, u64)> {
     let alone = closed.plain.and_then(|(member, _)| Some((member, closed.commits.get(&member)?.tokens)));
     let set = closed.set.iter().filter(|_| alone.is_none()).map(|candidate| (candidate.member, candidate.tokens));
     set.chain(alone).filter(|(_, tokens)| *tokens > 0).collect()
+}
+
+/// What became of a member's part in a round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fate {
+    /// It is in the set that was applied.
+    Counted,
+    /// It came too late, or from other weights: too few members held it.
+    LeftOut,
+    /// No quorum attested: what was done may count in the next round.
+    Void,
+    /// Nothing came.
+    Missed,
+}
+
+/// What became of each member's part in a closed round, with the tokens that count: of everybody who has a unit in it or was to
+/// have one, each once.
+pub(crate) fn fates(closed: &Closed) -> Vec<(NodeId, u64, Fate)> {
+    let mut counted: BTreeMap<NodeId, u64> = BTreeMap::new();
+    units(closed).into_iter().for_each(|(by, tokens)| *counted.entry(by).or_default() += tokens);
+    let planned = closed.plan.iter().map(|slot| slot.member).chain(closed.commits.keys().copied());
+    let all: BTreeSet<NodeId> = planned.chain(counted.keys().copied()).collect();
+    let fate = |by: NodeId| match counted.get(&by) {
+        Some(tokens) => (by, *tokens, Fate::Counted),
+        None if !closed.commits.contains_key(&by) => (by, 0, Fate::Missed),
+        None if closed.void => (by, 0, Fate::Void),
+        None => (by, 0, Fate::LeftOut),
+    };
+    all.into_iter().map(fate).collect()
 }
 
 /// Divides `amount` in proportion to tokens, to the last micro-credit: what rounding leaves over goes to

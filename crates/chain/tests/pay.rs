@@ -1,7 +1,7 @@
 //! Money follows work: simulated runs with faults and liars, their logs applied to the replicated state.
 
 use base::{Hash, Keypair, Millis, NodeId, Signed};
-use chain::{Block, Founder, Genesis, Happened, State, Tx, VOTE_DOMAIN, Vote, reference_flops};
+use chain::{Block, Fate, Founder, Genesis, Happened, State, Tx, VOTE_DOMAIN, Vote, reference_flops};
 use ledger::{Credits, Issuance, Params, Purse};
 use sim::{Scenario, logged};
 use std::collections::BTreeMap;
@@ -114,7 +114,7 @@ fn members_are_paid_by_tokens_whatever_befalls_the_run() {
 
 /// Each member's part of a round's pay is its part of the tokens, to the last micro-credit.
 fn proportional(seed: u64, closed: &swarm::Closed, happened: &[Happened], id: Hash) {
-    let mut amounts: BTreeMap<NodeId, u64> = BTreeMap::new();
+    let (mut amounts, mut told) = (BTreeMap::<NodeId, u64>::new(), BTreeMap::new());
     // Two rounds may close in one block: what is paid between their events is the second's.
     let at = happened.iter().position(|h| *h == Happened::Run(Event::Closed(id, closed.round))).expect("there");
     for paid in happened[..at].iter().rev() {
@@ -123,9 +123,15 @@ fn proportional(seed: u64, closed: &swarm::Closed, happened: &[Happened], id: Ha
                 *amounts.entry(*to).or_default() += amount.0;
             }
             Happened::Paid { .. } => {}
+            Happened::Worked { by, tokens, fate, .. } => {
+                assert!(told.insert(*by, (*tokens, *fate)).is_none(), "seed {seed}: {by:?} is told of twice");
+            }
             _ => break,
         }
     }
+    let paid = |by: &NodeId| told.get(by).is_some_and(|(_, fate)| *fate == Fate::Counted);
+    assert!(amounts.keys().all(paid), "seed {seed}: who is paid has done something");
+    assert!(closed.plan.iter().all(|slot| told.contains_key(&slot.member)), "seed {seed}: nobody is forgotten");
     let total: u64 = amounts.values().sum();
     let tokens: u64 = closed.set.iter().map(|c| c.tokens).sum();
     let mut done: BTreeMap<NodeId, (u64, u64)> = BTreeMap::new();
@@ -133,6 +139,8 @@ fn proportional(seed: u64, closed: &swarm::Closed, happened: &[Happened], id: Ha
         let entry = done.entry(candidate.member).or_default();
         *entry = (entry.0 + candidate.tokens, entry.1 + 1);
     }
+    let counted: u64 = told.values().map(|(tokens, _)| tokens).sum();
+    assert_eq!(counted, tokens, "seed {seed}: every token is somebody's");
     for (member, (own, units)) in done {
         let exact = u128::from(total) * u128::from(own);
         let got = u128::from(amounts.get(&member).copied().unwrap_or(0)) * u128::from(tokens);

@@ -53,7 +53,7 @@ fn number(value: &Value) -> String {
 }
 
 /// Seconds in words of at most two parts.
-fn time(seconds: u64) -> String {
+pub(crate) fn time(seconds: u64) -> String {
     match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
         (0, 0, s) => format!("{s} s"),
         (0, m, _) => format!("{m} min"),
@@ -168,7 +168,10 @@ fn today(panel: &Value) -> String {
         .into_iter()
         .map(|part| format!("{} {}", time(part["seconds"].as_u64().unwrap_or(0)), text(&part["text"])));
     let spent: Vec<String> = spent.take(5).collect();
-    format!("today     {} credits earned; {}", render::credits(&today["earned_micro"]), spent.join(", "))
+    let earned = render::credits(&today["earned_micro"]);
+    let (tokens, asked) = (number(&today["tokens_trained"]), number(&today["questions_answered"]));
+    let did = format!("{earned} credits earned, {tokens} tokens trained, {asked} questions of others answered");
+    format!("today     (UTC) {did}\n          {}", spent.join(", "))
 }
 
 #[cfg(test)]

@@ -8,10 +8,13 @@ use serde_json::json;
 
 #[derive(Subcommand)]
 pub(crate) enum KeyCommand {
-    /// Make a key; it is shown this once. A server that runs takes it at its next start.
+    /// Make a key; it is shown this once.
     Create {
         /// What it is for.
         name: String,
+        /// A key of the node's owner: the page and its figures, pause and resume, from wherever the API can be reached.
+        #[arg(long)]
+        owner: bool,
         /// A model that it may ask; may be given several times (default: all).
         #[arg(long, value_name = "MODEL")]
         model: Vec<String>,
@@ -38,7 +41,7 @@ pub(crate) fn run(common: &Common, command: KeyCommand) -> Result<()> {
     let dir = common.dir();
     let mut keys = node::api_keys(&dir)?;
     match command {
-        KeyCommand::Create { name, model, per_minute, tokens, days } => {
+        KeyCommand::Create { name, owner, model, per_minute, tokens, days } => {
             if keys.iter().any(|key| key.name == name) {
                 bail!("there is a key called {name} already; `talkoo key revoke {name}` makes room");
             }
@@ -46,7 +49,7 @@ pub(crate) fn run(common: &Common, command: KeyCommand) -> Result<()> {
             let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
             let expires = days.map(|days| now + days * 86_400);
             let (hash, hint) = (Key::hash_of(&secret), secret[..10].to_owned());
-            keys.push(Key { name, hash, hint, models: model, per_minute, tokens, expires });
+            keys.push(Key { name, hash, hint, owner, models: model, per_minute, tokens, expires });
             node::keep_api_keys(&dir, &keys)?;
             render::print(common, &json!({ "key": secret }), || {
                 format!("{secret}\nit is stored as a hash only: keep it, it is not shown again")
@@ -54,7 +57,8 @@ pub(crate) fn run(common: &Common, command: KeyCommand) -> Result<()> {
         }
         KeyCommand::Ls => {
             render::print(common, &serde_json::to_value(&keys)?, || {
-                let line = |key: &Key| format!("{}…  {}", key.hint, key.name);
+                let whose = |key: &Key| if key.owner { "  (the owner's)" } else { "" };
+                let line = |key: &Key| format!("{}…  {}{}", key.hint, key.name, whose(key));
                 if keys.is_empty() { "no keys".into() } else { keys.iter().map(line).collect::<Vec<_>>().join("\n") }
             });
         }
@@ -66,7 +70,7 @@ pub(crate) fn run(common: &Common, command: KeyCommand) -> Result<()> {
             }
             node::keep_api_keys(&dir, &keys)?;
             render::print(common, &json!({ "revoked": name }), || {
-                format!("{name} is refused from a server's next start on")
+                format!("{name} is refused from now on")
             });
         }
     }

@@ -297,7 +297,7 @@ impl ServeArgs {
         let offer = OfferConfig { public, price: self.price.unwrap_or(Price { input, output }) };
         let trade = self.asking.enter(common, node, local, offer).await?;
         let listen = self.listen.unwrap_or(set.listen);
-        let keys = Arc::new(Keys::new(node::api_keys(&common.dir())?));
+        let keys = Arc::new(Keys::asking(node::api_keys_as_they_change(&common.dir())?));
         let gateway = || Gateway {
             answers: Arc::new(trade.asker()),
             keys: keys.clone(),

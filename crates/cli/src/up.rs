@@ -36,6 +36,8 @@ enum WhenArg {
 const FIND_EVERY: Duration = Duration::from_secs(1);
 /// And after this again where something went wrong.
 const FIND_AGAIN: Duration = Duration::from_secs(60);
+/// Of 1,000 parts of the new credits of its own network, how many that may get: all that one run can.
+const OWN_PERMILLE: u16 = 500;
 /// The shipped example: the first thing that a machine alone trains.
 const EXAMPLE: &str = include_str!("../../../examples/first.toml");
 
@@ -185,7 +187,11 @@ async fn begin(common: &Common, node: &Arc<Node>, dir: &Path) -> Result<()> {
     let prepare = || crate::runs::prepare(&file, dir, common.threads(), common.device(), &alone);
     let prepared = tokio::task::block_in_place(prepare)?;
     let corpus = std::path::absolute(&prepared.corpus)?;
-    node.create(prepared.spec, &corpus, None, prepared.budget.unwrap_or_default()).await?;
+    let ticket = node.create(prepared.spec, &corpus, None, prepared.budget.unwrap_or_default()).await?;
+    // On its own books the owner decides what earns new credits.
+    if let Err(error) = node.admit(ticket.run, OWN_PERMILLE).await {
+        tracing::warn!(%error, "the run earns nothing");
+    }
     Ok(())
 }
 
@@ -258,16 +264,18 @@ pub(crate) async fn down(common: &Common) -> Result<()> {
     let panel = train::ask(common, Request::Panel).await.unwrap_or(before);
     train::ask(common, Request::Stop).await?;
     let value = json!({
-        "stopped": true, "uptime_s": panel["node"]["uptime_s"], "today": panel["today"], "runs": panel["runs"],
+        "stopped": true, "uptime_s": panel["node"]["uptime_s"], "did": panel["since_start"], "runs": panel["runs"],
     });
     render::print(common, &value, || {
         let number = |value: &Value| render::grouped(value.as_u64().unwrap_or(0));
-        let today = &panel["today"];
+        let did = &panel["since_start"];
         let mut out = format!(
-            "down after {} s: {} tokens trained in its runs, {} questions answered",
-            number(&panel["node"]["uptime_s"]),
-            number(&today["tokens_trained"]),
-            number(&today["questions_answered"])
+            "down after {}: {} tokens trained, {} questions of others and {} of yours answered, {} credits earned",
+            crate::glance::time(panel["node"]["uptime_s"].as_u64().unwrap_or(0)),
+            number(&did["tokens_trained"]),
+            number(&did["questions_answered"]),
+            number(&did["own_questions"]),
+            render::credits(&did["earned_micro"])
         );
         for run in panel["runs"].as_array().into_iter().flatten() {
             out += &format!("\n{}: round {}", run["name"].as_str().unwrap_or_default(), run["version"]);

@@ -16,6 +16,9 @@ pub struct Key {
     pub hash: Hash,
     /// Its first characters, to tell it from others.
     pub hint: String,
+    /// Whether it is the owner's: it sees the node's figures, and may pause it.
+    #[serde(default)]
+    pub owner: bool,
     /// Models that it may ask; empty = all.
     #[serde(default)]
     pub models: Vec<String>,
@@ -42,11 +45,15 @@ impl Key {
 }
 
 /// The keys that are accepted, and what each has used.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Keys {
     keys: Mutex<BTreeMap<Hash, Key>>,
     used: Mutex<BTreeMap<Hash, Used>>,
+    news: Option<Box<News>>,
 }
+
+/// Gives the keys that are accepted from now on, where they changed since it was asked last.
+pub type News = dyn Fn() -> Option<Vec<Key>> + Send + Sync;
 
 #[derive(Debug, Default)]
 struct Used {
@@ -68,6 +75,11 @@ impl Caller {
         self.key.is_some()
     }
 
+    /// Whether it is the node's owner: by an owner's key, or without any that is known where none is needed.
+    pub(crate) fn owns(&self, keys_needed: bool) -> bool {
+        self.key.as_ref().map_or(!keys_needed, |key| key.owner)
+    }
+
     /// Whether its key, if it has one, is for this model too.
     pub(crate) fn may_ask(&self, model: &str) -> bool {
         self.key.as_ref().is_none_or(|key| key.models.is_empty() || key.models.iter().any(|known| known == model))
@@ -77,13 +89,19 @@ impl Caller {
 impl Keys {
     /// Accepts these.
     pub fn new(keys: Vec<Key>) -> Self {
-        Self { keys: Mutex::new(keys.into_iter().map(|key| (key.hash, key)).collect()), used: Mutex::default() }
+        let all = Self::default();
+        all.put(keys);
+        all
     }
 
-    /// Accepts these from now on; what was used stays counted.
-    pub fn replace(&self, keys: Vec<Key>) {
-        *self.keys.lock().expect("nobody panics while holding it") =
-            keys.into_iter().map(|key| (key.hash, key)).collect();
+    /// Asks for them anew with each request; what was used stays counted.
+    pub fn asking(news: Box<News>) -> Self {
+        Self { news: Some(news), ..Self::default() }
+    }
+
+    fn put(&self, keys: Vec<Key>) {
+        let keys = keys.into_iter().map(|key| (key.hash, key)).collect();
+        *self.keys.lock().expect("nobody panics while holding it") = keys;
     }
 
     /// Who has this key. The hash is looked up, so that no comparison tells how much of a guess was right.
@@ -96,6 +114,9 @@ impl Keys {
                 false => Ok(Caller { client: [0; 32], key: None }),
             };
         };
+        if let Some(keys) = self.news.as_ref().and_then(|news| news()) {
+            self.put(keys);
+        }
         let hash = Key::hash_of(secret);
         let found = self.keys.lock().expect("nobody panics while holding it").get(&hash).cloned();
         match found {
@@ -146,7 +167,19 @@ mod tests {
 
     fn key(secret: &str) -> Key {
         let hash = Key::hash_of(secret);
-        Key { name: "a".into(), hash, hint: "tk".into(), models: vec![], per_minute: None, tokens: None, expires: None }
+        let (name, hint) = ("a".into(), "tk".into());
+        Key { name, hash, hint, owner: false, models: vec![], per_minute: None, tokens: None, expires: None }
+    }
+
+    #[test]
+    fn keys_that_are_made_or_revoked_count_from_the_next_request_on() {
+        let stored = std::sync::Arc::new(Mutex::new(Some(vec![key("a")])));
+        let news = stored.clone();
+        let keys = Keys::asking(Box::new(move || news.lock().expect("a lock").take()));
+        assert!(keys.caller(Some("a"), true, 0).is_ok_and(|caller| !caller.owns(true)));
+        *stored.lock().expect("a lock") = Some(vec![Key { owner: true, ..key("b") }]);
+        assert!(keys.caller(Some("a"), true, 0).is_err());
+        assert!(keys.caller(Some("b"), true, 0).is_ok_and(|caller| caller.owns(true)));
     }
 
     #[test]

@@ -18,7 +18,7 @@ mod stream;
 mod tools;
 
 pub use http::{Gateway, GatewayError, serve};
-pub use keys::{Key, Keys};
+pub use keys::{Key, Keys, News};
 pub use page::Panel;
 
 use market::{Ask, Input, ModelCard, Piece, Reason};

@@ -24,6 +24,8 @@ pub trait Panel: Send + Sync + 'static {
     fn state(&self) -> Value;
     /// One run in full.
     fn run(&self, run: &str) -> Option<Value>;
+    /// What was done on each day that is kept, and where its time went, newest first.
+    fn days(&self) -> Value;
     /// Final blocks, newest first, below a height.
     fn blocks(&self, before: Option<u64>, count: usize) -> Value;
     /// An account by its key.
@@ -61,12 +63,13 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const BLOCKS_MAX: usize = 100;
 
 /// What the page asks beside the API.
-pub(crate) fn routes() -> [(&'static str, MethodRouter<Arc<Shared>>); 9] {
+pub(crate) fn routes() -> [(&'static str, MethodRouter<Arc<Shared>>); 10] {
     [
         ("/page/{name}", get(part)),
         ("/api/state", get(state)),
         ("/api/events", get(events)),
         ("/api/runs/{run}", get(run)),
+        ("/api/days", get(days)),
         ("/api/blocks", get(blocks)),
         ("/api/accounts/{key}", get(account)),
         ("/api/pause", post(pause)),
@@ -97,17 +100,17 @@ fn file(kind: &'static str, text: &'static str) -> Response {
     (headers.map(|(name, value)| (name, HeaderValue::from_static(value))), text).into_response()
 }
 
-/// The panel, for the owner: whoever asks with a key, or from elsewhere, is somebody else.
+/// The panel, for the owner: by an owner's key, or without any on this machine.
 pub(crate) struct Owner(pub(crate) Arc<dyn Panel>);
 
 impl FromRequestParts<Arc<Shared>> for Owner {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, ApiError> {
-        let owner = parts.extensions.get::<Caller>().is_some_and(|caller| !caller.known());
-        if shared.keys_needed || !owner {
+        let owner = parts.extensions.get::<Caller>().is_some_and(|caller| caller.owns(shared.keys_needed));
+        if !owner {
             return Err(ApiError::forbidden(
-                "The node's figures are shown to its owner only: where the API listens on this machine and demands no keys.",
+                "The node's figures are shown to its owner only: `talkoo key create NAME --owner` makes a key for that.",
             ));
         }
         shared.panel.clone().map(Self).ok_or_else(|| ApiError::not_found("/api"))
@@ -151,6 +154,10 @@ fn still(state: &Value) -> Value {
 
 async fn run(Owner(panel): Owner, Path(run): Path<String>) -> Result<Json<Value>, ApiError> {
     panel.run(&run).map(Json).ok_or_else(|| ApiError::not_found(&format!("/api/runs/{run}")))
+}
+
+async fn days(Owner(panel): Owner) -> Json<Value> {
+    Json(panel.days())
 }
 
 /// Which blocks.

@@ -361,6 +361,7 @@ fn what_is_wrong_is_named() {
 #[test]
 fn keys_are_demanded_and_pages_of_others_may_ask() {
     let key = Key {
+        owner: false,
         name: "a".into(),
         hash: Key::hash_of("tk-1"),
         hint: "tk".into(),

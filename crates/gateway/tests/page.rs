@@ -2,7 +2,7 @@
 
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
-use gateway::{Gateway, Keys, Nobody, Panel};
+use gateway::{Gateway, Key, Keys, Nobody, Panel};
 use market::Verdict;
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex};
@@ -17,6 +17,9 @@ impl Panel for Figures {
     }
     fn run(&self, run: &str) -> Option<Value> {
         (run == "known").then(|| json!({ "run": run }))
+    }
+    fn days(&self) -> Value {
+        json!([{ "date": "2026-11-28" }])
     }
     fn blocks(&self, before: Option<u64>, count: usize) -> Value {
         json!({ "before": before, "count": count })
@@ -46,7 +49,12 @@ fn asked(panel: Option<Arc<Figures>>, needed: bool, request: Request<Body>) -> S
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let panel = panel.map(|panel| panel as Arc<dyn Panel>);
-        let (answers, keys) = (Arc::new(Nobody), Arc::new(Keys::new(vec![])));
+        let key = |owner: bool, secret: &str| {
+            let (name, hash, hint) = (secret.into(), Key::hash_of(secret), "tk".into());
+            Key { name, hash, hint, owner, models: vec![], per_minute: None, tokens: None, expires: None }
+        };
+        let keys = Keys::new(vec![key(false, "guest"), key(true, "owner")]);
+        let (answers, keys) = (Arc::new(Nobody), Arc::new(keys));
         let gateway = Gateway { answers, keys, demand_keys: needed, answer_tokens: 10, temperature: 1.0, panel };
         let response = gateway.router(needed).oneshot(request).await.expect("an answer");
         let (parts, body) = response.into_parts();
@@ -134,11 +142,25 @@ fn figures_are_the_owners() {
     let mut renamed = get("/api/state");
     renamed.headers_mut().insert("host", "rebound.example.org".parse().expect("a header"));
     assert_eq!(of(false, renamed).status, 401);
-    for path in ["/api/state", "/api/events", "/api/runs/known", "/api/blocks", "/api/accounts/known"] {
-        assert!([401, 403].contains(&of(true, get(path)).status.as_u16()), "{path}");
+    let with = |key: &str, mut request: Request<Body>| {
+        let key = format!("Bearer {key}").parse().expect("a header");
+        request.headers_mut().insert("authorization", key);
+        request
+    };
+    for path in ["/api/state", "/api/runs/known", "/api/days", "/api/blocks", "/api/accounts/known"] {
+        assert_eq!(of(true, get(path)).status, 401, "{path}");
+        for needed in [true, false] {
+            assert_eq!(of(needed, with("guest", get(path))).status, 403, "{path}");
+            assert_eq!(of(needed, with("owner", get(path))).status, 200, "{path}");
+        }
     }
+    assert_eq!(of(true, get("/api/events")).status, 401);
+    assert_eq!(of(true, with("guest", post("/api/pause", "{}"))).status, 403);
+    assert_eq!(of(true, with("owner", post("/api/pause", "{}"))).status, 200);
+    assert!(of(true, with("owner", get("/metrics"))).text.contains("of_the_node"));
+    assert!(!of(true, with("guest", get("/metrics"))).text.contains("of_the_node"));
     assert!(!of(true, get("/metrics")).text.contains("of_the_node"));
     // Without a node behind it there is the chat alone.
     assert_eq!(asked(None, false, get("/api/state")).status, 404);
-    assert_eq!(figures.0.lock().expect("a lock").len(), 2);
+    assert_eq!(figures.0.lock().expect("a lock").len(), 3);
 }

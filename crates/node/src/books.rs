@@ -17,13 +17,37 @@ const PURSES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("purses");
 /// Receipts by running number, and their numbers by the answer's name.
 const RECEIPTS: TableDefinition<u64, (&str, &str)> = TableDefinition::new("receipts");
 const NAMES: TableDefinition<&str, u64> = TableDefinition::new("names");
-/// Micro-credits that answers earned, by day since 1970 and model.
-const EARNED: TableDefinition<(u64, &str), u64> = TableDefinition::new("earned");
+/// What answers came to, by day since 1970, model and device: micro-credits, questions of others, own questions.
+const ANSWERS: TableDefinition<(u64, &str, &str), (u64, u64, u64)> = TableDefinition::new("answers");
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 /// Micro-credits that were allotted to providers, in all.
 const SET_ASIDE: &str = "set aside";
 /// Receipts that are kept.
 const RECEIPTS_MAX: u64 = 10_000;
+
+/// What answers came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Answered {
+    pub(crate) earned_micro: u64,
+    /// Questions of others that were answered.
+    pub(crate) others: u64,
+    /// The owner's own.
+    pub(crate) own: u64,
+}
+
+impl Answered {
+    fn of((earned_micro, others, own): (u64, u64, u64)) -> Self {
+        Self { earned_micro, others, own }
+    }
+
+    pub(crate) fn and(self, more: Self) -> Self {
+        Self {
+            earned_micro: self.earned_micro.saturating_add(more.earned_micro),
+            others: self.others.saturating_add(more.others),
+            own: self.own.saturating_add(more.own),
+        }
+    }
+}
 
 /// The books of a node.
 pub(crate) struct Books {
@@ -32,6 +56,9 @@ pub(crate) struct Books {
     me: NodeId,
     tills: Mutex<BTreeMap<Vec<u8>, Till>>,
     writing: Mutex<()>,
+    /// What computes here.
+    device: String,
+    before: Answered,
 }
 
 fn key(chain: &Hash, peer: &NodeId) -> Vec<u8> {
@@ -48,7 +75,7 @@ impl Books {
         write.open_table(RECEIPTS)?;
         write.open_table(NAMES)?;
         write.open_table(META)?;
-        write.open_table(EARNED)?;
+        write.open_table(ANSWERS)?;
         write.commit()?;
         let read = database.begin_read()?;
         let mut tills = BTreeMap::new();
@@ -57,7 +84,11 @@ impl Books {
             tills.insert(key.value().to_vec(), Till::from_bytes(value.value())?);
         }
         drop(read);
-        Ok(Self { database, chains, me, tills: Mutex::new(tills), writing: Mutex::default() })
+        let device = chains.home.device().to_owned();
+        let (tills, before) = (Mutex::new(tills), Answered::default());
+        let mut books = Self { database, chains, me, tills, writing: Mutex::default(), device, before };
+        books.before = books.answered()?.into_values().fold(before, Answered::and);
+        Ok(books)
     }
 
     /// What the chain says `client` has allotted to `payee`.
@@ -76,34 +107,39 @@ impl Books {
         Ok(())
     }
 
-    /// Counts what an answer earned, for displays: what is paid is in the tills.
-    pub(crate) fn earn(&self, model: &str, amount: Credits) {
+    /// Counts what an answer came to, for displays: what is paid is in the tills.
+    pub(crate) fn count(&self, model: &str, answered: Answered) {
         let add = || -> Result<()> {
             let mut write = self.database.begin_write()?;
             write.set_durability(redb::Durability::None)?;
             {
-                let mut earned = write.open_table(EARNED)?;
-                let key = (chain::clock().0 / owner::DAY_MS, model);
-                let before = earned.get(key)?.map_or(0, |value| value.value());
-                earned.insert(key, before.saturating_add(amount.0))?;
+                let mut table = write.open_table(ANSWERS)?;
+                let key = (chain::clock().0 / owner::DAY_MS, model, self.device.as_str());
+                let all = table.get(key)?.map(|value| Answered::of(value.value())).unwrap_or_default().and(answered);
+                table.insert(key, (all.earned_micro, all.others, all.own))?;
             }
             Ok(write.commit()?)
         };
         if let Err(error) = add() {
-            tracing::warn!(%error, "what an answer earned was not counted");
+            tracing::warn!(%error, "what an answer came to was not counted");
         }
     }
 
-    /// Micro-credits that answers earned, by day since 1970 and model.
-    pub(crate) fn earned(&self) -> Result<Vec<((u64, String), u64)>> {
+    /// What answers came to, by day since 1970, model and device.
+    pub(crate) fn answered(&self) -> Result<BTreeMap<(u64, String, String), Answered>> {
         let read = self.database.begin_read()?;
-        let mut out = Vec::new();
-        for entry in read.open_table(EARNED)?.iter()? {
+        let mut out = BTreeMap::new();
+        for entry in read.open_table(ANSWERS)?.iter()? {
             let (key, value) = entry?;
-            let (day, model) = key.value();
-            out.push(((day, model.to_owned()), value.value()));
+            let (day, model, device) = key.value();
+            out.insert((day, model.to_owned(), device.to_owned()), Answered::of(value.value()));
         }
         Ok(out)
+    }
+
+    /// The same all together, when the books were opened.
+    pub(crate) fn before(&self) -> Answered {
+        self.before
     }
 
     /// Credits that this node allotted to providers by itself since its first start.

@@ -1,14 +1,17 @@
 //! A chain on disk: one redb file for final blocks, certificates, and what may become final.
 
 use crate::crash;
-use crate::history::Entry;
+use crate::history::{Entry, Notes};
 use crate::log::chain_dir;
+use crate::worked::Days;
 use anyhow::{Context, Result, bail};
 use base::{Hash, NodeId, Wire};
 use chain::{Block, Disk, Step};
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
+use std::sync::Mutex;
 
 /// Final blocks by height, certificates of some, last blocks of epochs.
 const FINAL: TableDefinition<u64, &[u8]> = TableDefinition::new("final");
@@ -18,12 +21,20 @@ const ENDS: TableDefinition<u64, &[u8]> = TableDefinition::new("ends");
 const BODIES: TableDefinition<(u64, &[u8]), &[u8]> = TableDefinition::new("bodies");
 /// What happened to the owner's accounts: by account, height and place in the block.
 const HISTORY: TableDefinition<(&[u8], u64, u32), &[u8]> = TableDefinition::new("history");
+/// What they did in runs: by account, day and run.
+const DAYS: TableDefinition<(&[u8], u64, &[u8]), &[u8]> = TableDefinition::new("days");
+/// What members were paid: by run and member, with the newest block that is counted.
+const PAID: TableDefinition<(&[u8], &[u8]), (u64, u64)> = TableDefinition::new("paid");
 /// The newest whole state.
 const STATE: TableDefinition<(), &[u8]> = TableDefinition::new("state");
 
 /// The folder of a chain. One process at a time: the data folder is locked.
 pub struct ChainStore {
     database: Database,
+    /// The table of days, as it is on disk.
+    days: Mutex<Days>,
+    /// The same when it was opened.
+    before: Days,
 }
 
 impl ChainStore {
@@ -45,8 +56,16 @@ impl ChainStore {
         write.open_table(BODIES)?;
         write.open_table(STATE)?;
         write.open_table(HISTORY)?;
+        write.open_table(PAID)?;
+        let mut days = Days::new();
+        for entry in write.open_table(DAYS)?.iter()? {
+            let (key, value) = entry?;
+            let (account, day, run) = key.value();
+            let key = (NodeId(account.try_into()?), day, Hash(run.try_into()?));
+            days.insert(key, serde_json::from_slice(value.value())?);
+        }
         write.commit()?;
-        Ok(Self { database })
+        Ok(Self { database, before: days.clone(), days: Mutex::new(days) })
     }
 
     /// That of a chain in a data folder on which no node runs.
@@ -67,15 +86,64 @@ impl ChainStore {
         Ok(out)
     }
 
-    /// Writes down what happened to an account at a height; said again it changes nothing.
-    pub(crate) fn note(&self, account: &NodeId, height: u64, entries: &[Entry]) -> io::Result<()> {
+    /// Writes down what happened at a height; said again it changes nothing.
+    pub(crate) fn note(&self, height: u64, notes: &Notes) -> io::Result<()> {
+        let json = |error: serde_json::Error| redb::Error::Io(error.into());
         self.write(|write| {
             let mut table = write.open_table(HISTORY)?;
-            for (i, entry) in (0..).zip(entries) {
-                let text = serde_json::to_vec(entry).map_err(|error| redb::Error::Io(error.into()))?;
-                table.insert((account.0.as_slice(), height, i), text.as_slice())?;
+            for (account, entries) in &notes.entries {
+                for (i, entry) in (0..).zip(entries) {
+                    let text = serde_json::to_vec(entry).map_err(json)?;
+                    table.insert((account.0.as_slice(), height, i), text.as_slice())?;
+                }
+            }
+            let mut table = write.open_table(DAYS)?;
+            for ((account, day, run), worked) in &notes.days {
+                let text = serde_json::to_vec(worked).map_err(json)?;
+                table.insert((account.0.as_slice(), *day, run.0.as_slice()), text.as_slice())?;
+            }
+            let mut table = write.open_table(PAID)?;
+            for (run, member, micro) in &notes.paid {
+                let key = (run.0.as_slice(), member.0.as_slice());
+                let (counted, before) = table.get(key)?.map_or((0, 0), |value| value.value());
+                if counted < height {
+                    table.insert(key, (height, before.saturating_add(*micro)))?;
+                }
             }
             Ok(())
+        })?;
+        self.days.lock().expect("nobody panics while holding it").extend(notes.days.clone());
+        Ok(())
+    }
+
+    /// Looks at what the owner's accounts did, by day and run.
+    pub(crate) fn days<T>(&self, look: impl FnOnce(&Days) -> T) -> T {
+        look(&self.days.lock().expect("nobody panics while holding it"))
+    }
+
+    /// Tokens that an account trained and micro-credits that it earned since the folder was opened.
+    pub(crate) fn since_open(&self, account: &NodeId) -> (u64, u64) {
+        let sum = |days: &Days| {
+            let own = days.iter().filter(|((by, ..), _)| by == account).map(|(_, worked)| worked);
+            own.fold((0u64, 0u64), |(tokens, earned), row| (tokens + row.tokens, earned + row.earned_micro))
+        };
+        let (now, before) = (self.days(sum), sum(&self.before));
+        (now.0 - before.0, now.1 - before.1)
+    }
+
+    /// Micro-credits that each member of a run was paid since an account here takes part in it.
+    pub(crate) fn paid(&self, run: &Hash) -> io::Result<BTreeMap<NodeId, u64>> {
+        let key = run.0.as_slice();
+        self.read(|read| {
+            let table = read.open_table(PAID)?;
+            let mut paid = BTreeMap::new();
+            for entry in table.range((key, [].as_slice())..=(key, [u8::MAX; 33].as_slice()))? {
+                let (key, value) = entry?;
+                if let Ok(member) = key.value().1.try_into() {
+                    paid.insert(NodeId(member), value.value().1);
+                }
+            }
+            Ok(paid)
         })
     }
 
@@ -86,27 +154,6 @@ impl ChainStore {
             let table = read.open_table(HISTORY)?;
             let entries = table.range((key, 0, 0)..=(key, u64::MAX, u32::MAX))?.rev().take(count);
             entries.map(|entry| Ok(noted(entry?.1.value()))).collect()
-        })
-    }
-
-    /// What happened to an account above a height and from a time on, newest first.
-    pub(crate) fn history_since(&self, account: &NodeId, height: u64, time_ms: u64) -> io::Result<Vec<Entry>> {
-        let key = account.0.as_slice();
-        self.read(|read| {
-            let table = read.open_table(HISTORY)?;
-            let mut entries = Vec::new();
-            for entry in table.range((key, height.saturating_add(1), 0)..=(key, u64::MAX, u32::MAX))?.rev() {
-                let entry = noted(entry?.1.value());
-                // One that cannot be read has no time.
-                if entry.time_ms == 0 {
-                    continue;
-                }
-                if entry.time_ms < time_ms {
-                    break;
-                }
-                entries.push(entry);
-            }
-            Ok(entries)
         })
     }
 

@@ -1,109 +1,153 @@
-//! What this node earned by day and model: read from its accounts' histories once, then only what is new.
+//! What this node did and earned, by day and model: training as its chains say, serving as its books do.
 
 use crate::Node;
 use crate::chain_store::ChainStore;
-use crate::history::Entry;
 use crate::status::RunStatus;
-use base::{Hash, NodeId};
-use owner::DAY_MS;
+use base::NodeId;
+use serde::Serialize;
 use std::collections::BTreeMap;
-use std::io;
-use std::sync::Mutex;
 
 /// Days of earnings that are shown.
 pub(crate) const DAYS: u64 = 31;
 
-/// Micro-credits by day since 1970, model and kind of work.
-pub(crate) type ByDay = BTreeMap<(u64, String, &'static str), u64>;
+/// Micro-credits by day since 1970, model, kind of work, and what computed.
+pub(crate) type ByDay = BTreeMap<(u64, String, &'static str, String), u64>;
 
-/// What came in for training, by chain.
-#[derive(Default)]
-pub(crate) struct Earned(Mutex<BTreeMap<Hash, Tally>>);
-
-/// What came in on a chain, as far as its blocks were read.
-#[derive(Default)]
-struct Tally {
-    height: u64,
-    /// By day and run.
-    paid: BTreeMap<(u64, String), u64>,
+/// What was done in a time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Sum {
+    pub(crate) earned_micro: u64,
+    /// In units that count.
+    pub(crate) tokens_trained: u64,
+    /// Of others.
+    pub(crate) questions_answered: u64,
+    /// The owner's own that were answered here.
+    pub(crate) own_questions: u64,
 }
 
-impl Tally {
-    /// Reads on, and forgets what is before the day `first`.
-    fn read(&mut self, store: &ChainStore, account: &NodeId, first: u64) -> io::Result<()> {
-        for Entry { height, time_ms, what, in_micro, other, .. } in
-            store.history_since(account, self.height, first * DAY_MS)?
-        {
-            self.height = self.height.max(height);
-            if ["paid", "issued"].contains(&what.as_str()) {
-                *self.paid.entry((time_ms / DAY_MS, other)).or_default() += in_micro;
+/// What a node did.
+#[derive(Debug, Default)]
+pub(crate) struct Done {
+    /// Of that day and the [`DAYS`] before it.
+    pub(crate) earned: ByDay,
+    /// On the day that was asked for.
+    pub(crate) on_day: Sum,
+    /// Since it was started.
+    pub(crate) since_start: Sum,
+}
+
+impl Done {
+    /// Adds what a chain says that `account` did in runs of these names.
+    fn train(&mut self, store: &ChainStore, account: &NodeId, asked: u64, names: &BTreeMap<&str, &str>) {
+        let (tokens, earned) = store.since_open(account);
+        self.since_start.tokens_trained += tokens;
+        self.since_start.earned_micro += earned;
+        store.days(|days| {
+            for ((by, day, run), worked) in days {
+                if by != account || *day + DAYS < asked {
+                    continue;
+                }
+                if *day == asked {
+                    self.on_day.tokens_trained += worked.tokens;
+                    self.on_day.earned_micro += worked.earned_micro;
+                }
+                if worked.earned_micro > 0 {
+                    let run = run.to_string();
+                    let model = names.get(run.as_str()).map_or_else(|| run[..8].to_owned(), |name| (*name).to_owned());
+                    let key = (*day, model, "training", worked.device.clone());
+                    *self.earned.entry(key).or_default() += worked.earned_micro;
+                }
+            }
+        });
+    }
+
+    /// Adds what the books say of answers.
+    #[cfg(feature = "serve")]
+    fn serve(&mut self, books: &crate::books::Books, asked: u64) {
+        use crate::books::Answered;
+        let add = |sum: &mut Sum, answered: Answered, before: Answered| {
+            sum.earned_micro += answered.earned_micro - before.earned_micro;
+            sum.questions_answered += answered.others - before.others;
+            sum.own_questions += answered.own - before.own;
+        };
+        let all = books.answered().unwrap_or_default();
+        let total = all.values().fold(Answered::default(), |all, more| all.and(*more));
+        // What cannot be read now is not less than nothing.
+        if total.others >= books.before().others {
+            add(&mut self.since_start, total, books.before());
+        }
+        for ((day, model, device), answered) in all.into_iter().filter(|((day, ..), _)| *day + DAYS >= asked) {
+            if day == asked {
+                add(&mut self.on_day, answered, Answered::default());
+            }
+            if answered.earned_micro > 0 {
+                *self.earned.entry((day, model, "serving", device)).or_default() += answered.earned_micro;
             }
         }
-        self.paid = self.paid.split_off(&(first, String::new()));
-        Ok(())
     }
 }
 
 impl Node {
-    /// What it earned in the last [`DAYS`] days.
-    pub(crate) fn earned(&self, runs: &[RunStatus]) -> ByDay {
+    /// What it did on a day, since it was started, and what it earned in the days before.
+    pub(crate) fn done(&self, day: u64, runs: &[RunStatus]) -> Done {
         let names: BTreeMap<&str, &str> = runs.iter().map(|run| (run.run.as_str(), run.name.as_str())).collect();
-        let first = (chain::clock().0 / DAY_MS).saturating_sub(DAYS);
-        let mut earned = ByDay::new();
-        let mut tallies = self.earned.0.lock().expect("nobody panics while holding it");
-        for (chain, kept) in self.shared.chains.all().iter().filter_map(|log| Some((log.chain(), log.kept()?))) {
-            let tally = tallies.entry(chain).or_default();
-            if let Err(error) = tally.read(&kept.store, &self.id(), first) {
-                tracing::warn!(%error, "the account's history is not read");
-            }
-            for ((day, run), micro) in &tally.paid {
-                let short = || run[..8.min(run.len())].to_owned();
-                let model = names.get(run.as_str()).map_or_else(short, |name| (*name).to_owned());
-                *earned.entry((*day, model, "training")).or_default() += micro;
-            }
+        let mut done = Done::default();
+        for kept in self.shared.chains.all().iter().filter_map(|log| log.kept()) {
+            done.train(&kept.store, &self.id(), day, &names);
         }
         #[cfg(feature = "serve")]
         if let Ok(trade) = self.in_market() {
-            for ((day, model), micro) in trade.earned() {
-                if day >= first {
-                    *earned.entry((day, model, "serving")).or_default() += micro;
-                }
-            }
+            done.serve(trade.books(), day);
         }
-        earned
+        done
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::history::{Entry, Notes};
+    use crate::worked::Worked;
+    use base::Hash;
+    use owner::DAY_MS;
 
     #[test]
-    fn each_block_is_read_once() {
+    fn what_was_done_is_found_again_and_counted_since_the_start() {
         let stage = tempfile::tempdir().expect("a folder");
-        let store = ChainStore::open(stage.path()).expect("a store");
-        let account = NodeId([7; 32]);
-        let entry = |height: u64, day: u64, what: &str, in_micro: u64| Entry {
+        let (me, other, run) = (NodeId([7; 32]), NodeId([8; 32]), Hash([9; 32]));
+        let row = |height: u64, tokens: u64, earned_micro: u64| Worked {
             height,
-            time_ms: day * DAY_MS + height,
-            what: what.into(),
-            in_micro,
-            other: "run".into(),
-            ..Default::default()
+            tokens,
+            earned_micro,
+            device: "cpu".into(),
+            ..Worked::default()
         };
-        let note = |height: u64, entries: &[Entry]| store.note(&account, height, entries).expect("written");
-        note(1, &[entry(1, 99, "paid", 1000)]);
-        note(2, &[entry(2, 100, "paid", 1), entry(2, 100, "received", 500), entry(2, 100, "issued", 2)]);
-        let mut tally = Tally::default();
-        let mut read = |first: u64, expect: &[(u64, u64)]| {
-            tally.read(&store, &account, first).expect("read");
-            let paid: Vec<_> = tally.paid.iter().map(|((day, _), micro)| (*day, *micro)).collect();
-            assert_eq!(paid, expect);
+        let note = |store: &ChainStore, day: u64, row: Worked| {
+            let entries = vec![(me, vec![Entry { height: row.height, time_ms: day * DAY_MS, ..Entry::default() }])];
+            let paid = vec![(run, me, 5), (run, other, 6)];
+            let days = [((me, day, run), row.clone())].into();
+            store.note(row.height, &Notes { entries, days, paid }).expect("written");
         };
-        read(100, &[(100, 3)]);
-        read(100, &[(100, 3)]);
-        note(5, &[entry(5, 101, "paid", 10)]);
-        read(100, &[(100, 3), (101, 10)]);
-        read(101, &[(101, 10)]);
+        let seen = |store: &ChainStore, today: u64| {
+            let mut done = Done::default();
+            done.train(store, &me, today, &BTreeMap::new());
+            let earned: Vec<(u64, u64)> = done.earned.iter().map(|((day, ..), micro)| (*day, *micro)).collect();
+            (done.on_day.tokens_trained, done.since_start.earned_micro, earned)
+        };
+        let store = ChainStore::open(stage.path()).expect("a store");
+        note(&store, 99, row(1, 10, 100));
+        note(&store, 100, row(2, 20, 200));
+        assert_eq!(seen(&store, 100), (20, 300, vec![(99, 100), (100, 200)]));
+        drop(store);
+        let store = ChainStore::open(stage.path()).expect("a store");
+        assert_eq!(seen(&store, 100), (20, 0, vec![(99, 100), (100, 200)]));
+        note(&store, 100, row(3, 25, 250));
+        // Said again it changes nothing.
+        note(&store, 100, row(3, 25, 250));
+        assert_eq!(seen(&store, 100), (25, 50, vec![(99, 100), (100, 250)]));
+        assert_eq!(seen(&store, 99 + DAYS), (0, 50, vec![(99, 100), (100, 250)]));
+        assert_eq!(seen(&store, 100 + DAYS), (0, 50, vec![(100, 250)]));
+        assert_eq!(store.paid(&run).expect("read"), BTreeMap::from([(me, 15), (other, 18)]));
+        assert!(store.paid(&Hash([1; 32])).expect("read").is_empty());
     }
 }

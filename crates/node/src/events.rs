@@ -182,6 +182,10 @@ impl gateway::Panel for Recorded {
         self.run(run)
     }
 
+    fn days(&self) -> Value {
+        json!([])
+    }
+
     fn blocks(&self, _before: Option<u64>, _count: usize) -> Value {
         json!({ "blocks": [] })
     }

@@ -3,6 +3,7 @@
 use crate::chain_store::ChainStore;
 use crate::crash;
 use crate::log::Own;
+use crate::worked::{self, Days};
 use base::{Hash, NodeId, Signed};
 use chain::{Block, Happened, Note, Tx};
 use ledger::{Purse, Tx as Wallet, Voucher};
@@ -37,16 +38,39 @@ pub struct Entry {
 pub(crate) fn writer(store: Arc<ChainStore>, own: Own) -> Arc<Note> {
     Arc::new(move |block: &Block, happened: &[Happened]| {
         crash::point("applied");
-        for account in own.iter() {
+        let height = block.header.height;
+        let mut notes = Notes::default();
+        for account in &own.accounts {
             let entries = entries(account, block, happened);
-            if entries.is_empty() {
-                continue;
+            if !entries.is_empty() {
+                notes.entries.push((*account, entries));
             }
-            if let Err(error) = store.note(account, block.header.height, &entries) {
-                tracing::warn!(%error, "the account's history was not written down");
-            }
+            let deeds = worked::deeds(account, block, happened);
+            notes.days.extend(store.days(|days| worked::count(days, (account, &own.device), (height, worked::day(block)), &deeds)));
+        }
+        let takes_part = |run: &RunId| {
+            let of = |days: &Days| days.keys().any(|(.., known)| known == run);
+            of(&notes.days) || store.days(of)
+        };
+        notes.paid = worked::paid(happened, takes_part);
+        if notes == Notes::default() {
+            return;
+        }
+        if let Err(error) = store.note(height, &notes) {
+            tracing::warn!(%error, "the account's history was not written down");
         }
     })
+}
+
+/// What is written down of a block.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Notes {
+    /// What happened to accounts.
+    pub(crate) entries: Vec<(NodeId, Vec<Entry>)>,
+    /// What they did on a day, as it is now.
+    pub(crate) days: Days,
+    /// What members of their runs were paid.
+    pub(crate) paid: Vec<(RunId, NodeId, u64)>,
 }
 
 fn entries(account: &NodeId, block: &Block, happened: &[Happened]) -> Vec<Entry> {

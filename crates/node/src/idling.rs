@@ -265,8 +265,7 @@ impl Idling {
             (_, Some(_)) => "waiting",
             _ => "paused",
         };
-        let today = now.0 / owner::DAY_MS;
-        let spent = inner.minutes.days(now).remove(&today).unwrap_or_default();
+        let spent = inner.minutes.days(now).remove(&(now.0 / owner::DAY_MS)).unwrap_or_default();
         Activity {
             state: state.into(),
             reason: Reason {
@@ -279,6 +278,12 @@ impl Idling {
             share_permille: inner.idle.share().unwrap_or(0),
             today_ms: spent.into_iter().map(|(code, ms)| (code.to_owned(), ms)).collect(),
         }
+    }
+
+    /// Milliseconds of each day (UTC) that is kept, by reason.
+    pub fn spent(&self) -> BTreeMap<u64, BTreeMap<String, u64>> {
+        let named = |spent: BTreeMap<&str, u64>| spent.into_iter().map(|(code, ms)| (code.to_owned(), ms)).collect();
+        self.inner().minutes.days(chain::clock()).into_iter().map(|(day, spent)| (day, named(spent))).collect()
     }
 
     /// Work and earnings by day, from what was earned by day, for a forecast.
@@ -417,6 +422,7 @@ impl Node {
         #[cfg(feature = "serve")]
         if let Some((models, offered)) = self.in_market().ok().map(|trade| (trade.serves(), trade.offers())) {
             match (models, offered) {
+                (0, true) if runs == 0 => return Some(Why::NoModel),
                 (0, _) => {}
                 (_, true) => return Some(Why::NoQuestions),
                 (_, false) if runs == 0 => return Some(Why::NotOffered),

@@ -28,6 +28,7 @@ mod models;
 mod moving;
 mod network;
 mod panel;
+mod pay;
 mod places;
 mod platform;
 #[cfg(feature = "serve")]
@@ -50,6 +51,7 @@ mod trade;
 mod vault;
 mod wallet;
 mod work;
+mod worked;
 mod workers;
 
 pub use chain_store::ChainStore;
@@ -77,7 +79,7 @@ pub use receipt::{receipt_text, verify_receipt};
 pub use relay::relay_key;
 pub use replay::{Replayed, replay};
 #[cfg(feature = "serve")]
-pub use serve::{Local, Served, api_keys, keep_api_keys, new_answer_name, new_api_key};
+pub use serve::{Local, Served, api_keys, api_keys_as_they_change, keep_api_keys, new_answer_name, new_api_key};
 pub use status::{MemberStatus, RoundLine, RunStatus, Status};
 pub use store::Store;
 #[cfg(feature = "serve")]
@@ -91,7 +93,7 @@ use base::{Hash, NodeId};
 use content::Contents;
 use driver::{Order, Shared};
 use ledger::Credits;
-use log::{ChainLog, Chains};
+use log::{ChainLog, Chains, Owned};
 use net::{Address, Net, PeerInfo, Ticket};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -136,7 +138,6 @@ pub struct Node {
     idling: std::sync::OnceLock<Arc<Idling>>,
     /// Where the API listens, and the settings as they are shown.
     shown: std::sync::Mutex<(Option<String>, serde_json::Value)>,
-    earned: earned::Earned,
     begun: std::time::Instant,
     #[cfg(feature = "serve")]
     shares: models::Shares,
@@ -151,7 +152,7 @@ const ORDERS: usize = 64;
 const CREATED_WITHIN: Duration = Duration::from_secs(30);
 
 /// The chain that this node keeps at home: made on first use, with `owner`'s first credits.
-fn home(store: &Store, owner: NodeId) -> Result<ChainLog> {
+fn home(store: &Store, owner: NodeId, device: String) -> Result<ChainLog> {
     let network = match NetworkFile::of(store.dir())? {
         Some(network) => network,
         None => {
@@ -160,9 +161,9 @@ fn home(store: &Store, owner: NodeId) -> Result<ChainLog> {
             network
         }
     };
-    let mut own = vec![owner];
-    own.extend(wallet_account(store.dir())?);
-    ChainLog::home(store, network, Arc::new(own))
+    let mut accounts = vec![owner];
+    accounts.extend(wallet_account(store.dir())?);
+    ChainLog::home(store, network, Arc::new(Owned { accounts, device }))
 }
 
 impl Node {
@@ -171,7 +172,7 @@ impl Node {
         let store = Arc::new(Store::open(&config.dir)?);
         let key = store.keypair()?;
         let contents = Arc::new(Contents::default());
-        let chains = Arc::new(Chains::new(&config.dir, home(&store, key.id())?));
+        let chains = Arc::new(Chains::new(&config.dir, home(&store, key.id(), config.device.clone())?));
         let net_config = net::Config {
             secret: key.secret(),
             bind: config.bind,
@@ -205,7 +206,6 @@ impl Node {
             parts: watch::Sender::default(),
             idling: std::sync::OnceLock::new(),
             shown: std::sync::Mutex::default(),
-            earned: earned::Earned::default(),
             begun: std::time::Instant::now(),
             #[cfg(feature = "serve")]
             shares: models::Shares::default(),

@@ -66,8 +66,17 @@ struct Made {
     bytes: Bytes,
 }
 
-/// Accounts of the owner: their history is kept.
-pub(crate) type Own = Arc<Vec<NodeId>>;
+/// What is the owner's: the history of its accounts is kept.
+pub(crate) type Own = Arc<Owned>;
+
+/// The owner's accounts, and what works for them.
+#[derive(Debug)]
+pub(crate) struct Owned {
+    /// That of the node itself comes first.
+    pub(crate) accounts: Vec<NodeId>,
+    /// What computes on this machine, as in `talkoo.toml`.
+    pub(crate) device: String,
+}
 
 /// Packets on their way out, and whom they are for.
 type Outgoing = mpsc::UnboundedReceiver<(Vec<NodeId>, Packet)>;
@@ -150,7 +159,12 @@ impl ChainLog {
 
     /// Accounts of the owner, whose history is written down.
     pub(crate) fn own(&self) -> &[NodeId] {
-        &self.own
+        &self.own.accounts
+    }
+
+    /// What computes on this machine.
+    pub(crate) fn device(&self) -> &str {
+        &self.own.device
     }
 
     /// What there is of it.

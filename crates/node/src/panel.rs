@@ -1,7 +1,7 @@
 //! What the owner is shown of a node: one document for the page, `talkoo status` and whoever asks for JSON.
 
 use crate::config::{Config, TEMPLATE};
-use crate::earned::ByDay;
+use crate::earned::{ByDay, Done, Sum};
 use crate::idling::Idling;
 use crate::status::RunStatus;
 use crate::{Activity, Node};
@@ -37,16 +37,12 @@ impl Node {
         let (status, now) = (self.status(), chain::clock());
         let chain = self.chain(None).unwrap_or_default();
         let account = self.account(None, &self.id()).unwrap_or_default();
-        let earned = self.earned(&status.runs);
+        let Done { earned, on_day, since_start } = self.done(now.0 / DAY_MS, &status.runs);
         let activity = self.idling().map(|idling| idling.activity()).unwrap_or_else(always);
         let today = now.0 / DAY_MS;
-        let by_day = |day: u64| earned.iter().filter(|((at, ..), _)| *at == day).map(|(_, micro)| micro).sum::<u64>();
-        let minutes: Vec<Value> = activity.today_ms.iter().map(|(code, ms)| minutes(code, *ms)).collect();
-        let working_ms: u64 =
-            ["working", "working_in_background"].iter().filter_map(|code| activity.today_ms.get(*code)).sum();
         let what = doing(&status.runs, &activity);
         let peers = self.peers(&status.runs);
-        let mut panel = json!({
+        json!({
             "version": env!("CARGO_PKG_VERSION"), "now_ms": now.0,
             "node": {
                 "key": status.node, "uptime_s": self.begun.elapsed().as_secs(), "addresses": status.addresses,
@@ -57,12 +53,9 @@ impl Node {
                 "alone": chain.validators.len() == 1 && peers.is_empty(),
             },
             "activity": { "state": activity.state, "reason": activity.reason, "what": what },
-            "today": {
-                "earned_micro": by_day(today), "working_s": working_ms / 1000, "minutes": minutes,
-                "tokens_trained": tokens_of(&status.runs, &status.node),
-            },
-            "earnings": earned.iter().rev().map(|((day, model, kind), micro)| {
-                json!({ "day": date(*day), "model": model, "kind": kind, "micro": micro })
+            "today": day_of(today, &on_day, &activity.today_ms), "since_start": since_start,
+            "earnings": earned.iter().rev().map(|((day, model, kind, device), micro)| {
+                json!({ "day": date(*day), "model": model, "kind": kind, "device": device, "micro": micro })
             }).collect::<Vec<_>>(),
             "forecast": self.idling().and_then(|idling| likely(&idling, &earned, today)),
             "account": {
@@ -75,15 +68,22 @@ impl Node {
             "peers": peers.into_values().take(PEERS).collect::<Vec<_>>(),
             "settings": settings, "caps_kept_by": self.idling().map(|idling| idling.kept_by().to_owned()),
             "refused": status.refused, "trouble": status.trouble,
-        });
-        panel["today"]["questions_answered"] = panel["serving"]["answered"].take();
-        panel
+        })
+    }
+
+    /// Where the time of each day went that is shown, and what was done then; newest first.
+    pub fn panel_days(&self) -> Value {
+        let today = chain::clock().0 / DAY_MS;
+        let spent = self.idling().map(|idling| idling.spent()).unwrap_or_default();
+        let shown = spent.iter().rev().filter(|(day, _)| **day + crate::earned::DAYS >= today);
+        shown.map(|(day, spent)| day_of(*day, &self.done(*day, &[]).on_day, spent)).collect()
     }
 
     /// One run in full, by its id.
     pub fn panel_run(&self, id: &str) -> Option<Value> {
         let run = self.status().runs.into_iter().find(|run| run.run == id)?;
         let mut value = serde_json::to_value(&run).ok()?;
+        value["pay"] = self.pay(&run.chain, &id.parse().ok()?);
         value["samples"] = json!(self.shared.store.metrics::<Value>(&id.parse().ok()?, crate::driver::SAMPLES_FILE));
         Some(value)
     }
@@ -111,7 +111,7 @@ impl Node {
         }
         json!({
             "models": [], "asked": 0, "counts": [], "tokens_in": 0, "tokens_out": 0, "first_ms": null,
-            "tokens_per_s": null, "now": 0, "answered": 0,
+            "tokens_per_s": null, "now": 0,
         })
     }
 
@@ -166,16 +166,21 @@ fn doing(runs: &[RunStatus], activity: &Activity) -> Vec<String> {
     runs.iter().filter(|run| !run.ended).map(|run| format!("{}: {}", run.name, run.waiting)).collect()
 }
 
+/// A day (UTC): what was done, and where its time went, by reason in milliseconds.
+fn day_of(day: u64, did: &Sum, spent: &BTreeMap<String, u64>) -> Value {
+    let working = ["working", "working_in_background"].iter().filter_map(|code| spent.get(*code)).sum::<u64>();
+    let mut value = json!(did);
+    value["date"] = date(day).into();
+    value["minutes"] = spent.iter().map(|(code, ms)| minutes(code, *ms)).collect();
+    value["working_s"] = (working / 1000).into();
+    value
+}
+
 fn minutes(code: &str, ms: u64) -> Value {
     let why = owner::Why::ALL.into_iter().find(|why| why.code() == code);
     // The sentences of measured reasons name what was measured at a moment: here they stand for many.
     let text = code.replace('_', " ");
     json!({ "code": code, "text": text, "seconds": ms / 1000, "mend": why.and_then(owner::Why::mend) })
-}
-
-fn tokens_of(runs: &[RunStatus], node: &str) -> u64 {
-    let own = runs.iter().flat_map(|run| &run.members).filter(|member| member.node == node);
-    own.map(|member| member.tokens).sum()
 }
 
 fn short(run: &RunStatus) -> Value {
@@ -249,6 +254,10 @@ impl gateway::Panel for NodePanel {
 
     fn run(&self, run: &str) -> Option<Value> {
         self.0.panel_run(run)
+    }
+
+    fn days(&self) -> Value {
+        self.0.panel_days()
     }
 
     fn blocks(&self, before: Option<u64>, count: usize) -> Value {

@@ -333,6 +333,23 @@ pub fn api_keys(dir: &Path) -> anyhow::Result<Vec<Key>> {
     }
 }
 
+/// The same, and again whenever they were changed since.
+pub fn api_keys_as_they_change(dir: &Path) -> anyhow::Result<Box<gateway::News>> {
+    let dir = dir.to_owned();
+    let stamp = |dir: &Path| std::fs::metadata(dir.join(KEYS)).ok().and_then(|file| Some((file.modified().ok()?, file.len())));
+    // What is damaged at the start is an error; later what was known holds.
+    let first = (stamp(&dir), api_keys(&dir)?);
+    let seen = std::sync::Mutex::new((first.0, Some(first.1)));
+    Ok(Box::new(move || {
+        let (now, mut seen) = (stamp(&dir), seen.lock().expect("nobody panics while holding it"));
+        if now != seen.0 {
+            let keys = api_keys(&dir).inspect_err(|error| tracing::warn!(%error, "the API keys are not read anew"));
+            *seen = (now, keys.ok());
+        }
+        seen.1.take()
+    }))
+}
+
 /// Keeps these API keys in a data folder.
 pub fn keep_api_keys(dir: &Path, keys: &[Key]) -> anyhow::Result<()> {
     std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;

@@ -27,6 +27,7 @@ mod reason;
 mod sample;
 mod schedule;
 mod settings;
+mod unpaid;
 
 pub use forecast::{Day, Forecast, forecast};
 pub use idle::{ACTIVE_MS, HOLD_MS, Idle, Input, Output, SHARE_ALL};
@@ -35,3 +36,4 @@ pub use reason::Why;
 pub use sample::{HEAT_MARGIN_C, Sample};
 pub use schedule::{DAY_MINUTES, LocalTime, SPANS_MAX, Schedule, ScheduleError, WEEK_MINUTES, Weekday};
 pub use settings::{Settings, SettingsError, WhenActive};
+pub use unpaid::Unpaid;

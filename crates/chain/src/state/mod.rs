@@ -6,7 +6,7 @@ mod whole;
 use crate::block::{Block, Genesis, Header, Tx};
 use crate::epoch::Epoch;
 use crate::light::{AccountProof, RootProof, state_root};
-use crate::pay::{divide, reference_flops, units};
+use crate::pay::{Fate, divide, fates, reference_flops, units};
 use base::{Hash, Millis, NodeId, Reject, RejectCounts, Wire};
 use ledger::{Credits, Ledger, Purse, Tree};
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,6 +57,17 @@ pub enum Happened {
         amount: Credits,
         /// From where.
         from: Purse,
+    },
+    /// What became of a member's part in a round that closed; its payments come before it.
+    Worked {
+        /// In which run.
+        run: RunId,
+        /// Whose.
+        by: NodeId,
+        /// Tokens that count.
+        tokens: u64,
+        /// How it ended.
+        fate: Fate,
     },
     /// An epoch ended; this one begins, with these validators.
     Epoch(u64, Vec<NodeId>),
@@ -370,7 +381,7 @@ impl State {
     fn pay(&mut self, run: &RunId, version: u64, happened: &mut Vec<Happened>) {
         let state = &self.runs.runs[run];
         let Some(closed) = state.closed_round(version) else { return };
-        let units = units(closed);
+        let (units, fates) = (units(closed), fates(closed));
         let tokens: u64 = units.iter().map(|(_, tokens)| tokens).sum();
         let left = state.spec.tokens.saturating_sub(closed.tokens_before).max(tokens);
         let budget = self.money.pot(run);
@@ -385,6 +396,8 @@ impl State {
                 }
             }
         }
+        let worked = fates.into_iter().map(|(by, tokens, fate)| Happened::Worked { run: *run, by, tokens, fate });
+        happened.extend(worked);
     }
 
     /// New money for `tokens` of a run: by operations, up to the run's part of what the schedule allows now.

@@ -1,6 +1,6 @@
 // Questions to the models of this origin, over the same API that every client uses.
 
-import { $, credits, el, get, pairs, plural, refusal, set, short } from "./format.js";
+import { $, credits, el, events, get, pairs, plural, send, set, short } from "./format.js";
 
 const said = [];
 let running = null;
@@ -61,28 +61,14 @@ async function ask(text) {
   finish(answer, line);
 }
 
-async function question(signal) {
-  const response = await fetch("/v1/chat/completions", {
-    method: "POST",
-    headers: { "content-type": "application/json" },
-    body: JSON.stringify({ model: $("model").value, messages: said, stream: true, stream_options: { include_usage: true } }),
-    signal,
-  });
-  if (!response.ok) throw await refusal(response);
-  return response;
+function question(signal) {
+  const body = { model: $("model").value, messages: said, stream: true, stream_options: { include_usage: true } };
+  return send("/v1/chat/completions", body, signal);
 }
 
 async function read(response, answer, line) {
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) return;
-    const events = (rest + value).split("\n\n");
-    rest = events.pop();
-    for (const event of events) {
-      if (event.startsWith("data: ") && event !== "data: [DONE]") take(JSON.parse(event.slice(6)), answer, line);
-    }
+  for await (const data of events(response)) {
+    if (data !== "[DONE]") take(JSON.parse(data), answer, line);
   }
 }
 

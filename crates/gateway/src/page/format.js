@@ -82,21 +82,47 @@ export function prose(text) {
   return { line: text.split("`").map((word, i) => (i % 2 ? { text: word, tag: "code" } : word)) };
 }
 
-export async function get(path) {
-  const response = await fetch(path);
+// The key of whoever looks, where the node demands one: it goes when the tab is closed.
+const KEY = "talkoo-key";
+export const keepKey = (key) => (key ? sessionStorage.setItem(KEY, key) : sessionStorage.removeItem(KEY));
+export const hasKey = () => Boolean(sessionStorage.getItem(KEY));
+
+// What the node answers; an error says why it does not.
+export async function ask(path, options = {}) {
+  const key = sessionStorage.getItem(KEY);
+  const headers = { ...options.headers, ...(key && { authorization: `Bearer ${key}` }) };
+  const response = await fetch(path, { ...options, headers });
   if (!response.ok) throw await refusal(response);
-  return response.json();
+  return response;
+}
+
+export const get = async (path) => (await ask(path)).json();
+
+export const send = (path, body, signal) =>
+  ask(path, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body), signal });
+
+// The data of server-sent events, one by one.
+export async function* events(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const all = (rest + value).split("\n\n");
+    rest = all.pop();
+    for (const event of all) {
+      const data = event.split("\n").find((line) => line.startsWith("data: "));
+      if (data) yield data.slice(6);
+    }
+  }
 }
 
 export async function post(path, body) {
-  const headers = { "content-type": "application/json" };
-  const response = await fetch(path, { method: "POST", headers, body: JSON.stringify(body) });
-  if (!response.ok) throw await refusal(response);
-  const said = await response.json();
+  const said = await (await send(path, body)).json();
   if (said.error) throw new Error(said.error.message);
 }
 
-export async function refusal(response) {
+async function refusal(response) {
   const said = await response.json().catch(() => null);
   const error = new Error(said?.error?.message || `The node answered ${response.status}`);
   error.status = response.status;

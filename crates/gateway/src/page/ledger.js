@@ -123,7 +123,7 @@ export function ledger(news) {
     stamp(block.time_ms),
   ]);
   const days = [...earnings].sort((a, b) => (a.day < b.day ? 1 : -1));
-  rows($("earnings"), days, ({ day, model, kind, micro }) => [day, model, kind, (micro / 1e6).toFixed(6)]);
+  rows($("earnings"), days, ({ day, model, kind, device, micro }) => [day, model, kind, device, (micro / 1e6).toFixed(6)]);
 }
 
 function books({ validators }, replay) {

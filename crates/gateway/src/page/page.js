@@ -3,8 +3,8 @@
 import { dayBars, peerGraph, peersSaid, shares, way, wayName } from "./charts.js";
 import { showModels, startChat } from "./chat.js";
 import {
-  $, capital, clock, compact, count, credits, decimal, delay, duration, each, el, get, pairs, percent, plural, post,
-  prose, put, rows, set, short, stamp,
+  $, ask, capital, clock, compact, count, credits, decimal, delay, duration, each, el, events, get, hasKey, keepKey, pairs,
+  percent, plural, post, prose, put, rows, set, short, stamp,
 } from "./format.js";
 import { ledger, ledgerIsThere, openLedger, startLedger } from "./ledger.js";
 import { choose, startTraining, training } from "./training.js";
@@ -30,7 +30,7 @@ function start() {
   addEventListener("pagehide", hush);
   addEventListener("pageshow", (event) => event.persisted && poll(0));
   document.addEventListener("click", (event) => (clicked = event.target.closest("a")));
-  for (const wire of [wirePause, wireReplay, startChat]) wire();
+  for (const wire of [wireKey, wirePause, wireReplay, wireDays, startChat]) wire();
   startTraining(paint);
   startLedger(paint);
   // What is drawn at a width is drawn again at another, and what is told of time goes on.
@@ -105,6 +105,7 @@ function shell() {
   set("shell-state", STATES[activity.state] || activity.state);
   set("version", `talkoo ${state.version}`);
   $("version").title = `${network.name}, ${node.key}`;
+  $("forget").hidden = !hasKey();
   showReplay(state);
 }
 
@@ -115,25 +116,58 @@ let timer = null;
 
 function hush() {
   clearTimeout(timer);
-  stream?.close();
+  stream?.abort();
   stream = null;
 }
 
 // Asks once, then listens; whatever fails is asked for again.
 async function poll(wait) {
   hush();
-  const news = await get("/api/state").catch(() => null);
+  let [news, why] = [null, null];
+  try {
+    news = await get("/api/state");
+  } catch (error) {
+    why = error;
+  }
+  lock([401, 403].includes(why?.status) ? why.message : "");
   if (news) take(news);
-  live(!news ? "Connection lost, retrying" : wait ? "Live, every 5 s" : "Live");
+  live(why?.status ? `Refused: ${why.status}` : !news ? "Connection lost, retrying" : wait ? "Live, every 5 s" : "Live");
   if (!document.hidden) timer = news ? setTimeout(listen, wait) : setTimeout(poll, POLL, 0);
 }
 
-function listen() {
+// Whoever demands a key takes it in a header: an EventSource could not send it.
+async function listen() {
   hush();
-  stream = new EventSource("/api/events");
-  stream.addEventListener("open", () => live("Live"));
-  stream.addEventListener("state", (event) => take(JSON.parse(event.data)));
-  stream.addEventListener("error", () => poll(POLL));
+  const own = (stream = new AbortController());
+  try {
+    const response = await ask("/api/events", { signal: own.signal });
+    live("Live");
+    // What goes wrong in showing it is no trouble of the line.
+    for await (const state of events(response)) queueMicrotask(() => take(JSON.parse(state)));
+  } catch {
+    // Said by the next question, if it lasts.
+  }
+  if (stream === own) poll(POLL);
+}
+
+// Who may not see the node is told why, and may give a key.
+function lock(why) {
+  $("lock").hidden = !why;
+  set("lock-said", why);
+}
+
+function wireKey() {
+  $("lock").addEventListener("submit", (event) => {
+    event.preventDefault();
+    keepKey($("owner-key").value.trim());
+    $("owner-key").value = "";
+    poll(0);
+    showModels();
+  });
+  $("forget").addEventListener("click", () => {
+    keepKey("");
+    location.reload();
+  });
 }
 
 const live = (text) => set("live", state?.replay && text.startsWith("Live") ? "Replay" : text);
@@ -162,16 +196,14 @@ function overview({ activity, today, earnings, forecast, network, node, trouble,
   $("resume").disabled = !["paused_by_owner", "draining"].includes(activity.reason.code);
   set("earned", credits(today.earned_micro));
   set("trained", compact(today.tokens_trained));
-  set("answered", count(today.questions_answered));
+  put($("answered"), { text: count(today.questions_answered), small: `and ${count(today.own_questions || 0)} of yours` });
   set("worked", duration(today.working_s));
-  const minutes = today.minutes.map(({ code, text, seconds: value }) => {
-    return { code, text: capital(text), value, label: duration(value) };
-  });
-  shares($("minutes"), minutes, "Nothing was measured today yet.");
+  showDay();
   const why = activity.state === "working" ? "It takes part in no run that goes on." : reason.text;
   each($("what"), activity.what.length ? activity.what : [`Nothing at the moment. ${why}`], () => el("li"), set);
   showNetwork(network);
   dayBars($("days"), earnings, now());
+  $("own-books").hidden = network.validators !== 1;
   set("forecast", replay ? "Earnings by day are not in the event log." : forecastSaid(forecast));
   pairs($("node"), [
     ["Key", node.key],
@@ -180,6 +212,40 @@ function overview({ activity, today, earnings, forecast, network, node, trouble,
     ["Data folder", node.data],
     ["Started", `${duration(node.uptime_s)} ago`],
   ]);
+}
+
+// Days before today are fetched when somebody wants to look at one.
+const days = { all: [], chosen: null };
+
+function wireDays() {
+  $("day").addEventListener("focus", fetchDays);
+  $("day").addEventListener("change", () => {
+    days.chosen = $("day").value;
+    showDay();
+  });
+}
+
+async function fetchDays() {
+  if (state?.replay) return;
+  days.all = await get("/api/days").catch(() => days.all);
+  showDay();
+}
+
+function showDay() {
+  const { today } = state;
+  const older = days.all.filter((day) => day.date !== today.date);
+  each($("day"), [today, ...older], () => new Option(), (option, { date }, i) => {
+    set(option, i ? date : "today");
+    option.value = i ? date : "";
+  });
+  const day = older.find((one) => one.date === days.chosen) || today;
+  $("day").value = day === today ? "" : day.date;
+  const minutes = day.minutes.map(({ code, text, seconds: value }) => {
+    return { code, text: capital(text), value, label: duration(value) };
+  });
+  shares($("minutes"), minutes, "Nothing was measured on that day yet.");
+  const did = `${credits(day.earned_micro)} credits, ${compact(day.tokens_trained)} tokens trained`;
+  set("day-said", day === today ? "" : `${did}, ${plural(day.questions_answered, "question")} of others answered.`);
 }
 
 function span({ since_ms: since, until_ms: until }) {

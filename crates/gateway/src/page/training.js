@@ -1,7 +1,7 @@
 // The training view: one run, its curves, its members, and what its model wrote.
 
 import { lineChart } from "./charts.js";
-import { $, bytes, compact, count, decimal, duration, each, get, pairs, percent, rows, set, short } from "./format.js";
+import { $, bytes, compact, count, credits, decimal, duration, each, get, pairs, percent, prose, rows, set, short } from "./format.js";
 import { reject } from "./words.js";
 
 const run = { chosen: null, asked: null, shown: null, at: 0, busy: false, again: null, charts: {}, sample: null };
@@ -34,6 +34,7 @@ export function choose(id) {
 export function training({ runs, node, replay }) {
   // An event log has a line for a run, not its members and samples.
   $("members").dataset.none = replay ? "Not in the event log." : "It has no members.";
+  $("units").dataset.none = replay ? "Not in the event log." : "None yet: it is told when a round closes.";
   $("refused").dataset.none = replay ? "Not in the event log." : "Nothing was refused or left out.";
   set("samples-none", replay ? "Not in the event log." : "No samples yet: one is written with each checkpoint.");
   $("no-run").hidden = runs.length > 0;
@@ -79,6 +80,7 @@ function showRun(line, full, own, replay) {
   $("run").hidden = false;
   const [done, all] = line.tokens;
   set("run-name", line.name);
+  set("run-model", `${compact(line.params)} parameters, ${line.mode} mode`);
   set("run-waiting", line.ended ? "This run has all its tokens." : `This node: ${line.waiting}`);
   $("run-progress").value = all ? done / all : 0;
   // The last round may go a little beyond the end.
@@ -95,14 +97,30 @@ function showRun(line, full, own, replay) {
     ["Members", { text: count(line.active), small: `active of ${count(line.members)}` }],
     ["Trainer busy", replay ? "–" : percent(full.utilisation)],
     ["Own updates sent", { text: replay ? "–" : bytes(sent), small: sent ? `${density} bits per parameter` : "" }],
-    ["Model", { text: compact(line.params), small: `parameters, ${line.mode} mode` }],
+    ["Earned here", full.pay ? { text: credits(full.pay.own.earned_micro), small: "credits" } : "–"],
   ]);
-  showMembers(full.members, own);
+  showMembers(full.members, own, full.pay);
+  showPay(full.pay, line.ended);
   rows($("refused"), refusals(full), ([reason, n]) => [reason, count(n)]);
   showSample(full.samples);
 }
 
-function showMembers(members, own) {
+function showPay(pay, ended) {
+  set("pay-said", pay ? paySaid(pay, ended) : "");
+  const unpaid = pay ? pay.own.unpaid.map(({ text, mend, units }) => [`Not paid. ${text} ${mend || ""}`, units]) : [];
+  const all = pay ? [["Paid.", pay.own.units_paid], ...unpaid].filter(([, units]) => units) : [];
+  rows($("units"), all, ([why, units]) => [prose(why.trim()), count(units)]);
+}
+
+function paySaid({ budget_micro: budget, admitted_permille: admitted, paid_micro: paid, own }, ended) {
+  const parts = [`${credits(paid)} credits were paid to its members`];
+  if (!ended) parts.push(budget ? `${credits(budget)} are left in its budget` : "its budget is empty");
+  if (!ended && admitted) parts.push(`it may get ${percent(admitted / 10)} of the new credits of its owner’s own books`);
+  if (own.funded_micro) parts.push(`${credits(own.funded_micro)} came from here, of which ${credits(own.back_micro)} came back and are not earned`);
+  return `${parts.join("; ")}.`;
+}
+
+function showMembers(members, own, pay) {
   rows($("members"), members, (one) => [
     { text: short(one.node) + (one.node === own ? " (this node)" : ""), href: `#/ledger/${one.node}`, title: one.node },
     one.status,
@@ -112,6 +130,7 @@ function showMembers(members, own) {
     count(one.missed),
     compact(one.tokens),
     one.loss ? one.loss.toFixed(3) : "–",
+    pay ? credits(pay.members[one.node] || 0) : "–",
   ]);
 }
 

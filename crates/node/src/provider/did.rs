@@ -20,7 +20,6 @@ pub(crate) struct Did {
 
 #[derive(Debug, Default)]
 struct Inner {
-    answered: u64,
     read: u64,
     written: u64,
     first_ms: VecDeque<u64>,
@@ -63,7 +62,7 @@ impl Did {
         let first = at(50).map(|p50| json!({ "p50": p50, "p95": at(95) }));
         let rate = (!inner.rates.is_empty()).then(|| inner.rates.iter().sum::<f64>() / inner.rates.len() as f64);
         json!({
-            "now": self.now(), "answered": inner.answered, "tokens_in": inner.read, "tokens_out": inner.written,
+            "now": self.now(), "tokens_in": inner.read, "tokens_out": inner.written,
             "first_ms": first, "tokens_per_s": rate,
         })
     }
@@ -87,7 +86,6 @@ impl Drop for Writing<'_> {
         self.did.now.fetch_sub(1, Ordering::Relaxed);
         inner.written += self.written;
         let Some(first) = self.first else { return };
-        inner.answered += 1;
         inner.first_ms.push_back((first - self.begun).as_millis() as u64);
         if self.written > 1 {
             inner.rates.push_back((self.written - 1) as f64 / first.elapsed().as_secs_f64().max(1e-6));

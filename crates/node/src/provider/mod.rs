@@ -5,7 +5,7 @@ mod gate;
 mod link;
 mod writing;
 
-use crate::books::Books;
+use crate::books::{Answered, Books};
 use crate::idling::Told;
 use crate::serve::{Local, Served};
 use crate::store::Store;
@@ -188,6 +188,7 @@ impl Provider {
         out: mpsc::Sender<Frame>,
         mut says: mpsc::Receiver<Say>,
     ) {
+        let model = self.local.of(&request.model);
         let outcome = tokio::select! {
             outcome = self.try_answer(by, request, &out, &mut says) => outcome,
             () = out.closed() => {
@@ -197,7 +198,13 @@ impl Provider {
             () = self.needed(&by) => Err(Reason::Owner("its owner needs the machine".into())),
         };
         match outcome {
-            Ok(()) => self.count("answered"),
+            Ok(()) => {
+                self.count("answered");
+                let own = u64::from(by == self.key.id());
+                if let Some(model) = model {
+                    self.books.count(&model.card().name, Answered { earned_micro: 0, own, others: 1 - own });
+                }
+            }
             Err(reason) => {
                 self.count(name(&reason));
                 // Who does not read does not read this either.

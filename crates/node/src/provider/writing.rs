@@ -2,7 +2,7 @@
 
 use super::gate::Place;
 use super::{PAY_WITHIN, Provider};
-use crate::books::Books;
+use crate::books::{Answered, Books};
 use base::{Hash, NodeId, Reject};
 use engine::Pace;
 use ledger::Credits;
@@ -239,7 +239,7 @@ impl Drop for Paying {
         self.books.with_till(&self.chain, &self.by, Till::end);
         match Credits(self.sum.load(Ordering::Relaxed)) {
             Credits::ZERO => {}
-            sum => self.books.earn(&self.model, sum),
+            sum => self.books.count(&self.model, Answered { earned_micro: sum.0, ..Answered::default() }),
         }
     }
 }

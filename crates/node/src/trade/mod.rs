@@ -296,9 +296,9 @@ impl Trade {
         self.provider.did.now()
     }
 
-    /// Micro-credits that answers earned, by day since 1970 and model.
-    pub(crate) fn earned(&self) -> Vec<((u64, String), u64)> {
-        self.books.earned().unwrap_or_default()
+    /// What was promised and paid.
+    pub(crate) fn books(&self) -> &Books {
+        &self.books
     }
 
     /// What is served and how it went, for displays.

@@ -227,7 +227,7 @@ async function locked(browser, place, key) {
       await page.locator("#owner-key").fill(key);
       await page.keyboard.press("Enter");
     };
-    await says("did not provide an API key");
+    await page.locator("#lock", { hasText: "--owner" }).waitFor({ state: "visible", timeout: 3000 });
     if (SHOTS) await page.screenshot({ path: join(SHOTS, "locked.png"), fullPage: true });
     await give("tk-wrong");
     await says("Incorrect API key");
@@ -240,7 +240,7 @@ async function locked(browser, place, key) {
     assert.notEqual(await page.locator("#model").inputValue(), "none is served");
     await page.locator("nav a[href='#/overview']").click();
     await page.locator("#forget").click();
-    await says("did not provide an API key");
+    await page.locator("#lock").waitFor({ state: "visible", timeout: 3000 });
     fine(wrong);
   } finally {
     await page.close();

@@ -97,8 +97,11 @@ fn a_stranger_contributes_with_one_command_and_asks_what_was_trained() {
     }
     // That is so after a restart, too.
     stop(&mut peer);
-    let (mut peer, _) = contribute(&dir, &[]);
+    let (mut peer, ready) = contribute(&dir, &[]);
+    let address = ready["page"].as_str().expect("a page").trim_start_matches("http://").trim_end_matches('/');
     assert_eq!(panel(&dir)["activity"]["reason"]["code"], "paused_by_owner");
+    assert_eq!(panel(&dir)["since_start"]["tokens_trained"], 0, "nothing yet, whatever was done before");
+
     let version = panel(&dir)["runs"][0]["version"].as_u64().expect("the run is there again");
     assert_eq!(json(&dir, &["resume"])["state"], "working");
     until(&dir, "the next unit", |panel| panel["runs"][0]["version"].as_u64() > Some(version));
@@ -106,13 +109,27 @@ fn a_stranger_contributes_with_one_command_and_asks_what_was_trained() {
     until(&dir, "the model", |panel| panel["serving"]["models"][0]["local"] == true);
     let answer = json(&dir, &["run", "bard", "ROMEO:", "--max-tokens", "8", "--temperature", "0"]);
     assert_eq!((answer["tokens"].as_u64(), &answer["receipt"]["parts"][0]["tokens_written"]), (Some(8), &8.into()));
-    // Every second of it has its reason.
-    let panel = panel(&dir);
+    // Every second of it has its reason, and what was earned is on the account: its owner's own books admitted the run.
+    assert_eq!(json(&dir, &["finish"])["state"], "draining");
+    let panel = until(&dir, "the end of what was begun", |panel| panel["today"]["own_questions"] == 1);
+    let run: Value = serde_json::from_str(&get(address, &format!("/api/runs/{run}")).1).expect("JSON");
+    assert!(run["pay"]["own"]["units_paid"].as_u64() >= Some(2) && run["pay"]["admitted_permille"] == 500, "{run:#}");
+    let number = |value: &Value| value.as_u64().expect("a number");
+    let today = &panel["today"];
+    let (earned, account) = (number(&today["earned_micro"]), &panel["account"]);
+    let all = number(&account["balance_micro"]) + number(&account["bond_micro"]);
+    assert!(earned > 0 && all == 10_000_000_000 + earned, "{today:#} {account:#}");
+    assert_eq!((&panel["earnings"][0]["model"], &panel["earnings"][0]["device"]), (&"bard".into(), &"cpu".into()));
+    assert_eq!((&today["questions_answered"], today["tokens_trained"].as_u64() > Some(0)), (&0.into(), true));
+    let days: Value = serde_json::from_str(&get(address, "/api/days").1).expect("JSON");
+    assert_eq!((&days[0]["date"], &days[0]["own_questions"]), (&today["date"], &1.into()));
     let minutes = panel["today"]["minutes"].as_array().expect("minutes");
     assert!(minutes.iter().any(|part| part["code"] == "paused_by_owner"), "{minutes:?}");
     assert!(panel["runs"][0]["heldout"].as_f64() > Some(0.0));
     let down = json(&dir, &["down"]);
-    assert_eq!(down["stopped"], true);
+    assert_eq!((&down["stopped"], &down["did"]["own_questions"]), (&true.into(), &1.into()));
+    let since = number(&down["did"]["tokens_trained"]);
+    assert!(since > 0 && since < number(&down["runs"][0]["tokens"][0]), "since it was started: {down:#}");
     assert!(peer.0.wait().expect("it ends").success());
     // What it showed is looked at again, from its first moment on.
     let (_replay, mut lines) = start(&dir, &["replay"]);

@@ -153,7 +153,7 @@ async function listen() {
 // Who may not see the node is told why, and may give a key.
 function lock(why) {
   $("lock").hidden = !why;
-  set("lock-said", why);
+  put($("lock-said"), prose(hasKey() ? why : ""));
 }
 
 function wireKey() {

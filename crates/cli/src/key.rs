@@ -69,9 +69,7 @@ pub(crate) fn run(common: &Common, command: KeyCommand) -> Result<()> {
                 bail!("there is no key called {name}; `talkoo key ls` lists them");
             }
             node::keep_api_keys(&dir, &keys)?;
-            render::print(common, &json!({ "revoked": name }), || {
-                format!("{name} is refused from now on")
-            });
+            render::print(common, &json!({ "revoked": name }), || format!("{name} is refused from now on"));
         }
     }
     Ok(())

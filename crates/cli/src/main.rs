@@ -200,6 +200,20 @@ impl Common {
         self.bind.unwrap_or(self.config.node.listen)
     }
 
+    /// What was said of a node on the command line, to be said again by somebody else.
+    pub(crate) fn options(&self) -> Vec<String> {
+        let option = |name: &str, value: Option<String>| value.map(|value| [format!("--{name}"), value]);
+        let mut options = [
+            option("bind", self.bind.map(|bind| bind.to_string())),
+            option("threads", self.threads.map(|threads| threads.to_string())),
+            option("duty", self.duty.map(|duty| duty.to_string())),
+            option("device", self.device.clone()),
+        ];
+        let relays = self.relay.iter().map(|relay| [String::from("--relay"), relay.to_string()]);
+        let named = options.iter_mut().filter_map(Option::take).chain(relays).flatten();
+        named.chain(self.no_mdns.then(|| "--no-mdns".into())).collect()
+    }
+
     /// What trains.
     pub(crate) fn device(&self) -> &str {
         self.device.as_deref().unwrap_or(&self.config.node.device)

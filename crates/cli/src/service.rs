@@ -49,6 +49,14 @@ struct System {
     limits: node::LimitsTable,
 }
 
+/// How the node is begun.
+struct Call<'a> {
+    program: &'a Path,
+    data: &'a Path,
+    /// What was said of it on the command line: `talkoo.toml` says the rest.
+    options: Vec<String>,
+}
+
 /// Where there is no folder yet whose owner it could run as.
 const NOBODY: u32 = 65_534;
 
@@ -69,7 +77,8 @@ pub(crate) fn run(common: &Common, command: &ServiceCommand) -> Result<()> {
             data.display()
         ),
     };
-    let plan = plan(&program, &data, &home, system.as_ref());
+    let call = Call { program: &program, data: &data, options: common.options() };
+    let plan = plan(&call, &home, system.as_ref());
     if args.print {
         let value = json!({ "file": plan.path, "text": plan.text, "note": plan.note });
         render::print(common, &value, || format!("# {}\n{}", plan.path.display(), plan.text.trim_end()));
@@ -123,27 +132,27 @@ fn words(text: &str) -> Vec<String> {
 }
 
 /// `system`: for the whole machine, as the owner of the data folder.
-fn plan(program: &Path, data: &Path, home: &Path, system: Option<&System>) -> Plan {
+fn plan(call: &Call, home: &Path, system: Option<&System>) -> Plan {
     if cfg!(target_os = "macos") {
         let path = home.join("Library/LaunchAgents").join(PLIST);
         let domain = format!("gui/{}", std::fs::metadata(home).map_or(0, |home| home.uid()));
-        let call = |what: &str| vec![vec!["launchctl".into(), what.into(), domain.clone(), path.display().to_string()]];
-        let (install, uninstall) = (call("bootstrap"), call("bootout"));
+        let ctl = |what: &str| vec![vec!["launchctl".into(), what.into(), domain.clone(), path.display().to_string()]];
+        let (install, uninstall) = (ctl("bootstrap"), ctl("bootout"));
         let note = "\nnot tested on macOS yet";
-        return Plan { text: plist(program, data), path, install, uninstall, removed: Vec::new(), note };
+        return Plan { text: plist(call), path, install, uninstall, removed: Vec::new(), note };
     }
     let (folder, user) = match system {
         Some(_) => (PathBuf::from("/etc/systemd/system"), ""),
         None => (home.join(".config/systemd/user"), "--user "),
     };
-    let call = |what: &str| words(&format!("systemctl {user}{what}"));
+    let ctl = |what: &str| words(&format!("systemctl {user}{what}"));
     Plan {
         path: folder.join(UNIT),
-        text: unit(program, data, system),
-        install: vec![call("daemon-reload"), call(&format!("enable --now {UNIT}"))],
+        text: unit(call, system),
+        install: vec![ctl("daemon-reload"), ctl(&format!("enable --now {UNIT}"))],
         // What was set with `systemctl edit` or `set-property`, or by the node itself, is in files, too.
-        uninstall: vec![call(&format!("disable --now {UNIT}")), call(&format!("revert {UNIT}"))],
-        removed: vec![call("daemon-reload")],
+        uninstall: vec![ctl(&format!("disable --now {UNIT}")), ctl(&format!("revert {UNIT}"))],
+        removed: vec![ctl("daemon-reload")],
         note: match system {
             None => LINGER,
             Some(system) if system.owner == 0 => ROOT,
@@ -153,7 +162,8 @@ fn plan(program: &Path, data: &Path, home: &Path, system: Option<&System>) -> Pl
 }
 
 /// A systemd unit: last in line for processor and disk, and held to its data folder.
-fn unit(program: &Path, data: &Path, system: Option<&System>) -> String {
+fn unit(call: &Call, system: Option<&System>) -> String {
+    let Call { program, data, options } = call;
     let target = if system.is_some() { "multi-user.target" } else { "default.target" };
     // What a user's own manager cannot do, or does not know, is for the system's one.
     let (network, hardening) = match system {
@@ -163,13 +173,14 @@ fn unit(program: &Path, data: &Path, system: Option<&System>) -> String {
         None => ("", String::new()),
     };
     // Variables are named by `$` in arguments only.
-    let (program, data) = (quoted(program).replace("$$", "$"), quoted(data));
+    let (program, data) = (word(program).replace("$$", "$"), word(data));
+    let options: String = options.iter().map(|option| format!(" {}", quoted(option))).collect();
     // Where the node has ended by `talkoo down`, or does not answer yet, that the second command fails is no failure:
     // systemd would begin it again.
     format!(
         "[Unit]\nDescription=talkoo: trains and serves open models while this machine is idle\n\
          Documentation=man:talkoo(1)\n{network}\n\
-         [Service]\nType=exec\nExecStart={program} --data {data} up\nExecStop=-{program} --data {data} down\n\
+         [Service]\nType=exec\nExecStart={program} --data {data}{options} up\nExecStop=-{program} --data {data} down\n\
          Restart=on-failure\nRestartSec=10\nTimeoutStopSec=90\n\
          Nice=19\nCPUSchedulingPolicy=idle\nCPUWeight=idle\nIOSchedulingClass=idle\nNoNewPrivileges=yes\n\
          RestrictSUIDSGID=yes\nLockPersonality=yes\nRestrictRealtime=yes\nUMask=0077\n{hardening}\n\
@@ -187,7 +198,7 @@ fn hardening(program: &Path, data: &Path, system: &System) -> String {
     // A private /tmp would hide them.
     let hidden = [program, data].iter().any(|path| path.starts_with("/tmp") || path.starts_with("/var/tmp"));
     let private = if hidden { "" } else { "PrivateTmp=yes\n" };
-    let data = quoted(data).replace("$$", "$");
+    let data = word(data).replace("$$", "$");
     format!(
         "{user}{caps}ProtectSystem=strict\nProtectHome=read-only\nReadWritePaths={data}\n{private}\
          ProtectKernelTunables=yes\nProtectKernelModules=yes\nProtectControlGroups=yes\n\
@@ -196,18 +207,23 @@ fn hardening(program: &Path, data: &Path, system: &System) -> String {
 }
 
 /// As systemd reads a word of a command line.
-fn quoted(path: &Path) -> String {
-    let text = path.display().to_string().replace('%', "%%");
+fn quoted(text: &str) -> String {
+    let text = text.replace('%', "%%");
     match text.contains([' ', '"', '\\', '\'', '$', ';']) {
         true => format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"").replace('$', "$$")),
         false => text,
     }
 }
 
-fn plist(program: &Path, data: &Path) -> String {
+fn word(path: &Path) -> String {
+    quoted(&path.display().to_string())
+}
+
+fn plist(call: &Call) -> String {
     let escaped = |text: String| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-    let words = [program.display().to_string(), "--data".into(), data.display().to_string(), "up".into()];
-    let words: String = words.into_iter().map(|word| format!("    <string>{}</string>\n", escaped(word))).collect();
+    let begin = [call.program.display().to_string(), "--data".into(), call.data.display().to_string()];
+    let words = begin.into_iter().chain(call.options.iter().cloned()).chain(["up".into()]);
+    let words: String = words.map(|word| format!("    <string>{}</string>\n", escaped(word))).collect();
     format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<!DOCTYPE plist PUBLIC \"-//Apple//DTD PLIST 1.0//EN\" \
          \"http://www.apple.com/DTDs/PropertyList-1.0.dtd\">\n<plist version=\"1.0\">\n<dict>\n  <key>Label</key>\n  \
@@ -223,17 +239,23 @@ mod tests {
 
     #[test]
     fn places_with_spaces_are_one_word() {
-        let check = |path: &str, expect: &str| assert_eq!(quoted(Path::new(path)), expect);
+        let check = |path: &str, expect: &str| assert_eq!(word(Path::new(path)), expect);
         check("/usr/bin/talkoo", "/usr/bin/talkoo");
         check("/home/a b/talkoo", "\"/home/a b/talkoo\"");
         check("/home/50%/x", "/home/50%%/x");
-        let text = unit(Path::new("/opt/my talkoo"), Path::new("/home/ann/.talkoo"), None);
-        assert!(text.contains("ExecStart=\"/opt/my talkoo\" --data /home/ann/.talkoo up\n"), "{text}");
+        let call = |program, data, options: &[&str]| Call {
+            program: Path::new(program),
+            data: Path::new(data),
+            options: options.iter().map(|option| (*option).to_owned()).collect(),
+        };
+        let text = unit(&call("/opt/my talkoo", "/home/ann/.talkoo", &["--relay", "https://k@r:7843/?a=50%"]), None);
+        let line = "ExecStart=\"/opt/my talkoo\" --data /home/ann/.talkoo --relay https://k@r:7843/?a=50%% up\n";
+        assert!(text.contains(line), "{text}");
         let limits = node::LimitsTable { threads: 2, memory_mb: 400, ..Default::default() };
-        let text = unit(Path::new("/opt/talkoo"), Path::new("/home/ann/$x"), Some(&System { owner: 1000, limits }));
+        let text = unit(&call("/opt/talkoo", "/home/ann/$x", &[]), Some(&System { owner: 1000, limits }));
         for line in ["User=1000", "ReadWritePaths=\"/home/ann/$x\"", "CPUQuota=200%", "MemoryHigh=400M"] {
             assert!(text.contains(&format!("\n{line}\n")), "{text}");
         }
-        assert!(plist(Path::new("/a&b"), Path::new("/c")).contains("<string>/a&amp;b</string>"));
+        assert!(plist(&call("/a&b", "/c", &["--duty", "5"])).contains("<string>/a&amp;b</string>"));
     }
 }

@@ -1,6 +1,6 @@
 //! `talkoo.toml`: what the owner of a node has decided. The command line goes before it.
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use ledger::Credits;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::net::SocketAddr;
@@ -195,6 +195,7 @@ impl Default for ScheduleTable {
 impl ScheduleTable {
     /// As the machine that decides takes it.
     pub fn settings(&self) -> Result<owner::Settings> {
+        self.check("")?;
         let share_permille = u32::from(self.background_percent) * 10;
         let settings = owner::Settings {
             idle_after_ms: u64::from(self.idle_minutes) * 60_000,
@@ -208,10 +209,22 @@ impl ScheduleTable {
                 Presence::Pause => owner::WhenActive::Pause,
                 Presence::Background => owner::WhenActive::Background { share_permille },
             },
-            quiet_hours: self.quiet_hours.join(",").parse().context("[schedule] quiet_hours")?,
+            quiet_hours: self.quiet_hours.join(",").parse()?,
         };
-        settings.check().context("[schedule]")?;
+        settings.check()?;
         Ok(settings)
+    }
+
+    /// Refuses what cannot be meant, by its key and its line in `text`.
+    fn check(&self, text: &str) -> Result<()> {
+        let range = |good: bool, key: &str, what: &str| within(text, good, ("schedule", key), what);
+        range(self.idle_minutes <= 1440, "idle_minutes", "is at most 1440, a day")?;
+        let percent = |value: u8| (1..=100).contains(&value);
+        range(percent(self.background_percent), "background_percent", "is between 1 and 100")?;
+        range(percent(self.other_load_percent), "other_load_percent", "is between 1 and 100")?;
+        range((30..=110).contains(&self.temperature_max_c), "temperature_max_c", "is between 30 and 110")?;
+        let hours = self.quiet_hours.join(",").parse::<owner::Schedule>();
+        range(hours.is_ok(), "quiet_hours", &hours.err().map(|error| error.to_string()).unwrap_or_default())
     }
 }
 
@@ -266,22 +279,38 @@ impl Config {
     /// Reads the file's text. An unknown key is an error that names the one that was meant.
     pub fn parse(text: &str) -> Result<Self> {
         let config: Self = toml::from_str(text).map_err(|error| told(text, &error))?;
-        let range = |good: bool, what: &str| if good { Ok(()) } else { Err(anyhow!("{what}")) };
-        range((1..=100).contains(&config.limits.duty_percent), "[limits] duty_percent is between 1 and 100")?;
-        range(config.limits.threads <= 1024, "[limits] threads is at most 1024")?;
-        config.schedule.settings()?;
-        let mbit = |limit: u32| limit == 0 || limit >= MBIT_MIN;
-        let rates = mbit(config.limits.upload_mbit) && mbit(config.limits.download_mbit);
-        range(
-            rates,
-            "[limits] upload_mbit and download_mbit are 0 or at least 2: content moves in pieces of a mebibyte",
-        )?;
-        range((1..=256).contains(&config.serve.parallel), "[serve] parallel is between 1 and 256")?;
-        range(config.serve.answer_tokens > 0, "[serve] answer_tokens is at least 1")?;
-        range((0.0..=2.0).contains(&config.serve.temperature), "[serve] temperature is between 0 and 2")?;
-        range(config.ask.check_percent <= 100, "[ask] check_percent is at most 100")?;
+        let Self { limits, schedule, serve, ask, .. } = &config;
+        let range = |good: bool, section: &str, key: &str, what: &str| within(text, good, (section, key), what);
+        range((1..=100).contains(&limits.duty_percent), "limits", "duty_percent", "is between 1 and 100")?;
+        range(limits.threads <= 1024, "limits", "threads", "is at most 1024")?;
+        for (key, limit) in [("upload_mbit", limits.upload_mbit), ("download_mbit", limits.download_mbit)] {
+            let what = "is 0 or at least 2: content moves in pieces of a mebibyte";
+            range(limit == 0 || limit >= MBIT_MIN, "limits", key, what)?;
+        }
+        schedule.check(text)?;
+        range((1..=256).contains(&serve.parallel), "serve", "parallel", "is between 1 and 256")?;
+        range(serve.answer_tokens > 0, "serve", "answer_tokens", "is at least 1")?;
+        range((0.0..=2.0).contains(&serve.temperature), "serve", "temperature", "is between 0 and 2")?;
+        range(ask.check_percent <= 100, "ask", "check_percent", "is at most 100")?;
         Ok(config)
     }
+}
+
+/// An error that names the key, and its line where it stands in `text`.
+fn within(text: &str, good: bool, (section, key): (&str, &str), what: &str) -> Result<()> {
+    if good {
+        return Ok(());
+    }
+    let (mut inside, mut line) = (false, None);
+    for (number, text) in (1..).zip(text.lines().map(str::trim)) {
+        match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            Some((name, _)) if !text.contains('=') => inside = name.trim() == section,
+            _ if inside && text.split('=').next().is_some_and(|name| name.trim() == key) => line = Some(number),
+            _ => {}
+        }
+    }
+    let line = line.map(|line| format!("line {line}: ")).unwrap_or_default();
+    bail!("{line}[{section}] {key} {what}")
 }
 
 /// What is wrong, where, and what may have been meant.
@@ -364,7 +393,11 @@ mod tests {
         wrong("[limit]\nthreads = 2\n", "line 1: there is no `limit` here; did you mean `limits`?");
         wrong("[serve]\n\nparalel = 2\n", "line 3: there is no `paralel` here; did you mean `parallel`?");
         wrong("[limits]\nthreads = \"two\"\n", "line 2");
-        wrong("[limits]\nduty_percent = 0\n", "between 1 and 100");
+        wrong("[limits]\nduty_percent = 0\n", "line 2: [limits] duty_percent is between 1 and 100");
+        wrong("[limits]\nthreads = 1\nupload_mbit = 1\n", "line 3: [limits] upload_mbit is 0 or at least 2");
+        wrong("[schedule]\n\n  idle_minutes=5000\n", "line 3: [schedule] idle_minutes is at most 1440");
+        wrong("[schedule]\nother_load_percent = 0\n", "line 2: [schedule] other_load_percent is between 1 and 100");
+        wrong("[schedule]\nquiet_hours = [\"someday 1-2\"]\n", "line 2: [schedule] quiet_hours ");
         wrong("[ask]\nbudget = \"much\"\n", "is no amount");
         wrong("[serve]\nprice = [\"1\"]\n", "line 2");
         wrong("limits\n", "line 1");

@@ -46,7 +46,9 @@ pub(crate) fn writer(store: Arc<ChainStore>, own: Own) -> Arc<Note> {
                 notes.entries.push((*account, entries));
             }
             let deeds = worked::deeds(account, block, happened);
-            notes.days.extend(store.days(|days| worked::count(days, (account, &own.device), (height, worked::day(block)), &deeds)));
+            notes.days.extend(
+                store.days(|days| worked::count(days, (account, &own.device), (height, worked::day(block)), &deeds)),
+            );
         }
         let takes_part = |run: &RunId| {
             let of = |days: &Days| days.keys().any(|(.., known)| known == run);

@@ -45,7 +45,12 @@ fn metrics(panel: &Value) -> Vec<Metric> {
         spent.iter().map(|part| (label("reason", &text(&part["code"])), part["seconds"].as_f64().unwrap_or(0.0)));
     let counts = list(&panel["serving"]["counts"]);
     let counts = counts.iter().map(|pair| (label("outcome", &text(&pair[0])), pair[1].as_f64().unwrap_or(0.0)));
+    let did = &panel["since_start"];
+    let answered = [("others", "questions_answered"), ("own", "own_questions")].into_iter();
+    let answered = answered.filter_map(|(whose, key)| Some((label("whose", whose), did[key].as_f64()?)));
+    let credits = |micro: &Value| micro.as_f64().map(|micro| (String::new(), micro / 1e6)).into_iter().collect();
     let gauge = |name, help, values| Metric { name, kind: "gauge", help, values };
+    let counter = |name, help, values| Metric { name, kind: "counter", help, values };
     vec![
         gauge("talkoo_uptime_seconds", "Since the node was started.", one(&panel["node"]["uptime_s"])),
         gauge(
@@ -67,18 +72,16 @@ fn metrics(panel: &Value) -> Vec<Metric> {
         gauge("talkoo_run_loss", "Nats per token of the last round.", of_runs(|run| run["loss"].as_f64())),
         gauge("talkoo_run_heldout_bits_per_byte", "As measured last.", of_runs(|run| run["heldout"].as_f64())),
         gauge("talkoo_run_members_active", "Members that take part.", of_runs(|run| run["active"].as_f64())),
-        gauge(
-            "talkoo_balance_micro",
-            "Micro-credits free on the node's account.",
-            one(&panel["account"]["balance_micro"]),
+        gauge("talkoo_balance_credits", "Free on the node's account.", credits(&panel["account"]["balance_micro"])),
+        gauge("talkoo_earned_today_credits", "Earned today (UTC).", credits(&panel["today"]["earned_micro"])),
+        counter("talkoo_earned_credits_total", "Earned since the start.", credits(&did["earned_micro"])),
+        counter("talkoo_trained_tokens_total", "Of units that count, since the start.", one(&did["tokens_trained"])),
+        counter("talkoo_answered_questions_total", "Answered here since the start.", answered.collect()),
+        counter(
+            "talkoo_served_total",
+            "Questions of peers by how they ended, and offers that were refused.",
+            counts.collect(),
         ),
-        gauge("talkoo_earned_today_micro", "Micro-credits earned today (UTC).", one(&panel["today"]["earned_micro"])),
-        Metric {
-            name: "talkoo_served_total",
-            kind: "counter",
-            help: "Questions of peers by how they ended, and offers that were refused.",
-            values: counts.collect(),
-        },
     ]
 }
 

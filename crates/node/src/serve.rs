@@ -336,7 +336,8 @@ pub fn api_keys(dir: &Path) -> anyhow::Result<Vec<Key>> {
 /// The same, and again whenever they were changed since.
 pub fn api_keys_as_they_change(dir: &Path) -> anyhow::Result<Box<gateway::News>> {
     let dir = dir.to_owned();
-    let stamp = |dir: &Path| std::fs::metadata(dir.join(KEYS)).ok().and_then(|file| Some((file.modified().ok()?, file.len())));
+    let stamp =
+        |dir: &Path| std::fs::metadata(dir.join(KEYS)).ok().and_then(|file| Some((file.modified().ok()?, file.len())));
     // What is damaged at the start is an error; later what was known holds.
     let first = (stamp(&dir), api_keys(&dir)?);
     let seen = std::sync::Mutex::new((first.0, Some(first.1)));

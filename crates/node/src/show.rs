@@ -116,6 +116,7 @@ fn lacks(waiting: Waiting) -> Option<Why> {
         Waiting::Place | Waiting::Turn => Some(Why::WaitingForTurn),
         Waiting::NotInvited => Some(Why::NoRun),
         Waiting::No | Waiting::OthersTrain | Waiting::Exchange => None,
-        Waiting::Ended | Waiting::Resting | Waiting::Dispute => None,
+        Waiting::Dispute => Some(Why::Dispute),
+        Waiting::Ended | Waiting::Resting => None,
     }
 }

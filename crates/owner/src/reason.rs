@@ -65,8 +65,8 @@ pub enum Why {
     NoRun,
     /// The run has reached its end.
     RunEnded,
-    /// The run has too few members to go on.
-    WaitingForMembers,
+    /// Its weights contradict those of the others, and it is decided who is right.
+    Dispute,
     /// Nobody asks anything.
     NoQuestions,
     /// No model to serve.
@@ -106,7 +106,7 @@ impl Why {
         Why::Draining,
         Why::NoRun,
         Why::RunEnded,
-        Why::WaitingForMembers,
+        Why::Dispute,
         Why::NoQuestions,
         Why::NoModel,
         Why::NotOffered,
@@ -157,7 +157,7 @@ impl Why {
             Why::Draining => "It takes nothing new; what is under way is finished first.".into(),
             Why::NoRun => "There is no run to train in, or none that pays and has a place free.".into(),
             Why::RunEnded => "The run has ended.".into(),
-            Why::WaitingForMembers => "The run waits for more members.".into(),
+            Why::Dispute => "Its weights differ from the others'; it is being decided who is right.".into(),
             Why::NoQuestions => "Nobody asks anything at the moment.".into(),
             Why::NoModel => "There is no model to serve.".into(),
             Why::NotOffered => "The model is not offered to others.".into(),
@@ -215,7 +215,7 @@ impl Why {
             Why::Draining => (14, "draining", Some("Say `talkoo resume` to take new work.")),
             Why::NoRun => (15, "no_run", Some("Start a run, or join one.")),
             Why::RunEnded => (16, "run_ended", Some("Join another run.")),
-            Why::WaitingForMembers => (17, "waiting_for_members", Some("Invite others to the run.")),
+            Why::Dispute => (17, "dispute", Some("If it comes again, check the memory of the machine.")),
             Why::NoQuestions => (18, "no_questions", None),
             Why::NoModel => (19, "no_model", Some("Fetch a model, or train one.")),
             Why::NotOffered => (20, "not_offered", Some("Offer the model to others.")),

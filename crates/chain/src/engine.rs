@@ -41,13 +41,14 @@ pub struct Timing {
 
 impl Timing {
     /// For a set of `n`. Alone there is no other leader to go on to, so it waits for work in one view;
-    /// several go from leader to leader in short ones, so that a dead one costs little.
+    /// several go from leader to leader in short ones, so that a dead one costs little: two turns, then it is skipped. Each
+    /// turn costs everybody votes and a write, with work or without.
     pub fn of(n: usize) -> Self {
         let ms = Duration::from_millis;
         if n == 1 {
             Self { leader: ms(8_000), certificate: ms(9_000), retry: ms(1_000), skip: ms(10_000) }
         } else {
-            Self { leader: ms(1_500), certificate: ms(2_000), retry: ms(1_500), skip: ms(3_500) }
+            Self { leader: ms(2_000), certificate: ms(2_500), retry: ms(2_000), skip: ms(3_500) }
         }
     }
 

@@ -145,7 +145,8 @@ impl Net {
             .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
             .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX))
             .max_concurrent_uni_streams(VarInt::from_u32(STREAMS_MAX))
-            .keep_alive_interval(Duration::from_secs(2))
+            // A word that is lost is said again long before the other side gives up.
+            .keep_alive_interval(Duration::from_secs(4))
             .max_idle_timeout(Some(VarInt::from_u32(6_000).into()))
             .build();
         let book = MemoryLookup::new();

@@ -200,6 +200,13 @@ impl Common {
         self.bind.unwrap_or(self.config.node.listen)
     }
 
+    /// The same with the limits that are picked for this machine where the owner says nothing.
+    pub(crate) fn picked(&self) -> Self {
+        let mut picked = self.clone();
+        picked.config.limits = picked.config.limits.picked();
+        picked
+    }
+
     /// What was said of a node on the command line, to be said again by somebody else.
     pub(crate) fn options(&self) -> Vec<String> {
         let option = |name: &str, value: Option<String>| value.map(|value| [format!("--{name}"), value]);

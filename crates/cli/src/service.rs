@@ -67,9 +67,9 @@ pub(crate) fn run(common: &Common, command: &ServiceCommand) -> Result<()> {
     let data = std::path::absolute(common.dir())?;
     let system = match std::fs::metadata(&data) {
         _ if !args.system => None,
-        Ok(data) => Some(System { owner: data.uid(), limits: common.config.limits.clone() }),
+        Ok(data) => Some(System { owner: data.uid(), limits: common.config.limits.clone().picked() }),
         Err(_) if args.print || matches!(command, ServiceCommand::Uninstall(_)) => {
-            Some(System { owner: NOBODY, limits: common.config.limits.clone() })
+            Some(System { owner: NOBODY, limits: common.config.limits.clone().picked() })
         }
         Err(_) => bail!(
             "the service runs as the owner of its data folder, and there is no {0}; make it as who it is to run as: \

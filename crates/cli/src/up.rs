@@ -45,6 +45,7 @@ pub(crate) async fn up(common: &Common, args: UpArgs) -> Result<()> {
     let dir = common.dir();
     std::fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
     node::Config::write_template(&dir)?;
+    let common = &common.picked();
     #[cfg(feature = "serve")]
     let mut settings = args.serve.in_force(common);
     #[cfg(not(feature = "serve"))]
@@ -70,10 +71,11 @@ pub(crate) async fn up(common: &Common, args: UpArgs) -> Result<()> {
     let (api, tickets): (Option<SocketAddr>, Vec<String>) = (None, Vec::new());
     node.mind(&settings, kept_by).await?;
     let seeks = settings.schedule.runs.then(|| Places::new(node.clone(), settings.schedule.pay_min));
+    let limits = said(&settings, common.threads());
     node.show_as(Shown { api: api.map(|address| format!("http://{address}/v1")), config: settings });
     let stopped = train::stopped()?;
     tokio::pin!(stopped);
-    greet(common, &node, api, &tickets)?;
+    greet(common, &node, api, &tickets, &limits)?;
     #[cfg(feature = "serve")]
     tokio::spawn(keep_serving(common.clone(), args.serve, own_only, node.clone(), serving.trade.clone()));
     if let Some(places) = seeks {
@@ -100,12 +102,27 @@ pub(crate) async fn up(common: &Common, args: UpArgs) -> Result<()> {
     node.close().await
 }
 
+/// What was measured of the machine, and what of it is used.
+fn said(settings: &node::Config, threads: usize) -> String {
+    let hardware = node::hardware();
+    let gb = |mb: u64| format!("{:.1} GB", mb as f64 / 1024.0);
+    let (limits, schedule) = (&settings.limits, &settings.schedule);
+    let memory = if limits.memory_mb > 0 { format!("{} of memory", gb(limits.memory_mb)) } else { "memory".into() };
+    format!(
+        "{} cores, {}: at most {threads} threads at the lowest priority and {memory}; {} of memory and {} of disk stay free",
+        hardware.cores,
+        gb(hardware.memory_mb),
+        gb(schedule.memory_free_min_mb),
+        gb(schedule.disk_free_min_mb)
+    )
+}
+
 /// What is said once everything runs.
-fn greet(common: &Common, node: &Arc<Node>, api: Option<SocketAddr>, tickets: &[String]) -> Result<()> {
+fn greet(common: &Common, node: &Arc<Node>, api: Option<SocketAddr>, tickets: &[String], limits: &str) -> Result<()> {
     let chain = node.chain(None)?;
     let mut value = json!({
         "node": node.id().to_string(), "network": chain.network, "chain": chain.chain,
-        "addresses": node.status().addresses, "tickets": tickets,
+        "addresses": node.status().addresses, "tickets": tickets, "limits": limits,
     });
     let mut text = String::new();
     if let Some(api) = api {
@@ -113,7 +130,7 @@ fn greet(common: &Common, node: &Arc<Node>, api: Option<SocketAddr>, tickets: &[
         value["api"] = format!("http://{api}/v1").into();
         text += &format!("page  http://{api}/\nAPI   http://{api}/v1, for any OpenAI client\n");
     }
-    text += &format!("node  {}, network {}\n", node.id(), chain.network);
+    text += &format!("node  {}, network {}\nuses  {limits}\n", node.id(), chain.network);
     if node.is_alone() {
         text += "You are alone in your own network; to join others: `talkoo train join TICKET` or `talkoo network join FILE`.\n";
     }

@@ -124,22 +124,16 @@ pub(crate) fn load(config: &EngineConfig) -> Result<(Arc<LlamaModel>, ModelInfo)
     };
     let model = LlamaModel::load_from_file(backend(), path, &params);
     let model = Arc::new(model.map_err(|error| unknown(&error.to_string()))?);
-    let number = |key: &str| number(&model, key);
     if model.n_vocab() <= 0 {
         return Err(unknown("it has no vocabulary"));
     }
-    let trained = model.n_ctx_train() as usize;
-    let embeds = number("pooling_type").is_some_and(|kind| kind > 0);
-    let context = match config.context {
-        // A text that is embedded is read in one pass, whose memory grows with it.
-        0 if embeds => trained.min(EMBEDDED),
-        0 => trained.min(CONTEXT),
-        asked => asked.min(trained),
-    };
-    // Keys and values of every layer in 16 bits.
-    let head = number("attention.key_length").unwrap_or(model.n_embd() as u64 / u64::from(model.n_head()).max(1));
-    let per_token = u64::from(model.n_layer()) * u64::from(model.n_head_kv()) * head * 2 * 2;
-    let memory = bytes + per_token * (config.slots * context) as u64 + WORKING;
+    let embeds = embeds(&model);
+    let context = context(config, model.n_ctx_train() as usize, embeds);
+    let head = number(&model, "attention.key_length");
+    let head = head.unwrap_or(model.n_embd() as u64 / u64::from(model.n_head()).max(1));
+    let cache = cache(u64::from(model.n_head_kv()), head, context, config.slots);
+    let caches = cache.saturating_mul(u64::from(model.n_layer()));
+    let memory = bytes.saturating_add(caches).saturating_add(WORKING);
     let allowed = if config.memory > 0 { config.memory } else { u64::MAX };
     let have = free_memory().unwrap_or(u64::MAX).min(allowed);
     if memory > have {
@@ -177,6 +171,26 @@ pub(crate) fn load(config: &EngineConfig) -> Result<(Arc<LlamaModel>, ModelInfo)
     Ok((model, info))
 }
 
+/// Whether a model was published for embeddings.
+fn embeds(model: &LlamaModel) -> bool {
+    number(model, "pooling_type").is_some_and(|kind| kind > 0)
+}
+
+/// Tokens of one answer, for a model that was trained with so many.
+fn context(config: &EngineConfig, trained: usize, embeds: bool) -> usize {
+    match config.context {
+        // A text that is embedded is read in one pass, whose memory grows with it.
+        0 if embeds => trained.min(EMBEDDED),
+        0 => trained.min(CONTEXT),
+        asked => asked.min(trained),
+    }
+}
+
+/// Bytes of a layer's cache: keys and values in 16 bits.
+fn cache(heads: u64, head: u64, context: usize, slots: usize) -> u64 {
+    [heads, head, context as u64, slots as u64, 2 * 2].into_iter().fold(1, u64::saturating_mul)
+}
+
 /// A number that the file says of its model.
 fn number(model: &LlamaModel, key: &str) -> Option<u64> {
     let architecture = model.meta_val_str("general.architecture").ok()?;
@@ -192,16 +206,12 @@ fn on_device(config: &EngineConfig, bytes: u64, vram: u64) -> u32 {
     let sizes = || {
         let heads = number("attention.head_count")?;
         let head = number("attention.key_length").or(number("embedding_length")?.checked_div(heads))?;
-        let context = match config.context as u64 {
-            0 => number("context_length")?.min(CONTEXT as u64),
-            asked => asked.min(number("context_length")?),
-        };
-        Some((number("block_count")?, number("attention.head_count_kv").unwrap_or(heads), head, context))
+        let trained = usize::try_from(number("context_length")?).ok()?;
+        let kept = number("attention.head_count_kv").unwrap_or(heads);
+        Some((number("block_count")?, cache(kept, head, context(config, trained, embeds(&model)), config.slots)))
     };
-    let Some((layers, heads, head, context)) = sizes() else { return 0 };
-    // Keys and values in 16 bits.
-    let caches = [heads, head, context, config.slots as u64, 2 * 2].into_iter().fold(1, u64::saturating_mul);
-    fitting(layers, bytes, caches, vram)
+    let Some((layers, cache)) = sizes() else { return 0 };
+    fitting(layers, bytes, cache, vram)
 }
 
 /// How many layers fit, each with its `cache`, into `vram` bytes: what stands before and after the layers counts with each of

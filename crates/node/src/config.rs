@@ -245,6 +245,15 @@ impl Default for ServeTable {
 }
 
 impl LimitsTable {
+    /// With what is safe on this machine where nothing was said: half of its memory.
+    pub fn picked(mut self) -> Self {
+        if self.memory_mb == 0 {
+            // The same again after the next kernel, which keeps a little more or less for itself.
+            self.memory_mb = crate::hardware().memory_mb / 2 / 256 * 256;
+        }
+        self
+    }
+
     /// Bytes of content a second that may go and come; 0: no limit.
     pub fn rates(&self) -> (u64, u64) {
         (u64::from(self.upload_mbit) * 125_000, u64::from(self.download_mbit) * 125_000)

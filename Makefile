@@ -6,7 +6,7 @@ SERVE ?= 1
 export SERVE
 BIN = $(shell $(CARGO) metadata --format-version 1 --no-deps 2>/dev/null | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug
 
-.PHONY: conformance install demo demo-ledger demo-serve test nightly bench claims claims-full lint fuzz build prerequisites
+.PHONY: conformance install uninstall demo demo-ledger demo-serve test nightly bench claims claims-full lint fuzz build prerequisites
 
 demo: build ## four peers train together on this machine (about four minutes)
 	$(BIN)/talkoo demo
@@ -36,6 +36,9 @@ endif
 
 install: prerequisites ## the program for this user
 	$(CARGO) install --path crates/cli --locked --profile dev $(if $(filter 0,$(SERVE)),--no-default-features)
+
+uninstall: ## takes the program away again; data folders stay
+	$(CARGO) uninstall cli
 
 bench: claims ## alias: the figures are the benchmarks
 

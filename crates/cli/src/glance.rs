@@ -131,6 +131,10 @@ fn run(run: &Value) -> String {
         parts.push(format!("{bits:.3} bits/byte held out"));
     }
     parts.push(format!("{} of {} members", run["active"], run["members"]));
+    parts.push(format!("{} credits", render::credits(&run["earned_micro"])));
+    for (why, units) in run["unpaid"].as_object().into_iter().flatten() {
+        parts.push(format!("{units} not paid: {}", why.replace('_', " ")));
+    }
     parts.push(text(run.get("trouble").filter(|trouble| trouble.is_string()).unwrap_or(&run["waiting"])).to_owned());
     parts.join("  ")
 }
@@ -182,7 +186,7 @@ mod tests {
     #[test]
     fn a_screen_is_a_screen() {
         let run = json!({ "name": "bard", "version": 3, "tokens": [500, 1000], "loss": 3.2, "heldout": 2.6, "active": 1,
-            "members": 2, "waiting": "training", "trouble": null });
+            "members": 2, "waiting": "training", "trouble": null, "earned_micro": 2_000_000, "unpaid": { "no_budget": 3 } });
         let model = json!({ "name": "bard", "local": true, "providers": 1 });
         let panel = json!({
             "version": "0.1.0", "now_ms": 90_000_000u64, "node": { "key": "ab".repeat(32), "uptime_s": 3700, "api": "http://127.0.0.1:8080/v1" },
@@ -203,6 +207,7 @@ mod tests {
             "block 1 234",
             "50 % of 1 000",
             "bits/byte",
+            "2 credits  3 not paid: no budget",
             "1.5 credits",
             "2 min working",
             "malformed 2",

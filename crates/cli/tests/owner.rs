@@ -103,7 +103,8 @@ fn a_stranger_contributes_with_one_command_and_asks_what_was_trained() {
     assert_eq!(panel(&dir)["since_start"]["tokens_trained"], 0, "nothing yet, whatever was done before");
 
     let version = panel(&dir)["runs"][0]["version"].as_u64().expect("the run is there again");
-    assert_eq!(json(&dir, &["resume"])["state"], "working");
+    // It may have to fetch or to prepare something first.
+    assert!(["working", "waiting"].contains(&json(&dir, &["resume"])["state"].as_str().expect("a state")));
     until(&dir, "the next unit", |panel| panel["runs"][0]["version"].as_u64() > Some(version));
     // What was trained is served, and the running node is asked from another terminal.
     until(&dir, "the model", |panel| panel["serving"]["models"][0]["local"] == true);

@@ -302,10 +302,13 @@ fn ask(stage: &Stage) {
     stage.run("one", "talkoo train export bard.gguf --gguf", &whole);
     let made = stage.run("guest", "talkoo key create NAME", &[("NAME", "visitor")]);
     assert_eq!(stage.look("guest", "talkoo key ls", &[], "visitor")[0]["name"], "visitor");
+    let owner = stage.run("guest", "talkoo key create NAME --owner", &[("NAME", "me")]);
     let demand = ("bard.gguf", "bard.gguf --demand-keys");
     let mut api = stage.serve("guest", "talkoo serve --model bard.gguf", &[listen, demand]);
     assert_eq!(api.raw("GET", "/v1/models", None, "").0, 401);
     assert_eq!(api.raw("GET", "/v1/models", Some(text(&made["key"])), "").0, 200);
+    let sees = |key: &Value| api.raw("GET", "/api/state", Some(text(&key["key"])), "").0;
+    assert_eq!((sees(&made), sees(&owner)), (403, 200));
     stop(&mut api.peer);
     assert_eq!(stage.run("guest", "talkoo key revoke NAME", &[("NAME", "visitor")])["revoked"], "visitor");
 }

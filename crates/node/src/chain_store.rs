@@ -125,10 +125,12 @@ impl ChainStore {
     pub(crate) fn since_open(&self, account: &NodeId) -> (u64, u64) {
         let sum = |days: &Days| {
             let own = days.iter().filter(|((by, ..), _)| by == account).map(|(_, worked)| worked);
-            own.fold((0u64, 0u64), |(tokens, earned), row| (tokens + row.tokens, earned + row.earned_micro))
+            own.fold((0u64, 0u64), |(tokens, earned), row| {
+                (tokens.saturating_add(row.tokens), earned.saturating_add(row.earned_micro))
+            })
         };
         let (now, before) = (self.days(sum), sum(&self.before));
-        (now.0 - before.0, now.1 - before.1)
+        (now.0.saturating_sub(before.0), now.1.saturating_sub(before.1))
     }
 
     /// Micro-credits that each member of a run was paid since an account here takes part in it.

@@ -66,16 +66,14 @@ impl Done {
     fn serve(&mut self, books: &crate::books::Books, asked: u64) {
         use crate::books::Answered;
         let add = |sum: &mut Sum, answered: Answered, before: Answered| {
-            sum.earned_micro += answered.earned_micro - before.earned_micro;
-            sum.questions_answered += answered.others - before.others;
-            sum.own_questions += answered.own - before.own;
+            // Books that cannot be read now hold less than before.
+            sum.earned_micro += answered.earned_micro.saturating_sub(before.earned_micro);
+            sum.questions_answered += answered.others.saturating_sub(before.others);
+            sum.own_questions += answered.own.saturating_sub(before.own);
         };
         let all = books.answered().unwrap_or_default();
         let total = all.values().fold(Answered::default(), |all, more| all.and(*more));
-        // What cannot be read now is not less than nothing.
-        if total.others >= books.before().others {
-            add(&mut self.since_start, total, books.before());
-        }
+        add(&mut self.since_start, total, books.before());
         for ((day, model, device), answered) in all.into_iter().filter(|((day, ..), _)| *day + DAYS >= asked) {
             if day == asked {
                 add(&mut self.on_day, answered, Answered::default());

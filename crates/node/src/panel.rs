@@ -63,7 +63,7 @@ impl Node {
                 "deposit_micro": account.deposit_micro, "locked_micro": account.locked_micro,
                 "unbonding_micro": account.unbonding_micro,
             },
-            "runs": status.runs.iter().map(short).collect::<Vec<_>>(),
+            "runs": status.runs.iter().map(|run| short(run, self.got(&run.chain, &run.run))).collect::<Vec<_>>(),
             "serving": self.serving(),
             "peers": peers.into_values().take(PEERS).collect::<Vec<_>>(),
             "settings": settings, "caps_kept_by": self.idling().map(|idling| idling.kept_by().to_owned()),
@@ -183,7 +183,9 @@ fn minutes(code: &str, ms: u64) -> Value {
     json!({ "code": code, "text": text, "seconds": ms / 1000, "mend": why.and_then(owner::Why::mend) })
 }
 
-fn short(run: &RunStatus) -> Value {
+/// A run in a few figures, with what this node got for its units.
+fn short(run: &RunStatus, got: Option<(u64, BTreeMap<String, u64>)>) -> Value {
+    let (earned, unpaid) = got.unwrap_or_default();
     json!({
         "run": run.run, "name": run.name, "mode": run.mode, "params": run.params, "version": run.version,
         "tokens": run.tokens, "tokens_per_s": run.tokens_per_s,
@@ -191,6 +193,7 @@ fn short(run: &RunStatus) -> Value {
         "heldout": run.heldout.last().map(|(_, bits)| bits),
         "members": run.members.len(), "active": run.members.iter().filter(|member| member.status == "active").count(),
         "ended": run.ended, "waiting": run.waiting, "trouble": run.trouble,
+        "earned_micro": earned, "unpaid": unpaid,
     })
 }
 

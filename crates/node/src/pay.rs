@@ -1,6 +1,7 @@
 //! What a run pays, and what its members got of it, for displays.
 
 use crate::Node;
+use crate::chain_store::ChainStore;
 use crate::log::Kept;
 use crate::worked::Worked;
 use owner::Unpaid;
@@ -17,16 +18,27 @@ impl Node {
         kept.map(|kept| self.paid(&kept, run)).unwrap_or_default()
     }
 
+    /// What this node got for its units of a run, and how many were not paid, by reason.
+    pub(crate) fn got(&self, chain: &str, run: &str) -> Option<(u64, BTreeMap<String, u64>)> {
+        let kept = self.shared.chains.get(&chain.parse().ok()?)?.kept()?;
+        let own = self.own_part(&kept.store, &run.parse().ok()?);
+        Some((own.earned_micro, own.unpaid))
+    }
+
+    fn own_part(&self, store: &ChainStore, run: &RunId) -> Worked {
+        store.days(|days| {
+            let own = days.iter().filter(|((by, _, of), _)| *by == self.id() && of == run).map(|(_, worked)| worked);
+            own.fold(Worked::default(), Worked::and)
+        })
+    }
+
     fn paid(&self, kept: &Arc<Kept>, run: &RunId) -> Value {
         let (budget, admitted) = kept.keeper.look(|orderer| {
             let state = orderer.state();
             (state.money().pot(run), if state.validators().len() == 1 { state.share_permille(run) } else { 0 })
         });
         let members = kept.store.paid(run).unwrap_or_default();
-        let own = kept.store.days(|days| {
-            let own = days.iter().filter(|((by, _, of), _)| *by == self.id() && of == run).map(|(_, worked)| worked);
-            own.fold(Worked::default(), Worked::and)
-        });
+        let own = self.own_part(&kept.store, run);
         json!({
             "budget_micro": budget.0, "admitted_permille": admitted, "paid_micro": members.values().sum::<u64>(),
             "members": members.iter().map(|(node, micro)| (node.to_string(), *micro)).collect::<BTreeMap<_, _>>(),

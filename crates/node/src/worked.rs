@@ -34,11 +34,11 @@ impl Worked {
     pub(crate) fn and(mut self, more: &Self) -> Self {
         self.height = self.height.max(more.height);
         self.device.clone_from(&more.device);
-        self.tokens += more.tokens;
+        self.tokens = self.tokens.saturating_add(more.tokens);
         self.paid += more.paid;
-        self.earned_micro += more.earned_micro;
-        self.funded_micro += more.funded_micro;
-        self.back_micro += more.back_micro;
+        self.earned_micro = self.earned_micro.saturating_add(more.earned_micro);
+        self.funded_micro = self.funded_micro.saturating_add(more.funded_micro);
+        self.back_micro = self.back_micro.saturating_add(more.back_micro);
         more.unpaid.iter().for_each(|(why, units)| *self.unpaid.entry(why.clone()).or_default() += units);
         self
     }
@@ -106,18 +106,18 @@ pub(crate) fn count(
         for deed in deeds {
             match *deed {
                 Deed::Funded(micro) => {
-                    row.funded_micro += micro;
-                    left += micro;
+                    row.funded_micro = row.funded_micro.saturating_add(micro);
+                    left = left.saturating_add(micro);
                 }
                 Deed::Paid(micro, from) => {
                     let back = if from == Purse::Issuance { 0 } else { micro.min(left) };
                     left -= back;
-                    row.back_micro += back;
-                    row.earned_micro += micro - back;
+                    row.back_micro = row.back_micro.saturating_add(back);
+                    row.earned_micro = row.earned_micro.saturating_add(micro - back);
                     paid = true;
                 }
                 Deed::Worked(tokens, fate) => {
-                    row.tokens += tokens;
+                    row.tokens = row.tokens.saturating_add(tokens);
                     // What a round pays is told before what was done in it.
                     match unpaid(fate, std::mem::take(&mut paid)) {
                         None => row.paid += 1,

@@ -266,20 +266,14 @@ fn anonymous(mut panel: Value) -> Value {
             };
         }
     }
-    for path in [
-        "/node/data",
-        "/trouble",
-        "/node/key",
-        "/node/addresses",
-        "/node/api",
-        "/network/chain",
-        "/network/name",
-        "/today/earned_micro",
-    ] {
+    for path in
+        ["/node/data", "/trouble", "/node/key", "/node/addresses", "/node/api", "/network/chain", "/network/name"]
+    {
         if let Some(value) = panel.pointer_mut(path) {
             *value = json!("left out");
         }
     }
+    without_amounts(&mut panel);
     for run in panel["runs"].as_array_mut().into_iter().flatten() {
         run["run"] = json!("left out");
         run["trouble"] = json!(run["trouble"].is_string());
@@ -288,6 +282,23 @@ fn anonymous(mut panel: Value) -> Value {
         model["hash"] = json!("left out");
     }
     panel
+}
+
+/// Every amount has a name of this kind, wherever it stands.
+fn without_amounts(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                if name == "micro" || name.ends_with("_micro") {
+                    *value = json!("left out");
+                } else {
+                    without_amounts(value);
+                }
+            }
+        }
+        Value::Array(list) => list.iter_mut().for_each(without_amounts),
+        _ => {}
+    }
 }
 
 #[cfg(test)]
@@ -300,7 +311,7 @@ mod tests {
         let panel = json!({
             "node": { "key": secret, "addresses": ["192.0.2.7:1"], "api": "http://127.0.0.1:1/v1", "uptime_s": 1 },
             "network": { "chain": secret, "name": "ours", "height": 3 }, "account": { "balance_micro": 7 },
-            "peers": [{ "key": secret }], "runs": [{ "run": secret, "name": "bard", "trouble": secret }],
+            "peers": [{ "key": secret }], "runs": [{ "run": secret, "name": "bard", "trouble": secret, "earned_micro": 77 }], "since_start": { "earned_micro": 77 },
             "trouble": secret, "serving": { "models": [{ "hash": secret }] }, "settings": { "file": secret },
             "earnings": [{ "micro": 77 }], "today": { "earned_micro": 77 },
         });

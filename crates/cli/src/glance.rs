@@ -76,7 +76,9 @@ pub(crate) fn screen(panel: &Value) -> String {
     }
     let reason = &panel["activity"]["reason"];
     let since = panel["now_ms"].as_u64().unwrap_or(0).saturating_sub(reason["since_ms"].as_u64().unwrap_or(0)) / 1000;
-    let since = if reason["since_ms"] == 0 { String::new() } else { format!(" (for {})", time(since)) };
+    let left = reason["until_ms"].as_u64().map(|until| until.saturating_sub(panel["now_ms"].as_u64().unwrap_or(0)));
+    let left = left.map(|left| format!(", {} more", time(left / 1000))).unwrap_or_default();
+    let since = if reason["since_ms"] == 0 { String::new() } else { format!(" (for {}{left})", time(since)) };
     lines.push(format!("{:<9} {}{since}", text(&panel["activity"]["state"]), text(&reason["text"])));
     if let Some(mend) = reason["mend"].as_str().filter(|_| panel["activity"]["state"] != "working") {
         lines.push(format!("          {mend}"));
@@ -123,7 +125,8 @@ fn network(panel: &Value) -> String {
 fn run(run: &Value) -> String {
     let (done, all) = (run["tokens"][0].as_u64().unwrap_or(0), run["tokens"][1].as_u64().unwrap_or(1).max(1));
     let mut parts = vec![format!("training  {}", text(&run["name"])), format!("round {}", run["version"])];
-    parts.push(format!("{} % of {} tokens", done * 100 / all, render::grouped(all)));
+    // The last round may go a little beyond the end.
+    parts.push(format!("{} % of {} tokens", (done.saturating_mul(100) / all).min(100), render::grouped(all)));
     if let Some(loss) = run["loss"].as_f64() {
         parts.push(format!("loss {loss:.3}"));
     }

@@ -11,6 +11,7 @@ pub(crate) enum KeyCommand {
     /// Make a key; it is shown this once.
     Create {
         /// What it is for.
+        #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
         name: String,
         /// A key of the node's owner: the page and its figures, pause and resume, from wherever the API can be reached.
         #[arg(long)]
@@ -25,7 +26,7 @@ pub(crate) enum KeyCommand {
         #[arg(long, value_name = "N")]
         tokens: Option<u64>,
         /// Days until it expires.
-        #[arg(long, value_name = "DAYS")]
+        #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u64).range(1..=36_500))]
         days: Option<u64>,
     },
     /// The keys.

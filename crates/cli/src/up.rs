@@ -45,6 +45,7 @@ pub(crate) async fn up(common: &Common, args: UpArgs) -> Result<()> {
     let dir = common.dir();
     std::fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
     node::Config::write_template(&dir)?;
+    let memory_mb = common.config.limits.memory_mb;
     let common = &common.picked();
     #[cfg(feature = "serve")]
     let mut settings = args.serve.in_force(common);
@@ -71,11 +72,13 @@ pub(crate) async fn up(common: &Common, args: UpArgs) -> Result<()> {
     let (api, tickets): (Option<SocketAddr>, Vec<String>) = (None, Vec::new());
     node.mind(&settings, kept_by).await?;
     let seeks = settings.schedule.runs.then(|| Places::new(node.clone(), settings.schedule.pay_min));
-    let limits = said(&settings, common.threads());
-    node.show_as(Shown { api: api.map(|address| format!("http://{address}/v1")), config: settings });
+    // What was picked is no setting of the owner's.
+    let mut config = settings.clone();
+    config.limits.memory_mb = memory_mb;
+    node.show_as(Shown { api: api.map(|address| format!("http://{address}/v1")), config });
     let stopped = train::stopped()?;
     tokio::pin!(stopped);
-    greet(common, &node, api, &tickets, &limits)?;
+    greet(common, &node, api, &tickets, &settings)?;
     #[cfg(feature = "serve")]
     tokio::spawn(keep_serving(common.clone(), args.serve, own_only, node.clone(), serving.trade.clone()));
     if let Some(places) = seeks {
@@ -118,8 +121,14 @@ fn said(settings: &node::Config, threads: usize) -> String {
 }
 
 /// What is said once everything runs.
-fn greet(common: &Common, node: &Arc<Node>, api: Option<SocketAddr>, tickets: &[String], limits: &str) -> Result<()> {
-    let chain = node.chain(None)?;
+fn greet(
+    common: &Common,
+    node: &Arc<Node>,
+    api: Option<SocketAddr>,
+    tickets: &[String],
+    settings: &node::Config,
+) -> Result<()> {
+    let (chain, limits) = (node.chain(None)?, said(settings, common.threads()));
     let mut value = json!({
         "node": node.id().to_string(), "network": chain.network, "chain": chain.chain,
         "addresses": node.status().addresses, "tickets": tickets, "limits": limits,
@@ -129,6 +138,9 @@ fn greet(common: &Common, node: &Arc<Node>, api: Option<SocketAddr>, tickets: &[
         value["page"] = format!("http://{api}/").into();
         value["api"] = format!("http://{api}/v1").into();
         text += &format!("page  http://{api}/\nAPI   http://{api}/v1, for any OpenAI client\n");
+    }
+    if api.is_some() && (settings.serve.demand_keys || !settings.serve.listen.ip().is_loopback()) {
+        text += "the page asks for a key of yours: talkoo key create NAME --owner\n";
     }
     text += &format!("node  {}, network {}\nuses  {limits}\n", node.id(), chain.network);
     if node.is_alone() {
@@ -144,9 +156,9 @@ fn line(panel: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let activity = &panel["activity"];
     let mut parts = vec![text(&activity["reason"]["text"])];
-    for run in panel["runs"].as_array().into_iter().flatten().filter(|run| run["ended"] == false) {
+    for run in panel["runs"].as_array().into_iter().flatten().filter(|run| run["ended"] == false && run["name"] != "") {
         let (done, all) = (run["tokens"][0].as_u64().unwrap_or(0), run["tokens"][1].as_u64().unwrap_or(1));
-        parts.push(format!("{} {} %", text(&run["name"]), done * 100 / all.max(1) / 10 * 10));
+        parts.push(format!("{} {} %", text(&run["name"]), (done.saturating_mul(100) / all.max(1)).min(100) / 10 * 10));
     }
     if let Some(trouble) = panel["trouble"].as_str() {
         parts.push(trouble.to_owned());

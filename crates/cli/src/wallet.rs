@@ -273,7 +273,8 @@ async fn history(common: &Common, on: On, count: usize, node: bool) -> Result<()
                 (coming, 0) => format!("+{}", Credits(coming)),
                 (_, going) => format!("-{}", Credits(going)),
             };
-            format!("block {:>7}  {:<9} {amount:>16}  {}", entry.height, entry.what, render::short(&entry.other))
+            let (time, other) = (node::utc(entry.time_ms), render::short(&entry.other));
+            format!("{time}  block {:>7}  {:<9} {amount:>16}  {other}", entry.height, entry.what)
         };
         if entries.is_empty() {
             "nothing happened to it yet".into()

@@ -132,6 +132,9 @@ fn a_stranger_contributes_with_one_command_and_asks_what_was_trained() {
     let since = number(&down["did"]["tokens_trained"]);
     assert!(since > 0 && since < number(&down["runs"][0]["tokens"][0]), "since it was started: {down:#}");
     assert!(peer.0.wait().expect("it ends").success());
+    // Units that were let go of and begun anew came out as they had to: the whole run is done again, to the same weights.
+    let replayed = json(&dir, &["train", "replay"]);
+    assert_eq!((&replayed["same_end"], &replayed["equal"]), (&true.into(), &replayed["units"]), "{replayed}");
     // What it showed is looked at again, from its first moment on.
     let (_replay, mut lines) = start(&dir, &["replay"]);
     let ready: Value = serde_json::from_str(&lines.next().expect("a line").expect("read")).expect("JSON");

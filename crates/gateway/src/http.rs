@@ -173,10 +173,7 @@ async fn prepared(shared: &Shared, request: Request) -> Result<Request, ApiError
     let (mut parts, body) = request.into_parts();
     let path = parts.uri.path();
     if !OPEN.contains(&path) && !path.starts_with("/page/") {
-        let bearer = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let bearer =
-            bearer.and_then(|value| value.strip_prefix("Bearer ")).map(str::trim).filter(|key| !key.is_empty());
-        let caller = shared.keys.caller(bearer, shared.keys_needed, unix_time())?;
+        let caller = shared.caller(&parts.headers)?;
         // Who has a key may ask from anywhere. Without one only pages of this machine may, and only under its own name: any
         // page in the owner's browser could reach it otherwise.
         if !caller.known() && foreign(&parts.headers) {
@@ -209,6 +206,14 @@ fn foreign(headers: &HeaderMap) -> bool {
 }
 
 impl Shared {
+    /// Who asks with these headers, now.
+    pub(crate) fn caller(&self, headers: &HeaderMap) -> Result<Caller, ApiError> {
+        let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let bearer =
+            bearer.and_then(|value| value.strip_prefix("Bearer ")).map(str::trim).filter(|key| !key.is_empty());
+        self.keys.caller(bearer, self.keys_needed, unix_time())
+    }
+
     fn card(&self, model: &str) -> Result<ModelCard, ApiError> {
         let card = self.answers.models().into_iter().find(|card| card.name == model);
         card.ok_or_else(|| ApiError::model(model))

@@ -5,7 +5,7 @@ use crate::http::Shared;
 use crate::keys::Caller;
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{FromRequestParts, Path, Query};
+use axum::extract::{FromRequestParts, Path, Query, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -121,17 +121,26 @@ async fn state(Owner(panel): Owner) -> Json<Value> {
     Json(panel.state())
 }
 
-async fn events(Owner(panel): Owner) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    let changes = stream::unfold((panel, Value::Null), |(panel, last)| async move {
+async fn events(
+    Owner(panel): Owner,
+    State(shared): State<Arc<Shared>>,
+    headers: HeaderMap,
+) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    // A key may be revoked, or expire, while its owner looks.
+    let owns = move || shared.caller(&headers).is_ok_and(|caller| caller.owns(shared.keys_needed));
+    let changes = stream::unfold((panel, owns, Value::Null), |(panel, owns, last)| async move {
         let mut first = last.is_null();
         loop {
             if !std::mem::take(&mut first) {
                 tokio::time::sleep(LOOK_EVERY).await;
             }
+            if !owns() {
+                return None;
+            }
             let state = panel.state();
             if still(&state) != still(&last) {
                 let event = Event::default().event("state").data(state.to_string());
-                return Some((Ok(event), (panel, state)));
+                return Some((Ok(event), (panel, owns, state)));
             }
         }
     });
@@ -181,6 +190,7 @@ async fn account(Owner(panel): Owner, Path(key): Path<String>) -> Result<Json<Va
 
 /// For how long.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Pause {
     /// Minutes; until it is told to go on where none are given.
     minutes: Option<u64>,
@@ -188,6 +198,9 @@ struct Pause {
 
 async fn pause(Owner(panel): Owner, headers: HeaderMap, body: Bytes) -> Result<Json<Value>, ApiError> {
     let asked: Pause = crate::params::fields(&crate::params::object(&headers, &body)?)?;
+    if asked.minutes == Some(0) {
+        return Err(ApiError::invalid("minutes", "Minutes are at least 1; without any it is until resumed."));
+    }
     done(panel.pause(asked.minutes))
 }
 

@@ -131,7 +131,9 @@ fn figures_are_the_owners() {
     assert!(of(false, get("/metrics")).text.contains("talkoo_of_the_node 1"));
     assert_eq!(of(false, post("/api/pause", "{\"minutes\":120}")).status, 200);
     assert_eq!(of(false, post("/api/pause", "{\"minutes\":null}")).status, 200);
-    assert_eq!(of(false, post("/api/pause", "{\"minutes\":\"long\"}")).status, 400);
+    for wrong in ["{\"minutes\":\"long\"}", "{\"minutes\":0}", "{\"minuts\":5}"] {
+        assert_eq!(of(false, post("/api/pause", wrong)).status, 400, "{wrong}");
+    }
     assert_eq!(*figures.0.lock().expect("a lock"), [Some(120), None]);
     let refused = of(false, post("/api/resume", "{}"));
     assert!(refused.status == 409 && refused.text.contains("by hand"), "{}", refused.text);

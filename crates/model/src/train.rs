@@ -106,7 +106,7 @@ impl Trainer {
     }
 
     /// Mean gradient of the weights that are set over the micro-batches with these numbers, which
-    /// `next` gives; summed nats too.
+    /// `next` gives; summed nats too. After an error the next gradient begins at nothing, too.
     pub fn gradient<E>(
         &mut self,
         numbers: Range<u64>,
@@ -116,7 +116,12 @@ impl Trainer {
         let mut nats = 0.0;
         let count = (numbers.end - numbers.start) as f64;
         for i in numbers {
-            let (ids, targets, batch) = columns(&next(i)?, seq_len);
+            let given = next(i).inspect_err(|_| {
+                // What was added so far belongs to no gradient.
+                let part = self.stage.take_grads();
+                self.stage.give_back(part);
+            })?;
+            let (ids, targets, batch) = columns(&given, seq_len);
             let scale = 1.0 / (targets.len() as f64 * count) as f32;
             let saved = self.stage.forward(Input::Tokens { ids: &ids, batch });
             nats += self.stage.backward_loss(saved, &targets, scale).0;

@@ -154,6 +154,25 @@ fn the_number_of_threads_does_not_show() {
 }
 
 #[test]
+fn a_gradient_that_was_let_go_of_leaves_nothing_behind() {
+    let r = reference();
+    let columns = r.ids.len() / r.batch;
+    let row = |i: usize| [&r.ids[i * columns..(i + 1) * columns], &r.targets[(i + 1) * columns - 1..][..1]].concat();
+    for name in ["cpu", "cpu-burn"] {
+        let mut trainer = model::Trainer::new(&r.config, &model::open(name).expect("always there"));
+        trainer.set(&r.weights);
+        let batch = |i: u64| model::Batch { ids: row(i as usize % r.batch) };
+        let whole = |trainer: &mut model::Trainer| {
+            trainer.gradient(0..2, columns, |i| Ok::<_, ()>(batch(i))).expect("it is given all")
+        };
+        let before = whole(&mut trainer);
+        let broken = trainer.gradient(0..2, columns, |i| if i == 0 { Ok(batch(i)) } else { Err("the owner is back") });
+        assert_eq!(broken.expect_err("let go of"), "the owner is back");
+        assert_eq!(whole(&mut trainer), before, "as if nothing had been");
+    }
+}
+
+#[test]
 fn a_model_is_exported_and_loaded_again() {
     let r = reference();
     let dir = tempfile::tempdir().expect("temp dir");

@@ -158,6 +158,7 @@ pub const TEMPLATE: &str = include_str!("talkoo.toml");
 const FILE: &str = "talkoo.toml";
 /// A piece of content takes at most 4 s then, which its receiver waits for.
 const MBIT_MIN: u32 = 2;
+const MEMORY_MB_MIN: u64 = 64;
 
 impl Default for NodeTable {
     fn default() -> Self {
@@ -291,6 +292,8 @@ impl Config {
         let Self { limits, schedule, serve, ask, .. } = &config;
         let range = |good: bool, section: &str, key: &str, what: &str| within(text, good, (section, key), what);
         range((1..=100).contains(&limits.duty_percent), "limits", "duty_percent", "is between 1 and 100")?;
+        let least = limits.memory_mb == 0 || limits.memory_mb >= MEMORY_MB_MIN;
+        range(least, "limits", "memory_mb", "is 0 or at least 64: the program itself takes about 40")?;
         range(limits.threads <= 1024, "limits", "threads", "is at most 1024")?;
         for (key, limit) in [("upload_mbit", limits.upload_mbit), ("download_mbit", limits.download_mbit)] {
             let what = "is 0 or at least 2: content moves in pieces of a mebibyte";
@@ -336,7 +339,10 @@ fn told(text: &str, error: &toml::de::Error) -> anyhow::Error {
         Some((distance, name)) if distance <= unknown.len().div_ceil(2) => {
             anyhow!("line {line}: there is no `{unknown}` here; did you mean `{name}`?")
         }
-        _ => anyhow!("line {line}: there is no `{unknown}` here; {}", message.rsplit(", ").next().unwrap_or_default()),
+        _ => {
+            let known: Vec<&str> = message.split('`').skip(3).step_by(2).collect();
+            anyhow!("line {line}: there is no `{unknown}` here; known are {}", known.join(", "))
+        }
     }
 }
 
@@ -400,6 +406,8 @@ mod tests {
         };
         wrong("[limits]\nthread = 2\n", "line 2: there is no `thread` here; did you mean `threads`?");
         wrong("[limit]\nthreads = 2\n", "line 1: there is no `limit` here; did you mean `limits`?");
+        wrong("mdns = true\n", "line 1: there is no `mdns` here; known are node, limits, ");
+        wrong("[limits]\nmemory_mb = 1\n", "line 2: [limits] memory_mb is 0 or at least 64");
         wrong("[serve]\n\nparalel = 2\n", "line 3: there is no `paralel` here; did you mean `parallel`?");
         wrong("[limits]\nthreads = \"two\"\n", "line 2");
         wrong("[limits]\nduty_percent = 0\n", "line 2: [limits] duty_percent is between 1 and 100");

@@ -87,6 +87,8 @@ struct Inner {
     memory_mb: u64,
     /// Why there is nothing to do, where there is nothing.
     no_work: Option<Why>,
+    /// Since when there may be nothing, while there was something.
+    lacks_since: Option<Instant>,
     /// Whether memory was given back, and is short still.
     shed: bool,
     since: Millis,
@@ -97,6 +99,8 @@ struct Inner {
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// And this often while there is nothing that could be in its owner's way.
 const LOOK_SELDOM: Duration = Duration::from_secs(1);
+/// That there is nothing to do for a run is said after this.
+const LASTING: Duration = Duration::from_secs(3);
 /// The account of its time is written down this often.
 const SAVE_EVERY: Duration = Duration::from_secs(60);
 const FILE: &str = "minutes";
@@ -122,6 +126,7 @@ impl Idling {
             when: table.when,
             memory_mb: config.limits.memory_mb,
             no_work: None,
+            lacks_since: None,
             shed: false,
             since: now,
             saved: Instant::now(),
@@ -158,7 +163,7 @@ impl Idling {
         loop {
             self.look();
             let no_work = lacks();
-            self.inner().lack(no_work);
+            self.inner().lack_lasting(no_work);
             let works = busy();
             // Finished: from now on it rests.
             if *self.drains.borrow() && !works {
@@ -467,8 +472,18 @@ impl Inner {
         self.idle.why().or_no_work(self.no_work)
     }
 
+    /// The same of a look among many: between two rounds there may be nothing for a moment, which is no change.
+    fn lack_lasting(&mut self, no_work: Option<Why>) {
+        let brief = matches!(no_work, Some(Why::CatchingUp | Why::WaitingForTurn));
+        if brief && self.no_work.is_none() && self.lacks_since.get_or_insert_with(Instant::now).elapsed() < LASTING {
+            return;
+        }
+        self.lack(no_work);
+    }
+
     fn lack(&mut self, no_work: Option<Why>) {
         self.no_work = no_work;
+        self.lacks_since = None;
         self.account(chain::clock());
     }
 

@@ -69,7 +69,7 @@ pub use net::{RelayAddr, RelayKey};
 pub use network::{NetworkFile, Recovered, Seat, join as join_network, network_of, recover, seat};
 #[cfg(feature = "serve")]
 pub use panel::NodePanel;
-pub use panel::Shown;
+pub use panel::{Shown, utc};
 pub use places::{Moved, Places};
 pub use platform::{Lowered, lower_priority, prepare_process};
 #[cfg(feature = "serve")]

@@ -239,6 +239,12 @@ fn settings(config: &Config) -> Vec<Value> {
     out
 }
 
+/// `2026-11-28 17:05:09 UTC`, of Unix milliseconds; nothing where that is no time.
+pub fn utc(ms: u64) -> String {
+    let time = i64::try_from(ms).ok().and_then(chrono::DateTime::from_timestamp_millis);
+    time.map(|time| time.format("%F %T UTC").to_string()).unwrap_or_default()
+}
+
 /// `2026-11-28`, of days since 1970.
 fn date(day: u64) -> String {
     let date = i64::try_from(day * DAY_MS).ok().and_then(chrono::DateTime::from_timestamp_millis);
@@ -319,6 +325,7 @@ mod tests {
 
     #[test]
     fn days_have_dates() {
+        assert_eq!((utc(1_000), utc(u64::MAX)), ("1970-01-01 00:00:01 UTC".into(), String::new()));
         assert_eq!((date(0), date(20_785)), ("1970-01-01".into(), "2026-11-28".into()));
     }
 }

@@ -35,7 +35,7 @@ impl Unpaid {
             Self::NoBudget => "The run had no budget left, and no new credits are admitted for it.",
             Self::LeftOut => "It came too late for the others to hold it, or from other weights.",
             Self::VoidRound => "The round had no quorum; what was done may count in the next one.",
-            Self::Missed => "This machine was to do it and sent nothing in time.",
+            Self::Missed => "It was planned and did not come: you needed the machine, or it was too slow.",
         }
     }
 
@@ -45,7 +45,7 @@ impl Unpaid {
             Self::NoBudget => Some("Say `talkoo wallet fund RUN 5 --yes`, or set pay_min."),
             Self::LeftOut => Some("Look at the connection of the machine."),
             Self::VoidRound => None,
-            Self::Missed => Some("Let it work while you are there (when_active), or with more threads."),
+            Self::Missed => Some("Let it go on while you are there (when_active)."),
         }
     }
 }

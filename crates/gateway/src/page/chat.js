@@ -51,7 +51,7 @@ async function ask(text) {
   set("chat-said", "");
   const answer = { text: "", id: null, tokens: 0, finish: "", begun: performance.now(), first: 0 };
   try {
-    await read(await question(running.signal), answer, line.firstChild);
+    await read(await fitting(running.signal), answer, line.firstChild);
     if (!answer.finish) throw new Error("The answer broke off");
   } catch (error) {
     if (error.name !== "AbortError") show("wrong", error.message);
@@ -59,6 +59,18 @@ async function ask(text) {
   running = null;
   set("send", "Send");
   finish(answer, line);
+}
+
+// A long conversation loses its beginning, a question with its answer at a time, until the model can take it.
+async function fitting(signal) {
+  for (;;) {
+    try {
+      return await question(signal);
+    } catch (error) {
+      if (error.code !== "context_length_exceeded" || said.length < 3) throw error;
+      said.splice(0, 2);
+    }
+  }
 }
 
 function question(signal) {
@@ -126,7 +138,7 @@ function told(paper, path) {
     ["Cost", `${credits(paper.cost_micro || 0)} credits`],
     ["Tier", [...new Set(parts.map((part) => part.tier))].join(", ")],
   ]);
-  const link = el("a", { href: path, target: "_blank", rel: "noopener" }, "The whole receipt as JSON");
+  const link = el("a", { class: "json", href: path, target: "_blank", rel: "noopener" }, "The whole receipt as JSON");
   return [list, el("p", {}, link, ", which ", el("code", {}, "talkoo receipt verify FILE"), " checks.")];
 }
 

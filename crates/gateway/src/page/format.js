@@ -126,6 +126,7 @@ async function refusal(response) {
   const said = await response.json().catch(() => null);
   const error = new Error(said?.error?.message || `The node answered ${response.status}`);
   error.status = response.status;
+  error.code = said?.error?.code;
   return error;
 }
 

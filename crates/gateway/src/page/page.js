@@ -159,10 +159,21 @@ function lock(why) {
 function wireKey() {
   $("lock").addEventListener("submit", (event) => {
     event.preventDefault();
-    keepKey($("owner-key").value.trim());
+    const key = $("owner-key").value.trim();
     $("owner-key").value = "";
+    // Nothing else may stand in a header.
+    if (!/^[\x21-\x7e]+$/.test(key)) return set("lock-said", "That is no key: it consists of plain letters and numbers.");
+    keepKey(key);
     poll(0);
     showModels();
+  });
+  // A link cannot send the key.
+  document.addEventListener("click", async (event) => {
+    const link = event.target.closest("a.json");
+    if (!link || !hasKey()) return;
+    event.preventDefault();
+    const text = await ask(link.href).then((response) => response.text(), (error) => error.message);
+    open(URL.createObjectURL(new Blob([text], { type: "application/json" })));
   });
   $("forget").addEventListener("click", () => {
     keepKey("");

@@ -113,7 +113,7 @@ function showPay(pay, ended) {
 }
 
 function paySaid({ budget_micro: budget, admitted_permille: admitted, paid_micro: paid, own }, ended) {
-  const parts = [`${credits(paid)} credits were paid to its members`];
+  const parts = [`${credits(paid)} credits were paid to its members since this node takes part`];
   if (!ended) parts.push(budget ? `${credits(budget)} are left in its budget` : "its budget is empty");
   if (!ended && admitted) parts.push(`it may get ${percent(admitted / 10)} of the new credits of its owner’s own books`);
   if (own.funded_micro) parts.push(`${credits(own.funded_micro)} came from here, of which ${credits(own.back_micro)} came back and are not earned`);
@@ -170,12 +170,13 @@ function drawCharts(full) {
   // A unit that came too late was computed in the rounds before, too.
   const busy = of(full.rounds.filter((round) => round.utilisation > 0), (round) => Math.min(100, round.utilisation));
   const sent = of(full.rounds.filter((round) => round.update_bytes > 0), (round) => round.update_bytes);
-  const known = full.heldout.filter(([version]) => x.round.has(version));
-  const heldout = known.map(([version, bits]) => [x.round.get(version), bits]);
+  // Weights of a version are those after the round before it.
+  const known = full.heldout.filter(([version]) => x.round.has(version - 1));
+  const heldout = known.map(([version, bits]) => [x.round.get(version - 1), bits]);
   const none = missing(full);
   run.charts.loss({ name: "Loss", points: loss, smooth, x, y: plain(3), none: none.loss });
   run.charts.heldout({ name: "Held out", points: heldout, smooth: 0, x, y: plain(3), none: none.heldout });
-  const parts = { text: percent, tick: (value) => count(value) };
+  const parts = { text: percent, tick: fixed };
   run.charts.busy({ name: "Trainer busy", points: busy, smooth, x, y: parts, none: none.busy });
   run.charts.bytes({ name: "Own updates", points: sent, smooth, x, y: { text: bytes, tick: bytes }, none: none.bytes });
 }

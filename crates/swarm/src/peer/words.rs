@@ -313,10 +313,10 @@ impl Waiting {
             Self::CatchingUp => "applying closed rounds to catch up",
             Self::Place => "waiting for the next round to begin",
             Self::Turn => "another member's turn: there are more members than slots",
-            Self::OthersTrain => "unit done, others still train",
+            Self::OthersTrain => "unit done, the round is not over yet",
             Self::Exchange => "updates are on their way",
             Self::Ended => "the run has all its tokens",
-            Self::Resting => "resting: its owner needs the machine",
+            Self::Resting => "resting: nothing is computed for others now",
             Self::Dispute => "own weights contradict the quorum's, which the members now check (see the trouble)",
             Self::NotInvited => "the run takes invited members only",
         }

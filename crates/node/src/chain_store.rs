@@ -22,9 +22,11 @@ const BODIES: TableDefinition<(u64, &[u8]), &[u8]> = TableDefinition::new("bodie
 /// What happened to the owner's accounts: by account, height and place in the block.
 const HISTORY: TableDefinition<(&[u8], u64, u32), &[u8]> = TableDefinition::new("history");
 /// What they did in runs: by account, day and run.
-const DAYS: TableDefinition<(&[u8], u64, &[u8]), &[u8]> = TableDefinition::new("days");
+const DAYS: TableDefinition<DayKey<'_>, &[u8]> = TableDefinition::new("days");
 /// What members were paid: by run and member, with the newest block that is counted.
-const PAID: TableDefinition<(&[u8], &[u8]), (u64, u64)> = TableDefinition::new("paid");
+const PAID: TableDefinition<PaidKey<'_>, (u64, u64)> = TableDefinition::new("paid");
+type DayKey<'a> = (&'a [u8], u64, &'a [u8]);
+type PaidKey<'a> = (&'a [u8], &'a [u8]);
 /// The newest whole state.
 const STATE: TableDefinition<(), &[u8]> = TableDefinition::new("state");
 

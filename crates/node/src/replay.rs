@@ -28,6 +28,8 @@ pub struct Replayed {
     pub agreed: Option<(u64, Hash)>,
     /// Whether every root that a quorum reported came out the same.
     pub roots_equal: bool,
+    /// Root of the weights of each version.
+    pub roots: BTreeMap<u64, Hash>,
 }
 
 /// Replays run `id` from `blocks`; the data is at `corpus`, and `folder` is the run's folder of a node
@@ -64,7 +66,7 @@ pub fn replay(
     }
     let mut again = again.context(NO_RUN)?;
     again.compare(&state.runs[id]);
-    Ok(again.found)
+    Ok(Replayed { roots: again.roots, ..again.found })
 }
 
 /// The chain that the blocks are of: that of their transactions. Whether they are final was checked when they came.
@@ -114,7 +116,16 @@ impl Again {
                 found
             }
         };
-        let found = Replayed { rounds: 0, units: 0, equal: 0, inherited: 0, root, agreed: None, roots_equal: true };
+        let found = Replayed {
+            rounds: 0,
+            units: 0,
+            equal: 0,
+            inherited: 0,
+            root,
+            agreed: None,
+            roots_equal: true,
+            roots: BTreeMap::new(),
+        };
         Ok(Self { work, trainer, roots: BTreeMap::from([(version, root)]), unsettled: BTreeMap::new(), found })
     }
 

@@ -7,7 +7,7 @@ use crate::worked::Days;
 use anyhow::{Context, Result, bail};
 use base::{Hash, NodeId, Wire};
 use chain::{Block, Disk, Step};
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
@@ -44,12 +44,16 @@ impl ChainStore {
     pub fn open(dir: &Path) -> Result<Self> {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
         let path = dir.join("blocks.redb");
-        let Ok(database) = Database::create(&path) else {
-            bail!(
+        let database = match Database::create(&path) {
+            Ok(database) => database,
+            Err(DatabaseError::DatabaseAlreadyOpen) => {
+                bail!("{} is in use: a node runs on this folder, or is just ending; try again", path.display())
+            }
+            Err(_) => bail!(
                 "{} is damaged; stop the node, move the folder {} away and start it: it fetches the chain from the others",
                 path.display(),
                 dir.display()
-            )
+            ),
         };
         let write = database.begin_write()?;
         write.open_table(FINAL)?;
@@ -258,5 +262,21 @@ impl Disk for ChainStore {
     fn end(&self, epoch: u64) -> io::Result<Option<Step>> {
         let step = self.read(|read| Ok(read.open_table(ENDS)?.get(epoch)?.map(|step| step.value().to_vec())))?;
         Ok(step.and_then(|bytes| Step::from_bytes(&bytes).ok()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_in_use_is_not_called_damaged() {
+        let stage = tempfile::tempdir().expect("a folder");
+        let says = || ChainStore::open(stage.path()).err().map(|error| error.to_string()).unwrap_or_default();
+        let open = ChainStore::open(stage.path()).expect("a store");
+        assert!(says().contains("in use"), "{}", says());
+        drop(open);
+        std::fs::write(stage.path().join("blocks.redb"), [7; 8192]).expect("written");
+        assert!(says().contains("is damaged"), "{}", says());
     }
 }

@@ -87,8 +87,7 @@ fn entries(account: &NodeId, block: &Block, happened: &[Happened]) -> Vec<Entry>
         tx: tx.into(),
         round: None,
     };
-    let refused = |h: &Happened| if let Happened::Refused(hash, _) = h { Some(*hash) } else { None };
-    let refused: BTreeSet<Hash> = happened.iter().filter_map(refused).collect();
+    let refused = refused(happened);
     let mut out = Vec::new();
     for tx in &block.txs {
         let Tx::Wallet { tx: signed } = tx else { continue };
@@ -133,6 +132,12 @@ fn entries(account: &NodeId, block: &Block, happened: &[Happened]) -> Vec<Entry>
         }
     }
     out
+}
+
+/// Transactions of a block that changed nothing.
+pub(crate) fn refused(happened: &[Happened]) -> BTreeSet<Hash> {
+    let refused = |h: &Happened| if let Happened::Refused(hash, _) = h { Some(*hash) } else { None };
+    happened.iter().filter_map(refused).collect()
 }
 
 /// The round of `run` that paid: what it pays is told before that it closed.

@@ -163,6 +163,7 @@ impl ChainLog {
     }
 
     /// What computes on this machine.
+    #[cfg(feature = "serve")]
     pub(crate) fn device(&self) -> &str {
         &self.own.device
     }

@@ -1,11 +1,11 @@
 //! What the owner's accounts did in runs, by day, and what came of it: counted as blocks become final.
 
-use base::{Hash, NodeId};
+use base::NodeId;
 use chain::{Block, Fate, Happened, Tx};
 use ledger::{Purse, Tx as Wallet};
 use owner::{DAY_MS, Unpaid};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use swarm::RunId;
 
 /// What an account did in a run on a day.
@@ -57,8 +57,7 @@ pub(crate) enum Deed {
 
 /// What `account` did in a block, in order, by run.
 pub(crate) fn deeds(account: &NodeId, block: &Block, happened: &[Happened]) -> BTreeMap<RunId, Vec<Deed>> {
-    let refused: BTreeSet<Hash> =
-        happened.iter().filter_map(|h| if let Happened::Refused(hash, _) = h { Some(*hash) } else { None }).collect();
+    let refused = crate::history::refused(happened);
     let mut deeds: BTreeMap<RunId, Vec<Deed>> = BTreeMap::new();
     for tx in &block.txs {
         let Tx::Wallet { tx: signed } = tx else { continue };
@@ -159,6 +158,7 @@ pub(crate) fn day(block: &Block) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use base::Hash;
 
     const ME: NodeId = NodeId([1; 32]);
     const RUN: RunId = Hash([7; 32]);

@@ -31,7 +31,9 @@ pub enum TokenizerError {
 impl Tokenizer {
     /// Reads a `tokenizer.json`.
     pub fn from_json(json: &[u8]) -> Result<Self, TokenizerError> {
-        let inner = HfTokenizer::from_bytes(json).map_err(|e| TokenizerError::Json(e.to_string()))?;
+        let mut inner = HfTokenizer::from_bytes(json).map_err(|e| TokenizerError::Json(e.to_string()))?;
+        // A text may contain the name of a control token. It is text there: documents end where the builder says.
+        inner.set_encode_special_tokens(true);
         let end_token = END_TOKENS.iter().find_map(|name| inner.token_to_id(name)).ok_or(TokenizerError::NoEnd)?;
         Ok(Self { inner, json: json.to_vec(), end_token })
     }
@@ -56,7 +58,7 @@ impl Tokenizer {
         self.inner.get_vocab_size(true) as u32
     }
 
-    /// Ids of `text`, without special tokens added.
+    /// Ids of `text`, without special tokens added. Names of control tokens in it are text like all else.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
         let encoding = self.inner.encode_fast(text, false).map_err(|e| TokenizerError::Failed(e.to_string()))?;
         Ok(encoding.get_ids().to_vec())
@@ -65,5 +67,18 @@ impl Tokenizer {
     /// Text of `ids`, special tokens left out.
     pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError> {
         self.inner.decode(ids, true).map_err(|e| TokenizerError::Failed(e.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_text_that_contains_the_name_of_the_end_token_does_not_end_there() {
+        let tokenizer = crate::shipped::tokenizer().expect("shipped");
+        let end = tokenizer.end_token_text();
+        let text = format!("Enter a fool. {end} Exit.{end}");
+        let ids = tokenizer.encode(&text).expect("encoded");
+        assert!(!ids.contains(&tokenizer.end_token()), "{ids:?}");
+        assert_eq!(tokenizer.decode(&ids).expect("decoded"), text);
     }
 }

@@ -6,6 +6,9 @@ use thiserror::Error;
 /// Names of the presets, smallest first: one dial instead of seven.
 pub const SIZES: [&str; 5] = ["nano", "tiny", "small", "base", "large"];
 
+/// Updates write a position in a tensor as u32.
+const TENSOR_MAX: u64 = 1 << 32;
+
 /// Shape of a Llama model, with the field names of Hugging Face's `config.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Config {
@@ -65,6 +68,14 @@ pub enum ConfigError {
     /// Another architecture or a setting that is not built.
     #[error("not supported: {0}")]
     Unsupported(String),
+    /// Longer sequences than the model was made for.
+    #[error("sequences of {seq_len} tokens are longer than max_position_embeddings, {most}: make `seq_len` smaller")]
+    TooLong {
+        /// T.
+        seq_len: usize,
+        /// The longest.
+        most: usize,
+    },
     /// Values that contradict each other.
     #[error("impossible: {0}")]
     Impossible(&'static str),
@@ -176,7 +187,17 @@ impl Config {
         if !(self.rope_theta.is_finite() && self.rope_theta > 0.0 && self.rms_norm_eps > 0.0) {
             return refuse("rope_theta or rms_norm_eps");
         }
+        let rows = [self.vocab_size, self.intermediate_size, self.num_attention_heads * self.head_dim];
+        if rows.iter().any(|&rows| rows as u64 * self.hidden_size as u64 > TENSOR_MAX) {
+            return refuse("a tensor has more than 2^32 values");
+        }
         Ok(())
+    }
+
+    /// Checks that sequences of this length are such as the model was made for.
+    pub fn check_length(&self, seq_len: usize) -> Result<(), ConfigError> {
+        let most = self.max_position_embeddings;
+        if seq_len > most { Err(ConfigError::TooLong { seq_len, most }) } else { Ok(()) }
     }
 
     /// Reference work per token in training: 6 × the matrix parameters that a token meets (no input
@@ -243,5 +264,17 @@ mod tests {
         assert!(spoil("hidden_size", 0.into()).is_err());
         assert!(spoil("num_key_value_heads", 3.into()).is_err());
         assert!(spoil("vocab_size", "many".into()).is_err());
+        // Above 2^32 values positions in an update would be cut.
+        let nano = Config::preset("nano", 64, 64).expect("nano");
+        let large = |vocab_size| Config { vocab_size, hidden_size: 1 << 14, ..nano.clone() };
+        assert!(large(1 << 18).check().is_ok());
+        assert!(large((1 << 18) + 1).check().is_err());
+    }
+
+    #[test]
+    fn sequences_longer_than_the_model_was_made_for_are_refused() {
+        let config = Config::preset("nano", 64, 64).expect("nano");
+        assert!(config.check_length(64).is_ok());
+        assert!(config.check_length(65).expect_err("too long").to_string().contains("65"));
     }
 }

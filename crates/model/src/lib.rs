@@ -25,7 +25,7 @@ mod train;
 pub mod update;
 mod weights;
 
-pub use apply::{ApplyError, ApplyRule, Contribution, apply, restitution, shares};
+pub use apply::{Applied, ApplyError, ApplyRule, Contribution, apply, restitution, shares};
 pub use check::{Checked, verify_update};
 pub use checkpoint::{CheckpointError, ModelCard, export, export_check, load};
 pub use config::{Config, ConfigError, SIZES};

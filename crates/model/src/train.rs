@@ -92,6 +92,7 @@ impl Trainer {
         let part = Part::whole(config);
         let layout = Layout::new(config, &part);
         let stage = Stage::new(config, &part, device, &vec![0.0; layout.len]);
+        let stage = stage.expect("the whole model has both ends of what is tied");
         Self { config: config.clone(), stage, layout }
     }
 
@@ -142,8 +143,7 @@ impl Trainer {
     /// Summed loss of a batch in nats under the weights that are set.
     pub fn nats(&mut self, batch: &Batch, seq_len: usize) -> f64 {
         let (ids, targets, batch) = columns(batch, seq_len);
-        let saved = self.stage.forward(Input::Tokens { ids: &ids, batch });
-        self.stage.loss(&saved, &targets)
+        self.stage.nats(Input::Tokens { ids: &ids, batch }, &targets)
     }
 
     /// Log-its of the last position for `ids` under the weights that are set.
@@ -228,6 +228,8 @@ impl Trainer {
                 let start = weights.theta().to_vec();
                 let (delta, nats, moments) =
                     self.inner_steps(&start, private, plan, &mut next, &mut stop, &mut trace)?;
+                // The steps that were done: a stop-loss may have cut the unit short.
+                let decay = decay * trace.len() as f32;
                 for param in &self.layout.params {
                     let keep = if param.is_matrix() { 1.0 - decay } else { 1.0 };
                     let range = param.range();
@@ -241,7 +243,7 @@ impl Trainer {
         if trace.is_empty() {
             return Err(UnitError::Stopped);
         }
-        if !result.theta().iter().all(|x| x.is_finite()) {
+        if !result.is_finite() {
             return Err(UnitError::NotFinite);
         }
         let nothing = Encoded { bytes: Vec::new(), norm_sq: 0.0 };
@@ -259,7 +261,7 @@ impl Trainer {
         trace: &mut Vec<Hash>,
     ) -> Result<(Vec<f32>, f64, Moments), UnitError<E>> {
         let (mut m, mut v, mut count) = match &private.moments {
-            Some(moments) => (moments.m.signed_values(), moments.v.rooted_values(), moments.steps),
+            Some(moments) => (moments.m.signed_values(), moments.v.positive_values(), moments.steps),
             None => (vec![0.0; start.len()], vec![0.0; start.len()], 0),
         };
         let mut theta = start.to_vec();
@@ -282,7 +284,7 @@ impl Trainer {
             return Err(UnitError::NotFinite);
         }
         let delta = start.iter().zip(&theta).map(|(&a, &b)| a - b).collect();
-        Ok((delta, nats, Moments { steps: count, m: Blocks::signed(&m), v: Blocks::rooted(&v) }))
+        Ok((delta, nats, Moments { steps: count, m: Blocks::signed(&m), v: Blocks::positive(&v) }))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::{Config, Layout, init};
 use base::{ChunkTree, Reject};
+use rayon::prelude::*;
 use std::borrow::Cow;
 
 /// The agreed weights of a run: θ and, in gradients mode, the moments of the common AdamW behind it.
@@ -59,6 +60,11 @@ impl Weights {
         &self.flat[..self.len]
     }
 
+    /// Whether no value is NaN or infinite, moments included. Weights that are not cannot be gone on with.
+    pub fn is_finite(&self) -> bool {
+        all_finite(&self.flat)
+    }
+
     pub(crate) fn theta_mut(&mut self) -> &mut [f32] {
         &mut self.flat[..self.len]
     }
@@ -70,4 +76,10 @@ impl Weights {
         let (m, v) = rest.split_at_mut(self.len);
         (theta, m, v)
     }
+}
+
+/// Whether no value is NaN or infinite. Without a branch inside a block, so that it vectorises.
+pub(crate) fn all_finite(values: &[f32]) -> bool {
+    const BLOCK: usize = 1 << 15;
+    values.par_chunks(BLOCK).all(|block| block.iter().fold(true, |all, x| all & x.is_finite()))
 }

@@ -67,7 +67,7 @@ fn staged_on(device: &Device, r: &Reference, n: usize) -> (f64, Vec<f32>) {
     let mut stages: Vec<Stage> = Vec::new();
     for part in &parts {
         let len = Layout::new(&r.config, part).len;
-        stages.push(Stage::new(&r.config, part, device, &r.weights[offset..offset + len]));
+        stages.push(Stage::new(&r.config, part, device, &r.weights[offset..offset + len]).expect("not tied"));
         offset += len;
     }
     let mut saved = Vec::new();
@@ -95,7 +95,7 @@ fn logits_loss_and_gradients_agree_with_another_implementation() {
     let r = reference();
     for name in ["cpu", "cpu-burn"] {
         let device = model::open(name).expect("always there");
-        let mut stage = Stage::new(&r.config, &Part::whole(&r.config), &device, &r.weights);
+        let mut stage = Stage::new(&r.config, &Part::whole(&r.config), &device, &r.weights).expect("a stage");
         let saved = stage.forward(Input::Tokens { ids: &r.ids, batch: r.batch });
         assert_close(&saved.output().data, &r.logits, 2e-5, &format!("{name}: logits"));
         let (loss, grads) = staged_on(&device, &r, 1);
@@ -135,6 +135,44 @@ fn both_engines_agree_where_shapes_are_awkward() {
     let largest = burn.iter().fold(0.0f32, |max, g| max.max(g.abs()));
     for (i, (a, b)) in host.iter().zip(&burn).enumerate() {
         assert!((a - b).abs() < 1e-5 * largest, "gradient {i}: {a} against {b}");
+    }
+}
+
+/// More logits than are made at a time, and a last piece that is shorter.
+#[test]
+fn a_loss_in_pieces_is_the_loss_of_the_whole() {
+    let config = Config { tie_word_embeddings: false, ..Config::preset("nano", 5000, 256).expect("nano") };
+    let layout = Layout::new(&config, &Part::whole(&config));
+    let (batch, seq_len) = (3, 150);
+    let ids = |step: u32| (0..(batch * seq_len) as u32).map(|i| i * step % 5000).collect::<Vec<u32>>();
+    let r = Reference {
+        weights: model::init(&layout, config.num_hidden_layers, 5).iter().map(|w| 4.0 * w).collect(),
+        ids: ids(31),
+        targets: ids(43),
+        batch,
+        ..reference()
+    };
+    let r = Reference { config, layout, ..r };
+    for name in ["cpu", "cpu-burn"] {
+        let device = model::open(name).expect("always there");
+        let (whole, _) = staged_on(&device, &r, 1);
+        let mut stage = Stage::new(&r.config, &Part::whole(&r.config), &device, &r.weights).expect("a stage");
+        for again in 0..2 {
+            let nats = stage.nats(Input::Tokens { ids: &r.ids, batch }, &r.targets);
+            let mean = nats / r.targets.len() as f64;
+            assert!((mean - whole).abs() < 1e-5 * whole, "{name}, {again}: {mean} against {whole}");
+        }
+    }
+}
+
+#[test]
+fn a_stage_with_one_end_of_tied_embeddings_is_refused() {
+    let config = Config::preset("nano", 64, 64).expect("nano");
+    assert!(config.tie_word_embeddings);
+    for part in Part::split(&config, 2) {
+        let zeros = vec![0.0; Layout::new(&config, &part).len];
+        let refused = Stage::new(&config, &part, &device(), &zeros).err().expect("one end only");
+        assert!(refused.to_string().contains("one stage"), "{refused}");
     }
 }
 

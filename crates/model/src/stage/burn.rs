@@ -1,5 +1,6 @@
 //! The same stages on any device that burn runs on, with its autodiff.
 
+use super::kernels::softmax_minus_one_hot;
 use super::{Boundary, Input};
 use crate::layout::PER_BLOCK;
 use crate::{Config, Layout, Part};
@@ -60,6 +61,31 @@ impl Stage {
     }
 
     pub(super) fn forward(&mut self, input: Input<'_>) -> Saved {
+        let (mut x, leaf) = self.trunk(input);
+        if self.part.head {
+            let [batch, seq_len, _] = x.dims();
+            let logits = self.head(self.last_normed(x));
+            x = logits.reshape([batch, seq_len, self.config.vocab_size]);
+        }
+        Saved { output: x, input: leaf }
+    }
+
+    /// Summed loss in nats; the logits of `at_once` rows are made at a time.
+    pub(super) fn nats(&mut self, input: Input<'_>, targets: &[u32], at_once: usize) -> f64 {
+        assert!(self.part.head, "only a stage with the head has a loss");
+        let (x, _) = self.trunk(input);
+        let x = self.last_normed(x);
+        let mut nats = 0.0;
+        for (i, targets) in targets.chunks(at_once).enumerate() {
+            let rows = x.clone().narrow(0, i * at_once, targets.len());
+            let mut logits = host(self.head(rows).inner());
+            nats += softmax_minus_one_hot(&mut logits, targets, self.config.vocab_size, 0.0);
+        }
+        nats
+    }
+
+    /// Embedding and blocks; the input too where it is a boundary.
+    fn trunk(&mut self, input: Input<'_>) -> (Tensor<3>, Option<Tensor<3>>) {
         let (mut x, leaf) = match input {
             Input::Tokens { ids, batch } => {
                 assert!(self.part.embedding, "only a stage with the embedding takes tokens");
@@ -72,21 +98,29 @@ impl Stage {
                 (leaf.clone(), Some(leaf))
             }
         };
-        let [batch, seq_len, hidden] = x.dims();
-        let rows = batch * seq_len;
+        let [_, seq_len, _] = x.dims();
         self.prepare_rope(seq_len);
         let first = usize::from(self.part.embedding);
         for block in 0..self.part.blocks.len() {
             x = self.block(x, first + block * PER_BLOCK);
         }
-        if self.part.head {
-            let norm = first + self.part.blocks.len() * PER_BLOCK;
-            let x2 = self.norm(x.reshape([rows, hidden]), norm);
-            let head = if self.config.tie_word_embeddings { 0 } else { norm + 1 };
-            let logits = self.linear(x2, head);
-            x = logits.reshape([batch, seq_len, self.config.vocab_size]);
-        }
-        Saved { output: x, input: leaf }
+        (x, leaf)
+    }
+
+    /// The stream behind the last norm, `[B·T, C]`.
+    fn last_normed(&self, x: Tensor<3>) -> Tensor<2> {
+        let [batch, seq_len, hidden] = x.dims();
+        self.norm(x.reshape([batch * seq_len, hidden]), self.last_norm())
+    }
+
+    /// Logits of rows behind the last norm.
+    fn head(&self, rows: Tensor<2>) -> Tensor<2> {
+        self.linear(rows, if self.config.tie_word_embeddings { 0 } else { self.last_norm() + 1 })
+    }
+
+    /// The last norm's place in the layout.
+    fn last_norm(&self) -> usize {
+        usize::from(self.part.embedding) + self.part.blocks.len() * PER_BLOCK
     }
 
     pub(super) fn backward(&mut self, saved: Saved, grad_output: Vec<f32>) -> Option<Boundary> {

@@ -5,7 +5,7 @@
 
 use super::kernels::{
     Attended, Heads, Into, Rope, add_transposed_times, attention, attention_backward, gated, gated_backward,
-    inverse_rms, normed, normed_backward, times, times_transposed,
+    inverse_rms, normed, normed_backward, softmax_minus_one_hot, times, times_transposed,
 };
 use super::{Boundary, Input};
 use crate::layout::PER_BLOCK;
@@ -132,6 +132,43 @@ impl Stage {
     }
 
     pub(super) fn forward(&mut self, input: Input<'_>) -> Saved {
+        let mut saved = self.trunk(input);
+        if self.part.head {
+            let (rows, v) = (saved.batch * saved.seq_len, self.config.vocab_size);
+            let (y, last) = self.last_normed(saved.take_output());
+            let mut logits = self.spare.get(rows * v);
+            times_transposed(&mut logits, Into::Replace, &y, &self.weights[self.head()], rows, v);
+            self.spare.put([y]);
+            (saved.last, saved.output) = (Some(last), logits);
+        }
+        saved
+    }
+
+    /// Summed loss in nats; the logits of `at_once` rows are made at a time.
+    pub(super) fn nats(&mut self, input: Input<'_>, targets: &[u32], at_once: usize) -> f64 {
+        assert!(self.part.head, "only a stage with the head has a loss");
+        let (c, v) = (self.config.hidden_size, self.config.vocab_size);
+        let mut saved = self.trunk(input);
+        let (y, last) = self.last_normed(saved.take_output());
+        assert_eq!(y.len(), targets.len() * c, "one target per row");
+        for block in saved.blocks {
+            let Block { input, q, k, v, attended, log_sum, middle, gate, up } = block;
+            self.spare.put([q, k, v, attended, log_sum, gate, up]);
+            self.spare.put([input.x, input.inverse, middle.x, middle.inverse]);
+        }
+        let mut logits = self.spare.get(at_once.min(targets.len()) * v);
+        let mut nats = 0.0;
+        for (y, targets) in y.chunks(at_once * c).zip(targets.chunks(at_once)) {
+            let logits = &mut logits[..targets.len() * v];
+            times_transposed(logits, Into::Replace, y, &self.weights[self.head()], targets.len(), v);
+            nats += softmax_minus_one_hot(logits, targets, v, 0.0);
+        }
+        self.spare.put([y, logits, last.x, last.inverse]);
+        nats
+    }
+
+    /// Embedding and blocks; the output is the stream behind them.
+    fn trunk(&mut self, input: Input<'_>) -> Saved {
         let c = self.config.hidden_size;
         let (mut x, ids, batch, seq_len) = match input {
             Input::Tokens { ids, batch } => {
@@ -159,20 +196,15 @@ impl Stage {
             blocks.push(saved);
             x = output;
         }
-        let mut last = None;
-        if self.part.head {
-            let rows = batch * seq_len;
-            let input = self.norm_input(x);
-            let mut y = self.spare.get(rows * c);
-            normed(&input.x, &input.inverse, &self.weights[self.last_norm()], &mut y);
-            let mut logits = self.spare.get(rows * self.config.vocab_size);
-            let head = &self.weights[self.head()];
-            times_transposed(&mut logits, Into::Replace, &y, head, rows, self.config.vocab_size);
-            self.spare.put([y]);
-            last = Some(input);
-            x = logits;
-        }
-        Saved { ids, batch, seq_len, blocks, last, output: x }
+        Saved { ids, batch, seq_len, blocks, last: None, output: x }
+    }
+
+    /// The stream behind the last norm, and what that norm's backward pass needs.
+    fn last_normed(&mut self, x: Vec<f32>) -> (Vec<f32>, Normed) {
+        let mut y = self.spare.get(x.len());
+        let input = self.norm_input(x);
+        normed(&input.x, &input.inverse, &self.weights[self.last_norm()], &mut y);
+        (y, input)
     }
 
     pub(super) fn backward(&mut self, saved: Saved, grad: Vec<f32>) -> Option<Boundary> {

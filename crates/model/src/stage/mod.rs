@@ -7,7 +7,12 @@ mod burn;
 mod host;
 mod kernels;
 
-use crate::{Config, Device, Layout, Part};
+use crate::{Config, ConfigError, Device, Layout, Part};
+
+/// Logits that are made at a time where only the loss is wanted: 4 MiB.
+const LOGITS_AT_ONCE: usize = 1 << 20;
+/// Rows that go through the head at a time at least: a product with fewer does not pay.
+const ROWS_AT_ONCE: usize = 32;
 
 /// What crosses from one stage to the next: activations forward, gradients backward.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,19 +70,19 @@ enum Engine {
 }
 
 impl Stage {
-    /// A stage with the given flat weights (length [`Layout::len`]).
-    pub fn new(config: &Config, part: &Part, device: &Device, weights: &[f32]) -> Self {
-        assert!(
-            !config.tie_word_embeddings || part.embedding == part.head,
-            "tied embeddings need embedding and head in one stage"
-        );
+    /// A stage with the given flat weights (length [`Layout::len`]). Refuses a part that has only one end of tied
+    /// embeddings.
+    pub fn new(config: &Config, part: &Part, device: &Device, weights: &[f32]) -> Result<Self, ConfigError> {
+        if config.tie_word_embeddings && part.embedding != part.head {
+            return Err(ConfigError::Impossible("tied embeddings need embedding and head in one stage"));
+        }
         let layout = Layout::new(config, part);
         assert_eq!(weights.len(), layout.len, "one value per parameter");
         let engine = match device {
             Device::Host => Engine::Host(host::Stage::new(config, part, weights)),
             Device::Burn(device) => Engine::Burn(burn::Stage::new(config, part, device, weights)),
         };
-        Self { layout, vocab: config.vocab_size, engine }
+        Ok(Self { layout, vocab: config.vocab_size, engine })
     }
 
     /// Where each tensor lies in the flat vectors.
@@ -121,9 +126,14 @@ impl Stage {
         (nats, self.backward_from(saved, grad))
     }
 
-    /// Summed cross-entropy in nats of the logits against `targets`, without any gradient.
-    pub fn loss(&self, saved: &Saved, targets: &[u32]) -> f64 {
-        kernels::softmax_minus_one_hot(&mut saved.output().data, targets, self.vocab, 0.0)
+    /// Summed cross-entropy in nats of `input` against `targets` `[B, T]`, without any gradient. The logits of a few
+    /// rows are in memory at a time, whatever B, T and V.
+    pub fn nats(&mut self, input: Input<'_>, targets: &[u32]) -> f64 {
+        let rows = (LOGITS_AT_ONCE / self.vocab).max(ROWS_AT_ONCE);
+        match &mut self.engine {
+            Engine::Host(stage) => stage.nats(input, targets, rows),
+            Engine::Burn(stage) => stage.nats(input, targets, rows),
+        }
     }
 
     /// Takes the accumulated gradients as a flat vector and clears them.

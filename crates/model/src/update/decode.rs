@@ -9,6 +9,10 @@ use crate::{Layout, Param};
 use base::{Reader, Reject, Wire};
 use std::ops::Range;
 
+/// A scale that no value uses is refused: it adds nothing to the norm by which an update is held to account, yet
+/// would set the unit in which everybody's values are summed.
+const UNUSED: Reject = Reject::Malformed;
+
 /// Reads an update tensor by tensor, in the order of the layout.
 pub struct Decoder<'a> {
     input: Reader<'a>,
@@ -131,13 +135,17 @@ impl<'a> Decoder<'a> {
             let len = CHUNK.min(n - i * CHUNK);
             let kept = if positions.is_some() { self.format.kept(len) } else { len };
             let (head, tail) = rest.split_at(kept);
-            self.norm.add(
-                wide(
-                    #[inline(always)]
-                    || squares(head),
-                ),
-                scale,
+            let sum = wide(
+                #[inline(always)]
+                || squares(head),
             );
+            if sum == 0 && scale != 0 {
+                return Err(UNUSED);
+            }
+            if !(widen(scale) * 127.0).is_finite() {
+                return Err(Reject::NotFinite);
+            }
+            self.norm.add(sum, scale);
             rest = tail;
         }
         Ok(TensorUpdate { positions, values: Values::Linear { scales, codes }, kept: self.format.kept(CHUNK) })
@@ -157,9 +165,14 @@ impl<'a> Decoder<'a> {
         if used > 0 && bytes.last().is_some_and(|last| last >> used != 0) {
             return Err(Reject::Malformed);
         }
-        let highs = if bits == 2 { bytes.iter().map(|byte| u64::from((byte & 0xaa).count_ones())).sum() } else { 0 };
+        let high_bits = || bytes.iter().map(|byte| u64::from((byte & 0xaa).count_ones())).sum();
+        let highs: u64 = if bits == 2 { high_bits() } else { 0 };
+        let lows = count as u64 - highs;
+        if (lows == 0 && low != 0) || (highs == 0 && high != 0) {
+            return Err(UNUSED);
+        }
         let codes = Packed { bytes, bits, len: count };
-        self.norm.add(count as u64 - highs, low);
+        self.norm.add(lows, low);
         self.norm.add(highs, high);
         let table = [low, low | 0x8000, high, high | 0x8000];
         Ok(TensorUpdate { positions, values: Values::Levels { table, codes }, kept: self.format.kept(CHUNK) })

@@ -19,24 +19,36 @@ pub struct Encoded {
     pub norm_sq: f64,
 }
 
-/// e ← bf16(β·e + Δ). Refuses Δ that is not finite, or too large for bf16, and leaves e as it was.
+/// e ← bf16(β·e + Δ), β ≤ 1. Refuses e or Δ that is not finite, or too large for bf16, and leaves e as it was.
+/// What becomes subnormal becomes zero: it is nothing to learn from, and a scale made of it has no inverse.
 pub fn fold(e: &mut [u16], beta: f32, delta: &[f32]) -> Result<(), Reject> {
     assert_eq!(e.len(), delta.len(), "one error per parameter");
-    // Half of bf16's range, so that adding the old error cannot overflow.
+    // A quarter of bf16's range each, so that their sum cannot overflow.
     const LIMIT: f32 = f32::MAX / 4.0;
-    let finite = |part: &[f32]| part.iter().fold(true, |all, x| all & (x.abs() < LIMIT));
+    /// 2^126, the same as bf16.
+    const LIMIT_BITS: u16 = 0x7e80;
+    let small = |(e, delta): (&[u16], &[f32])| {
+        let pairs = e.iter().zip(delta);
+        pairs.fold(true, |all, (e, x)| all & (e & 0x7fff < LIMIT_BITS) & (x.abs() < LIMIT))
+    };
     wide(
         #[inline(always)]
         || {
-            if !delta.chunks(CHUNK).all(finite) {
+            if !e.chunks(CHUNK).zip(delta.chunks(CHUNK)).all(small) {
                 return Err(Reject::NotFinite);
             }
             for (e, &delta) in e.iter_mut().zip(delta) {
-                *e = narrow_finite(beta * widen(*e) + delta);
+                *e = normal_or_zero(narrow_finite(beta * widen(*e) + delta));
             }
             Ok(())
         },
     )
+}
+
+/// What bf16 holds only as subnormal is zero.
+#[inline(always)]
+fn normal_or_zero(bits: u16) -> u16 {
+    if bits & 0x7f80 == 0 { 0 } else { bits }
 }
 
 /// Encodes what is to be sent of `e` and takes it out: e ← bf16(e − decode(sent)).
@@ -103,7 +115,8 @@ fn encode_linear(e: &mut [u16], format: Format, out: &mut Vec<u8>, norm: &mut No
     let mut codes: Vec<u8> = Vec::with_capacity(e.len() >> format.sparsity);
     for chunk in e.chunks_mut(CHUNK) {
         let max = chunk.iter().map(|&bits| bits & 0x7fff).max().unwrap_or(0);
-        let scale = narrow(widen(max) / 127.0);
+        // The inverse of a subnormal scale is infinite, and zero times it is NaN.
+        let scale = normal_or_zero(narrow(widen(max) / 127.0));
         scales.extend_from_slice(&scale.to_le_bytes());
         let step = widen(scale);
         let inverse = if step > 0.0 { 1.0 / step } else { 0.0 };

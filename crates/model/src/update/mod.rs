@@ -13,6 +13,7 @@ mod select;
 pub use decode::{Decoder, Packed, TensorUpdate, Values};
 pub use encode::{Encoded, Norm, encode, fold};
 
+use crate::{Layout, Param};
 use base::Reject;
 
 /// Values per chunk of a matrix: selection and 8-bit scales are local to it.
@@ -34,6 +35,13 @@ impl Format {
         if known { Ok(Self { sparsity, bits }) } else { Err(Reject::Malformed) }
     }
 
+    /// Whether gradients may be sent so. Levels are one or two for a tensor, and a value of zero is sent as the low
+    /// one: the noise of loud rows on silent ones. Plain descent on weight differences takes that as small and
+    /// gives it back a round later. AdamW divides it by its own size and makes a full step of it.
+    pub fn carries_gradients(self) -> bool {
+        self.bits == 8
+    }
+
     /// The Rice parameter that fits geometric gaps of this density.
     fn rice(self) -> u32 {
         u32::from(self.sparsity.saturating_sub(1))
@@ -42,6 +50,29 @@ impl Format {
     /// Values that a chunk of `len` sends.
     fn kept(self, len: usize) -> usize {
         len.div_ceil(1 << self.sparsity)
+    }
+
+    /// What an update of this format can be long, in bytes, whatever is in it.
+    pub fn bytes_max(self, layout: &Layout) -> u64 {
+        // Version, sparsity, bits, and the number of parameters.
+        const HEADER: u64 = 3 + 8;
+        let bits = u64::from(self.bits);
+        let tensor = |param: &Param| {
+            let n = param.len();
+            if !param.is_matrix() {
+                return 2 * n as u64;
+            }
+            let lens = (0..n).step_by(CHUNK).map(|start| CHUNK.min(n - start));
+            // The quotients of a chunk's gaps together are no longer than the chunk in steps of the remainder.
+            let (sent, quotients) = lens.fold((0, 0), |(sent, quotients), len| {
+                (sent + self.kept(len) as u64, quotients + (len >> self.rice()) as u64)
+            });
+            let scales = if self.bits == 8 { 2 * n.div_ceil(CHUNK) as u64 } else { 2 * bits };
+            let gaps = sent * (u64::from(self.rice()) + 1) + quotients;
+            let stream = if self.sparsity == 0 { 0 } else { 4 + gaps.div_ceil(8) };
+            scales + stream + (sent * bits).div_ceil(8)
+        };
+        HEADER + layout.params.iter().map(tensor).sum::<u64>()
     }
 
     /// Expected bits per parameter, for planning: values and indices of matrices.

@@ -61,11 +61,57 @@ fn sizes_are_those_that_are_planned_with() {
 }
 
 #[test]
+fn no_update_is_longer_than_its_format_allows() {
+    let layout = layout();
+    // Values that stand together, at the end of each chunk, have the longest gap before them.
+    let late: Vec<f32> = (0..layout.len).map(|i| if i % CHUNK > CHUNK - 70 { 1.0 } else { 0.0 }).collect();
+    for format in formats() {
+        let most = format.bytes_max(&layout);
+        for delta in [&late, &noise(&layout, 4), &vec![0.0; layout.len]] {
+            let mut e = vec![0u16; layout.len];
+            fold(&mut e, 1.0, delta).expect("finite");
+            let bytes = encode(&layout, &mut e, format).bytes.len() as u64;
+            assert!(bytes <= most && 2 * bytes > most, "{format:?}: {bytes} of {most}");
+            assert!(format.sparsity > 0 || bytes == most, "{format:?}: {bytes} of {most}");
+        }
+    }
+}
+
+#[test]
 fn a_gradient_that_is_not_finite_changes_nothing() {
     let mut e = vec![1u16; 4];
     for bad in [f32::NAN, f32::INFINITY, f32::MAX] {
         assert_eq!(fold(&mut e, 1.0, &[0.0, bad, 0.0, 0.0]), Err(Reject::NotFinite));
         assert_eq!(e, vec![1u16; 4]);
+    }
+}
+
+#[test]
+fn an_error_feedback_that_is_not_finite_is_refused_and_a_subnormal_one_is_zero() {
+    for bad in [0x7fc0u16, 0xff80, 0x7f00] {
+        assert_eq!(fold(&mut [0, bad], 1.0, &[0.0; 2]), Err(Reject::NotFinite), "{bad:x}");
+    }
+    let mut e = [1u16, 0x807f, 0x0080, 0x3f80];
+    assert_eq!(fold(&mut e, 1.0, &[0.0; 4]), Ok(()));
+    assert_eq!(e, [0, 0, 0x0080, 0x3f80]);
+}
+
+#[test]
+fn a_chunk_of_zeros_and_of_numbers_too_small_for_a_scale_stays_as_it_is() {
+    let layout = layout();
+    for sparsity in [0, 2, 4, 6] {
+        for max in [0x0080u16, 0x0200, 0x0400, 0x0800] {
+            let mut e = vec![0u16; layout.len];
+            e[..CHUNK].iter_mut().step_by(3).for_each(|e| *e = max);
+            let before = e.clone();
+            let format = Format::new(sparsity, 8).expect("known");
+            let encoded = encode(&layout, &mut e, format);
+            verify_update(&layout, &encoded.bytes, format, encoded.norm_sq).expect("own updates are valid");
+            assert!(e.iter().all(|e| e & 0x7f80 != 0x7f80), "1/{}: NaN beside {max:x}", 1 << sparsity);
+            if max < 0x0400 {
+                assert_eq!(e, before, "1/{}: {max:x} has no scale", 1 << sparsity);
+            }
+        }
     }
 }
 

@@ -1,7 +1,9 @@
 //! The invariants: safety at every block, liveness after the faults stop.
 
 use crate::node::Node;
-use crate::world::{Violation, World};
+use crate::report::Violation;
+use crate::scenario::Liar;
+use crate::world::World;
 use base::{Hash, RejectCounts};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -19,6 +21,11 @@ pub(crate) struct Watch {
     pub voids: u64,
     /// Upheld and dismissed.
     pub disputes: (u64, u64),
+    /// Processes that were ended, lies that were told, updates that were copied, and copies that were refused.
+    pub crashes: u64,
+    pub lies: u64,
+    pub copied: BTreeSet<(usize, Hash)>,
+    pub copies: u64,
     /// Refused at the door of the log.
     pub refused: RejectCounts,
     /// Whether everybody took part again after the calm.
@@ -91,6 +98,9 @@ impl World {
         }
         let plain = closed.plain.iter().map(|(member, _)| member);
         let members = closed.set.iter().map(|candidate| &candidate.member).chain(plain);
+        // A third that attests to nothing of the others keeps them out of a set, but not out of the rounds.
+        let outvoted = !self.may_lie() && self.nodes.iter().any(|node| node.lies(Liar::Stingy));
+        let members = members.chain(closed.commits.keys().filter(|_| outvoted));
         let members: BTreeSet<usize> = members.filter_map(|id| self.index.get(id).copied()).collect();
         if self.scenario.turns() == 1 {
             self.watch.contributed = members;

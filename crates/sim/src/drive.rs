@@ -1,9 +1,11 @@
 //! The virtual driver: carries out what a peer asks for, in order, and brings back what became of it.
 
-use crate::scenario::{Liar, initial_root};
+use crate::report::Violation;
+use crate::scenario::Liar;
+use crate::tensors::Tensors;
 use crate::wire::Want;
-use crate::world::{Violation, What, World};
-use base::{Hash, Machine, Millis, Outbox, Round, Wire};
+use crate::world::{What, World};
+use base::{Hash, Machine, Millis, NodeId, Outbox, Round, Wire};
 use swarm::{Candidate, Closed, Commit, Event, Fetch, Input, Output, Train};
 
 impl World {
@@ -34,7 +36,7 @@ impl World {
             }
             Output::Init(_) => {
                 let ms = self.scenario.costs.apply_ms;
-                self.after(ms, i, What::Weights(Some((0, initial_root()))));
+                self.after(ms, i, What::Weights(Some((0, self.first))));
             }
             Output::Sync { version, root, sources, .. } => self.fetch(i, Want::Weights(version, root), &sources),
             Output::Train(train) => return self.train(i, &train),
@@ -87,23 +89,52 @@ impl World {
         if !node.held.contains(&(train.base, train.root)) {
             return Err(self.fail(format!("node {i} is to train from version {} and does not hold it", train.base)));
         }
+        let (speed, inner_steps) = (node.part.speed_milli, u64::from(self.scenario.inner_steps));
+        let lie = node.part.liar.filter(|_| self.may_lie());
+        if lie == Some(Liar::Instant) {
+            self.watch.lies += 1;
+            let commit = self.unit(i, train, inner_steps)?;
+            self.after(1, i, What::Trained(Box::new((train.round, Some(commit)))));
+            return Ok(());
+        }
+        if lie == Some(Liar::Stalling) {
+            self.watch.lies += 1;
+            self.after(1, i, What::Trained(Box::new((train.round, None))));
+            return Ok(());
+        }
         let budget = train.window_ms * 3 / 4;
         let work = u64::from(train.micro_batches) * 1_000_000;
-        let speed = node.part.speed_milli;
-        let steps = (budget * speed / work).min(u64::from(self.scenario.inner_steps));
+        let steps = (budget * speed / work).min(inner_steps);
         if steps == 0 {
             self.after(budget.max(1), i, What::Trained(Box::new((train.round, None))));
             return Ok(());
         }
         let took = steps * work / speed;
         let commit = self.unit(i, train, steps)?;
-        let (from, encode_ms) = (self.now, self.scenario.costs.encode_ms);
+        // What its processor did for others meanwhile, it did not train.
+        let owed = std::mem::take(&mut self.nodes[i].owed_ms);
+        let (from, encode_ms) = (self.now + owed, self.scenario.costs.encode_ms);
         self.nodes[i].busy.push((from, from + took));
-        self.after(took + encode_ms, i, What::Trained(Box::new((train.round, Some(commit)))));
+        self.after(owed + took + encode_ms, i, What::Trained(Box::new((train.round, Some(commit)))));
         Ok(())
     }
 
+    /// A node computes something else than a unit for a while.
+    pub fn computes(&mut self, i: usize, ms: u64) {
+        let training = self.nodes[i].busy.last().is_some_and(|(_, end)| self.now < *end);
+        if self.scenario.costs.one_processor && training {
+            self.nodes[i].owed_ms += ms;
+        }
+    }
+
     fn unit(&mut self, i: usize, train: &Train, steps: u64) -> Result<Commit, Violation> {
+        let Some(mut tensors) = self.tensors.take() else { return self.grains(i, train, steps) };
+        let commit = self.learn(&mut tensors, i, train, steps);
+        self.tensors = Some(tensors);
+        commit.map_err(|what| self.fail(format!("node {i} in round {}: {what}", train.round)))
+    }
+
+    fn grains(&mut self, i: usize, train: &Train, steps: u64) -> Result<Commit, Violation> {
         let all = self.rng.chance(1, 2);
         // Another's moments arrive in time, or not.
         let inherited = train.inherit.filter(|_| self.rng.chance(1, 2)).map(|(_, state)| state);
@@ -127,6 +158,29 @@ impl World {
             trace: Hash::default(),
             loss_micro: 1_000_000,
         })
+    }
+
+    /// A unit of the model, as it is computed; a liar changes it before it commits.
+    fn learn(&mut self, tensors: &mut Tensors, i: usize, train: &Train, steps: u64) -> Result<Commit, String> {
+        let node = &self.nodes[i];
+        let serves = |(donor, state): &(NodeId, Hash)| {
+            let donor = self.index.get(donor).map(|j| &self.nodes[*j]);
+            donor.is_some_and(|donor| donor.up && donor.disk.states.contains(state))
+        };
+        let donated = train.inherit.filter(serves).map(|(_, state)| state);
+        // A liar takes nothing back: what it sent was never learned.
+        let own = node.honest().then_some(&node.disk.updates);
+        let mut commit = tensors.unit(train, steps, own, donated)?;
+        let liar = node.part.liar.filter(|_| self.may_lie());
+        if let Some(liar) = liar {
+            let id = node.id;
+            let last = self.log_run().closed.back();
+            let other = last.and_then(|closed| closed.set.iter().find(|c| c.member != id)).map(|c| c.update);
+            let lied = tensors.lie(&mut commit, liar, other, &mut self.rng);
+            // That it commits at once is counted already.
+            self.watch.lies += u64::from(lied && liar != Liar::Instant);
+        }
+        Ok(commit)
     }
 
     /// The quorum contradicts a node: never an honest one, unless false witnesses are among the members.
@@ -167,13 +221,23 @@ impl World {
         if let Some(missing) = closed.set.iter().find(|c| !node.disk.updates.contains(&c.update)) {
             return Err(self.fail(format!("node {i} is to apply {:?}, which it does not have", missing.update)));
         }
-        let made = match closed.plain {
-            Some((_, root)) => Some((version + 1, root)).filter(|_| node.disk.plain.contains(&root)),
-            None => Some((version + 1, applied_root(root, &closed.set))),
-        };
         let faulty = matches!(node.part.liar, Some(Liar::Broken | Liar::Flipped)) && version % 5 == 3;
-        let made = made.map(|(version, root)| (version, if faulty { Hash::of("sim fault", &root.0) } else { root }));
-        self.after(self.scenario.costs.apply_ms, i, What::Weights(made));
+        let made = match (closed.plain, &mut self.tensors) {
+            (Some((_, root)), _) => Ok(Some(root).filter(|_| node.disk.plain.contains(&root))),
+            (None, Some(tensors)) => tensors.apply(&root, closed).map(Some),
+            (None, None) => Ok(Some(applied_root(root, &closed.set))),
+        };
+        let made = made.map_err(|what| self.fail(format!("node {i} applies round {}: {what}", closed.round)))?;
+        self.watch.lies += u64::from(faulty);
+        let made = match &mut self.tensors {
+            _ if !faulty => made,
+            Some(tensors) => made.map(|root| tensors.damaged(&root)),
+            None => made.map(|root| Hash::of("sim fault", &root.0)),
+        };
+        let made = made.map(|root| (version + 1, root));
+        let ms = self.scenario.costs.apply_ms;
+        self.computes(i, ms);
+        self.after(ms, i, What::Weights(made));
         Ok(())
     }
 

@@ -1,7 +1,8 @@
 //! The figure: how busy trainers are when many machines of unlike speed share one large model over home links.
 
+use crate::report::{Report, Violation};
 use crate::scenario::{Part, Scenario};
-use crate::world::{Report, Violation, run};
+use crate::world::run;
 use swarm::Mode;
 
 /// What the figure is drawn for.
@@ -25,8 +26,8 @@ pub struct Figure {
     pub latency_ms: u64,
     /// Length of a unit.
     pub round_s: u64,
-    /// Micro-batches of all machines together in one inner step: shares are whole, so few of them cost waiting
-    /// (1,024 instead of 4,096 cost seven percent of the trainers' time).
+    /// Micro-batches of all machines together in one inner step, as a run of this size has them: shares are whole, so few of
+    /// them cost waiting (1,024 instead of 4,096 cost seven percent of the trainers' time).
     pub micro_batches: u32,
     /// H.
     pub inner_steps: u32,
@@ -34,9 +35,11 @@ pub struct Figure {
     pub delay: u8,
     /// Parameters that are compressed in a second; decoding costs this for each value that was sent.
     pub encode_decode_rate: f64,
+    /// Parameters of which a decoded set is summed and applied in a second.
+    pub apply_rate: f64,
     /// Bytes of weights that are hashed in a second.
     pub root_rate: f64,
-    /// Rounds before the measurement: shares follow measured speed after a few.
+    /// Rounds before the measurement: shares follow measured speed, which is believed step by step.
     pub warm_rounds: u64,
     /// Rounds of the measurement.
     pub rounds: u64,
@@ -51,16 +54,17 @@ impl Default for Figure {
             speeds: vec![1, 4, 16],
             params: 1_000_000_000,
             density: 64,
-            bits_per_parameter: 0.133,
+            bits_per_parameter: 0.138,
             mbit_per_s: 50,
             latency_ms: 50,
             round_s: 600,
-            micro_batches: 4096,
-            inner_steps: 12,
+            micro_batches: 1024,
+            inner_steps: 48,
             delay: 1,
             encode_decode_rate: 2e8,
+            apply_rate: 1.5e8,
             root_rate: 2e9,
-            warm_rounds: 6,
+            warm_rounds: 10,
             rounds: 6,
         }
     }
@@ -70,7 +74,7 @@ impl Default for Figure {
 const PARAM_BYTES: f64 = 4.0;
 
 /// Simulates the figure; [`Report::utilisation`] is trainer time over wall time in the steady state, mean over
-/// members. Weights come to newcomers quickly here: the warm-up is not what is measured.
+/// members. Checking and applying take their time from the trainers, and weights come to newcomers over their links.
 pub fn utilisation(figure: &Figure) -> Result<Report, Violation> {
     run(&scenario(figure))
 }
@@ -100,9 +104,29 @@ fn scenario(figure: &Figure) -> Scenario {
     let root_s = params * PARAM_BYTES / figure.root_rate;
     scenario.costs.encode_ms = ms(encode_s);
     scenario.costs.verify_ms = ms(decode_s);
-    scenario.costs.apply_ms = ms(decode_s * figure.members as f64 + root_s);
-    scenario.costs.sync_ms = ms(10.0 * root_s);
+    scenario.costs.apply_ms = ms(decode_s * figure.members as f64 + params / figure.apply_rate + root_s);
+    scenario.costs.sync_ms = ms(params * PARAM_BYTES * 8.0 / (figure.mbit_per_s as f64 * 1e6) + root_s);
+    scenario.costs.one_processor = true;
     scenario.costs.update_bytes = (params * figure.bits_per_parameter / 8.0) as u64;
     scenario.costs.bits_per_s = figure.mbit_per_s * 1_000_000;
     scenario
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn applying_takes_its_time_from_the_trainers() {
+        let busy = |apply_rate: f64| {
+            // Equal ones: none waits for another whose part could not be larger.
+            let speeds = vec![1];
+            let figure =
+                Figure { members: 4, speeds, micro_batches: 256, inner_steps: 12, apply_rate, ..Figure::default() };
+            utilisation(&figure).unwrap_or_else(|violation| panic!("{violation}")).utilisation
+        };
+        // Of rounds of 600 s it takes 1 s, and 133.
+        let (quick, slow) = (busy(1e9), busy(7.5e6));
+        assert!(slow < quick - 0.1, "{slow} {quick}");
+    }
 }

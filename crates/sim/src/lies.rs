@@ -2,12 +2,48 @@
 
 use crate::scenario::Liar;
 use crate::world::World;
-use base::{Hash, Round, Signed};
-use swarm::{Attest, Commit, DOMAIN, Envelope, SignedTx, Status, Tx, Verdict};
+use base::{Hash, Reject, Rng, Round, Signed};
+use model::Layout;
+use swarm::{Attest, Candidate, Commit, DOMAIN, Envelope, SignedTx, Status, Tx, Verdict};
 
 /// The lie about a root.
 fn false_root(root: &Hash) -> Hash {
     Hash::of("sim lie", &root.0)
+}
+
+/// A million, in bf16.
+const MILLION: u16 = 0x4974;
+/// Three more in the exponent of bf16: eight times as much.
+const EIGHTFOLD: u16 = 3 << 7;
+
+/// Puts a lie in place of `values`, in bf16, which an honest member would send in `round` (of the one who sends an old
+/// update: those that another sent). Gives whether this liar lies about values at all.
+pub(crate) fn distort(liar: Liar, values: &mut [u16], layout: &Layout, round: u64, rng: &mut Rng) -> bool {
+    let gains = || layout.params.iter().filter(|param| !param.is_matrix());
+    let Some(gain) = gains().map(|param| param.offset).next() else { return false };
+    match liar {
+        Liar::Empty => {
+            values.fill(0);
+            // The smallest normal numbers: another one each round, for the log takes no update twice.
+            values[gain] = 0x80 | (round % 0x80) as u16;
+        }
+        Liar::Noise | Liar::Instant => {
+            let square = |bits: &u16| f32::from_bits(u32::from(*bits) << 16).powi(2);
+            let mean = values.iter().map(square).sum::<f32>() / values.len() as f32;
+            let size = (mean.sqrt().to_bits() >> 16) as u16;
+            values.iter_mut().for_each(|value| *value = size | (rng.next_u64() as u16 & 0x8000));
+        }
+        Liar::Huge if round.is_multiple_of(2) => values[(round % 256) as usize] = MILLION,
+        Liar::Huge => gains().for_each(|param| values[param.range()].fill(MILLION)),
+        Liar::Opposite => {
+            for value in values.iter_mut().filter(|value| **value & 0x7fff != 0) {
+                *value = (*value ^ 0x8000) + EIGHTFOLD;
+            }
+        }
+        Liar::Stale => values[gain] = if values[gain] & 0x7fff == 0 { 0x80 } else { values[gain] ^ 1 },
+        _ => return false,
+    }
+    true
 }
 
 impl World {
@@ -20,25 +56,47 @@ impl World {
     }
 
     /// Changes what a liar commits to.
-    pub fn falsify(&self, i: usize, commit: &mut Commit) {
+    pub fn falsify(&mut self, i: usize, commit: &mut Commit) {
         if commit.size == 0 || !self.may_lie() {
             return;
         }
         match self.nodes[i].part.liar {
-            Some(Liar::WrongRoot | Liar::FalseRoot) => commit.root = false_root(&commit.root),
+            Some(Liar::WrongRoot | Liar::FalseRoot) => {
+                commit.root = false_root(&commit.root);
+                self.watch.lies += 1;
+            }
             Some(Liar::Copier) => {
                 let open = self.log_run().open.iter().find(|open| open.round == commit.round);
-                if let Some(other) = open.and_then(|open| open.commits.values().next()) {
-                    commit.update = other.update;
+                let other = open.and_then(|open| open.commits.values().next()).map(|other| other.update);
+                if let Some(update) = other {
+                    commit.update = update;
+                    self.watch.copied.insert((i, update));
+                    self.watch.lies += 1;
                 }
             }
             _ => {}
         }
     }
 
+    /// How a liar answers who wants an update that an honest member would give.
+    pub fn withholds(&self, i: usize, candidate: &Candidate) -> Option<Reject> {
+        let node = &self.nodes[i];
+        let lie = match node.part.liar {
+            Some(Liar::Silent) if candidate.member == node.id => Reject::NotHeld,
+            Some(Liar::WrongBytes) => Reject::WrongHash,
+            _ => return None,
+        };
+        self.may_lie().then_some(lie)
+    }
+
     /// What a false witness says in place of what its machine would say.
-    pub fn bear_false_witness(&self, i: usize, tx: Tx) -> Tx {
+    pub fn bear_false_witness(&mut self, i: usize, tx: Tx) -> Tx {
         match tx {
+            Tx::Attest { attest } if self.nodes[i].lies(Liar::Stingy) => {
+                self.watch.lies += 1;
+                let held = self.own_alone(i, &attest);
+                Tx::Attest { attest: Attest { held, ..attest } }
+            }
             Tx::Attest { attest } if self.nodes[i].lies(Liar::FalseRoot) && self.may_lie() => {
                 Tx::Attest { attest: Attest { root: false_root(&attest.root), ..attest } }
             }
@@ -48,6 +106,18 @@ impl World {
             }
             tx => tx,
         }
+    }
+
+    /// The bits of an attestation that lists nothing but its sender's own update.
+    fn own_alone(&self, i: usize, attest: &Attest) -> Vec<u8> {
+        let node = &self.nodes[i];
+        let run = node.peer.state().runs.get(&self.run);
+        let open = run.and_then(|run| run.open.iter().find(|open| open.round == attest.round));
+        let mut held = vec![0u8; attest.held.len()];
+        for (at, candidate) in open.iter().flat_map(|open| &open.candidates).enumerate().take(8 * held.len()) {
+            held[at / 8] |= u8::from(candidate.member == node.id) << (at % 8);
+        }
+        held
     }
 
     /// Says that everything is held, as soon as there is something to hold.
@@ -61,6 +131,7 @@ impl World {
         let root = node.held.iter().find(|(version, _)| *version == base).map(|(_, root)| *root);
         let held = vec![0xff; open.candidates.len().div_ceil(8)];
         if let Some(root) = root.filter(|_| self.may_lie()) {
+            self.watch.lies += 1;
             self.submit(i, Tx::Attest { attest: Attest { run: self.run, round, root, held } });
         }
     }
@@ -70,6 +141,7 @@ impl World {
         if !self.nodes[i].up {
             return;
         }
+        self.watch.lies += 1;
         let (run, next) = (self.run, self.log_run().next);
         let root = Hash::of("sim lie", b"root");
         let far = next.plus(3 + self.rng.below(5));

@@ -54,6 +54,8 @@ pub(crate) struct Node {
     pub wiped: bool,
     /// When its trainer was busy.
     pub busy: Vec<(u64, u64)>,
+    /// What was computed beside a unit and is to be taken from the next one.
+    pub owed_ms: u64,
     /// Until when its link and its processor have work.
     pub up_ms: u64,
     pub down_ms: u64,
@@ -84,6 +86,7 @@ impl Node {
             quit: false,
             wiped: false,
             busy: Vec::new(),
+            owed_ms: 0,
             up_ms: 0,
             down_ms: 0,
             verify_ms: 0,

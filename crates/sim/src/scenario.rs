@@ -1,5 +1,7 @@
 //! What a simulated network is and what befalls it, all of it drawn from one seed or set by hand.
 
+use crate::faults::{Crash, CrashAfter, Faults, Lag, Partition, Rest, Stall};
+use crate::tensors;
 use base::{Hash, Millis, Rng};
 use swarm::{Access, Init, Mode, Spec};
 
@@ -26,7 +28,9 @@ pub struct Scenario {
     pub micro_batches: u32,
     /// H.
     pub inner_steps: u32,
-    /// Parameters: bounds the size of an update.
+    /// What members compute.
+    pub work: Work,
+    /// Parameters where work is grains: bounds the size of an update.
     pub params: u64,
     /// Stop-loss of a unit.
     pub train_window_ms: u64,
@@ -45,6 +49,20 @@ pub struct Scenario {
     /// Whether nodes share one copy of the replicated state instead of applying each block themselves: for
     /// many nodes and no crashes.
     pub shared_state: bool,
+}
+
+/// What the members of a simulated network compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// Nothing: an update is a set of grains, which shows error feedback that is lost or doubled.
+    Grains,
+    /// A model of 1,904 parameters: units are trained, encoded, checked and applied as nodes do it.
+    Tensors {
+        /// One of 2^sparsity values is sent.
+        sparsity: u8,
+        /// Bits per value sent.
+        bits: u8,
+    },
 }
 
 /// One machine.
@@ -89,7 +107,8 @@ impl Clock {
     }
 }
 
-/// Ways to lie. All of them take part honestly while honest members are not more than two thirds.
+/// Ways to lie. All of them take part honestly while honest members are not more than two thirds, and those that
+/// lie about what they learned ([`Empty`](Self::Empty) to [`BadDonor`](Self::BadDonor)) while nobody learns anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Liar {
     /// Commits to updates whose bytes never come.
@@ -104,8 +123,26 @@ pub enum Liar {
     Forger,
     /// Commits to the update that another member committed to.
     Copier,
+    /// Computes nothing and commits at once: by the log's clock the fastest of all.
+    Instant,
+    /// Is ready for each round and commits to nothing.
+    Stalling,
     /// Reports another root than that of the weights, the same as all of its kind.
     FalseRoot,
+    /// Attests to hold its own update alone, and does so however few the honest members are.
+    Stingy,
+    /// Learned nothing, and sends as good as nothing: one tiny value, another one each round.
+    Empty,
+    /// Sends values of random sign, together as long as what it learned.
+    Noise,
+    /// Sends what it learned with one value, or the gains of all norms, of a million.
+    Huge,
+    /// Sends the opposite of what it learned, eight times as long.
+    Opposite,
+    /// Sends what another sent the round before, with one bit changed.
+    Stale,
+    /// Commits to a private state whose moments are not numbers: a newcomer may be told to go on from it.
+    BadDonor,
     /// No liar: its machine computes some versions wrongly, always the same.
     Broken,
     /// No liar: its machine computes some versions wrongly, rightly the second time.
@@ -127,122 +164,48 @@ pub struct Costs {
     pub update_bytes: u64,
     /// Each member's link, up and down alike; 0 = without limit.
     pub bits_per_s: u64,
+    /// Whether checking and applying take their time from a unit that is under way: there is one processor.
+    pub one_processor: bool,
 }
 
-/// What goes wrong before the calm.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Faults {
-    /// Messages lost; a lost block cuts its stream.
-    pub loss_permille: u64,
-    /// Submissions that arrive twice.
-    pub duplicate_permille: u64,
-    /// Fetches that take `slow_ms` longer.
-    pub slow_permille: u64,
-    /// How much longer.
-    pub slow_ms: u64,
-    /// Crashes at a time.
-    pub crashes: Vec<Crash>,
-    /// Owners need their machines.
-    pub rests: Vec<Rest>,
-    /// A crash at a point of the protocol.
-    pub crash_after: Option<CrashAfter>,
-    /// Groups that are cut off.
-    pub partitions: Vec<Partition>,
-    /// Times in which the log does nothing.
-    pub stalls: Vec<Stall>,
-    /// Times in which every message takes longer. The calm does not end them.
-    pub lags: Vec<Lag>,
-}
-
-impl Faults {
-    /// Whether nothing goes wrong at all.
-    pub fn none(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
-/// The owner of a machine needs it, from when to when.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rest {
-    /// Whose.
-    pub node: usize,
-    /// From when.
-    pub from_ms: u64,
-    /// To when.
-    pub to_ms: u64,
-}
-
-/// A process dies and comes back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Crash {
-    /// Whose.
-    pub node: usize,
-    /// When.
-    pub at_ms: u64,
-    /// For how long; never past the calm.
-    pub down_ms: u64,
-    /// Whether its disk is lost too (not where it alone holds the newest weights: then the run is lost).
-    pub wipe: bool,
-    /// Whether it reads the whole log before it goes on, or only the blocks that it had seen.
-    pub whole_log: bool,
-}
-
-/// A process dies right after it carried out its n-th output (wakes and events are not counted).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CrashAfter {
-    /// Whose.
-    pub node: usize,
-    /// After which output, from 1.
-    pub output: u64,
-    /// For how long.
-    pub down_ms: u64,
-    /// As in [`Crash`].
-    pub whole_log: bool,
-}
-
-/// Some machines reach only each other. The log is on the other side.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Partition {
-    /// From when.
-    pub from_ms: u64,
-    /// Until when.
-    pub to_ms: u64,
-    /// Who.
-    pub side: Vec<usize>,
-}
-
-/// The log takes and makes nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stall {
-    /// From when.
-    pub from_ms: u64,
-    /// Until when.
-    pub to_ms: u64,
-}
-
-/// Every message takes longer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lag {
-    /// From when.
-    pub from_ms: u64,
-    /// Until when.
-    pub to_ms: u64,
-    /// By how much.
-    pub extra_ms: u64,
-}
-
-/// What a unit is worth follows from it, nothing else.
+/// What a unit of grains is worth follows from it, nothing else.
 const CONFIG: &str =
     r#"{"hidden_size":64,"intermediate_size":128,"num_hidden_layers":2,"num_attention_heads":2,"vocab_size":256}"#;
 /// T of the virtual run.
-const SEQ_LEN: u32 = 16;
+pub(crate) const SEQ_LEN: u32 = 16;
 /// One micro-batch of every inner step takes the slowest member so long in a calm network.
 const UNIT_MS: u64 = 1_000;
 
-/// The root of version 0.
-pub(crate) fn initial_root() -> Hash {
-    Hash::of("sim weights", b"version 0")
-}
+/// Whose units failed in the faults sits out as many rounds again as they lasted: less than so many of the longest.
+const PAUSE: u64 = 8;
+
+/// Those among whom a schedule of grains draws.
+const LIARS: [Liar; 11] = [
+    Liar::Silent,
+    Liar::WrongBytes,
+    Liar::WrongRoot,
+    Liar::BlindAttest,
+    Liar::Forger,
+    Liar::Copier,
+    Liar::Instant,
+    Liar::Stalling,
+    Liar::FalseRoot,
+    Liar::Broken,
+    Liar::Flipped,
+];
+/// Those among whom a schedule of members that really train draws.
+const LEARNING_LIARS: [Liar; 10] = [
+    Liar::Empty,
+    Liar::Noise,
+    Liar::Huge,
+    Liar::Opposite,
+    Liar::Stale,
+    Liar::BadDonor,
+    Liar::Instant,
+    Liar::Stalling,
+    Liar::Silent,
+    Liar::WrongBytes,
+];
 
 impl Part {
     /// An honest machine with a right clock.
@@ -256,8 +219,9 @@ impl Scenario {
     /// `n` equal machines and nothing that goes wrong.
     pub fn calm(seed: u64, n: usize) -> Self {
         let inner_steps = 2;
+        let (update_bytes, bits_per_s, one_processor) = (1000, 0, false);
         let costs =
-            Costs { encode_ms: 10, verify_ms: 1, apply_ms: 20, sync_ms: 300, update_bytes: 1000, bits_per_s: 0 };
+            Costs { encode_ms: 10, verify_ms: 1, apply_ms: 20, sync_ms: 300, update_bytes, bits_per_s, one_processor };
         Self {
             seed,
             members: vec![Part::honest(speed_milli(inner_steps, UNIT_MS)); n],
@@ -268,6 +232,7 @@ impl Scenario {
             slots: 32,
             micro_batches: 2 * n as u32,
             inner_steps,
+            work: Work::Grains,
             params: 1 << 20,
             train_window_ms: 16_000,
             exchange_ms: (1_000, 8_000),
@@ -279,6 +244,44 @@ impl Scenario {
             chain: Hash::default(),
             shared_state: false,
         }
+    }
+
+    /// `n` equal machines that really train, in 8 bits a gradient or 2 bits a weight difference, and nothing that goes
+    /// wrong. In its rounds they learn most of what there is to learn.
+    pub fn learning(seed: u64, n: usize, mode: Mode) -> Self {
+        let (inner_steps, bits) = if mode == Mode::Gradients { (1, 8) } else { (4, 2) };
+        let members = vec![Part::honest(speed_milli(inner_steps.max(2), UNIT_MS)); n];
+        let work = Work::Tensors { sparsity: 0, bits };
+        Self { members, rounds: 40, mode, inner_steps, work, ..Self::calm(seed, n) }
+    }
+
+    /// Everything drawn from `seed`: 5 to 8 machines that really train. Less than a third of them lie, honest ones
+    /// crash, messages are lost.
+    pub fn random_learning(seed: u64) -> Self {
+        let mut rng = Rng::keyed(seed, 3);
+        let n = 5 + rng.below(4) as usize;
+        let mode = if rng.chance(1, 2) { Mode::Gradients } else { Mode::Local };
+        let mut scenario = Self { rounds: 24, ..Self::learning(seed, n, mode) };
+        if mode == Mode::Local {
+            scenario.work = Work::Tensors { sparsity: 2 * rng.below(2) as u8, bits: 2 };
+            scenario.delay = rng.below(2) as u8;
+        }
+        scenario.calm_ms = 20_000 + rng.below(20_000);
+        for part in &mut scenario.members {
+            part.start_ms = if rng.chance(1, 3) { rng.below(15_000) } else { 0 };
+            part.snapshot_every = 1 + rng.below(4);
+        }
+        let liars = 1 + rng.below((n as u64 - 1) / 3) as usize;
+        scenario.draw_liars(&mut rng, liars, &LEARNING_LIARS);
+        let honest: Vec<usize> = (0..n).filter(|i| scenario.members[*i].liar.is_none()).collect();
+        for _ in 0..1 + rng.below(3) {
+            let node = honest[rng.below(honest.len() as u64) as usize];
+            let at_ms = 5_000 + rng.below(scenario.calm_ms - 8_000);
+            let (down_ms, whole_log) = (500 + rng.below(4_000), rng.chance(1, 2));
+            scenario.faults.crashes.push(Crash { node, at_ms, down_ms, wipe: false, whole_log });
+        }
+        scenario.draw_losses(&mut rng, false);
+        scenario
     }
 
     /// Everything drawn from `seed`: 2 to 8 machines, 6 to 15 rounds.
@@ -303,7 +306,7 @@ impl Scenario {
         scenario.costs.apply_ms = 5 + rng.below(200);
         scenario.draw_members(&mut rng);
         let liars = if n >= 4 && rng.chance(1, 4) { 1 + rng.below((n as u64 - 1) / 3) } else { 0 };
-        scenario.draw_liars(&mut rng, liars as usize);
+        scenario.draw_liars(&mut rng, liars as usize, &LIARS);
         if rng.chance(9, 10) {
             scenario.draw_losses(&mut rng, liars == 0);
         }
@@ -330,17 +333,7 @@ impl Scenario {
         }
     }
 
-    fn draw_liars(&mut self, rng: &mut Rng, liars: usize) {
-        let kinds = [
-            Liar::Silent,
-            Liar::WrongBytes,
-            Liar::WrongRoot,
-            Liar::BlindAttest,
-            Liar::Forger,
-            Liar::FalseRoot,
-            Liar::Broken,
-            Liar::Flipped,
-        ];
+    fn draw_liars(&mut self, rng: &mut Rng, liars: usize, kinds: &[Liar]) {
         let n = self.members.len();
         let first = rng.below(n as u64) as usize;
         for i in (first..first + liars).map(|i| i % n) {
@@ -415,37 +408,56 @@ impl Scenario {
     }
 
     /// By when, after the calm, everybody must have taken part again: one round to end, one to come
-    /// back in, one of grace, a turn for each, and the retries of what was said in vain.
+    /// back in, one of grace, a turn for each, those that it sits out, and the retries of what was said in vain.
     pub(crate) fn recovery_ms(&self) -> u64 {
-        (self.turns() + 3) * self.round_ms() + 15_000
+        (self.turns() + 3 + PAUSE) * self.round_ms() + 15_000
+    }
+
+    /// The root of version 0.
+    pub(crate) fn first_root(&self) -> Hash {
+        match self.work {
+            Work::Grains => Hash::of("sim weights", b"version 0"),
+            Work::Tensors { .. } => tensors::first_weights(self.seed, self.mode).tree().root(),
+        }
     }
 
     /// The run.
     pub(crate) fn spec(&self) -> Spec {
-        let per_round = u64::from(self.micro_batches) * u64::from(self.inner_steps) * u64::from(SEQ_LEN);
+        let gradients = self.mode == Mode::Gradients;
+        let (config, params, micro_batch, lr_nano) = match self.work {
+            Work::Grains => (CONFIG.into(), self.params, 1u32, 1_000_000),
+            Work::Tensors { .. } => (tensors::config_json(), tensors::params(), 4, 10_000_000),
+        };
+        let (sparsity, bits) = match self.work {
+            Work::Grains if gradients => (0, 8),
+            Work::Grains => (6, 1),
+            Work::Tensors { sparsity, bits } => (sparsity, bits),
+        };
+        let per_step = u64::from(self.micro_batches) * u64::from(micro_batch) * u64::from(SEQ_LEN);
+        let per_round = per_step * u64::from(self.inner_steps);
         Spec {
             name: "sim".into(),
             seed: self.seed,
             access: Access::Open,
-            config: CONFIG.into(),
-            params: self.params,
-            init: if self.delay == 0 { Init::Seed } else { Init::Root(initial_root()) },
+            config,
+            params,
+            init: if self.delay == 0 { Init::Seed } else { Init::Root(self.first_root()) },
             manifest: Hash::default(),
             seq_len: SEQ_LEN,
-            micro_batch: 1,
+            micro_batch,
             micro_batches: self.micro_batches,
             inner_steps: self.inner_steps,
             tokens: self.tokens_rounds * per_round,
-            lr_nano: 1_000_000,
+            lr_nano,
             schedule: "constant".into(),
             warmup_tokens: 0,
             weight_decay_micro: 0,
             clip_milli: 1000,
             mode: self.mode,
-            sparsity: if self.mode == Mode::Gradients { 0 } else { 6 },
-            bits: if self.mode == Mode::Gradients { 8 } else { 1 },
+            sparsity,
+            bits,
             alpha_milli: 1000,
-            beta_milli: if self.mode == Mode::Gradients { 1000 } else { 950 },
+            beta_milli: if gradients { 1000 } else { 950 },
             delay: self.delay,
             slots: self.slots,
             train_window_ms: self.train_window_ms,

@@ -1,7 +1,7 @@
 //! The virtual network: delay, loss, duplicates, partitions; the stream of blocks, submissions, fetches.
 
-use crate::scenario::Liar;
-use crate::world::{LOG, Violation, What, World};
+use crate::report::Violation;
+use crate::world::{LOG, What, World};
 use base::{Hash, NodeId, Reject};
 use swarm::{Candidate, Input, SignedTx, Tx};
 
@@ -77,6 +77,10 @@ impl World {
         if self.stalled().is_some() || !self.reaches(from, LOG) {
             return Ok(());
         }
+        let copied = match &tx.value.tx {
+            Tx::Commit { commit } => self.watch.copied.contains(&(from, commit.update)),
+            _ => false,
+        };
         match self.log.sequencer.submit(tx) {
             Ok(()) if forged => Err(self.fail(format!("a forged transaction of node {from} was taken"))),
             Ok(()) => {
@@ -85,6 +89,7 @@ impl World {
             }
             Err(reject) => {
                 self.watch.refused.add(reject);
+                self.watch.copies += u64::from(copied && reject == Reject::Duplicate);
                 Ok(())
             }
         }
@@ -179,6 +184,9 @@ impl World {
         self.messages += 1;
         let source = ask.sources[ask.next];
         if let Err(reject) = self.serves(source, &ask.want) {
+            if let Want::Update(candidate) = &ask.want {
+                self.watch.lies += u64::from(self.withholds(source, candidate).is_some());
+            }
             ask.last = reject;
             ask.next += 1;
             let ms = self.delay();
@@ -199,7 +207,7 @@ impl World {
         match want {
             Want::Update(candidate) => node.disk.updates.contains(&candidate.update),
             // Version 0 is published, or made from the seed, by everybody.
-            Want::Weights(0, root) if *root == crate::scenario::initial_root() => true,
+            Want::Weights(0, root) if *root == self.first => true,
             Want::Weights(_, root) => node.has_weights(root),
         }
     }
@@ -217,11 +225,8 @@ impl World {
             if early {
                 return Err(Reject::NotHeld);
             }
-            if node.lies(Liar::Silent) && candidate.member == node.id && self.may_lie() {
-                return Err(Reject::NotHeld);
-            }
-            if node.lies(Liar::WrongBytes) && self.may_lie() {
-                return Err(Reject::WrongHash);
+            if let Some(lie) = self.withholds(source, candidate) {
+                return Err(lie);
             }
         }
         if self.has(source, want) { Ok(()) } else { Err(Reject::NotHeld) }
@@ -240,6 +245,7 @@ impl World {
         node.down_ms = received;
         let verified = received.max(node.verify_ms) + costs.verify_ms;
         node.verify_ms = verified;
+        self.computes(to, costs.verify_ms);
         verified - self.now
     }
 
@@ -247,9 +253,12 @@ impl World {
     pub fn got(&mut self, i: usize, ask: Ask) -> Result<(), Violation> {
         match ask.want {
             Want::Update(candidate) => {
-                let update = candidate.update;
-                self.nodes[i].disk.updates.insert(update);
-                self.step(i, Input::Fetched { run: self.run, update, result: Ok(()) })
+                let (run, update) = (self.run, candidate.update);
+                let result = self.tensors.as_ref().map_or(Ok(()), |tensors| tensors.verify(&candidate));
+                if result.is_ok() {
+                    self.nodes[i].disk.updates.insert(update);
+                }
+                self.step(i, Input::Fetched { run, update, result })
             }
             Want::Weights(version, root) => self.weights(i, Some((version, root))),
         }

@@ -3,55 +3,14 @@
 use crate::check::Watch;
 use crate::mass::Mass;
 use crate::node::{Disk, Node};
-use crate::scenario::Scenario;
+use crate::report::{Learning, Report, Violation};
+use crate::scenario::{Scenario, Work};
+use crate::tensors::Tensors;
 use crate::wire::Ask;
-use base::{Hash, Keypair, Machine, Millis, NodeId, Outbox, RejectCounts, Rng, Round, Wire};
+use base::{Hash, Keypair, Machine, Millis, NodeId, Outbox, Rng, Round, Wire};
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
 use swarm::{Block, Commit, Input, Outcome, Output, Peer, Run, RunId, Sequencer, SignedTx, State, Status, Tx, Will};
-
-/// What a run of the simulator showed.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Report {
-    /// Folded over every event: equal for equal seeds.
-    pub trace: Hash,
-    /// Rounds that closed.
-    pub rounds: u64,
-    /// Of them without a quorum.
-    pub voids: u64,
-    /// Disputes about roots that were decided: for the one who opened it, and against.
-    pub disputes: (u64, u64),
-    /// Blocks of the log.
-    pub blocks: u64,
-    /// Submissions, requests and answers.
-    pub messages: u64,
-    /// What the log refused.
-    pub refused: RejectCounts,
-    /// How long it took, in virtual time.
-    pub virtual_ms: u64,
-    /// Part of the time in which trainers computed, mean over honest members, after the warm-up.
-    pub utilisation: f64,
-}
-
-/// An invariant does not hold.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Violation {
-    /// Of the scenario.
-    pub seed: u64,
-    /// Virtual time.
-    pub at: Millis,
-    /// Which one, and where everybody stood.
-    pub what: String,
-}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "seed {} at {}: {}", self.seed, self.at, self.what)
-    }
-}
-
-impl std::error::Error for Violation {}
 
 /// Runs a scenario to its end, or to the first invariant that does not hold.
 pub fn run(scenario: &Scenario) -> Result<Report, Violation> {
@@ -169,6 +128,10 @@ pub(crate) struct World {
     pub log: Log,
     pub run: RunId,
     pub mass: Mass,
+    /// Where members really train.
+    pub tensors: Option<Box<Tensors>>,
+    /// The root of version 0.
+    pub first: Hash,
     pub watch: Watch,
     trace: Hash,
     pub messages: u64,
@@ -196,6 +159,8 @@ impl World {
             log: Log { sequencer: Sequencer::new(scenario.chain), ..Log::default() },
             run: RunId::default(),
             mass: Mass::default(),
+            tensors: (scenario.work != Work::Grains).then(|| Box::new(Tensors::new(scenario.spec()))),
+            first: scenario.first_root(),
             watch: Watch::default(),
             trace: Hash::default(),
             messages: 0,
@@ -409,6 +374,7 @@ impl World {
             return;
         }
         let wipe = wipe && self.may_vanish(i);
+        self.watch.crashes += 1;
         let node = &mut self.nodes[i];
         node.stop(self.now);
         node.whole_log = whole_log || wipe;
@@ -446,7 +412,18 @@ impl World {
         another && !run.open.iter().any(|round| round.plan.len() == 1 && round.slot(&id).is_some())
     }
 
-    fn finish(&self) -> Result<Report, Violation> {
+    /// What the newest weights of an honest member make of text that nobody trained on.
+    fn learning(&mut self) -> Option<Learning> {
+        let held = self.nodes.iter().filter(|node| node.honest()).filter_map(|node| node.held.back());
+        let (_, newest) = held.max().copied()?;
+        let first = self.first;
+        let tensors = self.tensors.as_mut()?;
+        let (before, after) = (tensors.held_out(&first)?, tensors.held_out(&newest)?);
+        Some(Learning { before, after, inherited: tensors.inherited, refused: tensors.refused })
+    }
+
+    fn finish(&mut self) -> Result<Report, Violation> {
+        let learning = self.learning();
         for (i, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.honest() && !node.wiped) {
             self.mass.balance(i).map_err(|what| self.fail(what))?;
             self.joined_in_time(i, node).map_err(|what| self.fail(what))?;
@@ -460,11 +437,15 @@ impl World {
             rounds: self.watch.closed,
             voids: self.watch.voids,
             disputes: self.watch.disputes,
+            crashes: self.watch.crashes,
+            lies: self.watch.lies,
+            copies: self.watch.copies,
             blocks: self.log.blocks.len() as u64,
             messages: self.messages,
             refused: self.watch.refused.clone(),
             virtual_ms: self.now,
             utilisation: busy as f64 / (honest.len() as u64 * (to - from)).max(1) as f64,
+            learning,
         })
     }
 }

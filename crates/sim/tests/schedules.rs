@@ -1,9 +1,10 @@
 //! Schedules: many at random, and one kind of fault at a time.
 
-use sim::{Crash, CrashAfter, Figure, Lag, Liar, Partition, Report, Scenario, Stall, Violation, run, utilisation};
-use std::panic::catch_unwind;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+mod common;
+
+use common::{all, shares, watched};
+use sim::{Crash, CrashAfter, Figure, Lag, Liar, Partition, Report, Scenario, Stall, run, utilisation};
+use std::collections::BTreeSet;
 use swarm::Mode;
 
 /// Random schedules in one test.
@@ -13,40 +14,6 @@ const SCHEDULES: u64 = 1_000;
 const NODES: usize = 200;
 /// Outputs of a peer after each of which it crashes: more than eight rounds of three members have.
 const CRASH_POINTS: u64 = 60;
-
-/// Runs all of them on all cores; fails with the first few violations, in order.
-fn all(scenarios: &[Scenario]) -> Vec<Report> {
-    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-    let (next, results) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-    std::thread::scope(|scope| {
-        for _ in 0..threads.min(scenarios.len()) {
-            scope.spawn(|| {
-                loop {
-                    let i = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(scenario) = scenarios.get(i) else { break };
-                    let result = caught(scenario);
-                    results.lock().expect("no holder of it panics").push((i, result));
-                }
-            });
-        }
-    });
-    let mut results = results.into_inner().expect("no holder of it panicked");
-    results.sort_by_key(|(i, _)| *i);
-    let bad = |(i, result): &(usize, Result<Report, String>)| result.as_ref().err().map(|e| format!("#{i}: {e}"));
-    let failures: Vec<String> = results.iter().filter_map(bad).collect();
-    let shown = failures.iter().take(3).cloned().collect::<Vec<_>>().join("\n");
-    assert!(failures.is_empty(), "{} of {} fail:\n{shown}", failures.len(), scenarios.len());
-    results.into_iter().filter_map(|(_, result)| result.ok()).collect()
-}
-
-/// A panic of a machine is a failure of its seed.
-fn caught(scenario: &Scenario) -> Result<Report, String> {
-    let owned = scenario.clone();
-    match catch_unwind(move || run(&owned)) {
-        Ok(result) => result.map_err(|violation: Violation| violation.to_string()),
-        Err(_) => Err(format!("seed {}: a panic", scenario.seed)),
-    }
-}
 
 /// Four members that have faults until 25 s.
 fn stormy(seed: u64) -> Scenario {
@@ -59,8 +26,11 @@ fn thousand_schedules() {
     let reports = all(&scenarios);
     let rounds: u64 = reports.iter().map(|report| report.rounds).sum();
     let voids: u64 = reports.iter().map(|report| report.voids).sum();
-    println!("{SCHEDULES} schedules, {rounds} rounds, {voids} void");
+    let sum = |count: fn(&Report) -> u64| reports.iter().map(count).sum::<u64>();
+    let (crashes, lies, copies) = (sum(|r| r.crashes), sum(|r| r.lies), sum(|r| r.copies));
+    println!("{SCHEDULES} schedules, {rounds} rounds, {voids} void, {crashes} crashes, {lies} lies, {copies} copies");
     assert!(rounds > 6 * SCHEDULES && 2 * voids < rounds);
+    assert!(crashes > SCHEDULES / 2 && lies > SCHEDULES / 2 && copies > 0, "what is drawn happens");
 }
 
 #[test]
@@ -154,7 +124,9 @@ fn a_crash_at_any_point_loses_nothing() {
             scenarios.push(scenario);
         }
     }
-    all(&scenarios);
+    for report in all(&scenarios) {
+        assert_eq!(report.crashes, 1, "{report:?}");
+    }
 }
 
 #[test]
@@ -166,7 +138,9 @@ fn a_lost_disk_is_declared_and_replaced() {
             vec![Crash { node: seed as usize % 4, at_ms, down_ms: 3_000, wipe: true, whole_log: true }];
         scenario
     });
-    all(&scenarios.collect::<Vec<_>>());
+    for report in all(&scenarios.collect::<Vec<_>>()) {
+        assert_eq!(report.crashes, 1, "{report:?}");
+    }
 }
 
 #[test]
@@ -180,7 +154,9 @@ fn all_crash_at_once_and_go_on() {
         }
         scenario
     });
-    all(&scenarios.collect::<Vec<_>>());
+    for report in all(&scenarios.collect::<Vec<_>>()) {
+        assert_eq!(report.crashes, 4, "{report:?}");
+    }
 }
 
 #[test]
@@ -243,7 +219,17 @@ fn lost_and_doubled_messages_do_no_harm() {
 #[test]
 fn liars_harm_only_themselves() {
     let mut scenarios = Vec::new();
-    for liar in [Liar::Silent, Liar::WrongBytes, Liar::WrongRoot, Liar::FalseRoot, Liar::BlindAttest, Liar::Forger] {
+    for liar in [
+        Liar::Silent,
+        Liar::WrongBytes,
+        Liar::WrongRoot,
+        Liar::FalseRoot,
+        Liar::Stingy,
+        Liar::BlindAttest,
+        Liar::Forger,
+        Liar::Instant,
+        Liar::Stalling,
+    ] {
         for (seed, place) in (0..4).enumerate() {
             for delay in [0, 1] {
                 let mut scenario = Scenario { delay, rounds: 8, ..Scenario::calm(seed as u64, 4) };
@@ -252,14 +238,65 @@ fn liars_harm_only_themselves() {
             }
         }
     }
-    all(&scenarios);
+    for (report, scenario) in all(&scenarios).iter().zip(&scenarios) {
+        assert!(report.lies > 0, "nobody lied: {scenario:?}");
+    }
 }
 
-/// Thirty-two liars of a hundred are, in one round, a whole committee: a root that is false is agreed on. Every
+#[test]
+fn who_commits_at_once_does_not_take_over_the_plan() {
+    let mut scenario = Scenario { rounds: 20, micro_batches: 30, ..Scenario::calm(3, 5) };
+    scenario.members[2].liar = Some(Liar::Instant);
+    let (report, shares) = shares(2, &scenario);
+    let owns: Vec<u32> = shares.iter().filter(|share| share.contributors == 5).map(|share| share.own).collect();
+    assert!(report.lies >= 15 && owns.len() >= 15, "{report:?}");
+    assert!(owns.iter().all(|own| *own <= 10), "more than a third of a round: {owns:?}");
+    assert_eq!(shares.last().map(|share| share.all), Some(30), "the others do the rest");
+}
+
+#[test]
+fn who_stalls_sits_out_longer_and_longer() {
+    let mut scenario = Scenario { rounds: 60, ..Scenario::calm(4, 4) };
+    scenario.members[1].liar = Some(Liar::Stalling);
+    let (mut missed, mut faults) = (0, BTreeSet::new());
+    let report = watched(&scenario, |run| {
+        missed = run.members.values().map(|member| member.missed).sum::<u64>();
+        faults.extend(run.members.values().map(|member| member.faults));
+    });
+    assert!(report.lies > 0 && (4..=8).contains(&missed), "{missed} windows were waited for in 60 rounds");
+    assert!(faults.contains(&4), "its pauses grow: {faults:?}");
+}
+
+#[test]
+fn who_serves_nothing_sits_out_longer_and_longer() {
+    let mut scenario = Scenario { rounds: 60, ..Scenario::calm(4, 4) };
+    scenario.members[1].liar = Some(Liar::Silent);
+    let (report, shares) = shares(1, &scenario);
+    let planned = shares.iter().filter(|share| share.own > 0).count();
+    assert!(report.lies > 0 && (2..=12).contains(&planned), "{planned} of {} rounds waited for it", shares.len());
+}
+
+/// One of two or three keeps what the others made out of every set by its silence. They stay members all the same.
+#[test]
+fn who_attests_to_nothing_of_the_others_puts_none_of_them_at_fault() {
+    for n in [2, 3, 4, 6] {
+        let mut scenario = Scenario { rounds: 12, ..Scenario::calm(n as u64, n) };
+        scenario.members[n / 2].liar = Some(Liar::Stingy);
+        let mut faults = 0;
+        let report = watched(&scenario, |run| {
+            faults = run.members.values().map(|member| member.faults).chain([faults]).max().unwrap_or(0);
+        });
+        assert!(report.lies > 6, "{n} members: {report:?}");
+        assert!(faults < 2, "{n} members: somebody has {faults} faults");
+    }
+}
+
+/// Thirty-two liars of a hundred are, now and then, a whole committee: a root that is false is agreed on. Every
 /// honest member contradicts it, and all of them together are more than two thirds.
 #[test]
 fn a_false_root_of_a_whole_committee_is_struck() {
-    let mut scenario = Scenario { slots: 32, micro_batches: 64, rounds: 12, ..Scenario::calm(1, 100) };
+    // A fifth of all committees are drawn so: of twenty-four rounds hardly any run has none.
+    let mut scenario = Scenario { slots: 32, micro_batches: 64, rounds: 24, ..Scenario::calm(1, 100) };
     scenario.shared_state = true;
     for part in &mut scenario.members[28..60] {
         part.liar = Some(Liar::FalseRoot);
@@ -296,7 +333,9 @@ fn a_copied_update_counts_once() {
     // Slower than the others in the first rounds: there is something to copy when it commits.
     scenario.members[2].liar = Some(Liar::Copier);
     scenario.members[2].speed_milli = scenario.members[2].speed_milli * 4 / 5;
-    all(&[scenario]);
+    for report in all(&[scenario]) {
+        assert!(report.copies > 0, "nothing was copied: {report:?}");
+    }
 }
 
 #[test]

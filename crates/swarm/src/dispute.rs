@@ -5,9 +5,11 @@
 
 use crate::RunId;
 use crate::event::Event;
-use crate::state::{Run, Status};
+use crate::member::{FAULTS_MIN, Status};
+use crate::round::{later, two_thirds};
+use crate::state::Run;
 use base::{CHUNK_BYTES, Hash, Millis, NodeId, Reject, wire_enum, wire_struct};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Says that the root that a quorum reported is not what the set makes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,9 +48,9 @@ pub struct Verdict {
 pub enum Outcome {
     /// Verdicts are awaited.
     Open,
-    /// The quorum's root was false: it is struck, with all after it, and who reported it is set aside.
+    /// The quorum's root was false: it is struck, with all after it, and who reported it sits out some rounds.
     Upheld,
-    /// The claim was false, most likely by a fault of its maker's machine: the maker is set aside.
+    /// The claim was false, most likely by a fault of its maker's machine: the maker sits out some rounds.
     Dismissed,
     /// Too few could say.
     Undecided,
@@ -84,7 +86,7 @@ impl Dispute {
     fn decide(&self, active: usize, now: Millis) -> Outcome {
         let claim = &self.claim;
         let most = |says: &dyn Fn(&(Hash, Hash)) -> bool| {
-            3 * self.verdicts.values().filter(|verdict| says(verdict)).count() > 2 * active
+            two_thirds(self.verdicts.values().filter(|verdict| says(verdict)).count(), active)
         };
         if most(&|(root, hash)| *root != claim.root && *hash == claim.hash) {
             Outcome::Upheld
@@ -113,7 +115,7 @@ impl Run {
             Some(_) => return Err(Reject::WrongRoot),
             None => return Err(Reject::Stale),
         }
-        let bytes = self.spec.params * if self.common_moments() { 12 } else { 4 };
+        let bytes = self.spec.params.saturating_mul(if self.common_moments() { 12 } else { 4 });
         if u64::from(claim.chunk) >= bytes.div_ceil(CHUNK_BYTES as u64) {
             return Err(Reject::WrongShape);
         }
@@ -121,6 +123,9 @@ impl Run {
         let same = |d: &&Dispute| d.claim.version == version && d.claim.root == root;
         if self.disputes.iter().filter(same).any(|d| d.by == *by || (d.is_open() && d.claim.hash == claim.hash)) {
             return Err(Reject::Duplicate);
+        }
+        if self.dispute(by).is_some() {
+            return Err(Reject::TooMany);
         }
         if self.disputes.iter().filter(|dispute| dispute.is_open()).count() >= OPEN_MAX {
             return Err(Reject::Full);
@@ -130,7 +135,7 @@ impl Run {
 
     pub(crate) fn claim(&mut self, now: Millis, by: &NodeId, claim: &Claim) {
         let verdicts = BTreeMap::from([(*by, (claim.own, claim.hash))]);
-        let until = now.plus(WAIT_MS);
+        let until = later(now, WAIT_MS);
         self.disputes.push_back(Dispute { by: *by, claim: claim.clone(), verdicts, until, outcome: Outcome::Open });
         // An open one is never the oldest of so many.
         if self.disputes.len() > KEPT {
@@ -166,7 +171,8 @@ impl Run {
             match outcome {
                 Outcome::Open => continue,
                 Outcome::Upheld => self.strike(version, &root, events),
-                Outcome::Dismissed => self.set_aside(&by, events),
+                // Everybody had to answer: a machine that computes wrongly is not asked again at once.
+                Outcome::Dismissed => self.fault(&by, FAULTS_MIN, events),
                 Outcome::Undecided => {}
             }
             self.disputes[i].outcome = outcome;
@@ -185,20 +191,11 @@ impl Run {
         let attests = self.open.iter().filter(|round| round.base == version).flat_map(|round| &round.attests);
         let by_commit = commits.filter(|(_, commit)| commit.root == *root).map(|(id, _)| *id);
         let by_attest = attests.filter(|(_, attest)| attest.root == *root).map(|(id, _)| *id);
-        let false_witnesses: Vec<NodeId> = by_commit.chain(by_attest).collect();
+        // By commit and by attestation: it is one fault.
+        let false_witnesses: BTreeSet<NodeId> = by_commit.chain(by_attest).collect();
         for id in false_witnesses {
-            self.set_aside(&id, events);
+            self.fault(&id, FAULTS_MIN, events);
         }
-    }
-
-    fn set_aside(&mut self, id: &NodeId, events: &mut Vec<Event>) {
-        let member = self.members.get_mut(id).filter(|member| member.status == Status::Active);
-        if let Some(member) = member {
-            member.status = Status::Away;
-            events.push(Event::Gone(self.id, *id));
-        }
-        // It owes nothing, and its voice is not waited for.
-        self.excuse(id);
     }
 }
 

@@ -170,7 +170,7 @@ fn bits_per_parameter(sparsity: u8, bits: u8) -> f64 {
         return f64::from(bits);
     }
     let gap = f64::from(1u32 << sparsity);
-    let rice = f64::from(sparsity - 1);
+    let rice = f64::from(sparsity.saturating_sub(1));
     let quotient = 1.0 / ((rice.exp2() / gap).exp() - 1.0);
     (f64::from(bits) + rice + 1.0 + quotient) / gap
 }

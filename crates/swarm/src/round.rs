@@ -2,10 +2,11 @@
 //! and time is here; nobody sends "close", time and completeness do.
 
 use crate::event::Event;
-use crate::plan::{Slot, assign};
-use crate::state::{Member, Run, Status};
+use crate::member::{Member, Status};
+use crate::plan::{Slot, assign, middle_rate, rate_max};
+use crate::state::Run;
 use crate::{Attest, Commit};
-use base::{Hash, Millis, NodeId, Reject, Round, wire_enum, wire_struct};
+use base::{Hash, Millis, NodeId, Reject, Round, Wire, wire_enum, wire_struct};
 use std::collections::BTreeMap;
 
 /// Where a round stands.
@@ -64,9 +65,9 @@ pub struct RoundState {
     /// Attestations.
     pub attests: BTreeMap<NodeId, Attest>,
     /// Candidates of the void round before.
-    carried: Vec<Candidate>,
+    pub(crate) carried: Vec<Candidate>,
     /// Members of the plan that left while it ran.
-    excused: Vec<NodeId>,
+    pub(crate) excused: Vec<NodeId>,
 }
 
 /// What a closed round leaves behind.
@@ -104,8 +105,19 @@ pub struct Closed {
 
 /// Committees have at most this many members.
 const COMMITTEE_MAX: usize = 32;
-/// Exchange times remembered for the next deadline.
-const EXCHANGES_KEPT: usize = 16;
+/// Windows of the run's order that are handed out; then it begins anew. Members that take turns at leaving
+/// hand out windows without training on them, and a counter that ends would end every node with it.
+const CURSOR_MAX: u64 = 1 << 62;
+
+/// `ms` after `now`, however late it is: the time of the log is a validator's word.
+pub(crate) fn later(now: Millis, ms: u64) -> Millis {
+    Millis(now.0.saturating_add(ms))
+}
+
+/// Whether `votes` are more than two thirds of `all`.
+pub(crate) fn two_thirds(votes: usize, all: usize) -> bool {
+    votes.saturating_mul(3) > all.saturating_mul(2)
+}
 
 impl RoundState {
     /// Whether units are still awaited.
@@ -125,7 +137,7 @@ impl RoundState {
 
     /// Bit `i` of an attestation.
     pub(crate) fn bit(held: &[u8], i: usize) -> bool {
-        held.get(i / 8).is_some_and(|byte| byte >> (i % 8) & 1 == 1)
+        held.get(i / 8).is_some_and(|byte| (*byte >> (i % 8)) & 1 == 1)
     }
 
     pub(crate) fn check_committer(&self, by: &NodeId) -> Result<&Slot, Reject> {
@@ -146,18 +158,32 @@ impl RoundState {
         if self.attests.contains_key(by) { Err(Reject::Duplicate) } else { Ok(()) }
     }
 
+    /// Whether others have committed, and all but `member` need not any more.
+    pub(crate) fn waits_only_for(&self, member: &NodeId) -> bool {
+        let done = |id: &NodeId| self.commits.contains_key(id) || self.excused.contains(id);
+        let others = |slot: &Slot| slot.member == *member || done(&slot.member);
+        self.owes(member) && !done(member) && !self.commits.is_empty() && self.plan.iter().all(others)
+    }
+
     fn all_committed(&self) -> bool {
         self.plan.iter().all(|slot| self.commits.contains_key(&slot.member) || self.excused.contains(&slot.member))
     }
 
     /// Whether more than two thirds of the committee list candidate `i`.
-    fn held(&self, i: usize) -> bool {
+    pub(crate) fn held(&self, i: usize) -> bool {
         let votes = self.attests.values().filter(|attest| Self::bit(&attest.held, i)).count();
-        3 * votes > 2 * self.committee.len()
+        two_thirds(votes, self.committee.len())
     }
 
-    fn quorum(&self) -> bool {
-        3 * self.attests.len() > 2 * self.committee.len()
+    /// Whether most of the committee say that they do not hold candidate `i`. A third keeps an update out of the set
+    /// by its silence alone, and must not put its maker at fault by it.
+    pub(crate) fn missing(&self, i: usize) -> bool {
+        let votes = self.attests.values().filter(|attest| !Self::bit(&attest.held, i)).count();
+        votes.saturating_mul(2) > self.committee.len()
+    }
+
+    pub(crate) fn quorum(&self) -> bool {
+        two_thirds(self.attests.len(), self.committee.len())
     }
 
     /// Whether nothing more can come: a round of one member moves no bytes.
@@ -168,15 +194,16 @@ impl RoundState {
     }
 
     /// The root that more than two thirds of the committee reported for the round's base weights.
-    fn agreed_root(&self) -> Option<Hash> {
+    pub(crate) fn agreed_root(&self) -> Option<Hash> {
         let mut votes: BTreeMap<Hash, usize> = BTreeMap::new();
         for member in &self.committee {
             let root = self.attests.get(member).map(|a| a.root).or(self.commits.get(member).map(|c| c.root));
             if let Some(root) = root {
-                *votes.entry(root).or_default() += 1;
+                let votes = votes.entry(root).or_default();
+                *votes = votes.saturating_add(1);
             }
         }
-        votes.into_iter().find(|(_, n)| 3 * n > 2 * self.committee.len()).map(|(root, _)| root)
+        votes.into_iter().find(|(_, n)| two_thirds(*n, self.committee.len())).map(|(root, _)| root)
     }
 }
 
@@ -192,15 +219,16 @@ impl Run {
     /// Does what time alone decides.
     pub(crate) fn tick(&mut self, now: Millis, events: &mut Vec<Event>) {
         self.decide(now, events);
-        for i in 0..self.open.len() {
-            let round = &self.open[i];
-            if round.is_training() && (round.until <= now || round.all_committed()) {
-                self.close_commits(i, now, events);
+        // Again after each round that closed: who sits out because of it is not waited for in the next one.
+        loop {
+            for i in 0..self.open.len() {
+                let round = &self.open[i];
+                if round.is_training() && (round.until <= now || round.all_committed()) {
+                    self.close_commits(i, now, events);
+                }
             }
-        }
-        while let Some(round) = self.open.front() {
-            let over = !round.is_training() && (round.until <= now || round.complete());
-            if !over {
+            let over = |round: &RoundState| !round.is_training() && (round.until <= now || round.complete());
+            if !self.open.front().is_some_and(over) {
                 break;
             }
             self.close_round(now, events);
@@ -221,21 +249,15 @@ impl Run {
 
     pub(crate) fn commit(&mut self, now: Millis, by: &NodeId, commit: &Commit) -> Result<(), Reject> {
         let at = self.check_commit(by, commit)?;
+        let (window_ms, middle) = (self.spec.train_window_ms, middle_rate(&self.members).0);
         let round = &mut self.open[at];
         let micro_batches = round.slot(by).map_or(0, |slot| slot.micro_batches);
-        let work = u64::from(micro_batches) * u64::from(commit.steps);
         let ms = now.since(round.opened).max(1);
         round.commits.insert(*by, commit.clone());
         if let Some(member) = self.members.get_mut(by) {
-            // By work: a newcomer's single micro-batch, which is mostly waiting, hardly counts beside what follows.
-            member.recent = (member.recent.0 / 2 + work.saturating_mul(128), member.recent.1 / 2 + ms);
-            let rate = u128::from(member.recent.0) * 1_000_000 / 128 / u128::from(member.recent.1);
-            member.rate = u64::try_from(rate).unwrap_or(u64::MAX).max(1);
-            // What it did it can do again; more, while an inner step fits into half the window: it may come late.
-            let fits = u128::from(member.rate) * u128::from(self.spec.train_window_ms / 2) / 1_000_000;
-            member.most = Some(u32::try_from(fits).unwrap_or(u32::MAX).max(micro_batches).max(1));
+            member.measure(micro_batches, commit.steps, ms, window_ms, middle);
             member.private = commit.state_next;
-            member.units += 1;
+            member.units = member.units.saturating_add(1);
             member.last = Some(commit.round);
             member.loss_micro = commit.loss_micro;
         }
@@ -261,18 +283,21 @@ impl Run {
         if self.ended || self.open.iter().any(RoundState::is_training) {
             return;
         }
-        let parts = assign(&self.members, self.next.0, self.spec.slots, self.spec.micro_batches);
+        let parts = assign(&self.members, self.next.0, &self.spec);
         // Alone there is nothing to overlap with: each round begins where the last one ended.
         let base = if parts.len() == 1 { self.next.0 } else { self.spec.base_of(self.next.0) };
         if parts.is_empty() || self.version() < base {
             return;
         }
+        // What is not believed is not remembered either: the next measurement goes on from here.
+        let rate_max = rate_max(&self.members, &self.spec);
+        self.members.values_mut().for_each(|member| member.rate = member.rate.min(rate_max));
         let mut plan = Vec::with_capacity(parts.len());
         for (member, micro_batches) in parts {
             let inherit = self.donor(&member);
             plan.push(Slot { member, micro_batches, position: self.cursor, inherit });
-            self.cursor +=
-                u64::from(micro_batches) * u64::from(self.spec.inner_steps) * u64::from(self.spec.micro_batch);
+            let windows = self.spec.windows(micro_batches);
+            self.cursor = self.cursor.checked_add(windows).filter(|cursor| *cursor <= CURSOR_MAX).unwrap_or(0);
         }
         let round = self.next;
         self.next = self.next.plus(1);
@@ -280,7 +305,7 @@ impl Run {
             round,
             phase: Phase::Train,
             since: now,
-            until: now.plus(self.spec.train_window_ms),
+            until: later(now, self.spec.train_window_ms),
             opened: now,
             plan,
             base,
@@ -296,55 +321,6 @@ impl Run {
         events.push(Event::Opened(self.id, round));
     }
 
-    /// Ends the training phase of open round `i`: who did not commit is away.
-    fn close_commits(&mut self, i: usize, now: Millis, events: &mut Vec<Event>) {
-        let absent: Vec<NodeId> = {
-            let round = &self.open[i];
-            let owing = round.plan.iter().map(|slot| slot.member).filter(|id| !round.commits.contains_key(id));
-            owing.filter(|id| !round.excused.contains(id)).collect()
-        };
-        for id in absent {
-            if let Some(member) = self.members.get_mut(&id) {
-                member.status = Status::Away;
-                member.missed += 1;
-                // Its part may have been too much for it. Given the same again it would miss again, and two that
-                // can do the work only together would take turns at missing it alone.
-                member.most = Some(1);
-                events.push(Event::Gone(self.id, id));
-            }
-        }
-        let deadline = now.plus(self.exchange_limit());
-        let round = &mut self.open[i];
-        let fresh = round.plan.iter().filter_map(|slot| round.commits.get(&slot.member).map(|c| (slot.member, c)));
-        let fresh = fresh.map(|(member, commit)| Candidate {
-            member,
-            round: commit.round,
-            update: commit.update,
-            size: commit.size,
-            tokens: commit.tokens,
-            norm_sq_bits: commit.norm_sq_bits,
-        });
-        round.candidates = fresh.collect();
-        round.phase = Phase::Exchange;
-        round.since = now;
-        round.until = deadline;
-        events.push(Event::Committed(self.id, round.round));
-        self.adopt_carried(i);
-    }
-
-    /// The candidates of a void round before this one come first.
-    fn adopt_carried(&mut self, i: usize) {
-        let carried = match self.closed.back() {
-            Some(last) if last.round.0 + 1 == self.open[i].round.0 => last.carried.clone(),
-            _ => return,
-        };
-        let round = &mut self.open[i];
-        if round.plan.len() > 1 {
-            round.candidates = carried.iter().cloned().chain(round.candidates.drain(..)).collect();
-        }
-        round.carried = carried;
-    }
-
     /// Whose moments a member without a private state goes on from: those of the member in the middle by
     /// units done. Without any it learns worse for as long as they take to form.
     fn donor(&self, member: &NodeId) -> Option<(NodeId, Hash)> {
@@ -358,100 +334,15 @@ impl Run {
         able.get(able.len() / 2).map(|(_, id, private)| (*id, *private))
     }
 
-    /// Up to 32 active members, a different stretch of them each round.
+    /// Up to 32 active members, a different stretch of them each round. A hash says where it begins: neighbours
+    /// that share the places of one round are not always the ones that attest it.
     fn committee(&self, round: Round) -> Vec<NodeId> {
         let active = self.members.iter().filter(|(_, m)| m.status == Status::Active).map(|(id, _)| *id);
         let active: Vec<NodeId> = active.collect();
-        let n = active.len();
-        let start = round.0 as usize * COMMITTEE_MAX % n.max(1);
-        (0..n.min(COMMITTEE_MAX)).map(|i| active[(start + i) % n]).collect()
-    }
-
-    /// Median + 4 × median absolute deviation of past exchanges, inside the spec's limits and at
-    /// most half as long again as the longest of the last.
-    fn exchange_limit(&self) -> u64 {
-        let (low, high) = self.spec.exchange_ms;
-        let Some(last) = self.exchanges.back() else { return high };
-        let median = |values: &mut Vec<u64>| {
-            values.sort_unstable();
-            values[values.len() / 2]
-        };
-        let mut times: Vec<u64> = self.exchanges.iter().copied().collect();
-        let middle = median(&mut times);
-        let mut deviations: Vec<u64> = times.iter().map(|t| t.abs_diff(middle)).collect();
-        let limit = middle + 4 * median(&mut deviations);
-        limit.max(last + last / 2).clamp(low, high)
-    }
-
-    /// Closes the oldest round.
-    fn close_round(&mut self, now: Millis, events: &mut Vec<Event>) {
-        let round = self.open.pop_front().expect("the caller saw it");
-        if let Some(root) = round.agreed_root() {
-            self.agree(round.base, root);
-        }
-        let plain = match (round.plan.as_slice(), round.candidates.as_slice()) {
-            ([_], [only]) => Some((only.member, only.update)),
-            _ => None,
-        };
-        let nobody = round.candidates.is_empty();
-        let void = plain.is_none() && !nobody && !round.quorum();
-        let (set, mut left_out) = self.divide(&round, void);
-        // The next round can still take them only while its own bytes do not move yet.
-        let takes = void && self.open.front().is_none_or(RoundState::is_training);
-        let carried = left_out.extract_if(.., |c| takes && c.round == round.round).collect();
-        let tokens = if plain.is_some() {
-            round.candidates.iter().map(|c| c.tokens).sum()
-        } else {
-            set.iter().map(|c| c.tokens).sum()
-        };
-        if let Some((_, root)) = plain {
-            self.agree(round.round.0 + 1, root);
-        } else if !nobody {
-            // A void one counts with its whole window: the next may be half as long again.
-            self.exchanges.push_back(now.since(round.since));
-            if self.exchanges.len() > EXCHANGES_KEPT {
-                self.exchanges.pop_front();
-            }
-        }
-        // Reported, and believed by nobody: any number may be there.
-        let reported = round.commits.values().map(|c| u128::from(c.loss_micro));
-        let loss_micro = (reported.sum::<u128>() / (round.commits.len() as u128).max(1)) as u64;
-        let closed = Closed {
-            round: round.round,
-            set,
-            left_out,
-            carried,
-            plain,
-            void,
-            plan: round.plan,
-            base: round.base,
-            commits: round.commits,
-            tokens,
-            tokens_before: round.tokens_before,
-            steps_before: round.steps_before,
-            took_ms: now.since(round.opened),
-            loss_micro,
-        };
-        self.applied(closed);
-        events.push(Event::Closed(self.id, round.round));
-    }
-
-    /// The set, and what stays out of it.
-    fn divide(&self, round: &RoundState, void: bool) -> (Vec<Candidate>, Vec<Candidate>) {
-        if round.plan.len() == 1 {
-            return (Vec::new(), round.carried.clone());
-        }
-        let agreed = self.roots.get(&round.base);
-        let honest = |candidate: &Candidate| match round.commits.get(&candidate.member) {
-            Some(commit) if candidate.round == round.round => agreed.is_none_or(|root| *root == commit.root),
-            _ => true,
-        };
-        let (mut set, mut left_out) = (Vec::new(), Vec::new());
-        for (i, candidate) in round.candidates.iter().enumerate() {
-            let side = if !void && round.held(i) && honest(candidate) { &mut set } else { &mut left_out };
-            side.push(candidate.clone());
-        }
-        (set, left_out)
+        let drawn = Hash::of("talkoo 2026 committee v1", &(self.id, round).to_bytes());
+        let drawn = u64::from_be_bytes(drawn.0[..8].try_into().expect("eight bytes"));
+        let start = drawn.checked_rem(active.len() as u64).unwrap_or(0) as usize;
+        active.iter().cycle().skip(start).take(active.len().min(COMMITTEE_MAX)).copied().collect()
     }
 }
 

@@ -287,7 +287,7 @@ impl RunFile {
         one_of("train.trainable", &self.train.trainable, &["all"])?;
         one_of("round.mode", &self.round.mode, &["auto", "gradients", "local"])?;
         // Looked at before anything is measured with them.
-        let at_once = u64::from(self.data.seq_len) * u64::from(self.train.micro_batch);
+        let at_once = u64::from(self.data.seq_len).saturating_mul(u64::from(self.train.micro_batch));
         if !(1..=MICRO_BATCH_TOKENS_MAX).contains(&at_once) {
             return refuse(
                 "data.seq_len",
@@ -349,7 +349,8 @@ impl RunFile {
         };
         let bits = small(&self.round.bits, planned(outlook.bits, 8, 2), "round.bits")?;
         let delay = small(&self.round.delay, planned(outlook.delay, 0, 0), "round.delay")?;
-        let per_micro_batch = u64::from(self.train.micro_batch) * u64::from(self.data.seq_len);
+        let per_micro_batch = u64::from(self.train.micro_batch).saturating_mul(u64::from(self.data.seq_len));
+        let micro_batches = self.train.batch_tokens.checked_div(per_micro_batch).unwrap_or(0);
         let target_ms = (self.round.target_seconds * 1000.0).clamp(0.0, 1e9) as u64;
         let spec = Spec {
             name: self.run.name.clone(),
@@ -361,7 +362,7 @@ impl RunFile {
             manifest: resolved.manifest,
             seq_len: self.data.seq_len,
             micro_batch: self.train.micro_batch,
-            micro_batches: (self.train.batch_tokens / per_micro_batch.max(1)).min(u64::from(u32::MAX)) as u32,
+            micro_batches: u32::try_from(micro_batches).unwrap_or(u32::MAX),
             inner_steps,
             tokens,
             lr_nano: fixed("train.lr", self.train.lr, 1e9)?,
@@ -377,8 +378,8 @@ impl RunFile {
             delay,
             slots: self.round.slots,
             // A unit may take four times what is wished before it is cut; never under five seconds.
-            train_window_ms: (4 * target_ms).max(5_000),
-            exchange_ms: (1_000.max(target_ms / 10), 10_000.max(2 * target_ms)),
+            train_window_ms: target_ms.saturating_mul(4).max(5_000),
+            exchange_ms: (1_000.max(target_ms / 10), 10_000.max(target_ms.saturating_mul(2))),
             checkpoint_rounds: self.out.every_rounds,
             checkpoints_kept: self.out.keep,
             eval_tokens: self.out.eval_tokens,

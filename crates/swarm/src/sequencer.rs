@@ -40,7 +40,7 @@ impl Sequencer {
             return Err(Reject::Duplicate);
         }
         // Only signers that check out are counted, so junk keys cannot fill the table.
-        self.per_signer.insert(tx.by, waiting + 1);
+        self.per_signer.insert(tx.by, waiting.saturating_add(1));
         self.waiting.push(tx);
         Ok(())
     }
@@ -55,7 +55,7 @@ impl Sequencer {
         let time = now.max(self.state.time);
         let txs = std::mem::take(&mut self.waiting);
         self.per_signer.clear();
-        let block = Block { height: self.state.height + 1, time, txs };
+        let block = Block { height: self.state.height.saturating_add(1), time, txs };
         let events = self.state.apply_checked(&block).expect("it follows the last one");
         (block, events)
     }

@@ -2,52 +2,13 @@
 
 use crate::dispute::Dispute;
 use crate::event::Event;
+use crate::member::{Member, Status};
 use crate::peer::Settle;
-use crate::round::{Candidate, Closed, RoundState};
+use crate::round::{Candidate, Closed, RoundState, two_thirds};
 use crate::tx::DOMAIN;
 use crate::{Attest, Block, Commit, Mode, RunId, SignedTx, Spec, Tx};
-use base::{Hash, Millis, NodeId, Reject, RejectCounts, Round, wire_enum, wire_struct};
+use base::{Hash, Millis, NodeId, Reject, RejectCounts, Round, wire_struct};
 use std::collections::{BTreeMap, VecDeque};
-
-/// Where a member stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Status {
-    /// Joined, without the current weights.
-    #[default]
-    Syncing,
-    /// Takes part.
-    Active,
-    /// Missed a unit, or rests; comes back with `Ready`.
-    Away,
-}
-
-/// A member of a run, as the log knows it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Member {
-    /// Where it stands.
-    pub status: Status,
-    /// Numeric class.
-    pub class: Hash,
-    /// Measured speed in micro-batches per 1,000 s, by the log's clock; 0 = not measured yet.
-    pub rate: u64,
-    /// What the speed is measured by: micro-batches × 128 done and milliseconds taken, the last unit
-    /// whole, each one before it half as much.
-    pub recent: (u64, u64),
-    /// Micro-batches that it can do in a window, as far as its last unit showed; not known before.
-    pub most: Option<u32>,
-    /// Private state after its last commit; zero before the first.
-    pub private: Hash,
-    /// Units committed.
-    pub units: u64,
-    /// Tokens in units that were applied: in a closed set, or alone.
-    pub tokens: u64,
-    /// Units planned and not committed.
-    pub missed: u64,
-    /// Round of the last commit.
-    pub last: Option<Round>,
-    /// Last reported mean loss, micro-nats per token.
-    pub loss_micro: u64,
-}
 
 /// A run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +21,8 @@ pub struct Run {
     pub creator: NodeId,
     /// Everybody who joined and did not leave.
     pub members: BTreeMap<NodeId, Member>,
+    /// Faults of members that left, and the round in which their `Ready` counts again.
+    pub gone: BTreeMap<NodeId, (u32, Round)>,
     /// Rounds that are not closed, oldest first: one, or two with delay.
     pub open: VecDeque<RoundState>,
     /// The number of the next round to open.
@@ -86,12 +49,15 @@ pub struct Run {
 
 /// Closed rounds kept for members that catch up; older ones synchronise weights instead.
 pub(crate) const CLOSED_KEPT: usize = 64;
+/// Who comes back is behind by at most so many versions: eight more may close while it catches up with the
+/// sets that are kept.
+const BEHIND_MAX: u64 = CLOSED_KEPT as u64 - 8;
 /// Roots kept.
 const ROOTS_KEPT: usize = 128;
 /// A network runs at most this many runs at a time.
 const RUNS_MAX: usize = 1024;
 /// A run has at most this many members.
-const MEMBERS_MAX: usize = 65_536;
+pub(crate) const MEMBERS_MAX: usize = 65_536;
 
 /// Everything the log decides. Applying the same blocks gives the same state.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -130,7 +96,7 @@ impl State {
     }
 
     fn apply_with(&mut self, block: &Block, verify: bool) -> Result<Vec<Event>, Reject> {
-        if block.height != self.height + 1 {
+        if self.height.checked_add(1) != Some(block.height) {
             return Err(if block.height <= self.height { Reject::Stale } else { Reject::Early });
         }
         if block.time < self.time {
@@ -205,9 +171,13 @@ impl State {
 
     fn take(&mut self, tx: &SignedTx, verify: bool, events: &mut Vec<Event>) -> Result<(), Reject> {
         self.check_envelope(tx, verify)?;
-        // Refused or not: what was said once is not said again by somebody else.
-        self.seqs.insert(tx.by, tx.value.seq);
-        self.check_said(tx)?;
+        let said = self.check_said(tx);
+        // Refused or not: what was said once is not said again by somebody else. But a key that never said
+        // anything that was taken leaves nothing behind: keys cost nothing, and entries stay for ever.
+        if said.is_ok() || self.seqs.contains_key(&tx.by) {
+            self.seqs.insert(tx.by, tx.value.seq);
+        }
+        said?;
         let now = self.time;
         if let Tx::Create { spec } = &tx.value.tx {
             let id = spec.id(&tx.by);
@@ -220,15 +190,12 @@ impl State {
         match &tx.value.tx {
             Tx::Create { .. } => {}
             Tx::Join { class, .. } => {
-                run.members.insert(tx.by, Member { class: *class, ..Member::default() });
+                run.join(&tx.by, *class);
                 events.push(Event::Joined(id, tx.by));
             }
             Tx::Ready { .. } => run.ready(&tx.by),
-            Tx::Leave { .. } => {
-                run.leave(&tx.by);
-                events.push(Event::Gone(id, tx.by));
-            }
-            Tx::Rest { .. } => run.rest(&tx.by),
+            Tx::Leave { .. } => run.leave(&tx.by, events),
+            Tx::Rest { .. } => run.rest(&tx.by, events),
             Tx::Commit { commit } => run.commit(now, &tx.by, commit)?,
             Tx::Attest { attest } => run.attest(&tx.by, attest)?,
             Tx::Dispute { claim } => run.claim(now, &tx.by, claim),
@@ -246,6 +213,7 @@ impl Run {
             spec,
             creator,
             members: BTreeMap::new(),
+            gone: BTreeMap::new(),
             open: VecDeque::new(),
             next: Round(0),
             cursor: 0,
@@ -339,11 +307,14 @@ impl Run {
         if self.member(by)?.status == Status::Active {
             return Err(Reject::Duplicate);
         }
+        if self.aside(by).is_some() {
+            return Err(Reject::Early);
+        }
         // The weights must be recent enough to go on from with the sets that are kept.
         if version > self.version() {
             return Err(Reject::Early);
         }
-        if version + (CLOSED_KEPT as u64) < self.version() + 8 && version != self.version() {
+        if self.version().saturating_sub(version) > BEHIND_MAX {
             return Err(Reject::Stale);
         }
         match self.roots.get(&version) {
@@ -374,33 +345,10 @@ impl Run {
     fn finish(&mut self, by: &NodeId, root: &Hash) {
         self.finals.insert(*by, *root);
         let votes = self.finals.values().filter(|other| *other == root).count();
-        if 3 * votes > 2 * self.active() {
+        if two_thirds(votes, self.active()) {
             self.finals.clear();
             self.agree(self.next.0, *root);
         }
-    }
-
-    fn ready(&mut self, by: &NodeId) {
-        if let Some(member) = self.members.get_mut(by) {
-            member.status = Status::Active;
-            // Its speed is measured anew: it may be another machine's share of another day.
-            (member.rate, member.recent) = (0, (0, 0));
-        }
-    }
-
-    /// Nobody waits for who rests, and nothing is held against it.
-    fn rest(&mut self, by: &NodeId) {
-        if let Some(member) = self.members.get_mut(by) {
-            member.status = Status::Away;
-        }
-        self.excuse(by);
-    }
-
-    fn leave(&mut self, by: &NodeId) {
-        self.members.remove(by);
-        // Its voice goes with it.
-        self.finals.remove(by);
-        self.excuse(by);
     }
 
     /// Notes that a quorum reported `root` for `version`.
@@ -414,14 +362,14 @@ impl Run {
     /// Learning happens once per closed set that changed the weights; local mode counts it the same.
     pub(crate) fn applied(&mut self, closed: Closed) {
         if closed.plain.is_some() || !closed.set.is_empty() {
-            self.steps += 1;
+            self.steps = self.steps.saturating_add(1);
         }
-        self.tokens += closed.tokens;
+        self.tokens = self.tokens.saturating_add(closed.tokens);
         let alone = closed.plain.map(|(member, _)| (member, closed.tokens));
         let set = closed.set.iter().filter(|_| alone.is_none()).map(|candidate| (candidate.member, candidate.tokens));
         for (id, tokens) in set.chain(alone) {
             if let Some(member) = self.members.get_mut(&id) {
-                member.tokens += tokens;
+                member.tokens = member.tokens.saturating_add(tokens);
             }
         }
         self.closed.push_back(closed);
@@ -446,14 +394,15 @@ impl Run {
         if self.roots.get(&round.base).is_some_and(|agreed| *agreed != commit.root) {
             return Err(Reject::WrongRoot);
         }
-        let per_step = u64::from(slot.micro_batches) * self.spec.tokens_per_micro_batch();
-        let steps = u64::from(commit.steps);
-        let whole = (1..=u64::from(self.spec.inner_steps)).contains(&steps) && commit.tokens == steps * per_step;
+        let per_step = u64::from(slot.micro_batches).saturating_mul(self.spec.tokens_per_micro_batch());
+        let tokens = u64::from(commit.steps).saturating_mul(per_step);
+        let whole = (1..=self.spec.inner_steps).contains(&commit.steps) && commit.tokens == tokens;
         let norm = f64::from_bits(commit.norm_sq_bits);
         let plain = round.plan.len() == 1;
-        // An update is at most dense in bf16 with some framing; a plain round moves none.
-        let size = if plain { commit.size == 0 } else { (1..=4 * self.spec.params + (1 << 16)).contains(&commit.size) };
-        if whole && norm.is_finite() && norm >= 0.0 && size { Ok(at) } else { Err(Reject::WrongWork) }
+        // A plain round moves no update.
+        let size = if plain { commit.size == 0 } else { (1..=self.spec.update_bytes_max()).contains(&commit.size) };
+        let own = commit.class == member.class;
+        if whole && own && norm.is_finite() && norm >= 0.0 && size { Ok(at) } else { Err(Reject::WrongWork) }
     }
 
     /// Whether somebody committed the same bytes before: a copy is no work.
@@ -477,13 +426,12 @@ impl Run {
     }
 }
 
-wire_enum!(Status { 0 => Syncing {}, 1 => Active {}, 2 => Away {} });
-wire_struct!(Member { status, class, rate, recent, most, private, units, tokens, missed, last, loss_micro });
 wire_struct!(Run {
     id,
     spec,
     creator,
     members,
+    gone,
     open,
     next,
     cursor,

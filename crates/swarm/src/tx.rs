@@ -148,22 +148,34 @@ impl Envelope {
     /// one where the transaction needs it: about `2^bits` hashes.
     pub fn new(chain: Hash, bits: u32, by: &NodeId, seq: u64, tx: Tx) -> Self {
         let mut envelope = Self { chain, seq, work: 0, tx };
-        while !envelope.is_paid(by, bits) {
-            envelope.work += 1;
+        // The transaction, which may be long, is hashed once, however many tries it takes.
+        if let Some(said) = envelope.entry() {
+            while !envelope.work_pays(&said, by, bits) {
+                envelope.work = envelope.work.wrapping_add(1);
+            }
         }
         envelope
     }
 
     /// Whether it costs nothing, for membership entitles to it, or carries its proof of work.
     pub fn is_paid(&self, by: &NodeId, bits: u32) -> bool {
-        match &self.tx {
-            Tx::Create { .. } | Tx::Join { .. } => {}
-            _ => return self.work == 0,
+        match self.entry() {
+            Some(said) => self.work_pays(&said, by, bits),
+            None => self.work == 0,
         }
-        let said = Hash::of("talkoo 2026 entry v1", &self.tx.to_bytes());
+    }
+
+    /// The hash of a transaction that anybody may send.
+    fn entry(&self) -> Option<Hash> {
+        matches!(self.tx, Tx::Create { .. } | Tx::Join { .. })
+            .then(|| Hash::of("talkoo 2026 entry v1", &self.tx.to_bytes()))
+    }
+
+    /// Whether the proof of work is enough for a transaction with the hash `said`.
+    fn work_pays(&self, said: &Hash, by: &NodeId, bits: u32) -> bool {
         let hash = Hash::keyed(
             b"talkoo 2026 entry proof of work.",
-            &(*by, ((self.chain, said), (self.seq, self.work))).to_bytes(),
+            &(*by, ((self.chain, *said), (self.seq, self.work))).to_bytes(),
         );
         // The bits of a hash in order, from the first byte.
         u64::from_be_bytes(hash.0[..8].try_into().expect("eight bytes")).leading_zeros() >= bits
@@ -239,5 +251,24 @@ impl Wire for Block {
     fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
         let (height, time) = Wire::decode(input)?;
         Ok(Self { height, time, txs: input.list(BLOCK_TXS_MAX)? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proof_of_work_is_found_for_what_anybody_may_send_and_holds_for_its_sender_only() {
+        let (ann, bob) = (NodeId([1; 32]), NodeId([2; 32]));
+        let spec = Spec::plain("x", "c".repeat(1 << 16), 1, Hash::default());
+        for tx in [Tx::Create { spec }, Tx::Join { run: Hash::default(), class: Hash::default() }] {
+            let paid = Envelope::new(Hash::default(), 12, &ann, 1, tx);
+            assert!(paid.work > 0 && paid.is_paid(&ann, 12), "{} tries", paid.work);
+            assert!(!paid.is_paid(&bob, 12) && !Envelope { seq: 2, ..paid.clone() }.is_paid(&ann, 12));
+            assert!(!Envelope { chain: Hash([1; 32]), ..paid }.is_paid(&ann, 12));
+        }
+        let rest = Envelope::new(Hash::default(), 12, &ann, 1, Tx::Rest { run: Hash::default() });
+        assert!(rest.work == 0 && rest.is_paid(&ann, 12) && !Envelope { work: 1, ..rest }.is_paid(&ann, 12));
     }
 }

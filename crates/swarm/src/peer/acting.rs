@@ -1,8 +1,9 @@
 //! One pass over one run: what the state asks of this node now.
 
 use super::{FETCH_RETRY_MS, Fetch, Making, Output, Part, Train, Update, Will};
+use crate::member::{Member, Status};
 use crate::round::{Candidate, RoundState};
-use crate::state::{Member, Run, Status};
+use crate::state::Run;
 use crate::{Attest, Init, Tx};
 use base::{Hash, Millis, NodeId, Outbox};
 use std::collections::BTreeSet;
@@ -60,10 +61,17 @@ impl Acting<'_> {
             }
             return;
         };
+        if member.class != self.part.class && !self.run.ended {
+            // Another program or device than the one that joined: what it computes is of another class.
+            self.say("leave", 0, Tx::Leave { run: self.run.id });
+            return;
+        }
         if self.run.ended {
             self.finish(member);
         } else if member.status != Status::Active {
             self.become_ready();
+        } else if self.pauses() {
+            self.say("rest", 0, Tx::Rest { run: self.run.id });
         }
         self.train();
         self.commit();
@@ -83,6 +91,15 @@ impl Acting<'_> {
             Will::Drain => self.part.training.is_none() && !says,
             Will::Rest => true,
         }
+    }
+
+    /// Whether a failed unit keeps this node from beginning another; it follows the run meanwhile.
+    fn pauses(&mut self) -> bool {
+        let pauses = self.now < self.part.pause_until;
+        if pauses {
+            self.out.push(Output::Wake(self.part.pause_until));
+        }
+        pauses
     }
 
     /// Moves the weights towards the newest version.
@@ -160,7 +177,13 @@ impl Acting<'_> {
     }
 
     fn become_ready(&mut self) {
+        if self.pauses() {
+            return;
+        }
         let Some((version, root)) = self.part.weights else { return };
+        if self.run.aside(&self.me).is_some() {
+            return;
+        }
         // One that trains alone may be quicker than its weights can be fetched; it waits for whoever takes part.
         let next = self.run.closed_round(version).and_then(|closed| closed.plain);
         let alone = next.is_some_and(|(member, _)| member != self.me);
@@ -171,7 +194,7 @@ impl Acting<'_> {
     }
 
     fn train(&mut self) {
-        if self.will != Will::Work {
+        if self.will != Will::Work || self.pauses() {
             return;
         }
         let Some(round) = self.run.owed(&self.me) else { return };
@@ -230,7 +253,7 @@ impl Acting<'_> {
             return;
         }
         let window = round.until.since(round.since);
-        let by = *self.part.attest_by.entry(round.round).or_insert(self.now.plus(window - window / 4));
+        let by = *self.part.attest_by.entry(round.round).or_insert(self.now.plus(window.saturating_sub(window / 4)));
         let final_word = round
             .candidates
             .iter()
@@ -281,7 +304,7 @@ impl Acting<'_> {
             }
             let room = room.get_or_insert_with(|| FETCHES_MAX.saturating_sub(fetching(self.part)));
             if *room > 0 {
-                *room -= 1;
+                *room = room.saturating_sub(1);
                 self.part.updates.insert(candidate.update, (candidate.round.0, Update::Fetching));
                 let sources = sources.get_or_insert_with(|| self.sources(round));
                 let others = sources.iter().filter(|id| **id != candidate.member);

@@ -8,7 +8,8 @@ mod words;
 
 pub use words::{Fetch, Input, Memory, Output, Settle, Train, Waiting, Will};
 
-use crate::state::{State, Status};
+use crate::member::Status;
+use crate::state::State;
 use crate::{Commit, RunId};
 use acting::Acting;
 use base::{Hash, Machine, Millis, NodeId, Outbox, Reject, Round};
@@ -17,6 +18,10 @@ use std::sync::Arc;
 
 /// An update that could not be fetched is tried again after so long.
 const FETCH_RETRY_MS: u64 = 500;
+/// The pause after a failed unit, doubled after each further one: a moment's fault costs a round or two.
+const PAUSE_MS: u64 = 4_000;
+/// It is doubled so often at most: a fault that lasts costs the others a round in a quarter of an hour.
+const DOUBLINGS_MAX: u32 = 8;
 
 /// A node's side of all its runs, with its copy of the replicated state.
 pub struct Peer {
@@ -39,6 +44,9 @@ struct Part {
     training: Option<Round>,
     /// Rounds in which training gave nothing.
     failed: BTreeSet<Round>,
+    /// Units that failed by a fault of this node since its last one on the log, and until when it begins no other.
+    faults: u32,
+    pause_until: Millis,
     updates: BTreeMap<Hash, (u64, Update)>,
     /// When something was last said or asked for, by what it is and for which round or version.
     said: BTreeMap<(&'static str, u64), Millis>,
@@ -84,6 +92,21 @@ impl Part {
     fn made(&self, version: u64) -> Option<Hash> {
         self.roots.get(&version).filter(|(_, making)| *making == Making::Here).map(|(root, _)| *root)
     }
+
+    /// The trainer is free again.
+    fn done(&mut self, round: Round) {
+        if self.training == Some(round) {
+            self.training = None;
+        }
+    }
+
+    /// The unit of `round` failed: the next one begins after a pause.
+    fn fail(&mut self, now: Millis, round: Round) {
+        self.done(round);
+        self.failed.insert(round);
+        self.pause_until = now.plus(PAUSE_MS << self.faults.min(DOUBLINGS_MAX));
+        self.faults = self.faults.saturating_add(1);
+    }
 }
 
 impl Peer {
@@ -128,8 +151,14 @@ impl Peer {
         if part.training.is_some() {
             return Waiting::No;
         }
+        if part.faults > 0 && member.status != Status::Active {
+            return Waiting::Pausing;
+        }
         if run.owed(&self.id).is_some_and(|round| round.base > version) {
             return Waiting::CatchingUp;
+        }
+        if run.aside(&self.id).is_some() {
+            return Waiting::Aside;
         }
         if member.status != Status::Active {
             return Waiting::Place;
@@ -173,11 +202,15 @@ impl Machine for Peer {
                 self.note_commits();
             }
             Input::Quit(run) => {
+                // Also a run that is not followed yet since the start: its log may still have this member.
+                self.parts.entry(run).or_default().quit = true;
+            }
+            Input::Trained { run, round, result } => self.trained(now, &run, round, result, out),
+            Input::Failed { run, round } => {
                 if let Some(part) = self.parts.get_mut(&run) {
-                    part.quit = true;
+                    part.fail(now, round);
                 }
             }
-            Input::Trained { run, round, result } => self.trained(&run, round, result, out),
             Input::Fetched { run, update, result } => self.fetched(now, &run, update, result),
             Input::Weights { run, result } => self.weights_done(&run, result),
             Input::Differs { run, version, chunk, hash } => {
@@ -222,6 +255,7 @@ impl Peer {
                     part.memory.unsettled.push((said.round, said.update));
                 }
                 part.memory.said = None;
+                part.faults = 0;
             } else if said.round < run.next
                 && !run.open.iter().any(|round| round.round == said.round && round.is_training())
             {
@@ -230,12 +264,23 @@ impl Peer {
         }
     }
 
-    fn trained(&mut self, id: &RunId, round: Round, result: Option<Box<Commit>>, out: &mut Outbox<Output>) {
+    fn trained(
+        &mut self,
+        now: Millis,
+        id: &RunId,
+        round: Round,
+        result: Option<Box<Commit>>,
+        out: &mut Outbox<Output>,
+    ) {
         let Some(part) = self.parts.get_mut(id) else { return };
-        if part.training == Some(round) {
-            part.training = None;
-        }
+        part.done(round);
+        let refuses = |commit: &Commit| {
+            let run = self.state.runs.get(id);
+            run.is_some_and(|run| run.check_commit(&self.id, commit) == Err(Reject::WrongWork))
+        };
         match result {
+            // The log takes no such commit, however often it is said.
+            Some(commit) if refuses(&commit) => part.fail(now, round),
             Some(commit) => {
                 if commit.size > 0 {
                     part.updates.insert(commit.update, (round.0, Update::Held));

@@ -32,7 +32,7 @@ pub enum Input {
     },
     /// The owner wants to leave.
     Quit(RunId),
-    /// A unit is done; `None`: it failed or was stopped before its first step.
+    /// A unit is done; `None`: its owner needs the machine, or its window ended before its first step.
     Trained {
         /// Which run.
         run: RunId,
@@ -40,6 +40,13 @@ pub enum Input {
         round: Round,
         /// What to commit to, without the fields that the machine knows.
         result: Option<Box<Commit>>,
+    },
+    /// A unit failed by a fault of this node: nobody is to wait for it, and the next one begins after a pause.
+    Failed {
+        /// Which run.
+        run: RunId,
+        /// Which round.
+        round: Round,
     },
     /// An update was fetched and verified, or not.
     Fetched {
@@ -170,6 +177,7 @@ impl Input {
             Self::Follow { .. } => "follow",
             Self::Quit(_) => "quit",
             Self::Trained { .. } => "trained",
+            Self::Failed { .. } => "failed",
             Self::Fetched { .. } => "fetched",
             Self::Differs { .. } => "differs",
             Self::Chunk { .. } => "chunk",
@@ -286,6 +294,8 @@ pub enum Waiting {
     CatchingUp,
     /// It waits for its first round.
     Place,
+    /// Its units failed, or it said of a root what was not so: it sits out some rounds.
+    Aside,
     /// More members than slots: it is another's turn.
     Turn,
     /// Others still train.
@@ -296,6 +306,8 @@ pub enum Waiting {
     Ended,
     /// The owner needs the machine.
     Resting,
+    /// Its last unit failed: the next one begins after a pause.
+    Pausing,
     /// Its weights contradict the quorum's.
     Dispute,
     /// The run takes invited members only.
@@ -312,11 +324,13 @@ impl Waiting {
             Self::Weights => "fetching the weights",
             Self::CatchingUp => "applying closed rounds to catch up",
             Self::Place => "waiting for the next round to begin",
+            Self::Aside => "sitting out some rounds: the last units did not come in time, or nobody could fetch them",
             Self::Turn => "another member's turn: there are more members than slots",
             Self::OthersTrain => "unit done, the round is not over yet",
             Self::Exchange => "updates are on their way",
             Self::Ended => "the run has all its tokens",
             Self::Resting => "resting: nothing is computed for others now",
+            Self::Pausing => "the last unit failed: training goes on after a pause",
             Self::Dispute => "own weights contradict the quorum's, which the members now check (see the trouble)",
             Self::NotInvited => "the run takes invited members only",
         }

@@ -42,6 +42,7 @@ fn impossible_files_are_refused_with_the_key() {
         ("[train]", "[round]\ndensity = 0.3\n[train]", "round.density"),
         ("[train]", "[round]\nbits = 3\n[train]", "round.bits"),
         ("[train]", "[round]\nmode = \"gradients\"\ndelay = 1\n[train]", "round.mode"),
+        ("[train]", "[round]\nmode = \"gradients\"\nbits = 2\n[train]", "8 to 13 percent worse"),
         ("[train]", "[data]\nformat = \"chat\"\n[train]", "data.format"),
     ];
     for (from, to, key) in cases {

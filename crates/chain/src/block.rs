@@ -283,10 +283,20 @@ wire_struct!(Vote { chain, seq, run, share_permille });
 wire_struct!(Evidence { chain, seq, epoch, votes });
 
 impl Genesis {
-    /// The chain's name.
+    /// The chain's name. Its domain rises with every change of what is in the state, so that no node takes one form for
+    /// the other.
     pub fn chain(&self) -> Hash {
+        self.named("talkoo 2026 genesis v3")
+    }
+
+    /// The name of this chain in the version before, whose blocks and states this one cannot read.
+    pub fn earlier_chain(&self) -> Hash {
+        self.named("talkoo 2026 genesis v2")
+    }
+
+    fn named(&self, domain: &str) -> Hash {
         let money = ledger::Params { chain: Hash::default(), ..self.money.clone() };
-        Hash::of("talkoo 2026 genesis v2", &Self { money, ..self.clone() }.to_bytes())
+        Hash::of(domain, &Self { money, ..self.clone() }.to_bytes())
     }
 
     /// The block that stands for it: the parent of the first.
@@ -341,6 +351,6 @@ impl Genesis {
 
 /// Ten years, and a time far from here: sums of them are numbers.
 const SPAN_MAX_MS: u64 = 10 * 366 * 24 * 3_600_000;
-const TIME_MAX_MS: u64 = 1 << 48;
+pub(crate) const TIME_MAX_MS: u64 = 1 << 48;
 /// More would keep people out.
 const WORK_BITS_MAX: u32 = 30;

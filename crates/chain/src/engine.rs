@@ -54,7 +54,7 @@ impl Timing {
 
     /// How long a leader without anything to propose keeps its turn.
     pub(crate) fn hold(&self) -> Duration {
-        self.leader * 4 / 5
+        self.leader.saturating_mul(4).checked_div(5).unwrap_or_default()
     }
 }
 
@@ -231,7 +231,7 @@ impl Engine {
 fn forget_epochs(dir: &Path, now: u64) -> std::io::Result<()> {
     let old = |name: &str| {
         let epoch = name.strip_prefix("epoch-")?.split('-').next()?.parse::<u64>().ok()?;
-        (epoch + 1 < now).then_some(())
+        (epoch < now.saturating_sub(1)).then_some(())
     };
     let entries = match std::fs::read_dir(dir) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),

@@ -8,6 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Validators of an epoch at most.
 pub const SET_MAX: usize = 64;
 
+/// Of the set and the one before.
+const CONVICTED_MAX: usize = 2 * SET_MAX;
+
 /// An epoch under way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Epoch {
@@ -25,6 +28,8 @@ pub struct Epoch {
     convicted: BTreeSet<NodeId>,
     /// What each proposer said of the others.
     reports: BTreeMap<NodeId, Report>,
+    /// How often each validator voted on new money.
+    votes: BTreeMap<NodeId, u64>,
 }
 
 /// Blocks that a validator proposed in this epoch, and in how many of them it had not heard from whom.
@@ -41,8 +46,16 @@ impl Epoch {
     pub(crate) fn first(genesis: &Genesis) -> Self {
         let (set, began) = (first_set(genesis), genesis.time);
         let owners = genesis.validators.iter().map(|founder| (founder.key, founder.owner)).collect();
-        let (before, convicted, reports) = (Vec::new(), BTreeSet::new(), BTreeMap::new());
-        Self { number: 0, began, set, before, owners, convicted, reports }
+        Self {
+            number: 0,
+            began,
+            set,
+            before: Vec::new(),
+            owners,
+            convicted: BTreeSet::new(),
+            reports: BTreeMap::new(),
+            votes: BTreeMap::new(),
+        }
     }
 
     /// What blocks name the set by.
@@ -53,17 +66,37 @@ impl Epoch {
     /// Somebody proposed a block and had not heard from these.
     pub(crate) fn note(&mut self, by: &NodeId, missing: &[NodeId]) {
         let report = self.reports.entry(*by).or_default();
-        report.blocks += 1;
+        report.blocks = report.blocks.saturating_add(1);
         for silent in missing {
-            *report.missing.entry(*silent).or_default() += 1;
+            let n = report.missing.entry(*silent).or_default();
+            *n = n.saturating_add(1);
         }
+    }
+
+    /// Whether a validator proposed a final block of this epoch.
+    pub(crate) fn has_proposed(&self, key: &NodeId) -> bool {
+        self.reports.contains_key(key)
+    }
+
+    /// How often a validator voted on new money in this epoch.
+    pub(crate) fn votes(&self, by: &NodeId) -> u64 {
+        self.votes.get(by).copied().unwrap_or_default()
+    }
+
+    /// A validator voted once more.
+    pub(crate) fn count_vote(&mut self, by: &NodeId) {
+        let n = self.votes.entry(*by).or_default();
+        *n = n.saturating_add(1);
     }
 
     /// Validators that missed half of the epoch, as more than half of all say, each in at least half of its blocks.
     pub(crate) fn absent(&self) -> BTreeSet<NodeId> {
-        let says = |report: &Report, key: &NodeId| report.missing.get(key).is_some_and(|n| 2 * n >= report.blocks);
-        let many =
-            |key: &&NodeId| 2 * self.reports.values().filter(|report| says(report, key)).count() > self.set.len();
+        let says = |report: &Report, key: &NodeId| {
+            report.missing.get(key).is_some_and(|n| n.saturating_mul(2) >= report.blocks)
+        };
+        let many = |key: &&NodeId| {
+            self.reports.values().filter(|report| says(report, key)).count().saturating_mul(2) > self.set.len()
+        };
         self.set.iter().filter(many).copied().collect()
     }
 
@@ -80,8 +113,10 @@ impl Epoch {
         for (key, seat) in seats {
             let bonded = money.account(&seat.owner).map_or(0, |account| account.bond.0);
             let n = standing.entry(seat.owner).or_default();
-            if next.len() < SET_MAX && bonded / bond.max(1) > *n {
-                *n += 1;
+            // A bond of nothing is there for everybody.
+            let covers = bonded.checked_div(bond).unwrap_or(bonded);
+            if next.len() < SET_MAX && covers > *n {
+                *n = n.saturating_add(1);
                 next.push(*key);
             }
         }
@@ -103,8 +138,10 @@ impl Epoch {
     /// The next epoch begins.
     pub(crate) fn turn(&mut self, next: Vec<NodeId>, now: Millis, money: &Ledger) {
         self.before = std::mem::replace(&mut self.set, next);
-        (self.number, self.began) = (self.number + 1, now);
+        // An epoch lasts a millisecond or longer: its number is less than its time.
+        (self.number, self.began) = (self.number.saturating_add(1), now);
         self.reports.clear();
+        self.votes.clear();
         let known = std::mem::take(&mut self.owners);
         for key in self.set.iter().chain(&self.before) {
             let owner = money.seat(key).map(|seat| seat.owner).or_else(|| known.get(key).copied());
@@ -133,12 +170,14 @@ impl Wire for Epoch {
         self.owners.encode(out);
         self.convicted.iter().copied().collect::<Vec<NodeId>>().encode(out);
         self.reports.encode(out);
+        self.votes.encode(out);
     }
     fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
         let (number, began) = Wire::decode(input)?;
         let (set, before) = (input.list(SET_MAX)?, input.list(SET_MAX)?);
         let owners = Wire::decode(input)?;
-        let convicted = input.list::<NodeId>(2 * SET_MAX)?.into_iter().collect();
-        Ok(Self { number, began, set, before, owners, convicted, reports: Wire::decode(input)? })
+        let convicted = input.list::<NodeId>(CONVICTED_MAX)?.into_iter().collect();
+        let (reports, votes) = Wire::decode(input)?;
+        Ok(Self { number, began, set, before, owners, convicted, reports, votes })
     }
 }

@@ -3,6 +3,7 @@
 
 use crate::block::{Block, Genesis, Tx};
 use crate::desk::{Desk, Offer, Refused, SILENT_MS, Work};
+use crate::end::{Failure, Shared};
 use crate::light::Step;
 use crate::orderer::{Answer, Orderer};
 use crate::state::{Happened, State};
@@ -32,6 +33,10 @@ pub trait Disk: Send + Sync + 'static {
     fn certificate(&self, height: u64) -> std::io::Result<Option<Vec<u8>>>;
     /// The last block of an epoch that has ended, with its certificate.
     fn end(&self, epoch: u64) -> std::io::Result<Option<Step>>;
+    /// Bytes that are free where the blocks and the journal are. A validator stops before there are none.
+    fn room(&self) -> std::io::Result<u64> {
+        Ok(u64::MAX)
+    }
 }
 
 /// What a keeper begins with.
@@ -44,6 +49,8 @@ pub struct KeeperConfig {
     pub journal: PathBuf,
     /// Its blocks.
     pub disk: Arc<dyn Disk>,
+    /// Whether a chain that fails ends the process: so for the node's own, never for one that is only followed.
+    pub ends: bool,
     /// Told of every block that became final, and of what it did; after a restart again of those since the
     /// last whole state.
     pub note: Arc<Note>,
@@ -63,7 +70,7 @@ pub struct Connections {
 
 /// A running keeper. Dropped, it stops.
 pub struct Keeper {
-    orderer: Arc<Mutex<Orderer>>,
+    orderer: Shared,
     me: Option<NodeId>,
     arrived: Arc<Notify>,
     offers: mpsc::Sender<Offer>,
@@ -92,8 +99,8 @@ pub enum KeeperError {
 
 /// A validator whose newest block is so old has missed some, for a heartbeat comes every five seconds.
 const LATE_MS: u64 = 30_000;
-/// Offers that wait to be taken.
-const OFFERS: usize = 16;
+/// Offers that wait to be taken: each may be 64 MiB, and who makes one waits for its answer.
+const OFFERS: usize = 2;
 
 /// The chain on a disk, as far as it is final.
 pub fn replay(genesis: &Genesis, disk: &dyn Disk, note: &Note) -> Result<Orderer, KeeperError> {
@@ -106,7 +113,7 @@ pub fn replay(genesis: &Genesis, disk: &dyn Disk, note: &Note) -> Result<Orderer
         None if genesis.recovers.is_some() => return Err(KeeperError::Damaged(0, Reject::NotHeld)),
         None => Orderer::new(genesis),
     };
-    for height in orderer.state().height() + 1.. {
+    for height in orderer.state().height().saturating_add(1).. {
         let Some(bytes) = disk.block(height)? else { break };
         let block = Block::from_bytes(&bytes).map_err(|_| KeeperError::Damaged(height, Reject::Malformed))?;
         let hash = orderer.body(block);
@@ -130,7 +137,9 @@ impl Keeper {
         let orderer = replay(&config.genesis, config.disk.as_ref(), config.note.as_ref())?;
         let (height, trouble) = (watch::Sender::new(orderer.state().height()), watch::Sender::default());
         let (heights, troubles) = (height.subscribe(), trouble.subscribe());
-        let (orderer, arrived) = (Arc::new(Mutex::new(orderer)), Arc::new(Notify::new()));
+        let failure = Failure { ends: config.ends, trouble: trouble.clone(), failed: Arc::default() };
+        let orderer = Shared::new(orderer, config.genesis.clone(), failure.clone());
+        let arrived = Arc::new(Notify::new());
         let (refused, blocked) = (Refused::default(), Blocked::default());
         let me = config.key.as_ref().map(Keypair::id);
         let desk = Desk {
@@ -151,7 +160,12 @@ impl Keeper {
         };
         let (stop, stopped) = oneshot::channel();
         let (offers, offered) = mpsc::channel(OFFERS);
-        let task = tokio::spawn(desk.run(connections.incoming, offered, arrived.clone(), stopped));
+        let desk = tokio::spawn(desk.run(connections.incoming, offered, arrived.clone(), stopped));
+        let task = tokio::spawn(async move {
+            if let Some(panic) = desk.await.err().and_then(|error| error.try_into_panic().ok()) {
+                failure.fail_by_panic(panic.as_ref());
+            }
+        });
         Ok(Self {
             orderer,
             me,
@@ -205,10 +219,7 @@ impl Keeper {
     /// Tells, whenever asked, which node has which seat.
     pub fn seats(&self) -> impl Fn() -> Vec<(NodeId, NodeId)> + Send + 'static {
         let orderer = self.orderer.clone();
-        move || {
-            let orderer = orderer.lock().expect("the orderer does not panic");
-            orderer.state().money().seats().map(|(key, seat)| (*key, seat.node)).collect()
-        }
+        move || orderer.look(|orderer| orderer.state().money().seats().map(|(key, seat)| (*key, seat.node)).collect())
     }
 
     /// Height of the last final block, as it grows.
@@ -219,6 +230,12 @@ impl Keeper {
     /// Why the chain stands still here, if it does.
     pub fn trouble(&self) -> Option<String> {
         self.trouble.borrow().clone()
+    }
+
+    /// Whether it stopped for good because its chain or its disk failed; [`trouble`](Self::trouble) says why. One that
+    /// ends the process never gets here.
+    pub fn has_failed(&self) -> bool {
+        self.orderer.failure.has_failed()
     }
 
     /// Validators that this one hears no more: they sent what no honest one sends.
@@ -244,9 +261,13 @@ impl Keeper {
         self.refused.lock().expect("nobody panics while holding it").clone()
     }
 
-    /// Looks at the chain.
+    /// Looks at the chain. A panic in there [ends the process](crate::EXIT_PANIC), for what it left half done would be
+    /// taken for the state; where the chain is only followed, it ends the keeper.
+    ///
+    /// # Panics
+    /// When `look` does and the process lives on.
     pub fn look<T>(&self, look: impl FnOnce(&mut Orderer) -> T) -> T {
-        look(&mut self.orderer.lock().expect("the orderer does not panic"))
+        self.orderer.look(look)
     }
 }
 

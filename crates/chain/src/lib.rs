@@ -9,9 +9,13 @@
 //! *Goals*: nothing final is ever lost or done twice; a refused transaction changes nothing; integers only.
 //! *Non-goals*: what a run's rules are (`swarm`), what an account's are (`ledger`), connections.
 
+// A build with tests may calculate as it likes; the program may not: every node must come to the same numbers.
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 mod block;
 mod certificate;
 mod desk;
+mod end;
 mod engine;
 mod epoch;
 mod keeper;
@@ -29,6 +33,7 @@ pub use block::{
     Tx, VOTE_DOMAIN, Vote,
 };
 pub use certificate::{CERTIFICATE_MAX, EVIDENCE_MAX, certified, certify};
+pub use end::{EXIT_DISK, EXIT_PANIC};
 pub use engine::EngineError;
 pub use epoch::{Epoch, SET_MAX, first_set};
 pub use keeper::{Connections, Disk, Keeper, KeeperConfig, KeeperError, Note, clock, replay};

@@ -55,7 +55,7 @@ impl Light {
             return Err(Reject::WrongHash);
         }
         let (epoch, fits) = match &header.next {
-            Some(next) => (header.epoch + 1, *next == set),
+            Some(next) => (after(header.epoch)?, *next == set),
             None => (header.epoch, header.set == set_hash(&set)),
         };
         if fits { Ok(Self { chain, epoch, set, newest: header }) } else { Err(Reject::WrongShape) }
@@ -94,11 +94,16 @@ impl Light {
             return Err(Reject::WrongHash);
         }
         if let Some(next) = &header.next {
-            (self.epoch, self.set) = (header.epoch + 1, next.clone());
+            (self.epoch, self.set) = (after(header.epoch)?, next.clone());
         }
         self.newest = header.clone();
         Ok(())
     }
+}
+
+/// The epoch after one, as somebody claims that there is one.
+fn after(epoch: u64) -> Result<u64, Reject> {
+    epoch.checked_add(1).ok_or(Reject::WrongShape)
 }
 
 /// That a state's root is in a certified block, for anyone who knows the network's genesis or a block of it.

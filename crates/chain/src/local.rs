@@ -28,11 +28,19 @@ struct MemoryInner {
     certificates: BTreeMap<u64, Vec<u8>>,
     ends: BTreeMap<u64, Step>,
     state: Option<Vec<u8>>,
+    room: Option<u64>,
 }
 
 impl Memory {
     fn with<T>(&self, with: impl FnOnce(&mut MemoryInner) -> T) -> io::Result<T> {
         Ok(with(&mut self.inner.lock().expect("nobody panics while holding it")))
+    }
+}
+
+impl Memory {
+    /// From now on so many bytes of the disk are free.
+    pub fn leave(&self, room: u64) {
+        self.inner.lock().expect("nobody panics while holding it").room = Some(room);
     }
 }
 
@@ -84,6 +92,10 @@ impl Disk for Memory {
     fn end(&self, epoch: u64) -> io::Result<Option<Step>> {
         self.with(|inner| inner.ends.get(&epoch).cloned())
     }
+
+    fn room(&self) -> io::Result<u64> {
+        self.with(|inner| inner.room.unwrap_or(u64::MAX))
+    }
 }
 
 /// What becomes of a packet on its way: nothing, itself, others.
@@ -119,7 +131,7 @@ impl Local {
         let wallets = keys.iter().map(|key| (key.id(), Credits::whole(1_000)));
         let genesis = Genesis {
             name: "local".into(),
-            time: Millis(crate::clock().0 - 1),
+            time: Millis(crate::clock().0.saturating_sub(1)),
             validators: keys.iter().map(found).collect(),
             opening: wallets.chain(opening).collect(),
             money: Params { locked_units: 0, ..Params::default() },
@@ -134,7 +146,7 @@ impl Local {
 
     /// The key of seat `i`.
     pub fn key(i: usize) -> Keypair {
-        Keypair::from_secret([100 + i as u8; 32])
+        Keypair::from_secret([100u8.wrapping_add(i as u8); 32])
     }
 
     /// Starts keeper `i`, or starts it again.
@@ -157,6 +169,7 @@ impl Local {
             key: Some(Keypair::from_secret(self.keys[i].secret())),
             journal: self.stage.join(format!("journal-{i}")),
             disk: self.disks[i].clone(),
+            ends: true,
             note: Arc::new(|_, _| {}),
         };
         Keeper::start(config, Connections { out, incoming })
@@ -177,8 +190,8 @@ impl Local {
             let block = self.disks[from].block(height).ok().flatten()?;
             Some((Block::from_bytes(&block).ok()?, self.disks[from].certificate(height).ok()?))
         };
-        while let Some((block, certificate)) = read(height + 1) {
-            height += 1;
+        while let Some((block, certificate)) = read(height.saturating_add(1)) {
+            height = height.saturating_add(1);
             blocks.push(block);
             if let Some(certificate) = certificate {
                 keeper.offer(std::mem::take(&mut blocks), certificate).await?;

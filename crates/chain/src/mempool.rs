@@ -52,10 +52,10 @@ impl Mempool {
         }
         state.check(&tx, ahead)?;
         // Only signers that check out are counted, so junk keys cannot fill the table.
-        self.per_signer.insert(by, waiting + 1);
+        self.per_signer.insert(by, waiting.saturating_add(1));
         self.known.insert(hash);
         self.waiting.insert(self.next, Waiting { hash, bytes: encoded.len(), tx });
-        self.next += 1;
+        self.next = self.next.saturating_add(1);
         Ok(true)
     }
 
@@ -70,10 +70,11 @@ impl Mempool {
         self.waiting.values().filter(own).count() as u64
     }
 
-    /// What the next block takes: the oldest first, without those in `taken`.
-    pub(crate) fn pick(&self, taken: &BTreeSet<Hash>) -> Vec<Tx> {
-        let mut room = BLOCK_BYTES_MAX / 2;
+    /// What the next block takes: the oldest first, without those in `taken`, and with so much evidence at most.
+    pub(crate) fn pick(&self, taken: &BTreeSet<Hash>, evidence_max: usize) -> Vec<Tx> {
+        let (mut room, mut evidence) = (BLOCK_BYTES_MAX / 2, 0..evidence_max);
         let free = self.waiting.values().filter(|waiting| !taken.contains(&waiting.hash));
+        let free = free.filter(|waiting| !matches!(waiting.tx, Tx::Evidence { .. }) || evidence.next().is_some());
         let fits = free.take(BLOCK_TXS_MAX).take_while(|waiting| {
             let fits = waiting.bytes <= room;
             room = room.saturating_sub(waiting.bytes);
@@ -98,7 +99,7 @@ impl Mempool {
         for (_, waiting) in gone {
             self.known.remove(&waiting.hash);
             if let Some(n) = self.per_signer.get_mut(&waiting.tx.by()) {
-                *n -= 1;
+                *n = n.saturating_sub(1);
                 if *n == 0 {
                     self.per_signer.remove(&waiting.tx.by());
                 }

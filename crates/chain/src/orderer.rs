@@ -100,7 +100,8 @@ impl Orderer {
     pub fn body(&mut self, block: Block) -> Hash {
         let hash = block.hash();
         let height = block.header.height;
-        if height > self.state.height() && height <= self.state.height() + AHEAD_BLOCKS {
+        let final_height = self.state.height();
+        if height > final_height && height <= final_height.saturating_add(AHEAD_BLOCKS) {
             self.bodies.insert(hash, block);
         }
         hash
@@ -132,7 +133,8 @@ impl Orderer {
         if due > now {
             return Ok(Err(due));
         }
-        let txs = self.mempool.pick(&taken);
+        let evidence_max = state.evidence_max();
+        let txs = self.mempool.pick(&taken, evidence_max);
         Ok(Ok(self.behind(parent)?.next(turn.leader, turn.missing.clone(), now, txs)))
     }
 
@@ -151,7 +153,7 @@ impl Orderer {
             return Answer::Invalid(Reject::Malformed);
         }
         if time > now.plus(AHEAD_MS) {
-            return Answer::Later(Millis(time.0 - AHEAD_MS));
+            return Answer::Later(Millis(time.0.saturating_sub(AHEAD_MS)));
         }
         match self.reach(hash) {
             Ok(()) => Answer::Valid,
@@ -180,7 +182,7 @@ impl Orderer {
             done.push((block, happened));
         }
         let height = self.state.height();
-        self.recent.retain(|_, at| *at + RECENT > height);
+        self.recent.retain(|_, at| at.saturating_add(RECENT) > height);
         self.bodies.retain(|_, block| block.header.height > height);
         let carried = done.iter().flat_map(|(block, _)| &block.txs).map(Tx::hash).collect();
         self.mempool.settle(&self.state, &carried);
@@ -201,7 +203,8 @@ impl Orderer {
         }
         while at != self.state.tip() {
             let block = self.bodies.get(&at).ok_or(Answer::Missing(at))?;
-            let follows = path.last().is_none_or(|child: &Block| child.header.height == block.header.height + 1);
+            let above = block.header.height.checked_add(1);
+            let follows = path.last().is_none_or(|child: &Block| Some(child.header.height) == above);
             if block.header.height <= self.state.height() || !follows {
                 return Err(Answer::Invalid(Reject::Stale));
             }

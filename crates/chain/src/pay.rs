@@ -1,13 +1,16 @@
-//! What work is worth: verified tokens × reference floating-point operations per token, in integers.
+//! What work is worth: claimed tokens × reference floating-point operations per token, in integers.
 
 use base::NodeId;
-use ledger::Credits;
 use std::collections::{BTreeMap, BTreeSet};
 use swarm::Closed;
 
 /// Reference operations of training on one loss-bearing token: 6 for each parameter of a matrix product
 /// (the input embedding is none), and causal attention at the run's length. `None` when `config` is no
 /// Llama configuration or its numbers are impossible.
+///
+/// Every node must come to the same number, so the parser of JSON is a part of the rules: a configuration is at most
+/// 64 KiB by the rules of runs, nested at most 128 deep by the parser's; of a name that is there twice the last one
+/// counts; a number counts only where it is written as an integer. A parser that differs in this is another chain.
 pub fn reference_flops(config: &str, seq_len: u32) -> Option<u64> {
     let config: serde_json::Value = serde_json::from_str(config).ok()?;
     let get = |name: &str| config.get(name).and_then(serde_json::Value::as_u64).map(u128::from);
@@ -18,11 +21,14 @@ pub fn reference_flops(config: &str, seq_len: u32) -> Option<u64> {
     if [hidden, inner, layers, heads, vocab, kv_heads, head].iter().any(|n| *n == 0 || *n > 1 << 24) {
         return None;
     }
-    let attention = 2 * hidden * heads * head + 2 * hidden * kv_heads * head;
-    let matrices = layers * (attention + 3 * hidden * inner) + hidden * vocab;
+    let product = |factors: &[u128]| factors.iter().fold(1u128, |all, factor| all.saturating_mul(*factor));
+    let sum = |terms: &[u128]| terms.iter().fold(0u128, |all, term| all.saturating_add(*term));
+    let attention = sum(&[product(&[2, hidden, heads, head]), product(&[2, hidden, kv_heads, head])]);
+    let layer = sum(&[attention, product(&[3, hidden, inner])]);
+    let matrices = sum(&[product(&[layers, layer]), product(&[hidden, vocab])]);
     // Scores and their sums over half the length on average, twice two operations, three passes.
-    let causal = 6 * layers * heads * head * u128::from(seq_len);
-    u64::try_from(6 * matrices + causal).ok()
+    let causal = product(&[6, layers, heads, head, u128::from(seq_len)]);
+    u64::try_from(sum(&[product(&[6, matrices]), causal])).ok()
 }
 
 /// The units that a closed round pays, with their tokens: those that the quorum held, and the one of a
@@ -50,7 +56,10 @@ pub enum Fate {
 /// have one, each once.
 pub(crate) fn fates(closed: &Closed) -> Vec<(NodeId, u64, Fate)> {
     let mut counted: BTreeMap<NodeId, u64> = BTreeMap::new();
-    units(closed).into_iter().for_each(|(by, tokens)| *counted.entry(by).or_default() += tokens);
+    for (by, tokens) in units(closed) {
+        let sum = counted.entry(by).or_default();
+        *sum = sum.saturating_add(tokens);
+    }
     let planned = closed.plan.iter().map(|slot| slot.member).chain(closed.commits.keys().copied());
     let all: BTreeSet<NodeId> = planned.chain(counted.keys().copied()).collect();
     let fate = |by: NodeId| match counted.get(&by) {
@@ -62,42 +71,9 @@ pub(crate) fn fates(closed: &Closed) -> Vec<(NodeId, u64, Fate)> {
     all.into_iter().map(fate).collect()
 }
 
-/// Divides `amount` in proportion to tokens, to the last micro-credit: what rounding leaves over goes to
-/// the largest remainders, the first of equals first.
-pub(crate) fn divide(amount: Credits, units: &[(NodeId, u64)]) -> Vec<(NodeId, Credits)> {
-    let total: u128 = units.iter().map(|(_, tokens)| u128::from(*tokens)).sum();
-    if total == 0 {
-        return Vec::new();
-    }
-    let whole = |tokens: u64| u128::from(amount.0) * u128::from(tokens) / total;
-    let mut parts: Vec<(NodeId, Credits)> = units.iter().map(|(id, t)| (*id, Credits(whole(*t) as u64))).collect();
-    let given: u64 = parts.iter().map(|(_, part)| part.0).sum();
-    let mut order: Vec<usize> = (0..units.len()).collect();
-    order.sort_by_key(|&i| std::cmp::Reverse(u128::from(amount.0) * u128::from(units[i].1) % total));
-    for &i in order.iter().take((amount.0 - given) as usize) {
-        parts[i].1.0 += 1;
-    }
-    parts
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn nothing_is_lost_in_dividing() {
-        let id = |i: u8| NodeId([i; 32]);
-        let units = [(id(1), 3), (id(2), 2), (id(3), 2)];
-        for amount in 0..200 {
-            let parts = divide(Credits(amount), &units);
-            assert_eq!(parts.iter().map(|(_, part)| part.0).sum::<u64>(), amount);
-            for ((_, part), (_, tokens)) in parts.iter().zip(units) {
-                assert!((part.0 * 7).abs_diff(amount * tokens) < 7, "{amount}: {parts:?}");
-            }
-        }
-        assert_eq!(divide(Credits(u64::MAX), &[(id(1), u64::MAX)]), [(id(1), Credits(u64::MAX))]);
-        assert!(divide(Credits(5), &[]).is_empty());
-    }
 
     #[test]
     fn operations_are_those_of_the_matrices_and_of_attention() {

@@ -69,7 +69,7 @@ impl Account {
         let locked: u128 = self.locked.iter().copied().sum();
         let allotted: u128 = self.allotments.values().map(|allotment| allotment.left).sum();
         let free: u128 = [self.balance, self.bond, self.deposit].into_iter().sum();
-        free + unbonding + locked + allotted
+        [free, unbonding, locked, allotted].into_iter().sum()
     }
 }
 

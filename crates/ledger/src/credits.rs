@@ -34,6 +34,11 @@ impl Credits {
         self.0.checked_sub(other.0).map(Self).ok_or(Reject::Insufficient)
     }
 
+    /// What is left after a part was taken: a part that is larger is a broken invariant.
+    pub(crate) fn without(self, part: Self) -> Self {
+        self.less(part).expect("a part is at most the whole")
+    }
+
     /// Reads "3", "0.25" or "1.000001".
     pub fn parse(text: &str) -> Result<Self, Reject> {
         let (whole, part) = text.split_once('.').unwrap_or((text, ""));

@@ -15,20 +15,21 @@ pub struct Issuance {
 wire_struct!(Issuance { per_hour, era_hours });
 
 const HOUR_MS: u64 = 3_600_000;
+const HOUR: u128 = HOUR_MS as u128;
 
 impl Issuance {
     /// All that may have been issued `ms` after the beginning; never more than twice the first era's.
     pub fn until(&self, ms: u64) -> Credits {
         let era_ms = self.era_hours.saturating_mul(HOUR_MS);
-        if era_ms == 0 {
-            return Credits::ZERO;
-        }
-        let era = |i: u32, ms: u64| u128::from(self.per_hour.0 >> i) * u128::from(ms) / u128::from(HOUR_MS);
+        let (Some(eras), Some(rest)) = (ms.checked_div(era_ms), ms.checked_rem(era_ms)) else { return Credits::ZERO };
         // After 64 halvings nothing is left.
-        let whole = (ms / era_ms).min(64) as u32;
+        let per_hour = |i: u32| self.per_hour.0.checked_shr(i).unwrap_or_default();
+        // 64 bits by 64: a product has its place in 128.
+        let era = |i: u32, ms: u64| u128::from(per_hour(i)).saturating_mul(u128::from(ms)) / HOUR;
+        let whole = eras.min(64) as u32;
         let past: u128 = (0..whole).map(|i| era(i, era_ms)).sum();
-        let now = if whole < 64 { era(whole, ms % era_ms) } else { 0 };
-        Credits(u64::try_from(past + now).unwrap_or(u64::MAX))
+        let now = if whole < 64 { era(whole, rest) } else { 0 };
+        Credits(u64::try_from(past.saturating_add(now)).unwrap_or(u64::MAX))
     }
 }
 

@@ -2,7 +2,8 @@
 //! locked, slashes; and one root over all of it.
 //!
 //! *Goals*: integers only; double entry, so that what all places hold together is what was issued
-//! less what was burned; a refused transaction changes nothing; any entry is provable against the root.
+//! less what was burned; a refused transaction changes nothing, and one that would overflow is refused;
+//! any entry is provable against the root.
 //! *Non-goals*: who has earned what (a verdict becomes an entry elsewhere), the order of
 //! transactions, networks, files.
 //!
@@ -22,9 +23,13 @@
 //! # Ok::<(), base::Reject>(())
 //! ```
 
+// A build with tests may calculate as it likes; the program may not: every node must come to the same numbers.
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 mod account;
 mod credits;
 mod issuance;
+mod pots;
 mod rules;
 mod seats;
 mod state;
@@ -34,6 +39,7 @@ mod tx;
 pub use account::{ALLOTMENTS_MAX, Account, Allotment, UNBONDINGS_MAX, Unbonding};
 pub use credits::Credits;
 pub use issuance::Issuance;
+pub use pots::{PAYERS_MAX, divide};
 pub use seats::{SEATS_MAX, Seat};
 pub use state::{Ledger, Params, Proof, Purse};
 pub use tree::{Path, Tree};

@@ -28,9 +28,11 @@ impl Ledger {
         if tx.value.chain != self.params.chain {
             return Err(Reject::WrongChain);
         }
-        follows(tx.value.nonce, self.account(&tx.by).map_or(0, |account| account.wallet_nonce))?;
+        let nonce = tx.value.nonce;
+        follows(nonce, self.account(&tx.by).map_or(0, |account| account.wallet_nonce))?;
+        let next = nonce.checked_add(1).ok_or(Reject::BadAmount)?;
         self.carry_out(&tx.by, &tx.value.tx)?;
-        self.account_mut(&tx.by).wallet_nonce += 1;
+        self.account_mut(&tx.by).wallet_nonce = next;
         Ok(())
     }
 
@@ -45,7 +47,8 @@ impl Ledger {
             _ => None,
         };
         let others = other.into_iter().flat_map(|(one, two)| std::iter::once(one).chain(two));
-        let mut trial = self.part(std::iter::once(tx.by).chain(others));
+        let pot = if let Tx::Fund { pot, .. } = &tx.value.tx { Some(pot) } else { None };
+        let mut trial = self.part(std::iter::once(tx.by).chain(others), pot);
         trial.account_mut(&tx.by).wallet_nonce = tx.value.nonce;
         trial.take(tx)
     }
@@ -64,11 +67,7 @@ impl Ledger {
                 account.bond = account.bond.joined(*amount);
             }
             Tx::Unbond { amount } => self.unbond(by, *amount)?,
-            Tx::Fund { pot, amount } => {
-                let balance = self.after(by, *amount)?;
-                self.spend(by, balance);
-                self.set_pot(*pot, self.pot(pot).joined(*amount));
-            }
+            Tx::Fund { pot, amount } => self.fund(by, pot, *amount)?,
             Tx::Deposit { amount } => {
                 let balance = self.after(by, *amount)?;
                 let account = self.spend(by, balance);
@@ -83,7 +82,7 @@ impl Ledger {
                 self.burn(self.params.fee);
             }
             Tx::Allot { parts } => self.allot(by, &parts.0)?,
-            Tx::Redeem { voucher } => self.redeem(voucher)?,
+            Tx::Redeem { voucher } => self.redeem(by, voucher)?,
             Tx::Close { payee } => self.close(by, payee)?,
             Tx::Seat { claim } => self.take_seat(by, claim)?,
             Tx::Unseat { key } => self.leave_seat(by, key)?,
@@ -110,7 +109,7 @@ impl Ledger {
         if account.unbonding.len() >= UNBONDINGS_MAX {
             return Err(Reject::Full);
         }
-        let at = self.supply.now.plus(self.params.unbonding_ms);
+        let at = self.later(self.params.unbonding_ms)?;
         let account = self.account_mut(by);
         account.bond = bond;
         account.unbonding.push(Unbonding { amount: amount_free, at });
@@ -123,7 +122,6 @@ impl Ledger {
         let account = self.of(by);
         let balance = account.balance.less(self.params.fee)?;
         let mut deposit = account.deposit;
-        let mut new = 0;
         for (i, (payee, amount)) in parts.iter().enumerate() {
             if *amount == Credits::ZERO || payee == by {
                 return Err(Reject::BadAmount);
@@ -132,29 +130,33 @@ impl Ledger {
                 return Err(Reject::Duplicate);
             }
             deposit = deposit.less(*amount)?;
-            match account.allotments.get(payee) {
-                // What is on its way back is not added to; the next one has a serial of its own.
-                Some(allotment) if allotment.closing.is_some() => return Err(Reject::Ended),
-                Some(_) => {}
-                None => new += 1,
+            // What is on its way back is not added to; the next one has a serial of its own.
+            if account.allotments.get(payee).is_some_and(|allotment| allotment.closing.is_some()) {
+                return Err(Reject::Ended);
             }
         }
-        if account.allotments.len() + new > ALLOTMENTS_MAX {
+        let new = parts.iter().filter(|(payee, _)| !account.allotments.contains_key(payee)).count();
+        if account.allotments.len().saturating_add(new) > ALLOTMENTS_MAX {
             return Err(Reject::Full);
         }
+        let mut serials = account.serial..account.serial.checked_add(new as u64).ok_or(Reject::BadAmount)?;
         let account = self.spend(by, balance);
         account.deposit = deposit;
+        account.serial = serials.end;
         for (payee, amount) in parts {
-            let serial = account.serial;
-            let fresh = Allotment { serial, paid: Credits::ZERO, left: Credits::ZERO, closing: None };
-            let allotment = account.allotments.entry(*payee).or_insert(fresh);
+            let fresh = || Allotment {
+                serial: serials.next().expect("there is one for each that is new"),
+                paid: Credits::ZERO,
+                left: Credits::ZERO,
+                closing: None,
+            };
+            let allotment = account.allotments.entry(*payee).or_insert_with(fresh);
             allotment.left = allotment.left.joined(*amount);
-            account.serial += u64::from(allotment.serial == serial);
         }
         Ok(())
     }
 
-    fn redeem(&mut self, voucher: &Signed<Voucher>) -> Result<(), Reject> {
+    fn redeem(&mut self, by: &NodeId, voucher: &Signed<Voucher>) -> Result<(), Reject> {
         let (client, Voucher { chain, payee, serial, total }) = (&voucher.by, &voucher.value);
         if *chain != self.params.chain {
             return Err(Reject::WrongChain);
@@ -168,7 +170,13 @@ impl Ledger {
         if due == Credits::ZERO {
             return Err(Reject::Stale);
         }
-        let gain = self.without_fee(due)?;
+        // The payee chooses when a redemption is worth its fee. Who redeems for it pays the fee: else a client could
+        // burn what it owes in slices of little more than a fee each.
+        let (gain, balance) = if by == payee {
+            (self.without_fee(due)?, None)
+        } else {
+            (due, Some(self.of(by).balance.less(self.params.fee)?))
+        };
         if !voucher.verify(VOUCHER_DOMAIN) {
             return Err(Reject::BadSignature);
         }
@@ -177,7 +185,12 @@ impl Ledger {
         self.account_mut(client).allotments.insert(*payee, Allotment { left, paid, ..allotment });
         let account = self.account_mut(payee);
         account.balance = account.balance.joined(gain);
-        self.burn(self.params.fee);
+        match balance {
+            Some(balance) => {
+                self.spend(by, balance);
+            }
+            None => self.burn(self.params.fee),
+        }
         Ok(())
     }
 
@@ -188,7 +201,7 @@ impl Ledger {
         if allotment.closing.is_some() {
             return Err(Reject::Duplicate);
         }
-        let at = self.supply.now.plus(self.params.close_ms);
+        let at = self.later(self.params.close_ms)?;
         let account = self.spend(by, balance);
         account.allotments.insert(*payee, Allotment { closing: Some(at), ..allotment });
         self.due.insert((at, *by));
@@ -202,7 +215,7 @@ impl Ledger {
     }
 
     /// The balance of `by` after `amount` and the fee.
-    fn after(&self, by: &NodeId, amount: Credits) -> Result<Credits, Reject> {
+    pub(crate) fn after(&self, by: &NodeId, amount: Credits) -> Result<Credits, Reject> {
         if amount == Credits::ZERO {
             return Err(Reject::BadAmount);
         }

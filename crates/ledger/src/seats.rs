@@ -62,7 +62,7 @@ impl Ledger {
             return Err(Reject::Duplicate);
         }
         // What is bonded already, and stands for no other seat, counts.
-        let needed = self.bond_of_seats(self.seats_of(&owner).count() + 1);
+        let needed = self.bond_of_seats(self.seats_of(&owner).count().saturating_add(1));
         let lacking = Credits(needed.0.saturating_sub(self.of(&owner).bond.0).min(bond.0));
         let balance = self.of(&owner).balance.less(lacking)?;
         let account = self.account_mut(&owner);
@@ -89,12 +89,15 @@ impl Ledger {
         let balance = self.of(by).balance.less(self.params.fee)?;
         // One that is leaving hands its bond on to the new one.
         let standing = self.seats_of(by).filter(|seat| !seat.leaving).count();
-        self.of(by).bond.less(self.bond_of_seats(standing + 1))?;
+        self.of(by).bond.less(self.bond_of_seats(standing.saturating_add(1)))?;
         // Once: a bond that is handed on again and again would fill the table.
-        if self.seats_of(by).count() > 2 * standing + 1 {
+        if self.seats_of(by).count() > standing.saturating_mul(2).saturating_add(1) {
             return Err(Reject::TooMany);
         }
-        let serial = self.seats.values().map(|seat| seat.serial + 1).max().unwrap_or_default();
+        let serial = match self.seats.values().map(|seat| seat.serial).max() {
+            Some(last) => last.checked_add(1).ok_or(Reject::Full)?,
+            None => 0,
+        };
         self.spend(by, balance);
         self.set_seat(claim.by, Some(Seat { owner: *by, node: claim.value.node, serial, leaving: false }));
         Ok(())

@@ -1,6 +1,7 @@
 //! The books: who holds what, what was issued and burned, and one root over all of it.
 
 use crate::account::{Account, LOCKED_MAX};
+use crate::pots::Pot;
 use crate::seats::Seat;
 use crate::tree::{Path, Tree};
 use crate::{Credits, Issuance};
@@ -56,7 +57,7 @@ pub enum Purse {
 pub struct Ledger {
     pub(crate) params: Params,
     pub(crate) accounts: BTreeMap<NodeId, Account>,
-    pub(crate) pots: BTreeMap<Hash, Credits>,
+    pub(crate) pots: BTreeMap<Hash, Pot>,
     pub(crate) seats: BTreeMap<NodeId, Seat>,
     pub(crate) supply: Supply,
     /// Whose unbonding or closing is due when.
@@ -111,15 +112,21 @@ impl Wire for Ledger {
     }
 
     fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
-        let (params, supply) = Wire::decode(input)?;
+        let (params, supply): (Params, Supply) = Wire::decode(input)?;
         let accounts: BTreeMap<NodeId, Account> = Wire::decode(input)?;
-        let (pots, seats): (BTreeMap<Hash, Credits>, BTreeMap<NodeId, Seat>) = Wire::decode(input)?;
+        let (pots, seats): (BTreeMap<Hash, Pot>, BTreeMap<NodeId, Seat>) = Wire::decode(input)?;
         let mut touched = vec![Key::Supply];
         touched.extend(accounts.keys().map(|id| Key::Account(*id)));
         touched.extend(pots.keys().map(|pot| Key::Pot(*pot)));
         touched.extend(seats.keys().map(|key| Key::Seat(*key)));
         let due = accounts.iter().flat_map(|(id, account)| account.due().map(|at| (at, *id))).collect();
-        Ok(Self { params, accounts, pots, seats, supply, due, touched, tree: Tree::default() })
+        let books = Self { params, accounts, pots, seats, supply, due, touched, tree: Tree::default() };
+        // A stranger may have written them: what is held is what was issued and not burned, or sums overflow later.
+        let all = supply.genesis.plus(supply.issued).and_then(|all| all.less(supply.burned));
+        match all {
+            Ok(all) if u128::from(all.0) == books.held() => Ok(books),
+            _ => Err(WireError::Invalid("books that do not add up")),
+        }
     }
 }
 
@@ -157,11 +164,6 @@ impl Ledger {
         self.accounts.get(id)
     }
 
-    /// The budget of a run.
-    pub fn pot(&self, pot: &Hash) -> Credits {
-        self.pots.get(pot).copied().unwrap_or_default()
-    }
-
     /// Everything that exists: issued and not burned.
     pub fn supply(&self) -> Credits {
         let all = self.supply.genesis.plus(self.supply.issued).expect("pay never issues more than an amount");
@@ -172,15 +174,22 @@ impl Ledger {
     pub fn issuable(&self) -> Credits {
         let ms = self.supply.now.since(self.supply.begun);
         let all = self.params.issuance.until(ms);
-        Credits(all.0.saturating_sub(self.supply.issued.0).min(u64::MAX - self.supply.genesis.0 - self.supply.issued.0))
+        let Supply { genesis, issued, .. } = self.supply;
+        let room = u64::MAX.saturating_sub(genesis.0).saturating_sub(issued.0);
+        Credits(all.0.saturating_sub(issued.0).min(room))
     }
 
-    /// Books of some accounts alone, to try a transaction on.
-    pub(crate) fn part(&self, ids: impl Iterator<Item = NodeId>) -> Self {
+    /// When something is due that takes so long from now.
+    pub(crate) fn later(&self, ms: u64) -> Result<Millis, Reject> {
+        self.supply.now.0.checked_add(ms).map(Millis).ok_or(Reject::Expired)
+    }
+
+    /// Books of some accounts and a budget alone, to try a transaction on.
+    pub(crate) fn part(&self, ids: impl Iterator<Item = NodeId>, pot: Option<&Hash>) -> Self {
         Self {
             params: self.params.clone(),
             accounts: ids.filter_map(|id| Some((id, self.account(&id)?.clone()))).collect(),
-            pots: BTreeMap::new(),
+            pots: pot.into_iter().filter_map(|id| Some((*id, self.pots.get(id)?.clone()))).collect(),
             seats: self.seats.clone(),
             supply: self.supply,
             due: BTreeSet::new(),
@@ -192,8 +201,8 @@ impl Ledger {
     /// Everything that somebody holds, counted anew. Equal to [`supply`](Self::supply), always.
     pub fn held(&self) -> u128 {
         let accounts: u128 = self.accounts.values().map(Account::total).sum();
-        let pots: u128 = self.pots.values().copied().sum();
-        accounts + pots
+        let pots: u128 = self.pots.values().map(|pot| pot.left).sum();
+        accounts.saturating_add(pots)
     }
 
     /// Block time moves on: what is due by `now` becomes free. The first time ever begins the schedule.
@@ -231,10 +240,7 @@ impl Ledger {
                 self.supply.issued = issued;
                 self.touched.push(Key::Supply);
             }
-            Purse::Pot(pot) => {
-                let left = self.pot(&pot).less(amount)?;
-                self.set_pot(pot, left);
-            }
+            Purse::Pot(pot) => self.draw(&pot, amount)?,
         }
         let units = usize::from(self.params.locked_units).min(LOCKED_MAX);
         let account = self.account_mut(to);
@@ -244,14 +250,6 @@ impl Ledger {
             account.balance = account.balance.joined(free);
         }
         Ok(())
-    }
-
-    /// A budget is closed: all of it goes back to `to`.
-    pub fn refund(&mut self, pot: &Hash, to: &NodeId) {
-        let left = self.pot(pot);
-        self.set_pot(*pot, Credits::ZERO);
-        let account = self.account_mut(to);
-        account.balance = account.balance.joined(left);
     }
 
     /// Nothing of `id` can fail an audit any more: all its locked earnings become free.
@@ -279,14 +277,14 @@ impl Ledger {
         let parts = account.unbonding.iter_mut().map(|part| &mut part.amount);
         for part in std::iter::once(&mut account.bond).chain(parts) {
             let taken = left.min(*part);
-            (left, *part) = (Credits(left.0 - taken.0), Credits(part.0 - taken.0));
+            (left, *part) = (left.without(taken), part.without(taken));
         }
         account.unbonding.retain(|part| part.amount > Credits::ZERO);
-        let taken = Credits(amount.0 - left.0);
+        let taken = amount.without(left);
         let mut burned = taken;
         for other in [victim, prover].into_iter().flatten().filter(|other| *other != id) {
             let share = Credits(taken.0 / 4);
-            burned = Credits(burned.0 - share.0);
+            burned = burned.without(share);
             let account = self.account_mut(other);
             account.balance = account.balance.joined(share);
         }
@@ -335,13 +333,12 @@ impl Ledger {
         };
     }
 
-    pub(crate) fn set_pot(&mut self, pot: Hash, amount: Credits) {
-        self.touched.push(Key::Pot(pot));
-        if amount == Credits::ZERO {
-            self.pots.remove(&pot);
-        } else {
-            self.pots.insert(pot, amount);
-        }
+    pub(crate) fn set_pot(&mut self, id: Hash, pot: Option<Pot>) {
+        self.touched.push(Key::Pot(id));
+        match pot {
+            Some(pot) => self.pots.insert(id, pot),
+            None => self.pots.remove(&id),
+        };
     }
 
     pub(crate) fn burn(&mut self, amount: Credits) {

@@ -56,7 +56,7 @@ impl Tree {
         let (mut node, mut beside) = (self.top.as_ref(), Vec::new());
         while let Some(Node::Branch(branch)) = node {
             let side = bit(key, beside.len());
-            beside.push(hash(branch.children[1 - side].as_ref()));
+            beside.push(hash(branch.children[usize::from(side == 0)].as_ref()));
             node = branch.children[side].as_ref();
         }
         let end = match node {
@@ -87,7 +87,7 @@ impl Path {
 }
 
 fn bit(key: &Hash, depth: usize) -> usize {
-    usize::from(key.0[depth / 8] >> (7 - depth % 8) & 1)
+    usize::from(key.0[depth / 8].rotate_left((depth % 8) as u32) >> 7)
 }
 
 fn leaf(key: &Hash, value: &Hash) -> Hash {
@@ -153,8 +153,9 @@ fn descend(
     depth: usize,
 ) -> Option<Node> {
     let middle = changes.partition_point(|(key, _)| bit(key, depth) == 0);
-    let left = apply(left, &changes[..middle], depth + 1);
-    let right = apply(right, &changes[middle..], depth + 1);
+    let below = depth.saturating_add(1);
+    let left = apply(left, &changes[..middle], below);
+    let right = apply(right, &changes[middle..], below);
     match (left, right) {
         // A leaf stands at its shortest unique prefix.
         (only @ (None | Some(Node::Leaf { .. })), None) | (None, only @ Some(Node::Leaf { .. })) => only,

@@ -70,7 +70,8 @@ pub enum Tx {
         /// To whom, how much; each provider once.
         parts: Allotments,
     },
-    /// Pays a provider what a voucher says beyond what was paid before. Anyone may; the fee is taken out of it.
+    /// Pays a provider what a voucher says beyond what was paid before. Anyone may. The fee is taken out of it where
+    /// the provider signs, and is the signer's where somebody else does.
     Redeem {
         /// The client's word.
         voucher: Signed<Voucher>,

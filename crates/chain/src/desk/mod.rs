@@ -2,8 +2,10 @@
 //! what follows on the disk and the network.
 
 mod incoming;
+mod room;
 
 use crate::block::{BLOCK_BYTES_MAX, Block, EVIDENCE_DOMAIN, Evidence, Tx};
+use crate::end::{EXIT_DISK, Shared};
 use crate::engine::{Asked, Begin, Engine, EngineError, Mailbox, Timing};
 use crate::keeper::{Disk, Note, clock};
 use crate::orderer::{Answer, Orderer, Turn};
@@ -11,14 +13,14 @@ use crate::state::Happened;
 use crate::wires::{Blocked, Inlet, Outgoing, Packet, engine_key, wires};
 use base::{Hash, Keypair, Millis, NodeId, Reject, RejectCounts, Signed, Wire};
 use commonware_cryptography::blake3::Digest;
+use incoming::Allowance;
+use room::{ROOM_AGAIN, Room};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-/// A disk that takes nothing is tried again after so long.
-const DISK_AGAIN: Duration = Duration::from_secs(1);
 /// A missing block is asked for again after so long.
 const ASK_AGAIN: Duration = Duration::from_millis(300);
 /// A validator that said nothing for so long, or for a quarter of a short epoch, is reported as missing.
@@ -57,7 +59,7 @@ struct Place {
 
 /// What the keeper's task works on.
 pub(crate) struct Desk {
-    pub(crate) orderer: Arc<Mutex<Orderer>>,
+    pub(crate) orderer: Shared,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) note: Arc<Note>,
     pub(crate) chain: Hash,
@@ -81,14 +83,18 @@ pub(crate) struct Work {
     proposal: Option<Proposal>,
     questions: Vec<Question>,
     /// The block that was last asked for, and when.
-    asked_for: Option<(Hash, Millis)>,
+    asked_for: Option<(Hash, Instant)>,
     /// Blocks that were asked for.
     wanted: BTreeSet<Hash>,
     /// The last blocks that each validator gave unasked, oldest first, with their sizes: one that floods loses its own.
     given: BTreeMap<NodeId, VecDeque<(Hash, usize)>>,
     /// When each validator was last heard, and when it was last told of the end of an epoch.
-    heard: BTreeMap<NodeId, Millis>,
-    told: BTreeMap<NodeId, Millis>,
+    heard: BTreeMap<NodeId, Instant>,
+    told: BTreeMap<NodeId, Instant>,
+    /// What each validator had of this one in this second: blocks in bytes, certificates checked.
+    blocks: BTreeMap<NodeId, Allowance>,
+    finals: BTreeMap<NodeId, Allowance>,
+    room: Room,
 }
 
 impl Work {
@@ -112,6 +118,10 @@ const FINALS_MAX: usize = 16;
 const GIVEN_MAX: usize = 64;
 const GIVEN_BYTES_MAX: usize = 3 * BLOCK_BYTES_MAX;
 
+/// Why a validator's process ends with its engine.
+const ENGINE_ENDED: &str = "the consensus engine ended, most likely because its journal cannot be written. Look at the \
+                            disk and at what was logged before, then start the node again";
+
 /// What the engine of a place does next; without a place nothing ever.
 async fn engine(place: &mut Option<Place>) -> Option<Asked> {
     match place {
@@ -132,16 +142,21 @@ impl Desk {
         mut stopped: oneshot::Receiver<()>,
     ) {
         let mut connected = true;
-        loop {
-            if let Err(error) = self.sit().await {
+        while !self.orderer.failure.has_failed() {
+            if !self.has_room() {
+                self.stand_up().await;
+            } else if let Err(error) = self.sit().await {
                 self.trouble
                     .send_replace(Some(format!("this node cannot take its place among the validators: {error}")));
             }
             let wait = self.progress();
+            let wait = if self.work.room.is_full() { wait.min(ROOM_AGAIN) } else { wait };
             tokio::select! {
                 asked = engine(&mut self.work.place) => match asked {
                     Some(asked) => self.ask(asked),
-                    None => break,
+                    // An engine ends by itself where its journal cannot be written, and its own state is gone with it.
+                    // A process that goes on would look well and never vote; the next one opens the journal anew.
+                    None => self.orderer.failure.fail(EXIT_DISK, ENGINE_ENDED),
                 },
                 packet = incoming.recv(), if connected => match packet {
                     Some((from, packet)) => self.packet(from, packet),
@@ -161,7 +176,6 @@ impl Desk {
                 () = tokio::time::sleep(wait) => {}
             }
         }
-        self.trouble.send_replace(Some("the consensus engine ended; restart the node".into()));
     }
 
     /// Takes the place that the current epoch has for this node, if any, and leaves that of the last one.
@@ -172,11 +186,7 @@ impl Desk {
             return Ok(());
         }
         let (epoch, tip) = self.look(|orderer| (orderer.state().epoch().clone(), orderer.state().tip()));
-        if let Some(old) = self.work.place.take() {
-            old.engine.stop().await;
-            self.work.proposal = None;
-            self.work.questions.retain(|question| matches!(question, Question::Final { .. }));
-        }
+        self.stand_up().await;
         let Some(key) = self.key.as_ref().filter(|key| epoch.set.contains(&key.id())) else { return Ok(()) };
         // Not at the beginning of its epoch: the engine has its own record of what it voted on.
         let genesis = match epoch.number.checked_sub(1) {
@@ -197,7 +207,7 @@ impl Desk {
             timing,
         };
         let engine = Engine::start(begin, Mailbox(mailbox), ends, self.blocked.clone())?;
-        let now = clock();
+        let now = Instant::now();
         self.work.heard = epoch.set.iter().map(|id| (*id, now)).collect();
         self.work.place = Some(Place { engine, epoch: epoch.number, hold: timing.hold(), inlet, asked });
         Ok(())
@@ -210,7 +220,7 @@ impl Desk {
     }
 
     fn look<T>(&self, look: impl FnOnce(&mut Orderer) -> T) -> T {
-        look(&mut self.orderer.lock().expect("the orderer does not panic"))
+        self.orderer.look(look)
     }
 
     fn count(&self, reject: Reject) {
@@ -289,7 +299,7 @@ impl Desk {
                         let _ = answer.send(false);
                         return None;
                     }
-                    Answer::Missing(hash) => self.ask_for(hash, now),
+                    Answer::Missing(hash) => self.ask_for(hash),
                     Answer::Later(at) => Duration::from_millis(at.since(now)),
                 };
                 Some((Question::Verify { turn, parent, block, answer }, wait))
@@ -300,21 +310,21 @@ impl Desk {
                     None => orderer.height_of(&block).map(|_| None),
                 });
                 let wait = match bytes {
-                    Some(bytes) => match bytes.map_or(Ok(()), |block| self.write(|disk| disk.keep(&block))) {
+                    Some(bytes) => match bytes.map_or(Ok(()), |block| self.write("keep", |disk| disk.keep(&block))) {
                         Ok(()) => {
                             let _ = answer.send(true);
                             return None;
                         }
                         Err(wait) => wait,
                     },
-                    None => self.ask_for(block, now),
+                    None => self.ask_for(block),
                 };
                 Some((Question::Certify { block, answer }, wait))
             }
             Question::Final { block, certificate } => {
                 let wait = match self.finish(&block, &certificate) {
                     Ok(()) => return None,
-                    Err(Wait::Missing(hash)) => self.ask_for(hash, now),
+                    Err(Wait::Missing(hash)) => self.ask_for(hash),
                     Err(Wait::Disk(wait)) => wait,
                 };
                 Some((Question::Final { block, certificate }, wait))
@@ -336,7 +346,7 @@ impl Desk {
         if path.is_empty() {
             return Ok(());
         }
-        self.write(|disk| disk.finish(&path, certificate)).map_err(Wait::Disk)?;
+        self.write("finish", |disk| disk.finish(&path, certificate)).map_err(Wait::Disk)?;
         let done: Result<Vec<(Block, Vec<Happened>)>, Answer> = self.look(|orderer| orderer.finalized(block));
         match done {
             Ok(done) => done.iter().for_each(|(block, happened)| (self.note)(block, happened)),
@@ -355,29 +365,10 @@ impl Desk {
         Ok(())
     }
 
-    /// A full disk stops the chain here, not the node: it is tried again until there is room.
-    fn write(&self, write: impl FnOnce(&dyn Disk) -> std::io::Result<()>) -> Result<(), Duration> {
-        match tokio::task::block_in_place(|| write(self.disk.as_ref())) {
-            Ok(()) => {
-                if self.trouble.borrow().is_some() {
-                    self.trouble.send_replace(None);
-                }
-                Ok(())
-            }
-            Err(error) => {
-                let text = format!("the chain cannot be written (is the disk full?): {error}");
-                tracing::error!(text, "trouble");
-                self.trouble.send_replace(Some(text));
-                Err(DISK_AGAIN)
-            }
-        }
-    }
-
-    fn ask_for(&mut self, hash: Hash, now: Millis) -> Duration {
-        let recently = self
-            .work
-            .asked_for
-            .is_some_and(|(other, at)| other == hash && now.since(at) < ASK_AGAIN.as_millis() as u64);
+    fn ask_for(&mut self, hash: Hash) -> Duration {
+        let now = Instant::now();
+        let recently =
+            self.work.asked_for.is_some_and(|(other, at)| other == hash && now.duration_since(at) < ASK_AGAIN);
         if !recently {
             self.work.asked_for = Some((hash, now));
             self.work.wanted.insert(hash);
@@ -393,8 +384,8 @@ impl Desk {
             return Duration::from_secs(60);
         }
         let Some(epoch) = self.work.place.as_ref().map(|place| place.epoch) else { return Duration::from_secs(60) };
-        let silent =
-            |(id, at): (&NodeId, &Millis)| (now.since(*at) >= self.silent_ms && *id != proposal.leader).then_some(*id);
+        let silence = Duration::from_millis(self.silent_ms);
+        let silent = |(id, at): (&NodeId, &Instant)| (at.elapsed() >= silence && *id != proposal.leader).then_some(*id);
         let missing = self.work.heard.iter().filter_map(silent).collect();
         let turn = Turn { epoch, leader: proposal.leader, missing };
         let made = self.look(|orderer| {
@@ -407,7 +398,7 @@ impl Desk {
                 return Duration::from_secs(60);
             }
             Ok(Err(due)) => due.since(now),
-            Err(Answer::Missing(hash)) => self.ask_for(hash, now).as_millis() as u64,
+            Err(Answer::Missing(hash)) => self.ask_for(hash).as_millis() as u64,
             Err(_) => 1_000,
         };
         if now >= proposal.until {

@@ -1,12 +1,13 @@
 //! The replicated state: money, runs and votes, equal on every node that applied the same blocks.
 
+mod money;
 mod voters;
 mod whole;
 
-use crate::block::{Block, Genesis, Header, Tx};
+use crate::block::{Block, Genesis, Header, TIME_MAX_MS, Tx};
 use crate::epoch::Epoch;
 use crate::light::{AccountProof, RootProof, state_root};
-use crate::pay::{Fate, divide, fates, reference_flops, units};
+use crate::pay::{Fate, reference_flops};
 use base::{Hash, Millis, NodeId, Reject, RejectCounts, Wire};
 use ledger::{Credits, Ledger, Purse, Tree};
 use std::collections::{BTreeMap, BTreeSet};
@@ -83,10 +84,6 @@ pub enum Happened {
     /// A transaction was refused: it changed nothing.
     Refused(Hash, Reject),
 }
-
-/// Of 1,000 parts of new money, how many one run may get at most, whatever was voted.
-const SHARE_MAX: u16 = 500;
-const PFLOP: u128 = 1_000_000_000_000_000;
 
 impl State {
     /// The state of a network that begins.
@@ -177,7 +174,7 @@ impl State {
     pub fn check(&self, tx: &Tx, ahead: u64) -> Result<(), Reject> {
         match tx {
             Tx::Work { tx } => self.runs.check(tx),
-            Tx::Wallet { tx } => self.money.check(tx, ahead),
+            Tx::Wallet { tx } => self.check_budget(tx).and_then(|()| self.money.check(tx, ahead)),
             Tx::Vote { vote } => self.check_vote(vote),
             Tx::Evidence { evidence } => self.check_evidence(evidence).map(|_| ()),
         }
@@ -205,7 +202,7 @@ impl State {
         missing.sort_unstable();
         missing.dedup();
         let header = Header {
-            height: self.height + 1,
+            height: self.height.saturating_add(1),
             epoch: self.epoch.number,
             set: self.epoch.set_hash(),
             parent: self.tip,
@@ -245,8 +242,12 @@ impl State {
 
     fn in_place(&self, block: &Block) -> Result<(), Reject> {
         let header = &block.header;
-        if header.height != self.height + 1 || header.parent != self.tip {
+        if self.height.checked_add(1) != Some(header.height) || header.parent != self.tip {
             return Err(if header.height <= self.height { Reject::Stale } else { Reject::Early });
+        }
+        // Times that are added to it are numbers, too.
+        if header.time.0 > TIME_MAX_MS {
+            return Err(Reject::Expired);
         }
         if header.time <= self.time { Err(Reject::Stale) } else { Ok(()) }
     }
@@ -268,6 +269,7 @@ impl State {
         if !block.txs.iter().all(|tx| checked(&tx.hash()) || tx.is_signed()) {
             return Err(Reject::BadSignature);
         }
+        self.check_accusations(block)?;
         Ok(self.carry_out(block))
     }
 
@@ -284,9 +286,16 @@ impl State {
         self.money.advance(header.time);
         self.epoch.note(&header.by, &header.missing);
         self.touched.insert(Entry::Epoch);
+        // Runs first: a run can be created, funded and voted on in one block, and none is funded that ends in it.
+        let events = self.runs.apply_checked(&block.work());
+        let events = events.expect("heights and times follow as those of the chain do");
+        for event in events {
+            self.note(&event, &mut happened);
+            happened.push(Happened::Run(event));
+        }
         for tx in &block.txs {
             let taken = match tx {
-                Tx::Wallet { tx } => self.money.take_checked(tx),
+                Tx::Wallet { tx } => self.check_budget(tx).and_then(|()| self.money.take_checked(tx)),
                 Tx::Vote { vote } => self.vote(vote),
                 Tx::Evidence { evidence } => self.convict(evidence).map(|what| happened.push(what)),
                 Tx::Work { tx } => {
@@ -299,12 +308,6 @@ impl State {
                 self.rejects.add(reject);
                 happened.push(Happened::Refused(tx.hash(), reject));
             }
-        }
-        let events = self.runs.apply_checked(&block.work());
-        let events = events.expect("heights and times follow as those of the chain do");
-        for event in events {
-            self.note(&event, &mut happened);
-            happened.push(Happened::Run(event));
         }
         if let Some(next) = &header.next {
             self.turn(next);
@@ -362,8 +365,7 @@ impl State {
             }
             Event::Ended(run) => {
                 self.touched.insert(Entry::Run(*run));
-                let creator = self.runs.runs[run].creator;
-                self.money.refund(run, &creator);
+                self.money.refund(run);
             }
             Event::Joined(run, _)
             | Event::Gone(run, _)
@@ -374,76 +376,6 @@ impl State {
             }
             Event::Refused(_, reject) => self.rejects.add(*reject),
         }
-    }
-
-    /// Pays a closed round: from the run's budget, spread evenly over its tokens, and of new money as far
-    /// as the validators admitted it.
-    fn pay(&mut self, run: &RunId, version: u64, happened: &mut Vec<Happened>) {
-        let state = &self.runs.runs[run];
-        let Some(closed) = state.closed_round(version) else { return };
-        let (units, fates) = (units(closed), fates(closed));
-        let tokens: u64 = units.iter().map(|(_, tokens)| tokens).sum();
-        let left = state.spec.tokens.saturating_sub(closed.tokens_before).max(tokens);
-        let budget = self.money.pot(run);
-        let from_pot = u128::from(budget.0) * u128::from(tokens) / u128::from(left.max(1));
-        let sources = [(Purse::Pot(*run), Credits(from_pot as u64)), (Purse::Issuance, self.new_money(run, tokens))];
-        for (from, amount) in sources {
-            for (to, amount) in divide(amount, &units).into_iter().filter(|(_, amount)| *amount > Credits::ZERO) {
-                match self.money.pay(from, &to, amount) {
-                    Ok(()) => happened.push(Happened::Paid { run: *run, to, amount, from }),
-                    // Between the look and the payment nothing else was paid.
-                    Err(reject) => self.rejects.add(reject),
-                }
-            }
-        }
-        let worked = fates.into_iter().map(|(by, tokens, fate)| Happened::Worked { run: *run, by, tokens, fate });
-        happened.extend(worked);
-    }
-
-    /// New money for `tokens` of a run: by operations, up to the run's part of what the schedule allows now.
-    fn new_money(&self, run: &RunId, tokens: u64) -> Credits {
-        // Work that nobody checks is paid by those who asked for it, or on a network of one owner.
-        if self.epoch.set.len() > 1 {
-            return Credits::ZERO;
-        }
-        let share = u128::from(self.share_permille(run));
-        let work = u128::from(self.flops.get(run).copied().unwrap_or(0)).saturating_mul(u128::from(tokens));
-        let worth = work.saturating_mul(u128::from(self.genesis.per_pflop.0)) / PFLOP;
-        let cap = u128::from(self.money.issuable().0) * share / 1000;
-        Credits(u64::try_from(worth.min(cap)).unwrap_or(u64::MAX))
-    }
-
-    /// What the next round of a run pays for 10¹⁵ reference operations, as a closed round is paid but without rounding: its
-    /// budget is spread evenly over the tokens that are left, or those of a round where they are more; new money is there where
-    /// one validator admits it, as far as there is any. Nothing where its model cannot be told.
-    pub fn pay_per_pflop(&self, run: &RunId) -> Credits {
-        let (Some(state), Some(&flops)) = (self.runs.runs.get(run), self.flops.get(run).filter(|flops| **flops > 0))
-        else {
-            return Credits::ZERO;
-        };
-        let (flops, round) = (u128::from(flops), u128::from(state.spec.tokens_per_round()));
-        let left = u128::from(state.spec.tokens.saturating_sub(state.tokens)).max(round);
-        let budget = u128::from(self.money.pot(run).0);
-        let from_pot = budget.saturating_mul(PFLOP) / left.saturating_mul(flops).max(1);
-        let share = if self.epoch.set.len() == 1 { self.share_permille(run) } else { 0 };
-        let there = u128::from(self.money.issuable().0) * u128::from(share) / 1000;
-        let most = there.saturating_mul(PFLOP) / round.saturating_mul(flops).max(1);
-        let issued = u128::from(self.genesis.per_pflop.0).min(most);
-        Credits(u64::try_from(from_pot + issued).unwrap_or(u64::MAX))
-    }
-
-    /// Of 1,000 parts of new money, how many `run` may get: the lower median of the votes, if more than two
-    /// thirds of the validators voted for it.
-    pub fn share_permille(&self, run: &RunId) -> u16 {
-        let votes = self.votes.get(run).into_iter().flatten();
-        let seats = &self.epoch.set;
-        let mut shares: Vec<u16> =
-            votes.filter(|(by, share)| **share > 0 && seats.contains(by)).map(|(_, share)| *share).collect();
-        if 3 * shares.len() <= 2 * seats.len() {
-            return 0;
-        }
-        shares.sort_unstable();
-        shares[(shares.len() - 1) / 2].min(SHARE_MAX)
     }
 
     /// An epoch ends: seats that were given up or not kept are out, as far as the set can do without them.

@@ -13,12 +13,15 @@ mod load;
 mod pass;
 mod plan;
 mod sample;
+pub mod schema;
 mod template;
 mod text;
+mod tokens;
 
 pub use load::{EngineConfig, LoadError, ModelInfo, backend};
 pub use sample::{Format, Sampling};
 pub use template::{Message, Template, TemplateError};
+pub use tokens::Rendered;
 
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
@@ -39,6 +42,8 @@ pub struct Client(pub [u8; 32]);
 pub struct Job {
     /// Whose.
     pub client: Client,
+    /// The owner of the machine asks: this goes before others, who leave a slot free for it.
+    pub own: bool,
     /// Token ids to go on from; not empty.
     pub prompt: Vec<i32>,
     /// The beginning of the answer, as somebody else wrote it: it is gone on with.
@@ -132,6 +137,9 @@ pub enum Refusal {
     /// The prompt does not fit.
     #[error("the prompt has {0} tokens, this model takes at most {1} with the answer")]
     TooLong(usize, usize),
+    /// Too many characters in one piece: a conversation, or a prompt.
+    #[error("the text has {0} characters in one piece, a tokenizer takes at most {1}: break it up")]
+    Piece(usize, usize),
     /// A token that the model does not have.
     #[error("the model has no token {0}")]
     Token(i32),
@@ -154,7 +162,7 @@ pub enum Refusal {
 
 /// What computes: two builds of one class round alike.
 pub fn class() -> String {
-    format!("llama.cpp {LLAMA} {}", env!("TALKOO_ENGINE_BUILD"))
+    format!("llama.cpp {LLAMA} kv f16 bf16 {}", env!("TALKOO_ENGINE_BUILD"))
 }
 
 /// Release of the binding, which fixes that of llama.cpp.
@@ -166,6 +174,7 @@ pub struct Engine {
     info: ModelInfo,
     thread: Thread,
     waiting: Arc<AtomicUsize>,
+    quoting: tokens::Quoting,
 }
 
 /// What a model does, and how it is told to.
@@ -192,7 +201,8 @@ impl Engine {
             true => Thread::Embeds(embed::start(model.clone(), &config, &info, waiting.clone())?),
             false => Thread::Writes(pass::start(model.clone(), &config, &info, waiting.clone())?),
         };
-        Ok(Self { model, info, thread, waiting })
+        let quoting = tokens::Quoting::new(&model);
+        Ok(Self { model, info, thread, waiting, quoting })
     }
 
     /// What is served.
@@ -287,14 +297,10 @@ impl Engine {
         }
     }
 
-    /// The ids of a text; `special`: texts of special tokens become these, and the model's beginning is added.
-    pub fn tokenize(&self, text: &str, special: bool) -> Vec<i32> {
-        let vocabulary = self.model.vocab();
-        vocabulary
-            .tokenize(text.as_bytes(), special && self.info.adds_bos, special)
-            .iter()
-            .map(|token| token.0)
-            .collect()
+    /// The ids of a text; `special`: texts of special tokens become these, and the model's beginning is added. Takes a
+    /// moment where it is long.
+    pub fn tokenize(&self, text: &str, special: bool) -> Result<Vec<i32>, Refusal> {
+        tokens::tokenize(&self.model, text, special && self.info.adds_bos, special)
     }
 
     /// The token with which texts begin; where there is none, the one with which they end.
@@ -304,13 +310,19 @@ impl Engine {
     }
 
     /// The ids of a text that is to be embedded, with the beginning and the end that the model wants.
-    pub fn tokenize_text(&self, text: &str) -> Vec<i32> {
-        self.model.vocab().tokenize(text.as_bytes(), true, false).iter().map(|token| token.0).collect()
+    pub fn tokenize_text(&self, text: &str) -> Result<Vec<i32>, Refusal> {
+        tokens::tokenize(&self.model, text, true, false)
     }
 
-    /// The ids of a rendered template: it says itself whether there is a beginning.
-    pub fn tokenize_prompt(&self, text: &str) -> Vec<i32> {
-        self.model.vocab().tokenize(text.as_bytes(), false, true).iter().map(|token| token.0).collect()
+    /// A conversation as the model's own template renders it.
+    pub fn render(&self, messages: &[Message], tools: Option<&serde_json::Value>) -> Result<Rendered, TemplateError> {
+        let template = self.info.template.as_ref().ok_or(TemplateError::None)?;
+        self.quoting.render(template, messages, tools)
+    }
+
+    /// The ids of a rendered conversation: the template says itself whether there is a beginning.
+    pub fn tokenize_prompt(&self, rendered: &Rendered) -> Result<Vec<i32>, Refusal> {
+        rendered.tokenize(&self.model)
     }
 
     /// The bytes of a token.

@@ -87,12 +87,19 @@ pub struct ModelInfo {
     pub memory: u64,
     /// Type of most weights, as GGUF files are called by.
     pub quantisation: String,
+    /// Whether an answer is the same to the bit whatever the threads, the neighbours and the pieces in which its question was
+    /// read. Not so for weights whose sums llama.cpp takes otherwise for one token than for many.
+    pub exact: bool,
     /// Hash of the template's source; of nothing where there is none.
     pub template_hash: Hash,
     /// Hash of all tokens' bytes in order.
     pub vocabulary_hash: Hash,
 }
 
+/// The type of weights of which it was measured that sums over one token and over many are the same to the bit. A file
+/// is called by what most of its weights are: those of `Q4_0` and `Q4_1` have an output matrix in `Q6_K`, which no test
+/// here measures.
+const EXACT: &str = "Q8_0";
 /// A model takes this much beside its weights and its cache.
 const WORKING: u64 = 96 << 20;
 /// The longest context where none was asked for: a longer one costs memory that few answers need.
@@ -127,13 +134,19 @@ pub(crate) fn load(config: &EngineConfig) -> Result<(Arc<LlamaModel>, ModelInfo)
     if model.n_vocab() <= 0 {
         return Err(unknown("it has no vocabulary"));
     }
+    // The name of a model is the hash of its file: words of a file that nobody hashed would be signed with it.
+    if let Some(parts) = model.meta_val_str("split.count").ok().filter(|parts| parts != "1" && parts != "0") {
+        let merge = "merge them with `llama-gguf-split --merge` and serve that";
+        return Err(unknown(&format!("it is one of {parts} files, and only a model in one file has a name: {merge}")));
+    }
     let embeds = embeds(&model);
     let context = context(config, model.n_ctx_train() as usize, embeds);
     let head = number(&model, "attention.key_length");
     let head = head.unwrap_or(model.n_embd() as u64 / u64::from(model.n_head()).max(1));
     let cache = cache(u64::from(model.n_head_kv()), head, context, config.slots);
     let caches = cache.saturating_mul(u64::from(model.n_layer()));
-    let memory = bytes.saturating_add(caches).saturating_add(WORKING);
+    let rows = (crate::pass::ECHO_ROWS + config.slots) as u64 * model.n_vocab() as u64 * 4;
+    let memory = bytes.saturating_add(caches).saturating_add(WORKING).saturating_add(rows);
     let allowed = if config.memory > 0 { config.memory } else { u64::MAX };
     let have = free_memory().unwrap_or(u64::MAX).min(allowed);
     if memory > have {
@@ -152,6 +165,9 @@ pub(crate) fn load(config: &EngineConfig) -> Result<(Arc<LlamaModel>, ModelInfo)
     let template_hash = Hash::of("talkoo 2026 template v1", source.as_deref().unwrap_or_default().as_bytes());
     let template = source.map(|source| Template::new(&source, &text(vocabulary.bos()), &text(vocabulary.eos())));
     let template = template.transpose().map_err(|error| unknown(&error.to_string()))?;
+    let quantisation = quantisation(model.meta_val_str("general.file_type").ok().as_deref());
+    // Values that lie within the keys have no type of their own; a state that is no list of tokens is not cut.
+    let plain = number(&model, "attention.kv_lora_rank").is_none() && !model.is_recurrent() && !model.is_hybrid();
     let name = path.file_stem().map_or_else(|| "model".to_owned(), |stem| stem.to_string_lossy().into_owned());
     let info = ModelInfo {
         name,
@@ -164,7 +180,8 @@ pub(crate) fn load(config: &EngineConfig) -> Result<(Arc<LlamaModel>, ModelInfo)
         adds_bos: vocabulary.should_add_bos(),
         embeds,
         memory,
-        quantisation: quantisation(model.meta_val_str("general.file_type").ok().as_deref()),
+        exact: plain && quantisation == EXACT,
+        quantisation,
         template_hash,
         vocabulary_hash: vocabulary_hash(&model),
     };

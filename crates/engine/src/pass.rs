@@ -6,7 +6,7 @@ use crate::sample::{Sampler, logprobs};
 use crate::text::Text;
 use crate::{Event, Finish, Job, Written};
 use llama_cpp_2::context::LlamaContext;
-use llama_cpp_2::context::params::LlamaContextParams;
+use llama_cpp_2::context::params::{KvCacheType, LlamaContextParams};
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
@@ -80,6 +80,7 @@ pub(crate) fn start(
             .with_n_threads(threads)
             .with_n_threads_batch(threads)
             .with_kv_unified(false)
+            .with_type_v(VALUES)
             .with_no_perf(true);
         let context = match model.new_context(backend(), params) {
             Ok(context) => context,
@@ -100,8 +101,14 @@ pub(crate) fn start(
     }
 }
 
+/// Values are kept in another type than keys. With equal types llama.cpp takes two short cuts, and sums then depend on the
+/// number of threads, on who else is answered, and on the pieces in which a question was read.
+const VALUES: KvCacheType = KvCacheType::BF16;
 /// A longer beginning of an answer is read like a question: to read it token by token takes too long.
 const EXACT_MAX: usize = 512;
+/// Tokens of a question whose own probabilities are asked for that one pass reads: each takes a row as long as the vocabulary,
+/// which stays taken, and the time of all others to go through.
+pub(crate) const ECHO_ROWS: usize = 32;
 /// How often it is looked for somebody who went away while nothing is to be done.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Tokens of one pass.
@@ -134,7 +141,10 @@ impl Slot {
             Some(answer) if answer.paused() => Work::Idle,
             Some(answer) if answer.next.is_some() => Work::Decode,
             Some(answer) if answer.read >= answer.exact_from => Work::Prompt(1),
-            Some(answer) => Work::Prompt(answer.job.prompt.len().min(answer.exact_from) - answer.read),
+            Some(answer) => {
+                let left = answer.job.prompt.len().min(answer.exact_from) - answer.read;
+                Work::Prompt(if answer.job.echo { left.min(ECHO_ROWS) } else { left })
+            }
         }
     }
 }
@@ -201,13 +211,22 @@ impl Passes<'_> {
         }
     }
 
-    /// Gives idle slots to who waits: first come, first served.
+    /// Whose turn it is: the owner's first, else who came first. Others leave the last slot to the owner.
+    fn next_in_line(&self) -> Option<usize> {
+        let others =
+            self.slots.iter().filter(|slot| slot.answer.as_ref().is_some_and(|answer| !answer.job.own)).count();
+        let room = others + 1 < self.slots.len().max(2);
+        self.queue.iter().position(|begin| begin.job.own).or((room && !self.queue.is_empty()).then_some(0))
+    }
+
+    /// Gives idle slots to who waits.
     fn admit(&mut self) {
-        while let Some(begin) = self.queue.front() {
+        while let Some(turn) = self.next_in_line() {
+            let begin = &self.queue[turn];
             let idle = self.slots.iter().enumerate().filter(|(_, slot)| slot.answer.is_none());
             let held = idle.map(|(i, slot)| (i, &slot.held));
             let Some((i, common)) = plan::place(held, &begin.job.client, &begin.job.prompt) else { return };
-            let Some(mut begin) = self.queue.pop_front() else { return };
+            let Some(mut begin) = self.queue.remove(turn) else { return };
             // Every logit of the prompt is needed: it is read whole.
             let common = if begin.job.echo { 0 } else { common };
             let sequence = i as i32;
@@ -336,7 +355,14 @@ impl Passes<'_> {
             }
         }
         let row = self.context.get_logits_ith((first + n - 1) as i32);
-        let Some(token) = answer.sampler.choose(row) else { return self.done(i, Finish::Stop) };
+        let token = match answer.sampler.choose(row) {
+            Ok(Some(token)) => token,
+            Ok(None) => return self.done(i, Finish::Stop),
+            Err(error) => {
+                tracing::error!(%error, "an answer ends: its sampler failed");
+                return self.done(i, Finish::Failed);
+            }
+        };
         if self.model.vocab().is_eog(token) {
             return self.done(i, Finish::Stop);
         }

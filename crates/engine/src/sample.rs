@@ -1,13 +1,15 @@
 //! How the next token is chosen.
 
 use crate::Refusal;
+use crate::schema::{self, Limits};
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::sampling::LlamaSampler;
 use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::token::data::LlamaTokenData;
 use llama_cpp_2::token::data_array::LlamaTokenDataArray;
 use llama_cpp_2::token::logit_bias::LlamaLogitBias;
-use serde_json::Value;
+use std::time::{Duration, Instant};
+use thiserror::Error;
 
 /// The parameters of the choice; the default is what the model itself says (temperature 1).
 #[derive(Debug, Clone, PartialEq)]
@@ -69,9 +71,31 @@ pub(crate) struct Sampler {
     grammar: Option<LlamaSampler>,
     /// Nothing but the likeliest is ever asked for.
     plain: bool,
+    /// How long the grammar has taken so far, and for how many tokens.
+    spent: Duration,
+    tokens: u32,
+    /// How long it may take, beside [`EACH`] for each token.
+    patience: Duration,
 }
 
-/// A schema is at most so long: the grammar of a longer one takes seconds to make.
+/// Why a sampler is of no use any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub(crate) enum Broken {
+    /// llama.cpp did not take a token that it had allowed before.
+    #[error("the sampler lost its place in the grammar")]
+    Lost,
+    /// The answer so far can be read in more ways than can be followed.
+    #[error("the answer can be read in too many ways: say more of what each alternative begins with")]
+    Slow,
+}
+
+/// What a grammar may take for a whole answer, and beside it for each of its tokens. llama.cpp follows every way to
+/// read what was written: where two alternatives that begin alike hold themselves, each level doubles them. The others'
+/// answers wait meanwhile, so it is the sum that counts.
+const PATIENCE: Duration = Duration::from_secs(2);
+const EACH: Duration = Duration::from_millis(20);
+
+/// A schema is at most so long: what is looked at is bounded by it.
 const SCHEMA_MAX: usize = 1 << 16;
 
 impl Sampler {
@@ -85,24 +109,19 @@ impl Sampler {
         let format = |text: String| Refusal::Format(text);
         let grammar = match &sampling.format {
             Format::Free => None,
-            Format::Grammar(text) => Some(text.clone()),
-            Format::Schema(schema) if !tame(schema, 0) => {
-                return Err(format(
-                    "it refers to references, or has names, lists or patterns that grow without bound".into(),
-                ));
+            Format::Grammar(text) => {
+                schema::check(text).map_err(|error| format(error.to_string()))?;
+                Some(text.clone())
             }
             Format::Schema(schema) => {
-                let text = schema.to_string();
-                if text.len() > SCHEMA_MAX {
-                    return Err(format(format!("it has {} bytes, more than {SCHEMA_MAX}", text.len())));
+                let length = schema.to_string().len();
+                if length > SCHEMA_MAX {
+                    return Err(format(format!("it has {length} bytes, more than {SCHEMA_MAX}")));
                 }
-                let grammar = llama_cpp_2::json_schema_to_grammar(&text);
+                let grammar = schema::to_grammar(schema, &Limits::default());
                 Some(grammar.map_err(|error| format(error.to_string()))?)
             }
         };
-        if grammar.as_deref().is_some_and(inverted) {
-            return Err(format("a lower bound is above its upper bound".into()));
-        }
         let grammar =
             grammar.map(|text| LlamaSampler::grammar(model, &text, "root").map_err(|e| format(e.to_string())));
         let grammar = grammar.transpose()?;
@@ -141,102 +160,81 @@ impl Sampler {
             // Who goes on in the middle draws other numbers than at the beginning.
             links.push(LlamaSampler::dist(sampling.seed.wrapping_add(written.len() as u32)));
         }
-        let mut sampler = Self { chain: LlamaSampler::chain_simple(links), grammar, plain };
+        let chain = LlamaSampler::chain_simple(links);
+        let mut sampler = Self { chain, grammar, plain, spent: Duration::ZERO, tokens: 0, patience: PATIENCE };
         for token in written.iter().map(|id| LlamaToken(*id)) {
             // A grammar that is given what it does not allow ends the process.
             if model.vocab().is_eog(token) || !sampler.allowed(token) {
                 return Err(format("the beginning of the answer does not fit".into()));
             }
-            sampler.took(token);
+            sampler.took(token).and_then(|()| sampler.in_time()).map_err(|error| format(error.to_string()))?;
         }
         Ok(sampler)
     }
 
-    /// Chooses a token by its logits; `None` when the grammar allows none.
-    pub(crate) fn choose(&mut self, logits: &[f32]) -> Option<LlamaToken> {
+    /// Chooses a token by its logits; `None` when the grammar allows none. After an error it is not asked again:
+    /// llama.cpp ends the process when a grammar is asked that has lost its place.
+    pub(crate) fn choose(&mut self, logits: &[f32]) -> Result<Option<LlamaToken>, Broken> {
+        let token = self.next(logits)?;
+        self.in_time()?;
+        Ok(token)
+    }
+
+    /// Counts one more token: whether the grammar has taken no longer than it may for so many.
+    fn in_time(&mut self) -> Result<(), Broken> {
+        self.tokens = self.tokens.saturating_add(1);
+        let most = self.patience.saturating_add(EACH.saturating_mul(self.tokens));
+        if self.spent > most { Err(Broken::Slow) } else { Ok(()) }
+    }
+
+    fn next(&mut self, logits: &[f32]) -> Result<Option<LlamaToken>, Broken> {
         if self.plain {
             let likeliest = LlamaToken(argmax(logits));
             if self.allowed(likeliest) {
-                self.took(likeliest);
-                return Some(likeliest);
+                self.took(likeliest)?;
+                return Ok(Some(likeliest));
             }
         }
         let mut all = candidates(logits);
         // To ask the grammar about every token takes far longer than to ask about the one that is chosen.
         self.chain.apply(&mut all);
-        let mut token = all.selected_token()?;
+        let Some(mut token) = all.selected_token() else { return Ok(None) };
         if !self.allowed(token) {
-            let grammar = self.grammar.as_mut()?;
+            let Some(grammar) = &mut self.grammar else { return Ok(None) };
             let mut all = candidates(logits);
+            let begun = Instant::now();
             grammar.apply(&mut all);
+            self.spent += begun.elapsed();
             all.data.retain(|candidate| candidate.logit().is_finite());
             if all.data.is_empty() {
-                return None;
+                return Ok(None);
             }
             self.chain.apply(&mut all);
-            token = all.selected_token()?;
+            let Some(other) = all.selected_token() else { return Ok(None) };
+            token = other;
         }
-        self.took(token);
-        Some(token)
+        self.took(token)?;
+        Ok(Some(token))
     }
 
     /// Whether the grammar goes on with a token.
     fn allowed(&mut self, token: LlamaToken) -> bool {
         let Some(grammar) = &mut self.grammar else { return true };
         let mut one = LlamaTokenDataArray::new(vec![LlamaTokenData::new(token, 1.0, 0.0)], false);
+        let begun = Instant::now();
         grammar.apply(&mut one);
+        self.spent += begun.elapsed();
         one.data.first().is_some_and(|candidate| candidate.logit().is_finite())
     }
 
-    fn took(&mut self, token: LlamaToken) {
-        self.chain.accept(token);
-        if let Some(grammar) = &mut self.grammar {
-            grammar.accept(token);
-        }
+    fn took(&mut self, token: LlamaToken) -> Result<(), Broken> {
+        self.chain.try_accept(token).map_err(|_| Broken::Lost)?;
+        let Some(grammar) = &mut self.grammar else { return Ok(()) };
+        let begun = Instant::now();
+        let accepted = grammar.try_accept(token);
+        self.spent += begun.elapsed();
+        accepted.map_err(|_| Broken::Lost)
     }
-}
-
-/// Names and references of a schema, properties of an object, and how deep it may go: what llama.cpp does with more takes
-/// its stack or its time.
-const NAME_MAX: usize = 128;
-const PROPERTIES_MAX: usize = 256;
-const DEPTH_MAX: usize = 32;
-
-/// Whether a schema can be made into a grammar in bounded time and space.
-fn tame(schema: &Value, depth: usize) -> bool {
-    if depth > DEPTH_MAX {
-        return false;
-    }
-    match schema {
-        Value::Array(items) => items.len() <= PROPERTIES_MAX && items.iter().all(|item| tame(item, depth + 1)),
-        Value::Object(fields) => {
-            let plain = |(key, value): (&String, &Value)| {
-                let bounded = match (key.as_str(), value) {
-                    ("$ref", Value::String(to)) => to.len() <= NAME_MAX,
-                    // A repeated group multiplies with every one around it.
-                    ("pattern", Value::String(pattern)) => {
-                        let groups = [")*", ")+", "){", ")?"];
-                        pattern.len() <= 4 * NAME_MAX && !groups.iter().any(|group| pattern.contains(group))
-                    }
-                    _ => true,
-                };
-                bounded && key.len() <= NAME_MAX && tame(value, depth + 1)
-            };
-            // A definition that is nothing but a reference may lead back to itself.
-            let definitions = ["$defs", "definitions"].iter().filter_map(|key| fields.get(*key)?.as_object());
-            let circles = definitions.flat_map(|all| all.values()).any(|one| one.get("$ref").is_some());
-            fields.len() <= PROPERTIES_MAX && !circles && fields.iter().all(plain)
-        }
-        _ => true,
-    }
-}
-
-/// Whether a grammar repeats something at least `m` and at most fewer times, which llama.cpp would try for ever.
-fn inverted(grammar: &str) -> bool {
-    let bounds = grammar.split('{').skip(1).filter_map(|rest| rest.split_once('}')?.0.split_once(','));
-    let mut numbers =
-        bounds.filter_map(|(low, high)| Some((low.trim().parse::<u64>().ok()?, high.trim().parse::<u64>().ok()?)));
-    numbers.any(|(low, high)| high < low)
 }
 
 fn candidates(logits: &[f32]) -> LlamaTokenDataArray {
@@ -282,23 +280,61 @@ fn ordered(x: f32) -> i32 {
 mod tests {
     use super::*;
 
+    /// A model of random weights: only its vocabulary is of use.
+    fn vocabulary() -> LlamaModel {
+        use ::model::{Config, GgufType, Layout, ModelCard, Part};
+        let config = Config::preset("nano", 2048, 128).expect("a size");
+        let theta = ::model::init(&Layout::new(&config, &Part::whole(&config)), config.num_hidden_layers, 5);
+        let tokenizer = std::fs::read("../../corpus/tokenizer.json").expect("the shipped tokenizer");
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("own.gguf");
+        let card = ModelCard::default();
+        ::model::export_gguf(&path, &config, &theta, &tokenizer, 0, &card, GgufType::Q8_0).expect("written");
+        let params = llama_cpp_2::model::params::LlamaModelParams::default();
+        LlamaModel::load_from_file(crate::backend(), &path, &params).expect("loaded")
+    }
+
+    fn sampler(model: &LlamaModel, grammar: &str) -> Sampler {
+        let format = Format::Grammar(grammar.into());
+        Sampler::new(model, &Sampling { temperature: 0.0, format, ..Sampling::default() }, 64, &[]).expect("made")
+    }
+
+    fn token(model: &LlamaModel, text: &str) -> LlamaToken {
+        model.vocab().tokenize(text.as_bytes(), false, false)[0]
+    }
+
     #[test]
-    fn schemas_that_grow_without_bound_are_not_tried() {
-        use serde_json::json;
-        let definitions =
-            json!({ "properties": { "a": { "$ref": "#/$defs/A" } }, "$defs": { "A": { "type": "integer" } } });
-        assert!(tame(&definitions, 0));
-        assert!(tame(&json!({ "type": "string", "pattern": "^[a-z]{2,5}$" }), 0));
-        for wild in [
-            json!({ "allOf": [{ "$ref": "#/$defs/A" }], "$defs": { "A": { "$ref": "#/$defs/A" } } }),
-            json!({ "properties": { "_".repeat(60_000): {} } }),
-            json!({ "pattern": "^((((a{0,99}){0,99}){0,99}){0,99})$" }),
-            json!({ "properties": (0..1000).map(|i| (i.to_string(), json!({}))).collect::<serde_json::Map<_, _>>() }),
-        ] {
-            assert!(!tame(&wild, 0));
-        }
-        assert!(inverted("root ::= [a-z]{5,2}") && inverted("root ::= [0-9]{18,15} \"x\""));
-        assert!(!inverted("root ::= [a-z]{2,5} \"{\" [0-9]{3} [a]{3,}"));
+    fn a_sampler_that_loses_its_place_says_so() {
+        let model = vocabulary();
+        let mut sampler = sampler(&model, "root ::= [0-9]+");
+        let (digit, letter) = (token(&model, "7"), token(&model, "x"));
+        assert!(sampler.allowed(digit) && !sampler.allowed(letter));
+        assert_eq!(sampler.took(digit), Ok(()));
+        assert_eq!(sampler.took(letter), Err(Broken::Lost));
+    }
+
+    #[test]
+    fn an_answer_that_can_be_read_in_ever_more_ways_ends() {
+        let model = vocabulary();
+        let mut sampler = sampler(&model, "root ::= a | b | \"x\"\na ::= \"[\" root \"]\"\nb ::= \"[\" root \"}\"");
+        sampler.patience = Duration::from_millis(20);
+        let mut logits = vec![0.0; model.n_vocab() as usize];
+        logits[token(&model, "[").0 as usize] = 10.0;
+        let ends = (0..64).map(|_| sampler.choose(&logits)).find(Result::is_err);
+        assert_eq!(ends, Some(Err(Broken::Slow)));
+    }
+
+    #[test]
+    fn a_grammar_has_one_clock_for_all_tokens_of_an_answer() {
+        let model = vocabulary();
+        let mut sampler = sampler(&model, "root ::= [0-9]+");
+        // A moment more for each token than one may take, and none of them too long by itself.
+        let slow = EACH + PATIENCE / 100;
+        let ends = (0..1_000).find(|_| {
+            sampler.spent += slow;
+            sampler.in_time().is_err()
+        });
+        assert_eq!(ends, Some(100));
     }
 
     #[test]

@@ -31,12 +31,12 @@ async fn texts_become_vectors() {
     let config = EngineConfig { path, hash: None, threads: 1, slots: 2, context: 0, memory: 0, vram: 0 };
     let engine = Engine::load(config).expect("served");
     assert!(engine.info().embeds);
-    let tokens = engine.tokenize_text("The neighbours meet by the river");
+    let tokens = engine.tokenize_text("The neighbours meet by the river").expect("tokens");
     let one = engine.embed(tokens.clone()).await.expect("a vector");
     let length: f32 = one.iter().map(|x| x * x).sum();
     assert!((length - 1.0).abs() < 1e-4, "{length}");
     // The same text the same vector, whatever was embedded between; another text another one.
-    let other = engine.embed(engine.tokenize_text("Nobody owns the network")).await.expect("a vector");
+    let other = engine.embed(engine.tokenize_text("Nobody owns the network").expect("tokens")).await.expect("a vector");
     assert_eq!(engine.embed(tokens.clone()).await.expect("a vector"), one);
     let near: f32 = one.iter().zip(&other).map(|(a, b)| a * b).sum();
     assert!(near < 0.999, "{near}");
@@ -50,6 +50,7 @@ async fn texts_become_vectors() {
     // It writes nothing.
     let job = Job {
         client: Client([1; 32]),
+        own: true,
         prompt: tokens,
         written: vec![],
         max_tokens: 4,

@@ -1,93 +1,10 @@
 //! A model that our own stages trained, served: the same tokens, whatever else is going on.
 
+mod common;
+
+use common::{CONTEXT, answer, config, job, prompts, served, weights};
 use engine::{Client, Engine, EngineConfig, Event, Finish, Format, Job, Refusal, Sampling};
-use model::{Config, Device, GgufType, Layout, ModelCard, Part, Trainer};
-use std::path::Path;
-
-const CONTEXT: usize = 256;
-
-/// Weights that were trained for a moment, so that some tokens are far likelier than others.
-fn weights(config: &Config) -> Vec<f32> {
-    let layout = Layout::new(config, &Part::whole(config));
-    let mut theta = model::init(&layout, config.num_hidden_layers, 5);
-    // Far from the beginning logits differ by several units.
-    for param in layout.params.iter().filter(|param| param.is_matrix()) {
-        theta[param.range()].iter_mut().for_each(|x| *x *= 3.0);
-    }
-    theta
-}
-
-fn config() -> Config {
-    Config::preset("nano", 2048, CONTEXT).expect("a size")
-}
-
-fn served(dir: &Path, kind: GgufType, slots: usize) -> Engine {
-    let config = config();
-    let path = dir.join("own.gguf");
-    let card = ModelCard { name: "own".into(), ..ModelCard::default() };
-    let tokenizer = std::fs::read("../../corpus/tokenizer.json").expect("the shipped tokenizer");
-    model::export_gguf(&path, &config, &weights(&config), &tokenizer, 0, &card, kind).expect("written");
-    Engine::load(EngineConfig { path, hash: None, threads: 1, slots, context: 0, memory: 0, vram: 0 }).expect("served")
-}
-
-fn job(prompt: Vec<i32>, max_tokens: usize) -> Job {
-    let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
-    Job {
-        client: Client([1; 32]),
-        prompt,
-        max_tokens,
-        sampling,
-        stop: vec![],
-        logprobs: None,
-        echo: false,
-        written: vec![],
-        pace: None,
-    }
-}
-
-struct Answer {
-    ids: Vec<i32>,
-    logprobs: Vec<f32>,
-    top: Vec<Vec<(i32, f32)>>,
-    prompt: Vec<engine::Written>,
-    text: String,
-    cached: usize,
-    finish: Finish,
-}
-
-fn answer(engine: &Engine, job: Job) -> Answer {
-    let mut events = engine.submit(job).expect("taken");
-    let mut out = Answer {
-        ids: vec![],
-        logprobs: vec![],
-        top: vec![],
-        prompt: vec![],
-        text: String::new(),
-        cached: 0,
-        finish: Finish::Failed,
-    };
-    while let Some(event) = events.blocking_recv() {
-        match event {
-            Event::Read { cached, logprobs } => (out.cached, out.prompt) = (cached, logprobs),
-            Event::Token(token) => {
-                out.ids.push(token.id);
-                out.text += &token.text;
-                out.logprobs.push(token.logprob);
-                out.top.push(token.top);
-            }
-            Event::Done { finish, text } => {
-                out.text += &text;
-                out.finish = finish;
-            }
-        }
-    }
-    out
-}
-
-/// Prompts of different lengths.
-fn prompts() -> Vec<Vec<i32>> {
-    (0..20usize).map(|i| (0..3 + 7 * i).map(|k| ((i * 131 + k * 7919) % 2047 + 1) as i32).collect()).collect()
-}
+use model::{Device, GgufType, Trainer};
 
 #[test]
 fn the_same_tokens_as_our_own_stages() {
@@ -326,4 +243,27 @@ fn nothing_is_written_beyond_what_is_allowed() {
     // Who is not paid and leaves makes room.
     drop(events);
     assert!(after.blocking_recv().is_some());
+}
+
+#[test]
+fn the_owner_goes_first_and_finds_a_slot_free() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let engine = served(dir.path(), GgufType::Q8_0, 2);
+    let theirs = |prompt: i32| Job { own: false, ..job(vec![prompt], 200) };
+    let mut first = engine.submit(theirs(5)).expect("taken");
+    let mut second = engine.submit(theirs(6)).expect("it waits");
+    assert!(first.blocking_recv().is_some());
+    // A slot is free, and stays so for the owner.
+    assert!(second.try_recv().is_err());
+    assert_eq!(answer(&engine, job(vec![7], 8)).ids.len(), 8);
+    assert!(second.try_recv().is_err(), "the first one still writes");
+    while first.blocking_recv().is_some() {}
+    assert!(second.blocking_recv().is_some());
+    // With one slot the owner waits for the answer under way, and for no other.
+    let single = served(dir.path(), GgufType::Q8_0, 1);
+    let mut first = single.submit(theirs(5)).expect("taken");
+    let mut second = single.submit(theirs(6)).expect("it waits");
+    assert!(first.blocking_recv().is_some());
+    assert_eq!(answer(&single, job(vec![7], 8)).ids.len(), 8);
+    assert!(matches!(second.blocking_recv(), Some(Event::Read { .. })), "it came after the owner");
 }

@@ -3,8 +3,9 @@
 //! A provider answers so many at a time, and as many may wait. First come, first served would favour whoever asks most
 //! often. Here each client's time of late is remembered, halved every half minute (start-time fair queueing with a
 //! memory that fades): the next free place goes to whoever had least, and where all are taken, a client that has had less
-//! takes the place of one that waits and has had more. Keys cost nothing, so among those who pay nothing this is
-//! fairness between keys, not between people.
+//! takes the place of one that waits and has had more. A client of which nothing is known begins with the mean of those
+//! who were served of late, so that a new key for each question is no way to the front. Keys cost nothing: among those who pay
+//! nothing this is fairness between keys, unless the caller names clients by something that costs more, as networks do.
 
 use base::{Millis, NodeId};
 use std::collections::BTreeMap;
@@ -16,9 +17,12 @@ pub struct Door {
     /// Let in beside those, so that a place that becomes free is taken at once.
     ahead: usize,
     next: u64,
-    inside: BTreeMap<u64, (NodeId, Millis)>,
+    /// Who is inside, since when, and what it had had before.
+    inside: BTreeMap<u64, (NodeId, Millis, u64)>,
     waiting: BTreeMap<u64, Waits>,
     had: BTreeMap<NodeId, Had>,
+    /// With what a client begins of which nothing is known: what those had who were served of late, on average.
+    fresh: Had,
     /// How long an answer takes here, on average.
     answer_ms: u64,
 }
@@ -49,6 +53,8 @@ struct Had {
 const HALF_MS: u64 = 30_000;
 /// Clients that are remembered; whoever had least is forgotten first.
 const CLIENTS_MAX: usize = 4096;
+/// One answer counts so much in what a new client begins with.
+const FRESH_PARTS: u64 = 8;
 /// A place that was taken counts for so long at least.
 const ANSWER_MS_MIN: u64 = 100;
 /// How long an answer takes before one was measured.
@@ -60,7 +66,8 @@ impl Door {
     /// A door to so many places; as many may wait. `ahead` more are let in to stand ready behind it.
     pub fn new(places: usize, ahead: usize) -> Self {
         let (inside, waiting, had) = Default::default();
-        Self { places: places.max(1), ahead, next: 0, inside, waiting, had, answer_ms: ANSWER_MS }
+        let fresh = Had { ms: 0, at: Millis(0) };
+        Self { places: places.max(1), ahead, next: 0, inside, waiting, had, fresh, answer_ms: ANSWER_MS }
     }
 
     /// Somebody wants a place. Gives its ticket, or none where everything is taken by those who had no more; and what
@@ -87,12 +94,16 @@ impl Door {
     /// Somebody goes, answered or not, from inside or from before the door; gives who comes in.
     pub fn leave(&mut self, now: Millis, ticket: u64) -> Vec<Turn> {
         self.waiting.remove(&ticket);
-        if let Some((who, since)) = self.inside.remove(&ticket) {
+        if let Some((who, since, before)) = self.inside.remove(&ticket) {
             let took = now.since(since);
             // Who comes and goes at once is no answer, and not for nothing.
             let took = took.max(ANSWER_MS_MIN);
             self.answer_ms = (self.answer_ms * 7 + took) / 8;
-            let ms = self.faded(now, &who).saturating_add(took);
+            let fresh =
+                self.fresh.faded(now).saturating_mul(FRESH_PARTS - 1).saturating_add(before.saturating_add(took));
+            self.fresh = Had { ms: fresh / FRESH_PARTS, at: now };
+            let known = self.had.get(&who).map_or(0, |had| had.faded(now));
+            let ms = known.saturating_add(took);
             self.had.insert(who, Had { ms, at: now });
             self.forget(now);
         }
@@ -114,7 +125,8 @@ impl Door {
             let first = self.waiting.iter().min_by_key(|(ticket, waits)| had(ticket, waits));
             let Some(ticket) = first.map(|(ticket, _)| *ticket) else { return };
             if let Some(waits) = self.waiting.remove(&ticket) {
-                self.inside.insert(ticket, (waits.who, now));
+                let before = self.faded(now, &waits.who);
+                self.inside.insert(ticket, (waits.who, now, before));
                 turns.push(Turn::In(ticket));
             }
         }
@@ -131,13 +143,13 @@ impl Door {
 
     /// What a client had of late, in milliseconds: what is under way counts as an answer, what waits too where asked for.
     fn share(&self, now: Millis, who: &NodeId, waiting: bool) -> u64 {
-        let inside = self.inside.values().filter(|(other, _)| other == who).count();
+        let inside = self.inside.values().filter(|(other, ..)| other == who).count();
         let waiting = if waiting { self.waiting.values().filter(|waits| waits.who == *who).count() } else { 0 };
         self.faded(now, who) + self.answer_ms * (inside + waiting) as u64
     }
 
     fn faded(&self, now: Millis, who: &NodeId) -> u64 {
-        self.had.get(who).map_or(0, |had| had.faded(now))
+        self.had.get(who).unwrap_or(&self.fresh).faded(now)
     }
 
     fn forget(&mut self, now: Millis) {

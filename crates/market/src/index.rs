@@ -4,7 +4,8 @@
 //! two sampled ones with a good history, the one that is expected to be done first is taken and the other one is the reserve
 //! ("the power of two choices", Mitzenmacher 2001).
 
-use crate::{Candidate, Offer, Outcome, Price};
+use crate::weights::Weights;
+use crate::{Candidate, OFFER_MS, Offer, Outcome, Price};
 use base::{Hash, Millis, NodeId, Reject, RejectCounts, Rng};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,6 +28,10 @@ pub struct Need {
 
 /// Providers that are remembered.
 const PROVIDERS_MAX: usize = 16_384;
+/// Offers that are looked at for one that makes room.
+const EVICT_SCAN: usize = 4_096;
+/// Tokens of a paid question that a provider without a good history may be asked: its fee is paid before anything comes.
+const TRIED_WITH: u64 = 512;
 /// Draws until two that fit are found; then a scan of the model's list, once.
 const DRAWS: usize = 24;
 /// Of so many questions one goes to providers with whom there is no good history.
@@ -74,6 +79,13 @@ struct Provider {
     history: History,
 }
 
+impl Provider {
+    /// Whether nothing speaks for it, and nothing against it that has to be remembered.
+    fn is_stranger(&self) -> bool {
+        self.bond == 0 && !self.history.good && !self.history.lied
+    }
+}
+
 /// What this node itself has seen of a provider.
 #[derive(Debug, Default, Clone)]
 struct History {
@@ -102,8 +114,14 @@ impl Index {
     /// Takes what a provider says it offers now; `bond` in whole credits, as the chain says. Nothing offered: it is gone.
     pub fn offer(&mut self, now: Millis, provider: NodeId, offers: Vec<Offer>, bond: u64) -> Result<(), Reject> {
         let checked = offers.iter().try_for_each(|offer| offer.check(now));
+        let full = checked.is_ok()
+            && !self.providers.contains_key(&provider)
+            && self.providers.len() >= PROVIDERS_MAX
+            && !self.evict(now);
+        // A clock that is ahead, or is said to be, holds no place for longer.
+        let ends = |offer: Offer| Offer { until: offer.until.min(now.plus(OFFER_MS)), ..offer };
+        let offers: Vec<Offer> = offers.into_iter().map(ends).collect();
         let known = self.providers.get(&provider);
-        let full = known.is_none() && self.providers.len() >= PROVIDERS_MAX;
         if let Err(reject) = checked.and(if full { Err(Reject::Full) } else { Ok(()) }) {
             self.refused.add(reject);
             return Err(reject);
@@ -137,6 +155,21 @@ impl Index {
         }
         self.weigh(now, &provider);
         Ok(())
+    }
+
+    /// Makes room: a stranger without a bond goes first, the one that was silent longest; whether anybody went. A flood of
+    /// new keys would else keep every honest newcomer out.
+    fn evict(&mut self, now: Millis) -> bool {
+        let some = self.providers.iter().take(EVICT_SCAN);
+        let gone = some.filter(|(_, known)| known.is_stranger()).find(|(_, known)| known.offers.is_empty());
+        let soonest = || {
+            let ending = self.expiring.iter().filter_map(|(_, provider)| self.providers.get_key_value(provider));
+            ending.take(EVICT_SCAN).find(|(_, known)| known.is_stranger())
+        };
+        let Some(victim) = gone.or_else(soonest).map(|(provider, _)| *provider) else { return false };
+        let _ = self.offer(now, victim, Vec::new(), 0);
+        self.providers.remove(&victim);
+        true
     }
 
     /// What was refused, by reason.
@@ -237,7 +270,9 @@ impl Index {
         found.extend(need.knows.and_then(|provider| fits(&provider, &[])));
         // A conversation stays where it is: looking around is for new ones.
         let every = if model.good.some < GOOD_MIN { EXPLORE_EARLY } else { EXPLORE };
-        let explore = rng.chance(1, every) && found.is_empty();
+        // Who is paid for reading and has done nothing yet is tried with a short question.
+        let cheap = need.price.is_free() || need.read <= TRIED_WITH;
+        let explore = cheap && rng.chance(1, every) && found.is_empty();
         for draw in 0..DRAWS {
             // Half of the draws at most among those that are known to be good.
             let good = model.good.total() > 0 && !explore && draw < DRAWS / 2;
@@ -327,11 +362,13 @@ impl Index {
         }
         let measured = |own: Option<u64>, claimed: u32| own.unwrap_or(u64::from(claimed) / CLAIM).max(1);
         let unread = if need.knows == Some(*provider) { need.read / 8 } else { need.read };
-        let reading = unread * 1000 / measured(history.prompt_rate, offer.prompt_rate);
+        let prompt_rate = measured(history.prompt_rate, offer.prompt_rate);
+        let reading = unread * 1000 / prompt_rate;
         let writing = need.written * 1000 / measured(history.decode_rate, offer.decode_rate);
         let reaching = history.first_ms.unwrap_or(CONNECT_MS);
         let expected_ms = reaching + reading + writing;
-        Some(Candidate { provider: *provider, offer: offer.clone(), expected_ms })
+        let known = history.good;
+        Some(Candidate { provider: *provider, offer: offer.clone(), expected_ms, prompt_rate, known })
     }
 
     /// Whether it has no room, or failed a moment ago.
@@ -396,88 +433,4 @@ fn until(offers: &[Offer]) -> Option<Millis> {
 /// A new measurement counts a quarter.
 fn mean(before: Option<u64>, now: u64) -> u64 {
     before.map_or(now, |before| (before * 3 + now) / 4)
-}
-
-/// Weights by place with their running sums (Fenwick 1994): setting one and finding the one at a sum take
-/// logarithmic time.
-#[derive(Debug, Default)]
-struct Weights {
-    sums: Vec<u64>,
-    each: Vec<u64>,
-    /// How many are above 0.
-    some: usize,
-}
-
-impl Weights {
-    fn total(&self) -> u64 {
-        self.before(self.each.len())
-    }
-
-    fn get(&self, at: usize) -> u64 {
-        self.each.get(at).copied().unwrap_or(0)
-    }
-
-    fn set(&mut self, at: usize, weight: u64) {
-        while self.each.len() <= at {
-            self.each.push(0);
-            let n = self.each.len();
-            // The new node sums up what is below it.
-            let low = n & n.wrapping_neg();
-            let sum = self.before(n - 1) - self.before(n - low);
-            self.sums.push(sum);
-        }
-        let old = std::mem::replace(&mut self.each[at], weight);
-        self.some = self.some + usize::from(weight > 0) - usize::from(old > 0);
-        let mut i = at + 1;
-        while i <= self.sums.len() {
-            self.sums[i - 1] = self.sums[i - 1] + weight - old;
-            i += i & i.wrapping_neg();
-        }
-    }
-
-    /// The sum of the first `n`.
-    fn before(&self, n: usize) -> u64 {
-        let (mut i, mut sum) = (n, 0);
-        while i > 0 {
-            sum += self.sums[i - 1];
-            i -= i & i.wrapping_neg();
-        }
-        sum
-    }
-
-    /// The place whose stretch of the sum `at` falls into.
-    fn find(&self, mut at: u64) -> usize {
-        let (mut place, mut step) = (0, self.sums.len().next_power_of_two());
-        while step > 0 {
-            if place + step <= self.sums.len() && self.sums[place + step - 1] <= at {
-                place += step;
-                at -= self.sums[place - 1];
-            }
-            step /= 2;
-        }
-        place
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn places_are_found_by_their_sums(changes in prop::collection::vec((0usize..40, 0u64..9), 1..200)) {
-            let (mut weights, mut plain) = (Weights::default(), vec![0u64; 40]);
-            for (at, weight) in changes {
-                weights.set(at, weight);
-                plain[at] = weight;
-            }
-            let all: Vec<usize> = plain.iter().enumerate().flat_map(|(i, n)| std::iter::repeat_n(i, *n as usize)).collect();
-            prop_assert_eq!(weights.total(), all.len() as u64);
-            prop_assert_eq!(weights.some, plain.iter().filter(|weight| **weight > 0).count());
-            for (sum, place) in all.iter().enumerate() {
-                prop_assert_eq!(weights.find(sum as u64), *place);
-            }
-        }
-    }
 }

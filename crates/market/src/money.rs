@@ -90,6 +90,9 @@ impl Wire for Till {
     }
 }
 
+/// Answers that a client may have open before it has paid for any: four chunks unpaid at most.
+const OPEN_NEW: u64 = 8;
+
 impl Till {
     /// The client's last word.
     pub fn voucher(&self) -> Option<&Signed<Voucher>> {
@@ -145,6 +148,13 @@ impl Till {
         Ok(true)
     }
 
+    /// Whether another answer may be begun: each open one may owe half a chunk, and a client that has paid little yet
+    /// is not trusted with many of these.
+    pub fn may_begin(&self, chunk: Credits) -> bool {
+        let earned_trust = self.promised().0 / chunk.0.saturating_mul(4).max(1);
+        u64::from(self.open) < OPEN_NEW.saturating_add(earned_trust)
+    }
+
     /// An answer is begun.
     pub fn begin(&mut self) {
         self.open += 1;
@@ -163,7 +173,7 @@ impl Till {
     /// Notes that a question is read, if that is paid; what other answers may owe is left to them. A client that has
     /// promised nothing at all is not begun with.
     pub fn read(&mut self, cost: Credits, chunk: Credits) -> bool {
-        let others = chunk.0.saturating_mul(u64::from(self.open.saturating_sub(1)));
+        let others = chunk.0.saturating_mul(u64::from(self.open.saturating_sub(1)).min(OPEN_NEW));
         let room = self.promised().0.saturating_add(others);
         let fits = self.voucher.is_some() && self.earned.plus(cost).is_ok_and(|sum| sum.0 <= room);
         if fits {

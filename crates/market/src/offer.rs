@@ -171,6 +171,10 @@ pub struct Candidate {
     pub offer: Offer,
     /// Milliseconds to the whole answer, as far as can be told.
     pub expected_ms: u64,
+    /// Tokens of a question that it reads in a second: measured, or half of what it claims.
+    pub prompt_rate: u64,
+    /// Whether it has answered well before.
+    pub known: bool,
 }
 
 /// How a provider did, for the next choice.

@@ -48,4 +48,7 @@ pub enum Reason {
     /// The owner needs the machine.
     #[error("the machine's owner needs it: {0}")]
     Owner(String),
+    /// What would answer is not there now, and nobody else may be asked.
+    #[error("not available now: {0}")]
+    Away(String),
 }

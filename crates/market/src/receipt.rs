@@ -55,7 +55,7 @@ pub struct Runtime {
     pub template: Hash,
     /// Hash of the vocabulary.
     pub tokenizer: Hash,
-    /// Program and kind of machine: where it is another one, sums may round differently.
+    /// Class: how the arithmetic was built. Where it is another one, sums may round differently.
     pub class: String,
 }
 
@@ -164,7 +164,7 @@ impl Receipts {
         Ok(())
     }
 
-    /// Whether one kind of machine wrote all of it.
+    /// Whether one runtime wrote all of it.
     pub fn one_class(&self) -> bool {
         self.0.windows(2).all(|pair| pair[0].value.runtime == pair[1].value.runtime)
     }

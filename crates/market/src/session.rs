@@ -1,23 +1,18 @@
 //! One question on its way: asks a provider, asks another one where that one is busy, silent, dead or dishonest, and
 //! goes on in the middle of an answer from the last word that was signed.
 
-use crate::talk::{ALIVE_MS, CHUNK, Heard, Hearing, Request};
+use crate::attempt::Attempt;
+use crate::rendering::Rendering;
+use crate::talk::{CHUNK, Heard, Hearing, Request};
 use crate::{Candidate, Frame, Outcome, Piece, Reason, Receipt};
-use base::{Machine, Millis, NodeId, Outbox, Reject, Signed};
+use base::{Hash, Machine, Millis, NodeId, Outbox, Reject, Signed, Wire};
 use ledger::Credits;
 
-/// A provider that was reached and says nothing for so long is taken for dead, and another one is asked beside it.
-pub const SILENT_MS: u64 = 4 * ALIVE_MS;
-/// So long for one that has to be reached first.
-pub const REACH_MS: u64 = 1_500;
-/// What is silent for so long is let go of.
-const DEAD_MS: u64 = 10_000;
-/// A provider takes a question or not within this; then another one is asked beside it, and after twice that it is left.
-const TAKE_MS: u64 = 5_000;
-/// The same from one piece of an answer to the next: a long question on a slow machine takes its time.
-const PIECE_MS: u64 = 60_000;
 /// Providers asked for one answer.
 const TRIES_MAX: u32 = 8;
+/// Providers that may end, or fall silent, over one question before it is read: it may be what ends them. Two that have
+/// answered well before, or four strangers: these end whenever they like, to end the question.
+const DEATHS_MAX: usize = 4;
 
 /// What happens to a question.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,6 +27,12 @@ pub enum Input {
     Frame(u32, Frame),
     /// What it sent was no frame.
     Wrong(u32, Reject),
+    /// The question is on its way to it, over a connection that stands.
+    Reached(u32),
+    /// There is no way to it: it never got the question.
+    Unreachable(u32),
+    /// This node has no room for a way to it, which says nothing of the provider.
+    NoRoom(u32),
     /// The way to it broke, or it ended without a word.
     Lost(u32),
     /// It cannot be paid.
@@ -93,30 +94,18 @@ pub struct Session {
     reason: Option<Reason>,
     /// Who said that the question itself is wrong: one alone may be wrong itself.
     objected: Option<NodeId>,
+    /// Providers that ended before they had read the question: two for each that is known, one for each stranger.
+    deaths: usize,
+    /// The text that was shown, by the bytes of its tokens.
+    rendering: Rendering,
     ended: bool,
-}
-
-struct Attempt {
-    number: u32,
-    hearing: Hearing,
-    provider: NodeId,
-    opened: Millis,
-    /// Its last sign of life.
-    heard: Option<Millis>,
-    /// When it last did something.
-    moved: Millis,
-    first: Option<Millis>,
-    paid: Credits,
-    /// Tokens that are paid.
-    paid_written: u64,
-    /// Somebody else was asked because it was silent.
-    doubted: bool,
 }
 
 impl Session {
     /// A question of `client`.
     pub fn new(client: NodeId, request: Request) -> Self {
         let (attempts, asked, parts) = (Vec::new(), Vec::new(), Vec::new());
+        let rendering = Rendering::after(&request.written);
         Self {
             client,
             request,
@@ -128,6 +117,8 @@ impl Session {
             parts,
             reason: None,
             objected: None,
+            deaths: 0,
+            rendering,
             ended: false,
         }
     }
@@ -151,7 +142,10 @@ impl Session {
         if self.choosing || self.ended {
             return;
         }
-        if self.tries >= TRIES_MAX {
+        let quiet: usize = self.attempts.iter().map(Attempt::death).sum();
+        // Once somebody has read it, it is no question that ends whoever does.
+        let deadly = !self.read && self.deaths + quiet >= DEATHS_MAX;
+        if self.tries >= TRIES_MAX || deadly {
             return self.give_up(out);
         }
         self.choosing = true;
@@ -161,12 +155,15 @@ impl Session {
     fn chosen(&mut self, now: Millis, candidate: Option<Candidate>, out: &mut Outbox<Output>) {
         self.choosing = false;
         let Some(candidate) = candidate else { return self.give_up(out) };
-        let (provider, offer) = (candidate.provider, candidate.offer);
+        let Candidate { provider, offer, known, prompt_rate, .. } = candidate;
         self.tries += 1;
         self.asked.push(provider);
         (self.request.chain, self.request.price) = (offer.chain, offer.price);
-        let request = self.request.clone();
+        let mut request = self.request.clone();
+        // Providers that compare what they are asked do not find that it is one user's.
+        request.owner = Hash::of("talkoo 2026 owner v1", &(request.owner, provider).to_bytes());
         let hearing = Hearing::new(provider, self.client, request.clone(), u64::from(offer.context));
+        let hearing = hearing.going_on(self.rendering.clone());
         let number = self.tries;
         self.attempts.push(Attempt {
             number,
@@ -179,6 +176,11 @@ impl Session {
             paid: Credits::ZERO,
             paid_written: 0,
             doubted: false,
+            reached: false,
+            quiet: false,
+            known,
+            own: provider == self.client,
+            prompt_rate,
         });
         out.push(Output::Open { attempt: number, provider, request: Box::new(request) });
     }
@@ -206,6 +208,7 @@ impl Session {
     fn drop_attempt(&mut self, number: u32, outcome: Option<Outcome>, out: &mut Outbox<Output>) {
         let Some(at) = self.attempts.iter().position(|attempt| attempt.number == number) else { return };
         let attempt = self.attempts.remove(at);
+        self.deaths += attempt.death();
         self.parts.extend(attempt.hearing.receipt().cloned());
         out.push(Output::Close(number));
         if let Some(outcome) = outcome {
@@ -221,6 +224,7 @@ impl Session {
         let Some(at) = self.attempts.iter().position(|attempt| attempt.number == number) else { return };
         let attempt = &mut self.attempts[at];
         attempt.heard = Some(now);
+        (attempt.reached, attempt.quiet) = (true, false);
         let provider = attempt.provider;
         let terms = if let Frame::Taken { terms } = &frame { Some(Box::new(terms.clone())) } else { None };
         match attempt.hearing.take(frame) {
@@ -250,7 +254,13 @@ impl Session {
 
     fn refused(&mut self, number: u32, reason: Reason, out: &mut Outbox<Output>) {
         let Some(attempt) = self.attempts.iter().find(|attempt| attempt.number == number) else { return };
-        let provider = attempt.provider;
+        let (provider, known) = (attempt.provider, attempt.known);
+        // What only this node says is not said by somebody else in its name.
+        let reason = match reason {
+            Reason::Away(why) => Reason::Failed(why),
+            Reason::Model(_) => Reason::Model(self.request.ask.model.clone()),
+            other => other,
+        };
         // Who took a question has nothing to say against it any more, but that somebody else's turn came first: not when
         // it has a fee or has begun to write.
         let begun = attempt.hearing.sum().is_some_and(|sum| sum.cost > Credits::ZERO || sum.written > 0);
@@ -260,6 +270,8 @@ impl Session {
             Reason::Busy(again_ms) => Some(Outcome::Busy { again_ms: *again_ms }),
             // Another one may take more.
             Reason::TooLong { .. } => None,
+            // A stranger's objection ends nothing: two keys of one owner would agree.
+            Reason::Unsupported { .. } | Reason::Invalid { .. } if !known => None,
             Reason::Unsupported { .. } | Reason::Invalid { .. } => {
                 if self.objected.is_some_and(|other| other != provider) {
                     return self.end(Err(reason), String::new(), out);
@@ -322,6 +334,7 @@ impl Session {
         }
         let Some(receipt) = attempt.hearing.sum() else { return };
         self.request.before = receipt.words;
+        self.rendering = attempt.hearing.rendering().clone();
         if receipt.written - attempt.paid_written >= CHUNK / 2 {
             attempt.pay(out);
         }
@@ -359,6 +372,7 @@ impl Session {
         let mut silent = false;
         for attempt in self.attempts.iter_mut().filter(|attempt| !attempt.doubted && attempt.silent() <= now) {
             (attempt.doubted, silent) = (true, true);
+            attempt.quiet = attempt.reached && attempt.unheard() <= now;
         }
         if silent && self.attempts.iter().all(|attempt| attempt.doubted) {
             self.choose(out);
@@ -368,40 +382,6 @@ impl Session {
     /// When it wants an [`Input::Tick`].
     pub fn deadline(&self) -> Option<Millis> {
         self.attempts.iter().map(|attempt| if attempt.doubted { attempt.dead() } else { attempt.silent() }).min()
-    }
-}
-
-impl Attempt {
-    /// When it is taken for silent, or for one that only says that it lives.
-    fn silent(&self) -> Millis {
-        let silent = self.heard.map_or(self.opened.plus(REACH_MS), |heard| heard.plus(SILENT_MS));
-        silent.min(self.moved.plus(self.patience()))
-    }
-
-    /// When it is taken for dead.
-    fn dead(&self) -> Millis {
-        self.heard.unwrap_or(self.opened).plus(DEAD_MS).min(self.moved.plus(2 * self.patience()))
-    }
-
-    fn patience(&self) -> u64 {
-        if self.hearing.sum().is_some() { PIECE_MS } else { TAKE_MS }
-    }
-
-    /// Pays what was delivered and not paid.
-    fn pay(&mut self, out: &mut Outbox<Output>) {
-        let Some(receipt) = self.hearing.sum() else { return };
-        let due = receipt.cost.less(self.paid).unwrap_or_default();
-        self.paid_written = receipt.written;
-        if due > Credits::ZERO {
-            self.paid = receipt.cost;
-            out.push(Output::Pay { attempt: self.number, provider: self.provider, amount: due });
-        }
-    }
-
-    fn answered(&self, now: Millis) -> Outcome {
-        let first = self.first.unwrap_or(now);
-        let (read, written) = self.hearing.sum().map_or((0, 0), |sum| (sum.read + sum.from, sum.written));
-        Outcome::Answered { first_ms: first.since(self.opened), read, rest_ms: now.since(first), written }
     }
 }
 
@@ -425,7 +405,24 @@ impl Machine for Session {
                 self.remember(Reason::Failed(format!("what came was no answer: {reject}")));
                 self.drop_attempt(number, Some(Outcome::Lied(reject)), out);
             }
+            Input::Reached(number) => {
+                if let Some(attempt) = self.attempts.iter_mut().find(|attempt| attempt.number == number) {
+                    attempt.reached = true;
+                }
+            }
+            Input::Unreachable(number) => {
+                self.remember(Reason::Failed("there is no way to the provider".into()));
+                // Who is not reached has not fallen silent over the question.
+                self.attempts.iter_mut().filter(|a| a.number == number).for_each(|a| a.quiet = false);
+                self.drop_attempt(number, Some(Outcome::Failed), out);
+            }
+            Input::NoRoom(number) => {
+                self.remember(Reason::Failed("this node has no room for more connections; try again soon".into()));
+                self.drop_attempt(number, None, out);
+            }
             Input::Lost(number) => {
+                // Its process ended, or the way to it did: before the question was read it may have been the question.
+                self.attempts.iter_mut().filter(|a| a.number == number).for_each(|a| a.quiet = true);
                 self.remember(Reason::Failed("the way to the provider broke".into()));
                 self.drop_attempt(number, Some(Outcome::Failed), out);
             }

@@ -23,6 +23,8 @@ pub enum Verdict {
     CutOff,
     /// The question was counted differently.
     OtherCount,
+    /// The text that was shown is not that of the answer's tokens.
+    OtherText,
 }
 
 impl Verdict {
@@ -35,6 +37,7 @@ impl Verdict {
             Self::OtherChance => "other_chance",
             Self::CutOff => "cut_off",
             Self::OtherCount => "other_count",
+            Self::OtherText => "other_text",
         }
     }
 
@@ -53,7 +56,9 @@ pub struct Checked<'a> {
     pub finish: Finish,
     /// Tokens of the question, as the first provider counted them, and as the other one did.
     pub read: (u64, u64),
-    /// Each token of the answer with its own likelihood and the likeliest in its place.
+    /// The text of the answer, as it was shown.
+    pub text: &'a str,
+    /// Each token of the answer with its bytes, its own likelihood and the likeliest in its place.
     pub scored: &'a [Token],
     /// Tokens that the other one writes behind the answer's end.
     pub more: u64,
@@ -174,6 +179,10 @@ pub fn judge(checked: &Checked<'_>) -> Verdict {
     if checked.read.0 != checked.read.1 {
         return Verdict::OtherCount;
     }
+    let bytes: Vec<u8> = checked.scored.iter().flat_map(|token| token.bytes.iter().copied()).collect();
+    if String::from_utf8_lossy(&bytes) != checked.text {
+        return Verdict::OtherText;
+    }
     let greedy = checked.ask.sampling.temperature <= 0.0;
     if greedy && checked.finish == Finish::Stop && checked.more > 0 {
         return Verdict::CutOff;
@@ -203,5 +212,31 @@ pub fn judge(checked: &Checked<'_>) -> Verdict {
         d if d > DEVIATIONS => Verdict::OtherChance,
         d if d < -DEVIATIONS => Verdict::OtherWords,
         _ => Verdict::Good,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn right_tokens_with_other_text_are_a_lie() {
+        let ask =
+            Ask { sampling: Sampling { temperature: 0.0, ..Sampling::default() }, ..question("m", &mut Rng::new(1)) };
+        let token = |i: usize| Token {
+            id: i as i32,
+            bytes: format!("{i} ").into_bytes(),
+            logprob: Some(-0.1),
+            top: vec![(Vec::new(), -0.1)],
+            ..Token::default()
+        };
+        let scored: Vec<Token> = (0..TOKENS_MIN).map(token).collect();
+        let right: String = (0..TOKENS_MIN).map(|i| format!("{i} ")).collect();
+        let verdict = |text: &str| {
+            judge(&Checked { ask: &ask, finish: Finish::Length, read: (3, 3), text, scored: &scored, more: 0 })
+        };
+        assert_eq!(verdict(&right), Verdict::Good);
+        assert_eq!(verdict(&right.replacen('1', "2", 1)), Verdict::OtherText);
+        assert_eq!(verdict(&format!("{right}buy this")), Verdict::OtherText);
     }
 }

@@ -1,9 +1,10 @@
 //! What a client and a provider say to each other about one question.
 
 use crate::receipt::{RECEIPT_DOMAIN, no_words};
+use crate::rendering::Rendering;
 use crate::wire::{ids, put_ids};
 use crate::{Ask, Finish, Input, Piece, Price, Reason, Receipt, Runtime, Tier, Token};
-use base::{Hash, Keypair, Millis, NodeId, Reader, Reject, Signature, Signed, Wire, WireError, wire_enum, wire_struct};
+use base::{Hash, Keypair, Millis, NodeId, Reader, Reject, Signature, Signed, Wire, WireError, wire_struct};
 use ledger::{Credits, Voucher};
 
 /// Bytes of one frame, either way.
@@ -14,6 +15,8 @@ pub const CHUNK: u64 = 32;
 pub const ALIVE_MS: u64 = 100;
 /// Tokens of a frame.
 pub const TOKENS_MAX: usize = 256;
+/// Bytes of what was read in one frame, but for its last token: far below [`FRAME_MAX`] with every alternative.
+const ECHO_MAX: usize = 1 << 20;
 /// Tokens that a template may add to each message, and to all of them.
 const PER_MESSAGE: u64 = 64;
 const TEMPLATE_MAX: u64 = 1_024;
@@ -31,7 +34,8 @@ pub struct Request {
     pub chain: Hash,
     /// As offered.
     pub price: Price,
-    /// Whose question it is, as its client tells its users apart: what is read for one is not used for another.
+    /// Whose question it is, as its client tells its users apart: what is read for one is not used for another. Each
+    /// provider has another name for each of them.
     pub owner: Hash,
     /// The question.
     pub ask: Ask,
@@ -101,8 +105,6 @@ pub enum Say {
     },
 }
 
-wire_enum!(Say { 0 => Ask { request }, 1 => Pay { voucher } });
-
 /// What a provider says.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Frame {
@@ -120,7 +122,8 @@ pub enum Frame {
     Read {
         /// How many of its tokens were known from before.
         cached: u64,
-        /// All that was read, where it is part of the answer: the question, and what others had written.
+        /// What was read, where it is part of the answer: the question, and what others had written. A long one comes
+        /// in several frames.
         echo: Tokens,
     },
     /// Tokens were written.
@@ -142,15 +145,6 @@ pub enum Frame {
     /// There is nothing to say.
     Alive {},
 }
-
-wire_enum!(Frame {
-    0 => Taken { terms },
-    1 => Refused { reason },
-    2 => Read { cached, echo },
-    3 => Written { tokens, signature },
-    4 => End { finish, text, signature },
-    5 => Alive {},
-});
 
 /// A bounded list of tokens.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -221,6 +215,23 @@ impl Telling {
         &self.receipt
     }
 
+    /// The question was read: what is part of the answer, in frames that a client takes.
+    pub fn read(&self, cached: u64, echo: Vec<Token>) -> Vec<Frame> {
+        let (mut frames, mut part, mut bytes) = (Vec::new(), Vec::new(), 0);
+        for token in echo {
+            bytes += token.to_bytes().len();
+            part.push(token);
+            if bytes > ECHO_MAX {
+                frames.push(Frame::Read { cached, echo: Tokens(std::mem::take(&mut part)) });
+                bytes = 0;
+            }
+        }
+        if !part.is_empty() || frames.is_empty() {
+            frames.push(Frame::Read { cached, echo: Tokens(part) });
+        }
+        frames
+    }
+
     /// Tokens that were written.
     pub fn written(&mut self, key: &Keypair, tokens: Vec<Token>) -> Frame {
         self.receipt.add(&tokens);
@@ -248,6 +259,9 @@ pub struct Hearing {
     context: u64,
     state: State,
     receipt: Option<Signed<Receipt>>,
+    /// What was read, as far as it came.
+    echo: Vec<Token>,
+    rendering: Rendering,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -274,8 +288,24 @@ pub enum Heard {
 impl Hearing {
     /// Of a request to `provider`, which `offered` so many tokens of question and answer together.
     pub fn new(provider: NodeId, client: NodeId, request: Request, offered: u64) -> Self {
-        let read_max = request.read_max();
-        Self { provider, client, read_max, request, context: offered, state: State::Asked, receipt: None }
+        let (read_max, rendering) = (request.read_max(), Rendering::after(&request.written));
+        let (state, echo) = (State::Asked, Vec::new());
+        Self { provider, client, read_max, request, context: offered, state, receipt: None, echo, rendering }
+    }
+
+    /// The same where the bytes of what others had written are known.
+    pub(crate) fn going_on(self, rendering: Rendering) -> Self {
+        Self { rendering, ..self }
+    }
+
+    /// The text so far, by the bytes of its tokens.
+    pub(crate) fn rendering(&self) -> &Rendering {
+        &self.rendering
+    }
+
+    /// Whether the question was read.
+    pub fn is_read(&self) -> bool {
+        self.state >= State::Read
     }
 
     /// What is signed so far, once something was written.
@@ -305,7 +335,7 @@ impl Hearing {
                 Ok(Heard::Refused(reason))
             }
             Frame::Taken { terms } => self.taken(&terms).map(Heard::Taken),
-            Frame::Read { cached, echo } => self.read(cached, echo.0).map(|piece| Heard::Pieces(vec![piece])),
+            Frame::Read { cached, echo } => self.read(cached, echo.0).map(Heard::Pieces),
             Frame::Written { tokens, signature } => self.written(tokens.0, signature).map(Heard::Pieces),
             Frame::End { finish, text, signature } => {
                 self.end(finish, text, signature).map(|piece| Heard::Pieces(vec![piece]))
@@ -337,16 +367,22 @@ impl Hearing {
         Ok(cost)
     }
 
-    fn read(&mut self, cached: u64, echo: Vec<Token>) -> Result<Piece, Reject> {
+    fn read(&mut self, cached: u64, echo: Vec<Token>) -> Result<Vec<Piece>, Reject> {
         let receipt = self.receipt.as_ref().filter(|_| self.state == State::Taken).ok_or(Reject::OutOfOrder)?;
         let (read, all) = (receipt.value.read, receipt.value.read + receipt.value.from);
         let wanted = if self.request.ask.echo { all } else { 0 };
-        if cached > all || echo.len() as u64 != wanted {
+        let come = (self.echo.len() + echo.len()) as u64;
+        if cached > all || come > wanted || echo.is_empty() && come < wanted {
             return Err(Reject::WrongShape);
         }
         self.as_asked(&echo)?;
+        self.echo.extend(echo);
+        if come < wanted {
+            return Ok(Vec::new());
+        }
         self.state = State::Read;
-        Ok(Piece::Read { tokens: read, cached: cached.min(read), echo })
+        let echo = std::mem::take(&mut self.echo);
+        Ok(vec![Piece::Read { tokens: read, cached: cached.min(read), echo }])
     }
 
     /// Nothing comes that was not asked for.
@@ -363,7 +399,10 @@ impl Hearing {
             return Err(Reject::Overcharged);
         }
         self.as_asked(&tokens)?;
+        let mut rendering = self.rendering.clone();
+        tokens.iter().try_for_each(|token| rendering.token(token))?;
         self.sign(signature, |receipt| receipt.add(&tokens))?;
+        self.rendering = rendering;
         Ok(tokens.into_iter().map(Piece::Token).collect())
     }
 
@@ -372,6 +411,7 @@ impl Hearing {
         if finish == Finish::Length && self.room()? > 0 {
             return Err(Reject::CutOff);
         }
+        self.rendering.clone().end(&text, &self.request.ask.stop)?;
         self.sign(signature, |receipt| receipt.end(finish, &text))?;
         self.state = State::Ended;
         let receipt = self.sum().ok_or(Reject::OutOfOrder)?;

@@ -1,6 +1,6 @@
 //! Encodings of questions and answers. A peer's numbers are finite and its texts bounded.
 
-use crate::{Ask, Finish, Format, Input, Message, Reason, Sampling, Token};
+use crate::{Ask, Finish, Format, Frame, Input, Message, Reason, Sampling, Say, Token};
 use base::{Reader, Wire, WireError, wire_struct};
 
 /// Bytes of a text in a question at most.
@@ -10,15 +10,108 @@ const MESSAGES_MAX: usize = 4096;
 /// Tokens of a question, or of an answer that is gone on with.
 pub(crate) const TOKENS_MAX: usize = 1 << 20;
 /// Bytes of one token, and of what can be shown since.
-const TOKEN_BYTES_MAX: usize = 4096;
+pub(crate) const TOKEN_BYTES_MAX: usize = 4096;
 /// Alternatives to a token.
 const TOP_MAX: usize = 20;
 const STOPS_MAX: usize = 16;
 /// Bytes of a text that ends an answer.
-const STOP_MAX: usize = 1024;
+pub(crate) const STOP_MAX: usize = 1024;
 const BIASES_MAX: usize = 4096;
-/// Bytes of a word in a reason.
+/// Bytes of the name of a model or of a role.
 const WORD_MAX: usize = 1024;
+/// Bytes of a word in a reason: a sentence, not a page for whatever program reads the error.
+const REASON_MAX: usize = 256;
+/// A frame is so long or a multiple of it: who sees packets learns little of the words in them.
+const STEP: usize = 256;
+
+/// Writes a frame and zeros up to the next step.
+fn padded(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    let begun = out.len();
+    write(out);
+    let used = out.len() - begun;
+    out.resize(begun + used.next_multiple_of(STEP), 0);
+}
+
+/// Reads a frame and the zeros behind it: one frame, one encoding.
+fn unpadded<T>(
+    input: &mut Reader<'_>,
+    read: impl FnOnce(&mut Reader<'_>) -> Result<T, WireError>,
+) -> Result<T, WireError> {
+    let before = input.remaining();
+    let value = read(input)?;
+    let used = before - input.remaining();
+    let padding = input.take(used.next_multiple_of(STEP) - used)?;
+    if padding.iter().all(|byte| *byte == 0) { Ok(value) } else { Err(WireError::Invalid("padding")) }
+}
+
+impl Wire for Say {
+    fn encode(&self, out: &mut Vec<u8>) {
+        padded(out, |out| match self {
+            Self::Ask { request } => {
+                out.push(0);
+                request.encode(out);
+            }
+            Self::Pay { voucher } => {
+                out.push(1);
+                voucher.encode(out);
+            }
+        });
+    }
+    fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
+        unpadded(input, |input| match u8::decode(input)? {
+            0 => Ok(Self::Ask { request: Wire::decode(input)? }),
+            1 => Ok(Self::Pay { voucher: Wire::decode(input)? }),
+            _ => Err(WireError::Invalid("word of a client")),
+        })
+    }
+}
+
+impl Wire for Frame {
+    fn encode(&self, out: &mut Vec<u8>) {
+        padded(out, |out| match self {
+            Self::Taken { terms } => {
+                out.push(0);
+                terms.encode(out);
+            }
+            Self::Refused { reason } => {
+                out.push(1);
+                reason.encode(out);
+            }
+            Self::Read { cached, echo } => {
+                out.push(2);
+                cached.encode(out);
+                echo.encode(out);
+            }
+            Self::Written { tokens, signature } => {
+                out.push(3);
+                tokens.encode(out);
+                signature.encode(out);
+            }
+            Self::End { finish, text, signature } => {
+                out.push(4);
+                finish.encode(out);
+                text.encode(out);
+                signature.encode(out);
+            }
+            Self::Alive {} => out.push(5),
+        });
+    }
+    fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
+        unpadded(input, |input| match u8::decode(input)? {
+            0 => Ok(Self::Taken { terms: Wire::decode(input)? }),
+            1 => Ok(Self::Refused { reason: Wire::decode(input)? }),
+            2 => Ok(Self::Read { cached: Wire::decode(input)?, echo: Wire::decode(input)? }),
+            3 => Ok(Self::Written { tokens: Wire::decode(input)?, signature: Wire::decode(input)? }),
+            4 => Ok(Self::End {
+                finish: Wire::decode(input)?,
+                text: input.string(TOKEN_BYTES_MAX + STOP_MAX)?,
+                signature: Wire::decode(input)?,
+            }),
+            5 => Ok(Self::Alive {}),
+            _ => Err(WireError::Invalid("word of a provider")),
+        })
+    }
+}
 
 /// A finite number, by its bits: one number, one encoding.
 struct Real(f32);
@@ -214,6 +307,13 @@ impl Wire for Finish {
     }
 }
 
+/// Whether a character shows as itself: none that moves a cursor, ends a line or turns the direction of writing.
+fn is_printable(c: char) -> bool {
+    let turns = ['\u{61c}', '\u{feff}', '\u{2028}', '\u{2029}'].contains(&c);
+    let formats = matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}');
+    !(c.is_control() || turns || formats)
+}
+
 /// A reason as it travels: a kind, two words, two numbers.
 struct Told {
     kind: u8,
@@ -228,11 +328,12 @@ struct Word(String);
 impl Wire for Word {
     fn encode(&self, out: &mut Vec<u8>) {
         // A longer one is our own text about a peer's: its beginning says enough.
-        let end = (0..=self.0.len().min(WORD_MAX)).rev().find(|at| self.0.is_char_boundary(*at)).unwrap_or(0);
-        put_bytes(&self.0.as_bytes()[..end], out);
+        let text: String = self.0.chars().filter(|c| is_printable(*c)).collect();
+        put_bytes(&text.as_bytes()[..text.floor_char_boundary(REASON_MAX)], out);
     }
     fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
-        input.string(WORD_MAX).map(Self)
+        let text = input.string(REASON_MAX)?;
+        if text.chars().all(is_printable) { Ok(Self(text)) } else { Err(WireError::Invalid("reason")) }
     }
 }
 
@@ -248,6 +349,7 @@ impl Wire for Reason {
             Self::Price => (6, "", "", (0, 0)),
             Self::Unpaid(why) => (7, why.as_str(), "", (0, 0)),
             Self::Owner(why) => (8, why.as_str(), "", (0, 0)),
+            Self::Away(why) => (9, why.as_str(), "", (0, 0)),
         };
         Told { kind, words: (Word(one.to_owned()), Word(two.to_owned())), numbers }.encode(out);
     }
@@ -264,6 +366,7 @@ impl Wire for Reason {
             6 => Self::Price,
             7 => Self::Unpaid(one),
             8 => Self::Owner(one),
+            9 => Self::Away(one),
             _ => return Err(WireError::Invalid("reason")),
         };
         // What a kind has no use for is not there.

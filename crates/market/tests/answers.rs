@@ -1,287 +1,12 @@
 //! One question among honest, busy, silent, dying and lying providers, from a seed: what is shown is true, in order and
 //! whole or an error, is signed for, and is paid once.
 
-use base::{Hash, Keypair, Machine, Millis, NodeId, Outbox, Reject, Rng, Wire};
-use ledger::Credits;
-use market::{
-    ALIVE_MS, Ask, Candidate, Event, Finish, Frame, Input, Offer, Order, Outcome, Piece, Price, Reason, Receipts,
-    Request, Runtime, Sampling, Session, Telling, Terms, Tier, Token, Tokens,
-};
+mod play;
+
+use base::{Hash, Machine, Millis, NodeId, Outbox, Reject, Rng, Wire};
+use market::{Candidate, Event, Finish, Order, Piece, Reason, Receipts, Request, Session};
+use play::{LENGTH, MODEL, ROLES, Role, Shown, ask, offer, play, play_as, play_with, price, text};
 use std::collections::{BTreeMap, BTreeSet};
-
-const MODEL: &str = "a model";
-const LENGTH: u64 = 150;
-const CONTEXT: u64 = 4096;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Role {
-    Honest,
-    Busy,
-    Unreachable,
-    /// Dies after so many tokens, without a word.
-    Dies(u64),
-    /// The connection breaks after so many.
-    Breaks(u64),
-    /// Says that it is done too early.
-    Truncates,
-    /// Sends one frame twice.
-    Repeats,
-    /// Leaves one out.
-    Skips,
-    /// Signs with another key.
-    Forges,
-    /// Claims to have read more than there was.
-    Overcounts,
-    /// Serves other weights.
-    Swaps,
-    /// Writes more than was asked for.
-    Overwrites,
-    /// Alive, but writes nothing for a long time.
-    Slow,
-    /// Says that it lives, and nothing else.
-    Idles,
-    /// Takes the question, and the fee, and says that it is busy.
-    RefusesLate,
-    /// Says that its model takes less than it offered.
-    Shrinks,
-    /// Says that the question is wrong.
-    Objects,
-    /// Is silent for a moment, goes on, and dies later.
-    Stutters,
-}
-
-const ROLES: [Role; 17] = [
-    Role::Honest,
-    Role::Busy,
-    Role::Unreachable,
-    Role::Dies(40),
-    Role::Breaks(70),
-    Role::Truncates,
-    Role::Repeats,
-    Role::Skips,
-    Role::Forges,
-    Role::Overcounts,
-    Role::Swaps,
-    Role::Overwrites,
-    Role::Slow,
-    Role::Idles,
-    Role::RefusesLate,
-    Role::Shrinks,
-    Role::Stutters,
-];
-
-fn token(i: u64) -> Token {
-    Token { id: i as i32, text: format!("{i} "), bytes: format!("{i} ").into_bytes(), logprob: None, top: Vec::new() }
-}
-
-fn text(n: u64) -> String {
-    (0..n).map(|i| format!("{i} ")).collect()
-}
-
-fn price() -> Price {
-    Price { input: Credits(1_000_000), output: Credits(2_000_000) }
-}
-
-fn offer() -> Offer {
-    Offer {
-        chain: Hash::default(),
-        model: Hash::of("test", MODEL.as_bytes()),
-        name: MODEL.into(),
-        quantisation: "F32".into(),
-        context: CONTEXT as u32,
-        tools: false,
-        price: price(),
-        tier: Tier::Open,
-        slots: 1,
-        prompt_rate: 1000,
-        decode_rate: 100,
-        since: Millis(1),
-        until: Millis(100_000),
-    }
-}
-
-fn ask() -> Ask {
-    Ask {
-        model: MODEL.into(),
-        input: Input::Text("count".into()),
-        max_tokens: Some(LENGTH),
-        sampling: Sampling { temperature: 0.0, ..Sampling::default() },
-        stop: Vec::new(),
-        logprobs: None,
-        echo: false,
-    }
-}
-
-/// What a provider would send, each frame a little later than the one before; none at the end: it hangs up.
-fn frames(role: Role, key: &Keypair, client: NodeId, request: &Request) -> Vec<(u64, Option<Frame>)> {
-    let mut model = request.model;
-    if role == Role::Swaps {
-        model = Hash::of("test", b"a smaller one");
-    }
-    let read = if role == Role::Overcounts { 100_000 } else { 5 };
-    let runtime = Runtime { model, template: Hash::default(), tokenizer: Hash::default(), class: "test".into() };
-    let context = if role == Role::Shrinks { 6 } else { CONTEXT };
-    let terms = Terms { runtime, time: Millis(7), read, context, last: None };
-    let mut told = Telling::new(request, client, &terms);
-    let mut out = Vec::new();
-    match role {
-        Role::Unreachable => return vec![],
-        Role::Busy => return vec![(1, Some(Frame::Refused { reason: Reason::Busy(900) }))],
-        Role::Idles => return (0..1500).map(|_| (ALIVE_MS, Some(Frame::Alive {}))).collect(),
-        Role::Objects => {
-            let reason = Reason::Invalid { what: "prompt".into(), why: "so".into() };
-            return vec![(1, Some(Frame::Refused { reason }))];
-        }
-        Role::RefusesLate => {
-            let reason = Reason::Busy(0);
-            return vec![(1, Some(Frame::Taken { terms })), (1, Some(Frame::Refused { reason }))];
-        }
-        _ => out.push((1, Some(Frame::Taken { terms }))),
-    }
-    out.push((5, Some(Frame::Read { cached: 0, echo: Tokens::default() })));
-    if role == Role::Slow {
-        out.extend((0..20).map(|_| (ALIVE_MS, Some(Frame::Alive {}))));
-    }
-    let other = Keypair::from_secret([99; 32]);
-    let end = if role == Role::Overwrites { LENGTH + 1 } else { LENGTH };
-    let from = request.written.len() as u64;
-    for i in from..end {
-        match role {
-            Role::Dies(at) if i >= at => return out,
-            Role::Breaks(at) if i >= at => {
-                out.push((1, None));
-                return out;
-            }
-            Role::Truncates if i == from + 20 => break,
-            Role::Stutters if i == from + 10 => out.push((600, Some(Frame::Alive {}))),
-            Role::Stutters if i == from + 60 => return out,
-            _ => {}
-        }
-        let signer = if role == Role::Forges && i >= from + 9 { &other } else { key };
-        let frame = told.written(signer, vec![token(i)]);
-        if role == Role::Repeats && i == from + 30 {
-            out.push((1, Some(frame.clone())));
-        }
-        if role != Role::Skips || i != from + 33 {
-            out.push((10, Some(frame)));
-        }
-    }
-    out.push((1, Some(told.end(key, Finish::Length, String::new()))));
-    out.push((1, None));
-    out
-}
-
-struct Shown {
-    text: String,
-    end: Result<Finish, Reason>,
-    paid: BTreeMap<NodeId, Credits>,
-    asked: BTreeMap<NodeId, u32>,
-    receipts: Receipts,
-    lied: Vec<Reject>,
-    tries: u32,
-    gap_ms: u64,
-}
-
-/// Goes through with one question; whom to ask is drawn from `roles` in turn.
-fn play(roles: &[Role], seed: u64) -> Shown {
-    let client = Keypair::from_secret([1; 32]).id();
-    let keys: Vec<Keypair> = (0..roles.len()).map(|i| Keypair::from_secret([i as u8 + 2; 32])).collect();
-    let mut rng = Rng::new(seed);
-    let id = Hash::of("test id", &seed.to_le_bytes());
-    let request = Request::new(id, offer().model, Hash::default(), ask());
-    let mut session = Session::new(client, request);
-    let mut out = Outbox::default();
-    let mut queue: BTreeMap<(u64, u64), Event> = BTreeMap::from([((0, 0), Event::Begin)]);
-    let (mut now, mut count, mut closed) = (0, 1, BTreeSet::new());
-    let mut shown = Shown {
-        text: String::new(),
-        end: Err(Reason::Failed("nothing came".into())),
-        paid: BTreeMap::new(),
-        asked: BTreeMap::new(),
-        receipts: Receipts(Vec::new()),
-        lied: Vec::new(),
-        tries: 0,
-        gap_ms: 0,
-    };
-    let (mut ends, mut last) = (0, None);
-    while let Some(((at, n), event)) = queue.pop_first() {
-        let due = session.deadline().filter(|due| due.0 < at).map(|due| due.0.max(now));
-        let event = match due {
-            Some(due) => {
-                queue.insert((at, n), event);
-                now = due;
-                Event::Tick
-            }
-            None => {
-                now = at;
-                event
-            }
-        };
-        if let Event::Frame(number, _) | Event::Lost(number) = &event
-            && closed.contains(number)
-        {
-            continue;
-        }
-        session.step(Millis(now), event, &mut out);
-        for order in out.drain() {
-            count += 1;
-            match order {
-                Order::Choose(without) => {
-                    let free: Vec<usize> = (0..roles.len()).filter(|i| !without.contains(&keys[*i].id())).collect();
-                    let chosen = (!free.is_empty()).then(|| free[rng.below(free.len() as u64) as usize]);
-                    let candidate =
-                        chosen.map(|i| Candidate { provider: keys[i].id(), offer: offer(), expected_ms: 1 });
-                    queue.insert((now, count), Event::Chosen(candidate));
-                }
-                Order::Open { attempt, provider, request } => {
-                    let i = keys.iter().position(|key| key.id() == provider).expect("one of them");
-                    *shown.asked.entry(provider).or_default() += 1;
-                    let mut when = now + rng.below(50);
-                    // What travels is read back.
-                    let request = Request::from_bytes(&request.to_bytes()).expect("a request");
-                    for (later, frame) in frames(roles[i], &keys[i], client, &request) {
-                        when += later;
-                        count += 1;
-                        let event = match frame {
-                            Some(frame) => {
-                                Event::Frame(attempt, Frame::from_bytes(&frame.to_bytes()).expect("a frame"))
-                            }
-                            None => Event::Lost(attempt),
-                        };
-                        queue.insert((when, count), event);
-                    }
-                    // Long after: the simulation's clock goes on for who waits.
-                    queue.insert((when + 20_000, count + 1), Event::Tick);
-                    count += 1;
-                }
-                Order::Taken(..) => {}
-                Order::Close(attempt) => drop(closed.insert(attempt)),
-                Order::Pay { provider, amount, .. } => {
-                    let paid = shown.paid.entry(provider).or_default();
-                    *paid = paid.plus(amount).expect("an amount");
-                }
-                Order::Show(Piece::Token(token)) => {
-                    shown.text += &token.text;
-                    shown.gap_ms = shown.gap_ms.max(last.map_or(0, |last| now - last));
-                    last = Some(now);
-                }
-                Order::Show(Piece::End { finish, text, tokens }) => {
-                    ends += 1;
-                    shown.text += &text;
-                    shown.end = finish;
-                    assert_eq!(tokens as usize, shown.text.split_whitespace().count());
-                }
-                Order::Show(Piece::Read { tokens, .. }) => assert_eq!(tokens, 5),
-                Order::Note(_, Outcome::Lied(reject)) => shown.lied.push(reject),
-                Order::Note(..) => {}
-            }
-        }
-    }
-    assert_eq!(ends, 1, "an answer ends once");
-    shown.receipts = session.receipts();
-    shown.tries = session.tries();
-    shown
-}
 
 /// What holds whatever the providers do.
 fn sound(roles: &[Role], seed: u64) -> Shown {
@@ -329,6 +54,7 @@ fn without_an_honest_one_nothing_wrong_is_called_an_answer() {
             Role::Overcounts | Role::Overwrites => Some(Reject::Overcharged),
             Role::Swaps => Some(Reject::WrongRoot),
             Role::Shrinks => Some(Reject::CutOff),
+            Role::Rewords | Role::Appends => Some(Reject::WrongWork),
             _ => None,
         };
         assert_eq!(shown.lied.first().copied(), lie, "{role:?}");
@@ -366,6 +92,95 @@ fn one_that_objects_is_not_believed_alone() {
     }
     assert!(noted > 0);
     assert!(matches!(play(&[Role::Objects], 1).end, Err(Reason::Invalid { .. })), "there is nobody else");
+}
+
+#[test]
+fn two_strangers_that_object_do_not_end_a_question() {
+    for seed in 0..20 {
+        let shown = play_with(&[Role::Objects, Role::Objects, Role::Honest], seed, false);
+        assert_eq!(shown.end, Ok(Finish::Length));
+    }
+    assert!(
+        matches!(play_with(&[Role::Objects; 3], 1, false).end, Err(Reason::Invalid { .. })),
+        "there is nobody else"
+    );
+}
+
+#[test]
+fn a_question_that_ends_its_provider_is_given_to_one_more_only() {
+    for (seed, role) in (0..20).flat_map(|seed| [(seed, Role::Falls), (seed, Role::Sticks)]) {
+        let shown = sound(&[role; 6], seed);
+        assert!(matches!(shown.end, Err(Reason::Failed(_))), "{role:?}");
+        assert_eq!(shown.tries, 2, "{role:?} {seed}");
+        let shown = sound(&[role, Role::Honest], seed);
+        assert_eq!(shown.end, Ok(Finish::Length), "{role:?} {seed}: one that ended by chance costs nothing");
+    }
+}
+
+#[test]
+fn strangers_cannot_end_a_question_by_ending_themselves() {
+    for (seed, role) in (0..20).flat_map(|seed| [(seed, Role::Falls), (seed, Role::Sticks)]) {
+        assert_eq!(
+            play_with(&[role, role, role, Role::Honest], seed, false).end,
+            Ok(Finish::Length),
+            "{role:?} {seed}"
+        );
+        let shown = play_with(&[role; 6], seed, false);
+        assert!(shown.end.is_err() && shown.tries == 4, "{role:?} {seed}: {} tries", shown.tries);
+    }
+    for (seed, known) in (0..20).flat_map(|seed| [(seed, false), (seed, true)]) {
+        let shown = play_with(&[Role::Fails, Role::Fails, Role::Fails, Role::Honest], seed, known);
+        assert_eq!(shown.end, Ok(Finish::Length), "who only says that it failed has not ended over it");
+    }
+}
+
+#[test]
+fn nobody_speaks_in_the_asking_nodes_own_voice() {
+    for seed in 0..20 {
+        let said = play(&[Role::Poses; 4], seed).end.expect_err("nobody answers");
+        let own = said == Reason::Model(MODEL.into()) || matches!(said, Reason::Failed(_));
+        assert!(own, "{said:?}");
+    }
+}
+
+#[test]
+fn a_question_that_waits_for_its_turn_is_not_left() {
+    // Longer than an answer takes that is before it; on one's own machine as long as it takes.
+    for wait_ms in [90_000, 600_000] {
+        let shown = play_as(2, &[Role::Queues(wait_ms)], wait_ms, true);
+        assert_eq!((shown.end, shown.tries), (Ok(Finish::Length), 1), "{wait_ms} ms at one's own");
+    }
+    assert_eq!(play(&[Role::Queues(110_000)], 1).end, Ok(Finish::Length), "who pays is not left before two minutes");
+    assert!(play(&[Role::Queues(130_000)], 1).end.is_err(), "nobody is waited for without end");
+    for seed in 0..20 {
+        // Somebody else is asked beside it long before.
+        let roles = [Role::Queues(90_000), Role::Honest];
+        assert_eq!(play(&roles, seed).end, Ok(Finish::Length), "{seed}");
+    }
+}
+
+#[test]
+fn two_providers_do_not_see_that_a_question_is_of_one_user() {
+    let roles = [Role::Breaks(70), Role::Breaks(20), Role::Honest];
+    let owners: BTreeMap<NodeId, Hash> = (0..10).flat_map(|seed| sound(&roles, seed).owners).collect();
+    let names: BTreeSet<Hash> = owners.values().copied().collect();
+    assert!(owners.len() > 1 && names.len() == owners.len() && !names.contains(&Hash::default()));
+}
+
+#[test]
+fn a_node_without_room_for_connections_accuses_nobody() {
+    let mut session =
+        Session::new(NodeId([1; 32]), Request::new(Hash::default(), offer().model, Hash::default(), ask()));
+    let mut out = Outbox::default();
+    session.step(Millis(0), Event::Begin, &mut out);
+    let candidate =
+        Candidate { provider: NodeId([2; 32]), offer: offer(), expected_ms: 1, prompt_rate: 1000, known: true };
+    session.step(Millis(0), Event::Chosen(Some(candidate)), &mut out);
+    session.step(Millis(1), Event::NoRoom(1), &mut out);
+    session.step(Millis(1), Event::Chosen(None), &mut out);
+    let orders: Vec<Order> = out.drain().collect();
+    assert!(!orders.iter().any(|order| matches!(order, Order::Note(..))), "{orders:?}");
+    assert!(matches!(orders.last(), Some(Order::Show(Piece::End { finish: Err(Reason::Failed(_)), .. }))));
 }
 
 #[test]

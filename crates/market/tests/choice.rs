@@ -212,3 +212,37 @@ fn providers_are_found_however_offers_come_and_go() {
         assert!(chosen.iter().all(|candidate| there.contains(&candidate.provider)));
     }
 }
+
+#[test]
+fn a_flood_of_strangers_keeps_no_newcomer_out_and_nobody_that_is_known() {
+    let (mut index, now) = (Index::default(), Millis(1_000));
+    let add = |index: &mut Index, i: u64, late: u64, bond: u64| {
+        index.offer(now, node(i), vec![offer(now.plus(OFFER_MS - 1_000 + late))], bond)
+    };
+    add(&mut index, 0, 0, 0).expect("a provider that answered well");
+    index.note(now, &node(0), Outcome::Answered { first_ms: 10, read: 100, rest_ms: 500, written: 100 });
+    add(&mut index, 1, 0, 5).expect("one with a bond");
+    for i in 2..20_000 {
+        add(&mut index, i, i % 1_000, 0).expect("strangers make room for each other");
+    }
+    add(&mut index, 20_000, 900, 0).expect("an honest newcomer");
+    add(&mut index, 20_001, 900, 7).expect("and one with a bond");
+    let model = offer(now).model;
+    let there: BTreeSet<NodeId> = index.providers(&model).map(|(provider, _)| *provider).collect();
+    assert!([0, 1, 20_000, 20_001].iter().all(|i| there.contains(&node(*i))));
+    assert!(there.len() < 17_000, "it stays bounded: {}", there.len());
+}
+
+#[test]
+fn a_stranger_is_not_tried_with_a_long_question_that_is_paid() {
+    let (mut index, mut rng, now) = (Index::default(), Rng::new(3), Millis(1_000));
+    for i in 0..50 {
+        index.offer(now, node(i), vec![offer(now.plus(OFFER_MS))], 0).expect("taken");
+    }
+    index.note(now, &node(0), Outcome::Answered { first_ms: 10, read: 100, rest_ms: 500, written: 100 });
+    let mut strangers =
+        |need: &Need| (0..200).filter(|_| index.choose(now, need, &[], &mut rng)[0].provider != node(0)).count();
+    assert!(strangers(&need()) > 0, "a short one finds out who is good");
+    assert_eq!(strangers(&Need { read: 900, ..need() }), 0);
+    assert!(strangers(&Need { read: 900, price: Price::default(), ..need() }) > 0, "so does one that costs nothing");
+}

@@ -106,7 +106,8 @@ fn frames(request: &Request) -> Vec<Frame> {
     vec![
         Frame::Taken { terms },
         Frame::Alive {},
-        Frame::Read { cached: 1, echo: Tokens(vec![token(); 5]) },
+        Frame::Read { cached: 1, echo: Tokens(vec![token(); 2]) },
+        Frame::Read { cached: 1, echo: Tokens(vec![token(); 3]) },
         told.written(&key, vec![token(), token()]),
         told.written(&key, vec![token()]),
         told.end(&key, Finish::Stop, "rest".into()),
@@ -124,7 +125,8 @@ fn reasons() -> Vec<Reason> {
         Reason::Failed(what.clone()),
         Reason::Price,
         Reason::Unpaid(what.clone()),
-        Reason::Owner(what),
+        Reason::Owner(what.clone()),
+        Reason::Away(what),
     ]
 }
 
@@ -162,6 +164,56 @@ fn decoders_take_what_they_write_and_nothing_else() {
         hearing.take(frame).expect("an honest provider is heard");
     }
     canonical("receipts", &[Receipts(vec![hearing.receipt().cloned().expect("signed")])]);
+}
+
+#[test]
+fn a_frame_tells_the_length_of_its_words_in_steps_only() {
+    let request = request(asks().swap_remove(1));
+    let (key, client) = (Keypair::from_secret([2; 32]), Keypair::from_secret([1; 32]).id());
+    let mut told = Telling::new(&request, client, &terms(&request));
+    let mut length = |text: &str| {
+        told.written(&key, vec![Token { text: text.into(), bytes: text.into(), ..token() }]).to_bytes().len()
+    };
+    assert_eq!((length("a"), length("a somewhat longer word")), (256, 256));
+    assert_eq!(Frame::Alive {}.to_bytes().len(), 256);
+    let mut bytes = Frame::Alive {}.to_bytes();
+    bytes[200] = 1;
+    assert!(Frame::from_bytes(&bytes).is_err(), "zeros only: one frame, one encoding");
+}
+
+#[test]
+fn a_long_context_with_alternatives_is_read_in_frames_that_travel() {
+    let top = (0..20).map(|i| (vec![b'x'; 8 + i], -0.5)).collect();
+    let one = Token { top, ..token() };
+    let count = 40_000;
+    let ask = Ask { input: Input::Tokens(vec![7; count]), logprobs: Some(20), ..asks().swap_remove(2) };
+    let request = Request::new(Hash::of("id", b""), Hash::of("model", b""), Hash::default(), ask);
+    let client = Keypair::from_secret([1; 32]).id();
+    let terms = Terms { read: count as u64, context: 1 << 16, ..terms(&request) };
+    let frames = Telling::new(&request, client, &terms).read(0, vec![one; count]);
+    let mut hearing = Hearing::new(Keypair::from_secret([2; 32]).id(), client, request, 1 << 16);
+    hearing.take(Frame::Taken { terms }).expect("taken");
+    let mut read = 0;
+    for frame in frames {
+        let bytes = frame.to_bytes();
+        assert!(bytes.len() <= market::FRAME_MAX / 4);
+        let frame = Frame::from_bytes(&bytes).expect("a frame");
+        let Ok(market::Heard::Pieces(pieces)) = hearing.take(frame) else { panic!("an honest one is heard") };
+        read +=
+            pieces.iter().map(|piece| if let Piece::Read { echo, .. } = piece { echo.len() } else { 0 }).sum::<usize>();
+    }
+    assert_eq!(read, count);
+}
+
+#[test]
+fn a_reason_of_a_peer_is_short_and_printable() {
+    let long = format!("line\n\u{202e}{}", "word ".repeat(200));
+    let bytes = Frame::Refused { reason: Reason::Failed(long) }.to_bytes();
+    let Ok(Frame::Refused { reason: Reason::Failed(text) }) = Frame::from_bytes(&bytes) else { panic!("a reason") };
+    assert!(text.starts_with("lineword ") && text.len() <= 256 && !text.contains(char::is_control), "{text}");
+    let raw = Frame::Refused { reason: Reason::Failed("abc".into()) }.to_bytes();
+    let raw: Vec<u8> = raw.into_iter().map(|byte| if byte == b'b' { b'\n' } else { byte }).collect();
+    assert!(Frame::from_bytes(&raw).is_err());
 }
 
 /// Damaged, doubled, left-out and shuffled frames: nothing that was not signed in this order is ever shown.

@@ -131,3 +131,25 @@ fn who_never_pays_is_given_two_chunks_and_no_more() {
         till.end();
     }
 }
+
+#[test]
+fn what_a_new_client_owes_is_bounded_over_all_its_open_answers() {
+    let (client, provider, chain) = keys();
+    let chunk = Credits(64);
+    let mut till = Till::default();
+    let mut open = 0;
+    while till.may_begin(chunk) {
+        till.begin();
+        while till.may_write(chunk) {
+            till.earn(Credits(1));
+        }
+        open += 1;
+        assert!(open < 100, "a client that has paid nothing opens one answer after the other");
+    }
+    assert!(till.owed().0 <= 5 * chunk.0, "four chunks, and what was under way: {:?}", till.owed());
+    // One that has paid is trusted with more.
+    let mut purse = Purse::default();
+    let voucher = purse.promise(allotted(0), &client, chain, provider.id(), Credits(64 * 100)).expect("promised");
+    till.take(&chain, &provider.id(), &client.id(), allotted(0), voucher).expect("taken");
+    assert!(till.may_begin(chunk));
+}

@@ -1,11 +1,10 @@
-//! Content by hash: asked for chunk by chunk, checked chunk by chunk, from many at once.
+//! Content by hash: asked for chunk by chunk (answered in `serving.rs`), checked chunk by chunk, from many at once.
 
 use crate::frame;
 use crate::pool::Pool;
-use crate::rate::Rate;
 use base::{CHUNK_BYTES, ChunkTree, Hash, NodeId, Reject, Wire, wire_enum};
 use bytes::Bytes;
-use iroh::endpoint::{Connection, RecvStream, SendStream};
+use iroh::endpoint::{Connection, RecvStream};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -17,7 +16,7 @@ use tokio::task::{JoinSet, spawn_blocking};
 /// Names the protocol and its version.
 pub(crate) const ALPN: &[u8] = b"talkoo/bulk/1";
 
-/// What a node serves. Called from many tasks; must not block for long.
+/// What a node serves. Called from many tasks; [`chunk`](Content::chunk) may block for as long as a disk does.
 pub trait Content: Send + Sync + 'static {
     /// The chunk tree of `root`, when it is held and `by` may have it.
     fn tree(&self, root: &Hash, by: &NodeId) -> Option<Arc<ChunkTree>>;
@@ -30,7 +29,7 @@ pub trait Content: Send + Sync + 'static {
 }
 
 /// A request is at most this long.
-const REQUEST_MAX: usize = 64;
+pub(crate) const REQUEST_MAX: usize = 64;
 /// A tree lists 32 bytes a chunk: enough for 2 TiB.
 const TREE_MAX: usize = 64 << 20;
 /// Connections to one source for one transfer.
@@ -38,16 +37,16 @@ const LANES_MAX: usize = 4;
 /// Chunks that make a further connection worth its handshake.
 const CHUNKS_PER_LANE: usize = 4;
 /// Chunks asked for at once over one connection: while one travels, the request for the next does.
-const ASKED_AHEAD: usize = 2;
+pub(crate) const ASKED_AHEAD: usize = 2;
 /// A source that brings nothing for so long is given up for this transfer.
-const STALL: Duration = Duration::from_secs(20);
+pub(crate) const STALL: Duration = Duration::from_secs(20);
 
 /// A tree is small: a source that does not send it for so long is dialled anew next time.
 const TREE_STALL: Duration = Duration::from_secs(3);
 
 /// What is asked of a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Request {
+pub(crate) enum Request {
     /// The tree of `root` and, when it is one chunk only, that chunk as a second frame.
     Tree { root: Hash },
     /// One chunk.
@@ -147,59 +146,6 @@ impl<P> FetchError<P> {
         let wrong = self.rejects.iter().map(|(_, reject)| *reject).find(|reject| *reject != Reject::NotHeld);
         wrong.unwrap_or(Reject::NotHeld)
     }
-}
-
-/// Answers the requests of one connection until it closes.
-pub(crate) async fn serve(connection: Connection, by: NodeId, content: Arc<dyn Content>, up: Arc<Rate>) {
-    let mut streams = JoinSet::new();
-    while let Ok((send, receive)) = connection.accept_bi().await {
-        // The transport bounds the streams of a connection, hence these tasks.
-        while streams.try_join_next().is_some() {}
-        let (content, up) = (content.clone(), up.clone());
-        streams.spawn(async move {
-            if let Err(reject) = answer(send, receive, &by, content.as_ref(), &up).await {
-                content.refused(&by, reject);
-            }
-        });
-    }
-}
-
-async fn answer(
-    mut send: SendStream,
-    mut receive: RecvStream,
-    by: &NodeId,
-    content: &dyn Content,
-    up: &Rate,
-) -> Result<(), Reject> {
-    let request: Request = frame::receive_as(&mut receive, REQUEST_MAX).await?;
-    let mut found = true;
-    match request {
-        Request::Tree { root } => match content.tree(&root, by) {
-            Some(tree) => {
-                frame::send(&mut send, &tree.to_bytes()).await?;
-                if tree.chunks.len() == 1
-                    && let Some(chunk) = content.chunk(&root, 0, by)
-                {
-                    // Whoever asks for a tree waits for seconds only.
-                    up.count(chunk.len()).await;
-                    frame::send(&mut send, &chunk).await?;
-                    content.sent(chunk.len());
-                }
-            }
-            None => found = false,
-        },
-        Request::Chunk { root, index } => match content.chunk(&root, index as usize, by) {
-            Some(chunk) => {
-                up.take(chunk.len()).await;
-                frame::send(&mut send, &chunk).await?;
-                content.sent(chunk.len());
-            }
-            None => found = false,
-        },
-        Request::Ping { nonce } => frame::send(&mut send, &nonce.to_bytes()).await?,
-    }
-    let _ = send.finish();
-    if found { Ok(()) } else { Err(Reject::NotHeld) }
 }
 
 /// Time for a small request to come back.
@@ -421,6 +367,6 @@ async fn fetch_chunk(
 }
 
 /// `TooMany` when it takes too long: too many at once, or nobody there any more.
-async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, Reject>>) -> Result<T, Reject> {
+pub(crate) async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, Reject>>) -> Result<T, Reject> {
     tokio::time::timeout(limit, work).await.unwrap_or(Err(Reject::TooMany))
 }

@@ -1,5 +1,6 @@
 //! The endpoint of a node and the tasks that answer its peers.
 
+use crate::accept::{self, ACCEPTED_MAX, EACH_MAX, EXPECTED_MAX, Services};
 use crate::bulk::{self, Content, FetchError, Fetched, Place};
 use crate::gossip::{self, Topic};
 use crate::links::{self, Link, Listener};
@@ -7,22 +8,24 @@ use crate::log::{self, Follow, LogClient, LogService};
 use crate::overlay::Overlay;
 use crate::pool::Pool;
 use crate::rate::Rate;
+use crate::reach::{address_of, learn, origin_of, plausible, way_of};
 use crate::relay::{Pins, RelayAddr};
+use crate::seats::Seats;
+use crate::serving::Serving;
 use crate::talk::{self, Answerer, Talk};
 use crate::ticket::Address;
 use base::{Hash, NodeId, Reject};
 use iroh::address_lookup::memory::MemoryLookup;
 use iroh::endpoint::{NetReportConfig, PortmapperConfig, QuicTransportConfig, VarInt, presets};
-use iroh::{Endpoint, EndpointAddr, EndpointId, RelayMap, RelayMode, SecretKey, TransportAddr, Watcher};
+use iroh::{Endpoint, EndpointId, RelayMap, RelayMode, SecretKey, Watcher};
 use iroh_mdns_address_lookup::MdnsAddressLookup;
 use iroh_relay::{RelayConfig, RelayQuicConfig};
 use n0_future::StreamExt;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use thiserror::Error;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// How a node is on the network.
@@ -54,8 +57,6 @@ pub enum NetError {
     },
 }
 
-/// Connections accepted at a time.
-const ACCEPTED_MAX: usize = 1024;
 /// Streams that a peer may have open on one connection.
 const STREAMS_MAX: u32 = 64;
 /// Above 2 MiB a lossy link kills the connection ("too many gaps in stream buffer").
@@ -81,6 +82,7 @@ pub struct Net {
     stop: CancellationToken,
     pins: Arc<Pins>,
     answerer: Arc<OnceLock<Arc<dyn Answerer>>>,
+    seats: Arc<Seats>,
 }
 
 /// Takes in peers of a topic that became known later.
@@ -99,20 +101,6 @@ impl More {
         let others = peers.iter().filter(|peer| **peer != self.me);
         others.filter_map(|peer| EndpointId::from_bytes(&peer.0).ok()).collect()
     }
-}
-
-/// What answers the connections of peers.
-#[derive(Clone)]
-struct Services {
-    content: Arc<dyn Content>,
-    log: Option<Arc<dyn LogService>>,
-    listener: Option<Arc<dyn Listener>>,
-    overlay: Overlay,
-    book: MemoryLookup,
-    pool: Arc<Pool>,
-    answerer: Arc<OnceLock<Arc<dyn Answerer>>>,
-    room: talk::Room,
-    up: Arc<Rate>,
 }
 
 /// What is known of the way to a peer.
@@ -179,17 +167,19 @@ impl Net {
         }
         let stop = CancellationToken::new();
         let overlay = Overlay::new(endpoint.clone());
-        let up = Arc::new(Rate::new(config.rates.0));
-        let (served, dialled) = (content.clone(), up.clone());
+        let serving = Arc::new(Serving::new(content, config.rates.0));
+        let dialled = serving.clone();
         let serve = move |by, alpn: &[u8], connection| {
             if alpn == bulk::ALPN {
-                tokio::spawn(bulk::serve(connection, by, served.clone(), dialled.clone()));
+                let origin = origin_of(&connection);
+                tokio::spawn(dialled.clone().serve(connection, by, origin));
             }
         };
         let pool = Arc::new(Pool::new(endpoint.clone(), Box::new(serve), Rate::new(config.rates.1)));
         let answerer = Arc::new(OnceLock::new());
+        let seats = Arc::new(Seats::new(ACCEPTED_MAX, EXPECTED_MAX, EACH_MAX));
         let services = Services {
-            content,
+            serving,
             log,
             listener,
             overlay: overlay.clone(),
@@ -197,10 +187,10 @@ impl Net {
             pool: pool.clone(),
             answerer: answerer.clone(),
             room: talk::Room::default(),
-            up,
+            seats: seats.clone(),
         };
-        tokio::spawn(accept(endpoint.clone(), services, stop.clone()));
-        Ok(Self { endpoint, book, pool, overlay, secret: config.secret, stop, pins, answerer })
+        tokio::spawn(accept::accept(endpoint.clone(), services, stop.clone()));
+        Ok(Self { endpoint, book, pool, overlay, secret: config.secret, stop, pins, answerer, seats })
     }
 
     /// Who this node is.
@@ -212,6 +202,12 @@ impl Net {
     /// and through its relay.
     pub fn address(&self) -> Address {
         address_of(&self.endpoint)
+    }
+
+    /// These peers find a place here when strangers have taken all of theirs: those who validate a chain, or the members
+    /// of a run. Said again of the same, others take their stead.
+    pub fn expect(&self, chain_or_run: Hash, peers: BTreeSet<NodeId>) {
+        self.seats.expect(chain_or_run, peers);
     }
 
     /// Remembers where a peer can be reached.
@@ -236,32 +232,37 @@ impl Net {
 
     /// Tells everybody in `topic` where this node is, and learns where they are, beginning with `peers`.
     pub fn meet(&self, topic: Hash, peers: &[NodeId]) {
-        let (_, words) = tokio::sync::watch::channel(Vec::new());
+        let (_, words) = tokio::sync::watch::channel(Some(Vec::new()));
         let _ = self.speak(Topic { topic, words, hear: Arc::new(()) }, peers);
     }
 
-    /// The same with words of one's own, and an ear for those of others. Gives what takes in more peers.
+    /// The same with words of one's own, or none, and an ear for those of others. Gives what takes in more peers.
     pub fn speak(&self, topic: Topic, peers: &[NodeId]) -> More {
         let (more, peers_to_come) = tokio::sync::mpsc::channel(MORE);
         let more = More { me: self.id(), sender: more };
         let bootstrap = more.ids(peers);
         let (book, me, pool, pins) = (self.book.clone(), self.id(), self.pool.clone(), self.pins.clone());
+        let forgotten = pins.clone();
         let forget = move |node: &NodeId| {
+            forgotten.forget(node);
             if let Ok(id) = EndpointId::from_bytes(&node.0) {
                 book.remove_endpoint_info(id);
             }
         };
-        let book = self.book.clone();
+        let (book, endpoint) = (self.book.clone(), self.endpoint.clone());
+        let open = pool.clone();
+        let connected = move || -> Vec<NodeId> { open.open().into_iter().map(|(peer, _)| peer).collect() };
         let learn = move |address: &Address| {
             let id = EndpointId::from_bytes(&address.node.0).ok();
             let unknown = id.is_some_and(|id| book.get_endpoint_info(id).is_none());
-            learn(&book, &pins, &pool, me, address);
+            learn(&book, &pins, &pool, me, &plausible(address, &address_of(&endpoint)));
             unknown
         };
         let moved = self.endpoint.watch_addr().stream_updates_only().map(|_| ());
         let own = self.endpoint.clone();
         let here = move || address_of(&own);
-        let part = gossip::Part { topic, bootstrap, more: peers_to_come, secret: self.secret, here, learn, forget };
+        let secret = self.secret;
+        let part = gossip::Part { topic, bootstrap, more: peers_to_come, secret, here, learn, forget, connected };
         tokio::spawn(gossip::take_part(self.overlay.clone(), part, moved, self.stop.clone()));
         more
     }
@@ -337,44 +338,6 @@ impl Drop for Net {
     }
 }
 
-impl Services {
-    /// A peer that comes from an address that was not known was restarted or has moved: what leads
-    /// to where it was is dead.
-    async fn note_address(&self, by: NodeId, connection: &iroh::endpoint::Connection) {
-        let socket = connection.paths().iter().find_map(|path| match path.remote_addr() {
-            TransportAddr::Ip(socket) => Some(*socket),
-            _ => None,
-        });
-        let (Some(socket), Ok(id)) = (socket, EndpointId::from_bytes(&by.0)) else { return };
-        let known = self.book.get_endpoint_info(id).map(|info| info.into_endpoint_addr());
-        if known.as_ref().is_some_and(|known| known.ip_addrs().any(|known| *known == socket)) {
-            return;
-        }
-        let relays = known.iter().flat_map(EndpointAddr::relay_urls).cloned().map(TransportAddr::Relay);
-        let now = [TransportAddr::Ip(socket)].into_iter().chain(relays);
-        self.book.set_endpoint_info(EndpointAddr::from_parts(id, now));
-        self.pool.moved(by, &[socket]).await;
-    }
-}
-
-/// Notes where a peer is.
-fn learn(book: &MemoryLookup, pins: &Pins, pool: &Arc<Pool>, me: NodeId, address: &Address) {
-    let Ok(id) = EndpointId::from_bytes(&address.node.0) else { return };
-    if address.node == me {
-        return;
-    }
-    let sockets = address.sockets.iter().map(|socket| TransportAddr::Ip(*socket));
-    let relay = address.relay.iter().map(|relay| TransportAddr::Relay(relay.url().clone()));
-    address.relay.iter().for_each(|relay| pins.learn(relay));
-    let info = iroh::endpoint_info::EndpointInfo::from(EndpointAddr::from_parts(id, sockets.chain(relay)));
-    let before = book.set_endpoint_info(info.clone());
-    if before.is_some_and(|before| before != info.data) {
-        // It was restarted elsewhere: connections to where it was are dead.
-        let (pool, address) = (pool.clone(), address.clone());
-        tokio::spawn(async move { pool.moved(address.node, &address.sockets).await });
-    }
-}
-
 fn add_mdns(endpoint: &Endpoint) {
     match MdnsAddressLookup::builder().service_name(MDNS_NAME).build(endpoint.id()) {
         Ok(mdns) => {
@@ -393,76 +356,4 @@ pub(crate) fn relay_mode(relays: &[RelayAddr]) -> RelayMode {
     }
     let config = |relay: &RelayAddr| RelayConfig::new(relay.url().clone(), Some(RelayQuicConfig::new(relay.port())));
     RelayMode::Custom(relays.iter().map(config).collect::<RelayMap>())
-}
-
-/// Whether packets on a connection go straight, and where to.
-fn way_of(connection: &iroh::endpoint::Connection) -> (bool, String) {
-    let paths = connection.paths();
-    let path = paths.iter().find(|path| path.is_selected());
-    let direct = path.as_ref().is_some_and(|path| path.is_ip());
-    let address = path.map_or("unknown".into(), |path| match path.remote_addr() {
-        TransportAddr::Ip(socket) => socket.to_string(),
-        TransportAddr::Relay(url) => RelayAddr::of(url).map_or_else(|| url.to_string(), |relay| relay.to_string()),
-        other => format!("{other:?}"),
-    });
-    (direct, address)
-}
-
-/// Dialable addresses: a wildcard socket is reached on every address of the machine, loopback included.
-fn address_of(endpoint: &Endpoint) -> Address {
-    let here = endpoint.addr();
-    let mut sockets: Vec<SocketAddr> = here.ip_addrs().copied().collect();
-    for socket in endpoint.bound_sockets() {
-        if socket.ip().is_unspecified() && socket.is_ipv4() {
-            sockets.push(SocketAddr::from(([127, 0, 0, 1], socket.port())));
-        }
-    }
-    sockets.sort();
-    sockets.dedup();
-    let relay = here.relay_urls().next().and_then(RelayAddr::of);
-    Address { node: NodeId(*endpoint.id().as_bytes()), sockets, relay }
-}
-
-async fn accept(endpoint: Endpoint, services: Services, stop: CancellationToken) {
-    let mut connections = JoinSet::new();
-    loop {
-        let incoming = tokio::select! {
-            () = stop.cancelled() => break,
-            incoming = endpoint.accept() => incoming,
-        };
-        let Some(incoming) = incoming else { break };
-        while let Some(ended) = connections.try_join_next() {
-            if let Err(error) = ended {
-                tracing::error!(%error, "a connection's task failed");
-            }
-        }
-        if connections.len() >= ACCEPTED_MAX {
-            incoming.refuse();
-            continue;
-        }
-        let services = services.clone();
-        connections.spawn(async move {
-            let Ok(connection) = incoming.await else { return };
-            let by = NodeId(*connection.remote_id().as_bytes());
-            services.note_address(by, &connection).await;
-            match (connection.alpn(), services.log) {
-                (links::ALPN, _) => {
-                    if let Some(listener) = services.listener {
-                        links::serve(connection, by, listener).await;
-                    }
-                }
-                (bulk::ALPN, _) => {
-                    services.pool.offer(by, bulk::ALPN, connection.clone()).await;
-                    bulk::serve(connection, by, services.content, services.up).await;
-                }
-                (log::ALPN, Some(log)) => log::serve(connection, by, log).await,
-                (talk::ALPN, _) => match services.answerer.get() {
-                    Some(answerer) => talk::serve(connection, by, answerer.clone(), services.room).await,
-                    None => connection.close(1u32.into(), b"this node serves no models"),
-                },
-                (gossip::ALPN, _) => services.overlay.take_in(connection).await,
-                _ => connection.close(1u32.into(), b"this node keeps no log"),
-            }
-        });
-    }
 }

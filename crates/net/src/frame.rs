@@ -2,7 +2,8 @@
 
 use base::{Reader, Reject, Wire};
 use iroh::endpoint::{RecvStream, SendStream};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use std::sync::Arc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// A frame of so many bytes takes no room.
 const SHORT: usize = 1 << 16;
@@ -10,23 +11,27 @@ const SHORT: usize = 1 << 16;
 /// Writes one frame.
 pub(crate) async fn send(stream: &mut SendStream, bytes: &[u8]) -> Result<(), Reject> {
     let len = u32::try_from(bytes.len()).map_err(|_| Reject::Oversized)?;
-    stream.write_all(&len.to_le_bytes()).await.map_err(|_| Reject::NotHeld)?;
-    stream.write_all(bytes).await.map_err(|_| Reject::NotHeld)
+    if bytes.len() > SHORT {
+        stream.write_all(&len.to_le_bytes()).await.map_err(|_| Reject::NotHeld)?;
+        return stream.write_all(bytes).await.map_err(|_| Reject::NotHeld);
+    }
+    // One write, one packet.
+    stream.write_all(&[&len.to_le_bytes()[..], bytes].concat()).await.map_err(|_| Reject::NotHeld)
 }
 
 /// Reads one frame of at most `max` bytes; `None` at the clean end of the stream.
 pub(crate) async fn receive(stream: &mut RecvStream, max: usize) -> Result<Option<Vec<u8>>, Reject> {
     let Some(len) = length(stream, max).await? else { return Ok(None) };
-    body(stream, len, None).await.map(Some)
+    Ok(Some(body(stream, len, None).await?.0))
 }
 
-/// The same for a frame that takes room as its bytes arrive, so that the frames of many together are bounded; a short one
-/// needs none.
+/// The same for a frame that takes room as its bytes arrive, so that the frames of many together are bounded, for as long as
+/// it is kept; a short one needs none.
 pub(crate) async fn receive_in(
     stream: &mut RecvStream,
     max: usize,
-    room: &Semaphore,
-) -> Result<Option<Vec<u8>>, Reject> {
+    room: &Arc<Semaphore>,
+) -> Result<Option<(Vec<u8>, Option<OwnedSemaphorePermit>)>, Reject> {
     let Some(len) = length(stream, max).await? else { return Ok(None) };
     body(stream, len, Some(room)).await.map(Some)
 }
@@ -45,14 +50,18 @@ async fn length(stream: &mut RecvStream, max: usize) -> Result<Option<usize>, Re
     Ok(Some(len))
 }
 
-async fn body(stream: &mut RecvStream, len: usize, room: Option<&Semaphore>) -> Result<Vec<u8>, Reject> {
-    let mut taken: Option<SemaphorePermit<'_>> = None;
+async fn body(
+    stream: &mut RecvStream,
+    len: usize,
+    room: Option<&Arc<Semaphore>>,
+) -> Result<(Vec<u8>, Option<OwnedSemaphorePermit>), Reject> {
+    let mut taken: Option<OwnedSemaphorePermit> = None;
     // Grows with what arrives: a claimed length allocates nothing.
     let mut bytes = Vec::new();
     while bytes.len() < len {
         let Ok(Some(chunk)) = stream.read_chunk(len - bytes.len()).await else { return Err(Reject::NotHeld) };
         if let Some(room) = room.filter(|_| bytes.len() + chunk.len() > SHORT) {
-            let more = room.acquire_many(chunk.len() as u32).await.map_err(|_| Reject::TooMany)?;
+            let more = room.clone().acquire_many_owned(chunk.len() as u32).await.map_err(|_| Reject::TooMany)?;
             match &mut taken {
                 Some(taken) => taken.merge(more),
                 None => taken = Some(more),
@@ -60,7 +69,7 @@ async fn body(stream: &mut RecvStream, len: usize, room: Option<&Semaphore>) -> 
         }
         bytes.extend_from_slice(&chunk);
     }
-    Ok(bytes)
+    Ok((bytes, taken))
 }
 
 /// Reads one frame that must be a `T`.

@@ -1,7 +1,8 @@
 //! Small signed messages to everybody in a topic: who is there, and where.
 //!
 //! A joiner knows one node from its ticket. Over the topic's overlay it tells everybody where it
-//! is and learns where the others are, so that bulk transfers go straight from peer to peer.
+//! is and learns where the others are, so that bulk transfers go straight from peer to peer. A node
+//! that only listens tells nobody its key or its addresses.
 
 use crate::overlay::Overlay;
 use crate::ticket::Address;
@@ -11,7 +12,7 @@ use iroh::EndpointId;
 use iroh_gossip::TopicId;
 use iroh_gossip::api::{Event, GossipReceiver, GossipSender};
 use n0_future::{Stream, StreamExt};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -29,6 +30,12 @@ const BEAT: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_secs(1);
 /// Nodes of a topic that are remembered.
 const HEARD_MAX: usize = 16_384;
+/// A node that was heard again after so long is known; keys made a moment ago do not push it out.
+const KNOWN_AFTER_MS: u64 = 60_000;
+/// Nodes that others named, such as validators, whom strangers do not push out.
+const NAMED_MAX: usize = 1024;
+/// Names keys of the moment, with which those who listen ask where the others are.
+const GREETING: &str = "talkoo 2026 greeting v1";
 /// Nodes with whom to begin, at most.
 const BOOTSTRAP_MAX: usize = 64;
 /// Of these, tried at a time.
@@ -61,8 +68,9 @@ impl Wire for Beat {
 pub struct Topic {
     /// Its name.
     pub topic: Hash,
-    /// What this node says; when it changes, it is said at once.
-    pub words: watch::Receiver<Vec<u8>>,
+    /// What this node says; when it changes, it is said at once. `None`: it only listens, and its key and addresses
+    /// are told to nobody.
+    pub words: watch::Receiver<Option<Vec<u8>>>,
     /// Who hears what others say.
     pub hear: Arc<dyn Hears>,
 }
@@ -78,7 +86,7 @@ impl Hears for () {
 }
 
 /// This node's part in a topic.
-pub(crate) struct Part<H, L, F> {
+pub(crate) struct Part<H, L, F, C> {
     pub(crate) topic: Topic,
     /// With whom to begin.
     pub(crate) bootstrap: Vec<EndpointId>,
@@ -92,29 +100,33 @@ pub(crate) struct Part<H, L, F> {
     pub(crate) learn: L,
     /// Nobody remembers where these are any more.
     pub(crate) forget: F,
+    /// With whom this node is connected now.
+    pub(crate) connected: C,
 }
 
 /// Takes part until `stop`.
-pub(crate) async fn take_part<H: Fn() -> Address, L: Fn(&Address) -> bool, F: Fn(&NodeId)>(
+pub(crate) async fn take_part<H, L, F, C>(
     overlay: Overlay,
-    part: Part<H, L, F>,
+    part: Part<H, L, F, C>,
     mut moved: impl Stream<Item = ()> + Unpin,
     stop: CancellationToken,
-) {
-    let Part { topic: Topic { topic, mut words, hear }, mut bootstrap, mut more, secret, here, learn, forget } = part;
+) where
+    H: Fn() -> Address,
+    L: Fn(&Address) -> bool,
+    F: Fn(&NodeId),
+    C: Fn() -> Vec<NodeId>,
+{
+    let Part { topic, mut bootstrap, mut more, secret, here, learn, forget, connected } = part;
+    let Topic { topic, mut words, hear } = topic;
     let Ok(subscribed) = overlay.subscribe(TopicId::from_bytes(topic.0)).await else { return };
     let (sender, mut receiver) = subscribed.split();
     bootstrap.iter().for_each(|peer| overlay.reach(*peer, &sender));
-    let mut beats = Beats {
-        key: Keypair::from_secret(secret),
-        count: 0,
-        heard: BTreeMap::new(),
-        order: BTreeMap::new(),
-        arrived: 0,
-    };
+    let mut beats = Beats::new(Keypair::from_secret(secret));
+    let mut named: BTreeSet<NodeId> = bootstrap.iter().take(NAMED_MAX).map(node).collect();
+    beats.keep(&named, connected());
     let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + BEAT, BEAT);
     let mut next_word = tokio::time::Instant::now();
-    let (mut news, mut changes) = (true, true);
+    let (mut news, mut changes, mut greeted) = (true, true, false);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -122,10 +134,19 @@ pub(crate) async fn take_part<H: Fn() -> Address, L: Fn(&Address) -> bool, F: Fn
                 news = false;
                 next_word = tokio::time::Instant::now() + PAUSE;
                 let said = words.borrow_and_update().clone();
-                beats.say(&sender, here(), said).await;
+                match said {
+                    Some(said) => beats.say(&sender, here(), said).await,
+                    None if !greeted && receiver.neighbors().next().is_some() => {
+                        greeted = true;
+                        greet(&secret, &topic, &sender).await;
+                    }
+                    None => {}
+                }
             }
             _ = tick.tick() => {
                 news = true;
+                let near = receiver.neighbors().map(|peer| node(&peer));
+                beats.keep(&named, connected().into_iter().chain(near));
                 // Those with whom to begin may have come up only now.
                 if receiver.neighbors().next().is_none() && !bootstrap.is_empty() {
                     // Some at a time, not always the same.
@@ -141,7 +162,13 @@ pub(crate) async fn take_part<H: Fn() -> Address, L: Fn(&Address) -> bool, F: Fn
             Some(()) = moved.next() => news = true,
             Some(peers) = more.recv() => {
                 let near: Vec<EndpointId> = receiver.neighbors().collect();
-                for peer in peers.into_iter().filter(|peer| !near.contains(peer)) {
+                for peer in peers {
+                    if named.len() < NAMED_MAX {
+                        named.insert(node(&peer));
+                    }
+                    if near.contains(&peer) {
+                        continue;
+                    }
                     if !bootstrap.contains(&peer) && bootstrap.len() < BOOTSTRAP_MAX {
                         bootstrap.push(peer);
                     }
@@ -151,6 +178,8 @@ pub(crate) async fn take_part<H: Fn() -> Address, L: Fn(&Address) -> bool, F: Fn
             event = next(&mut receiver) => match event {
                 None => return,
                 Some(Event::NeighborUp(_)) => news = true,
+                // Too much of one neighbour is not judged.
+                Some(Event::Received(message)) if !overlay.admit(message.delivered_from, message.content.len()) => {}
                 Some(Event::Received(message)) => match beats.hear(&message.content, now_ms()) {
                     Ok(Some(heard)) => {
                         if learn(&heard.beat.address) {
@@ -169,6 +198,19 @@ pub(crate) async fn take_part<H: Fn() -> Address, L: Fn(&Address) -> bool, F: Fn
     }
 }
 
+fn node(peer: &EndpointId) -> NodeId {
+    NodeId(*peer.as_bytes())
+}
+
+/// Has everybody say where it is, without a word of who asks: whoever hears of somebody new speaks, and this is the
+/// beat of a key of the moment, which is nowhere.
+async fn greet(secret: &[u8; 32], topic: &Hash, sender: &GossipSender) {
+    let seed = [secret.as_slice(), topic.0.as_slice(), &now_ms().to_le_bytes()].concat();
+    let mut nobody = Beats::new(Keypair::from_secret(Hash::of(GREETING, &seed).0));
+    let address = Address { node: nobody.key.id(), sockets: Vec::new(), relay: None };
+    nobody.say(sender, address, Vec::new()).await;
+}
+
 async fn next(receiver: &mut GossipReceiver) -> Option<Event> {
     receiver.next().await?.ok()
 }
@@ -178,10 +220,13 @@ struct Beats {
     count: u64,
     /// The last beat of each node, without its words.
     heard: BTreeMap<NodeId, Last>,
-    /// In the order in which they were heard: who was silent longest is forgotten first.
-    order: BTreeMap<u64, NodeId>,
+    /// In the order in which they were heard, those that are not known yet and those that are: a stranger of a moment
+    /// is forgotten before a known node, and of each kind who was silent longest.
+    order: [BTreeMap<u64, NodeId>; 2],
     /// Beats heard.
     arrived: u64,
+    /// Never forgotten: nodes that others named, and with whom this node is connected.
+    kept: BTreeSet<NodeId>,
 }
 
 /// The last that was heard of a node.
@@ -190,6 +235,10 @@ struct Last {
     address: Address,
     /// Its place in the order.
     at: u64,
+    /// When it was first heard, by this node's clock.
+    since_ms: u64,
+    /// Whether it is known: it was heard again after a while.
+    known: bool,
     /// Whether nobody had said before where it is: then that is forgotten with it.
     ours: bool,
 }
@@ -203,6 +252,16 @@ struct HeardBeat {
 }
 
 impl Beats {
+    fn new(key: Keypair) -> Self {
+        let (heard, order, kept) = (BTreeMap::new(), Default::default(), BTreeSet::new());
+        Self { key, count: 0, heard, order, arrived: 0, kept }
+    }
+
+    /// These are not forgotten, until it is said again.
+    fn keep(&mut self, named: &BTreeSet<NodeId>, connected: impl IntoIterator<Item = NodeId>) {
+        self.kept = named.iter().copied().chain(connected).collect();
+    }
+
     async fn say(&mut self, sender: &GossipSender, address: Address, words: Vec<u8>) {
         self.count = now_ms().max(self.count + 1);
         let beat = Signed::new(DOMAIN, &self.key, Beat { address, count: self.count, words });
@@ -229,22 +288,34 @@ impl Beats {
         if last.is_some_and(|last| last.count >= beat.value.count) {
             return Ok(None);
         }
+        let gone = if last.is_none() && self.heard.len() >= HEARD_MAX { Some(self.make_room()?) } else { None };
+        let last = self.heard.remove(&beat.by);
         // A node that was restarted elsewhere has forgotten what it was told before.
-        let new = last.is_none_or(|last| last.address != beat.value.address);
-        let ours = last.is_some_and(|last| last.ours);
-        if let Some(last) = last {
-            self.order.remove(&last.at);
+        let new = last.as_ref().is_none_or(|last| last.address != beat.value.address);
+        let ours = last.as_ref().is_some_and(|last| last.ours);
+        let since_ms = last.as_ref().map_or(now_ms, |last| last.since_ms);
+        if let Some(last) = &last {
+            self.order[usize::from(last.known)].remove(&last.at);
         }
-        let mut gone = None;
-        if self.heard.len() >= HEARD_MAX && last.is_none() {
-            let oldest = self.order.pop_first().and_then(|(_, node)| Some((node, self.heard.remove(&node)?)));
-            gone = oldest.filter(|(_, last)| last.ours).map(|(node, _)| node);
-        }
+        let known = now_ms.saturating_sub(since_ms) >= KNOWN_AFTER_MS;
         self.arrived += 1;
-        self.order.insert(self.arrived, beat.by);
+        self.order[usize::from(known)].insert(self.arrived, beat.by);
         let (count, address) = (beat.value.count, beat.value.address.clone());
-        self.heard.insert(beat.by, Last { count, address, at: self.arrived, ours });
-        Ok(Some(HeardBeat { beat: beat.value, new, gone }))
+        self.heard.insert(beat.by, Last { count, address, at: self.arrived, since_ms, known, ours });
+        Ok(Some(HeardBeat { beat: beat.value, new, gone: gone.flatten() }))
+    }
+
+    /// Forgets one for a new one; gives it where what is known of its place came from here. Where all are kept, there
+    /// is no room.
+    fn make_room(&mut self) -> Result<Option<NodeId>, Reject> {
+        let free = |order: &BTreeMap<u64, NodeId>| {
+            order.iter().find(|(_, node)| !self.kept.contains(*node)).map(|(at, node)| (*at, *node))
+        };
+        let (at, node) = self.order.iter().find_map(free).ok_or(Reject::Full)?;
+        for order in &mut self.order {
+            order.remove(&at);
+        }
+        Ok(self.heard.remove(&node).filter(|last| last.ours).map(|_| node))
     }
 }
 
@@ -259,8 +330,33 @@ mod tests {
     use super::*;
 
     fn beats(secret: u8) -> Beats {
-        let key = Keypair::from_secret([secret; 32]);
-        Beats { key, count: 0, heard: BTreeMap::new(), order: BTreeMap::new(), arrived: 0 }
+        Beats::new(Keypair::from_secret([secret; 32]))
+    }
+
+    fn speaker(i: usize) -> Beats {
+        let mut secret = [7; 32];
+        secret[..8].copy_from_slice(&(i as u64).to_le_bytes());
+        Beats::new(Keypair::from_secret(secret))
+    }
+
+    /// Has heard of as many as it remembers, one after the other; the first `known` ones of them are known.
+    fn full(known: usize) -> Beats {
+        let mut hearer = beats(0);
+        for i in 0..HEARD_MAX {
+            let one = speaker(i);
+            let (at, address) = (1 + i as u64, here(&one));
+            let last = Last { count: 1, address, at, since_ms: 1_000, known: i < known, ours: i != 2 };
+            hearer.heard.insert(one.key.id(), last);
+            hearer.order[usize::from(i < known)].insert(at, one.key.id());
+        }
+        hearer.arrived = HEARD_MAX as u64;
+        hearer
+    }
+
+    /// Who is forgotten for one that was never heard before.
+    fn pushed_out(hearer: &mut Beats, i: usize) -> Result<Option<NodeId>, Reject> {
+        let new = speaker(i);
+        Ok(hearer.hear(&say(&new, &here(&new), 5), 1_000)?.expect("news").gone)
     }
 
     fn here(beats: &Beats) -> Address {
@@ -294,28 +390,42 @@ mod tests {
 
     #[test]
     fn who_was_silent_longest_is_forgotten_first() {
-        let mut hearer = beats(0);
-        let speaker = |i: usize| {
-            let mut secret = [7; 32];
-            secret[..8].copy_from_slice(&(i as u64).to_le_bytes());
-            let key = Keypair::from_secret(secret);
-            Beats { key, ..beats(0) }
-        };
-        for i in 0..HEARD_MAX {
-            let one = speaker(i);
-            let (at, address) = (1 + i as u64, here(&one));
-            hearer.heard.insert(one.key.id(), Last { count: 1, address, at, ours: i != 2 });
-            hearer.order.insert(at, one.key.id());
-        }
-        hearer.arrived = HEARD_MAX as u64;
+        let mut hearer = full(0);
         // The first one speaks again: the second is now the one that was silent longest.
         assert_eq!(heard(&mut hearer, &say(&speaker(0), &here(&speaker(0)), 900_000)), Ok(Some(false)));
-        let new = speaker(HEARD_MAX);
-        let gone = hearer.hear(&say(&new, &here(&new), 900_000), 1_000).expect("heard").expect("news").gone;
-        assert_eq!(gone, Some(speaker(1).key.id()));
-        let new = speaker(HEARD_MAX + 1);
-        let gone = hearer.hear(&say(&new, &here(&new), 5), 1_000).expect("heard").expect("news").gone;
-        assert_eq!(gone, None, "where that one is was known from elsewhere");
-        assert_eq!((hearer.heard.len(), hearer.order.len()), (HEARD_MAX, HEARD_MAX));
+        assert_eq!(pushed_out(&mut hearer, HEARD_MAX), Ok(Some(speaker(1).key.id())));
+        assert_eq!(pushed_out(&mut hearer, HEARD_MAX + 1), Ok(None), "where that one is was known from elsewhere");
+        assert_eq!((hearer.heard.len(), hearer.order[0].len()), (HEARD_MAX, HEARD_MAX));
+    }
+
+    #[test]
+    fn a_flood_of_fresh_keys_pushes_out_neither_known_nor_named_nodes() {
+        let known = 64;
+        let mut hearer = full(known);
+        // A validator that was silent for long, and one with whom there is a connection.
+        let (validator, connected) = (speaker(known).key.id(), speaker(known + 1).key.id());
+        hearer.keep(&BTreeSet::from([validator]), [connected]);
+        for i in 0..256 {
+            let gone = pushed_out(&mut hearer, HEARD_MAX + i);
+            assert_eq!(gone, Ok(Some(speaker(known + 2 + i).key.id())), "a stranger goes");
+        }
+        assert!((0..known).all(|i| hearer.heard.contains_key(&speaker(i).key.id())));
+        assert!([validator, connected].iter().all(|kept| hearer.heard.contains_key(kept)));
+        hearer.keep(&hearer.heard.keys().copied().collect(), []);
+        assert_eq!(pushed_out(&mut hearer, 2 * HEARD_MAX), Err(Reject::Full), "there is no stranger to forget");
+    }
+
+    #[test]
+    fn a_node_that_is_heard_for_a_while_is_known() {
+        let (mut hearer, speaker) = (beats(1), beats(2));
+        let at = here(&speaker);
+        let mut known = |count: u64, now: u64| {
+            hearer.hear(&say(&speaker, &at, count), now).expect("heard");
+            hearer.heard[&speaker.key.id()].known
+        };
+        assert!(!known(1, 1_000));
+        assert!(!known(2, 16_000));
+        assert!(known(3, 1_000 + KNOWN_AFTER_MS));
+        assert_eq!((hearer.order[0].len(), hearer.order[1].len()), (0, 1));
     }
 }

@@ -2,16 +2,17 @@
 //!
 //! * `talkoo/bulk/1` moves content by hash in verified chunks, from several peers and over several
 //!   connections to each (on lossy links streams share one congestion window; connections do not).
-//! * `talkoo/log/1` follows a log and submits to it.
+//! * `talkoo/log/3` follows a log and submits to it.
 //! * `talkoo/chain/1` carries frames between validators.
 //! * `talkoo/gossip/3` tells everybody in a topic where each of them is, and what it has to say.
-//! * `talkoo/ask/1` carries a question and its answer.
+//! * `talkoo/ask/2` carries a question and its answer.
 //!
 //! *Goals*: works offline at once (loopback, LAN by mDNS, static tickets); every buffer that a peer
 //! can fill is bounded; wrong bytes are refused by hash and counted. *Non-goals*: what the bytes
 //! mean. There is no relay, DNS or discovery service of anybody's unless the owner names one;
 //! [`Relay`] is one to name.
 
+mod accept;
 mod bulk;
 mod check;
 mod endpoint;
@@ -22,7 +23,10 @@ mod log;
 mod overlay;
 mod pool;
 mod rate;
+mod reach;
 mod relay;
+mod seats;
+mod serving;
 mod talk;
 mod ticket;
 
@@ -31,7 +35,8 @@ pub use check::{Around, local_addresses, look_around};
 pub use endpoint::{Config, More, Net, NetError, PeerInfo};
 pub use gossip::{Hears, Topic};
 pub use links::{Link, Listener};
-pub use log::{Follow, LogClient, LogEvent, LogService, Served};
+pub use log::{Events, Follow, LogClient, LogEvent, LogService, Served, submitted};
 pub use relay::{Relay, RelayAddr, RelayAddrError, RelayError, RelayKey};
-pub use talk::{Answerer, Hear, Say, Talk};
+pub use seats::Origin;
+pub use talk::{Answerer, FrameRoom, Hear, Say, Talk};
 pub use ticket::{Address, Ticket, TicketError, ticket_bytes, ticket_text};

@@ -1,8 +1,11 @@
 //! Relays: machines with an open port. A relay passes sealed packets between nodes that cannot reach each other,
-//! and tells each what its address looks like from outside, so that they can try to. It learns who talks to whom
-//! and how much, never what.
+//! and tells each what its address looks like from outside, so that they can try to. It learns who talks to whom,
+//! when and how much. What they say is encrypted between them; lengths and times tell something of it all the same.
 
-use base::Hash;
+mod door;
+
+use base::{Hash, NodeId};
+use door::Door;
 use iroh::RelayUrl;
 use iroh_relay::server::{
     Access, AccessControl, CertConfig, ClientRateLimit, ClientRequest, ConnectionId, Limits, QuicConfig, RelayConfig,
@@ -13,7 +16,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, Error, SignatureScheme};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
@@ -40,13 +43,31 @@ const PORT: u16 = 443;
 const CERTIFICATE: &str = "talkoo 2026 relay certificate v1";
 /// Nodes that one relay serves at a time.
 const CLIENTS_MAX: usize = 4096;
-/// Foreign relays whose keys are remembered.
-const PINS_MAX: usize = 1024;
+/// Domains that mean another machine in another network.
+const PRIVATE_DOMAINS: [&str; 4] = [".local", ".lan", ".internal", ".home.arpa"];
 
 impl RelayAddr {
     /// The port of both its services: TCP for packets, UDP for the question "what is my address?".
     pub(crate) fn port(&self) -> u16 {
         self.0.port().unwrap_or(PORT)
+    }
+
+    /// Its address, where it is written as one.
+    pub(crate) fn ip(&self) -> Option<std::net::IpAddr> {
+        let host = self.0.host_str()?.trim_matches(['[', ']']);
+        if host == "localhost" || host.ends_with(".localhost") {
+            Some(Ipv4Addr::LOCALHOST.into())
+        } else {
+            host.parse().ok()
+        }
+    }
+
+    /// Whether its host is a name that only somebody's own network knows: one of a single word, or of a domain that is
+    /// for such networks (RFC 6762, RFC 8375, and what routers and clouds call theirs).
+    pub(crate) fn is_private_name(&self) -> bool {
+        let Some(host) = self.0.host_str().filter(|_| self.ip().is_none()) else { return false };
+        let host = host.trim_end_matches('.');
+        !host.contains('.') || PRIVATE_DOMAINS.iter().any(|domain| host.ends_with(*domain))
     }
 
     pub(crate) fn url(&self) -> &RelayUrl {
@@ -88,35 +109,53 @@ fn pin(url: &RelayUrl) -> Option<Hash> {
     url.username().parse().ok()
 }
 
+/// What an address says of its relay's certificate, if it does.
+fn named(relay: &RelayAddr) -> Option<Pin> {
+    Some((relay.0.host_str()?.to_owned(), pin(&relay.0)?))
+}
+
 /// The keys of the relays that were named to this node.
 #[derive(Debug)]
 pub(crate) struct Pins {
     /// Hosts of the relays that this node's owner named: nobody else adds keys to them.
-    own: BTreeSet<String>,
-    keys: RwLock<BTreeSet<(String, Hash)>>,
+    hosts: BTreeSet<String>,
+    /// Their keys.
+    own: BTreeSet<Pin>,
+    /// The relay at which each other node says that it is reached: one for each, which goes when the node is forgotten.
+    others: RwLock<BTreeMap<NodeId, Pin>>,
 }
+
+/// A host and the hash of its certificate.
+type Pin = (String, Hash);
 
 impl Pins {
     /// Those of the node's own relays.
     pub(crate) fn new(own: &[RelayAddr]) -> Self {
-        let keys = own.iter().filter_map(|relay| Some((relay.0.host_str()?.to_owned(), pin(&relay.0)?)));
         let hosts = own.iter().filter_map(|relay| relay.0.host_str().map(str::to_owned)).collect();
-        Self { keys: RwLock::new(keys.collect()), own: hosts }
+        Self { hosts, own: own.iter().filter_map(named).collect(), others: RwLock::default() }
     }
 
-    /// One at which another node says that it is reached.
-    pub(crate) fn learn(&self, relay: &RelayAddr) {
-        let (Some(host), Some(key)) = (relay.0.host_str(), pin(&relay.0)) else { return };
-        let mut pins = self.keys.write().unwrap_or_else(PoisonError::into_inner);
-        if !self.own.contains(host) && pins.len() < PINS_MAX {
-            pins.insert((host.to_owned(), key));
-        }
+    /// Where `node` says that it is reached now: what it said before counts no more.
+    pub(crate) fn learn(&self, node: NodeId, relay: Option<&RelayAddr>) {
+        let pin = relay.and_then(named).filter(|(host, _)| !self.hosts.contains(host));
+        let mut others = self.others.write().unwrap_or_else(PoisonError::into_inner);
+        match pin {
+            Some(pin) => others.insert(node, pin),
+            None => others.remove(&node),
+        };
+    }
+
+    /// `node` is not heard any more.
+    pub(crate) fn forget(&self, node: &NodeId) {
+        self.others.write().unwrap_or_else(PoisonError::into_inner).remove(node);
     }
 
     fn hold(&self, host: &str, key: Hash) -> bool {
         // The verifier sees IPv6 addresses without their brackets.
-        let pins = self.keys.read().unwrap_or_else(PoisonError::into_inner);
-        pins.contains(&(host.to_owned(), key)) || pins.contains(&(format!("[{host}]"), key))
+        let names = [host.to_owned(), format!("[{host}]")];
+        let is = |pin: &Pin| pin.1 == key && names.contains(&pin.0);
+        let others = self.others.read().unwrap_or_else(PoisonError::into_inner);
+        self.own.iter().any(is) || others.values().any(is)
     }
 
     /// How relays are told from impostors: by the key in their address, or by a public authority.
@@ -205,11 +244,15 @@ impl RelayKey {
 pub struct Relay {
     server: Server,
     clients: Clients,
+    door: Door,
 }
 
 impl Relay {
-    /// Serves at `bind`, TCP and UDP; each node may send `bytes_per_second` through it.
+    /// Serves at `bind`, TCP and UDP; each node may send `bytes_per_second` through it, those of one address and all
+    /// together some times that.
     pub async fn open(bind: SocketAddr, key: &RelayKey, bytes_per_second: NonZeroU32) -> Result<Self, RelayError> {
+        let taken = |error: &dyn fmt::Display| RelayError(format!("at {bind}: {error:#}"));
+        let mut door = Door::at(bind).await.map_err(|error| taken(&error))?;
         let provider = iroh_relay::tls::default_provider();
         let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
         let chain = vec![CertificateDer::from(key.certificate.clone())];
@@ -219,20 +262,23 @@ impl Relay {
         let clients = Clients::default();
         // The plain service only serves to find captive portals; nobody asks it here.
         let mut relay = RelayConfig::new((Ipv4Addr::LOCALHOST, 0));
-        relay.tls = Some(TlsConfig::new(bind, cert));
+        // Behind the door, for which this machine is the only guest.
+        relay.tls = Some(TlsConfig::new((Ipv4Addr::LOCALHOST, 0), cert));
         relay.access = Arc::new(clients.clone());
         let mut limits = Limits::default();
         limits.client_rx = Some(ClientRateLimit::new(bytes_per_second));
         relay.limits = limits;
         let mut config = ServerConfig::default();
         config.relay = Some(relay);
-        let server = Server::spawn(with_quic(config, bind)).await;
-        Ok(Self { server: server.map_err(|error| RelayError(format!("at {bind}: {error:#}")))?, clients })
+        let server = Server::spawn(with_quic(config, door.address())).await.map_err(|error| taken(&error))?;
+        let inside = server.https_addr().ok_or_else(|| RelayError("its service did not begin".into()))?;
+        door.open(inside, u64::from(bytes_per_second.get()));
+        Ok(Self { server, clients, door })
     }
 
     /// Its address for others, who reach this machine as `host` (a name or an IP address).
     pub fn address(&self, host: &str, key: &RelayKey) -> Result<RelayAddr, RelayAddrError> {
-        let port = self.server.https_addr().map_or(PORT, |address| address.port());
+        let port = self.door.address().port();
         let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
         format!("https://{}@{host}:{port}", Hash::of(CERTIFICATE, &key.certificate)).parse()
     }
@@ -244,6 +290,7 @@ impl Relay {
 
     /// Ends it.
     pub async fn close(self) {
+        drop(self.door);
         let _ = self.server.shutdown().await;
     }
 }
@@ -293,8 +340,8 @@ mod tests {
         let own = format!("https://{}@198.51.100.9:7843", Hash::of(CERTIFICATE, &other.certificate));
         let pins = Arc::new(Pins::new(&[own.parse().expect("an address")]));
         let named = format!("https://{}@198.51.100.1:7843", Hash::of(CERTIFICATE, &mine.certificate));
-        pins.learn(&named.parse().expect("an address"));
-        pins.learn(&named.replace("100.1", "100.9").parse().expect("an address"));
+        pins.learn(NodeId([1; 32]), Some(&named.parse().expect("an address")));
+        pins.learn(NodeId([2; 32]), Some(&named.replace("100.1", "100.9").parse().expect("an address")));
         let verifier = pins.tls().server_cert_verifier(iroh_relay::tls::default_provider()).expect("a verifier");
         let believed = |key: &RelayKey, host: &'static str| {
             let host = ServerName::try_from(host).expect("a host");
@@ -306,5 +353,23 @@ mod tests {
         assert!(!believed(&other, "198.51.100.1"));
         assert!(believed(&other, "198.51.100.9"));
         assert!(!believed(&mine, "198.51.100.9"), "nobody else names a key for an own relay");
+    }
+
+    #[test]
+    fn a_node_that_names_relay_after_relay_keeps_nobody_from_a_new_one() {
+        let pins = Pins::new(&[]);
+        let key = |i: u16| Hash::of("a key", &i.to_le_bytes());
+        let relay = |i: u16| -> RelayAddr {
+            format!("https://{}@198.51.100.1:{}", key(i), 1_000 + i).parse().expect("an address")
+        };
+        let (flooder, honest) = (NodeId([1; 32]), NodeId([2; 32]));
+        (0..2_000).for_each(|i| pins.learn(flooder, Some(&relay(i))));
+        pins.learn(honest, Some(&relay(3_000)));
+        assert!(pins.hold("198.51.100.1", key(3_000)));
+        assert!(pins.hold("198.51.100.1", key(1_999)) && !pins.hold("198.51.100.1", key(7)), "its last one counts");
+        pins.forget(&flooder);
+        assert!(!pins.hold("198.51.100.1", key(1_999)), "it goes with the node");
+        pins.learn(honest, None);
+        assert!(!pins.hold("198.51.100.1", key(3_000)));
     }
 }

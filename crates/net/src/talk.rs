@@ -2,17 +2,20 @@
 
 use crate::frame;
 use crate::pool::Pool;
+use crate::reach::origin_of;
+use crate::seats::Origin;
+use crate::serving::first_in_time;
 use base::{NodeId, Reject};
 use iroh::endpoint::{Connection, RecvStream, SendStream};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 /// Names the protocol and its version.
-pub(crate) const ALPN: &[u8] = b"talkoo/ask/1";
+pub(crate) const ALPN: &[u8] = b"talkoo/ask/2";
 /// Bytes of first frames that are being read at a time, from everybody.
 const READING: usize = 64 << 20;
 /// The first frame comes whole within this.
@@ -20,8 +23,8 @@ const FIRST_WITHIN: Duration = Duration::from_secs(20);
 
 /// Who answers the questions of peers.
 pub trait Answerer: Send + Sync + 'static {
-    /// The longest frame that a peer may send.
-    fn frame_max(&self) -> usize;
+    /// The longest first frame that a peer may send, and the longest one after it.
+    fn frame_max(&self) -> (usize, usize);
     /// Answers one question; its first frame is `first`. Dropped when the peer's connection ends.
     fn answer(&self, by: NodeId, first: Vec<u8>, talk: Talk) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
 }
@@ -32,6 +35,15 @@ pub struct Talk {
     pub say: Say,
     /// From the peer.
     pub hear: Hear,
+    /// Where the peer comes from.
+    pub origin: Origin,
+    /// The room that its first frame takes. Who answers keeps it for as long as the frame is kept.
+    pub room: Option<FrameRoom>,
+}
+
+/// Room that a frame takes among those of all peers. Dropped, it is free.
+pub struct FrameRoom {
+    _permit: OwnedSemaphorePermit,
 }
 
 /// Frames to a peer. Dropped, they have an end, which the peer notices.
@@ -71,7 +83,10 @@ impl Hear {
 pub(crate) async fn open(pool: &Pool, peer: NodeId, max: usize) -> Result<Talk, Reject> {
     let connection = pool.get(peer, ALPN, 0).await?;
     match connection.open_bi().await {
-        Ok((say, hear)) => Ok(Talk { say: Say(say), hear: Hear { stream: hear, max } }),
+        Ok((say, hear)) => {
+            let hear = Hear { stream: hear, max };
+            Ok(Talk { say: Say(say), hear, origin: Origin::Near, room: None })
+        }
         Err(_) => {
             pool.discard(peer, ALPN, 0, &connection).await;
             Err(Reject::NotHeld)
@@ -92,15 +107,15 @@ impl Default for Room {
 /// Answers the questions of one connection until it closes.
 pub(crate) async fn serve(connection: Connection, by: NodeId, answerer: Arc<dyn Answerer>, room: Room) {
     let mut streams = JoinSet::new();
-    while let Ok((say, mut hear)) = connection.accept_bi().await {
-        // The transport bounds the streams of a connection, hence these tasks.
-        while streams.try_join_next().is_some() {}
-        let (answerer, room) = (answerer.clone(), room.clone());
+    while let Some((say, mut hear)) = first_in_time(&connection, &mut streams).await {
+        // A way through a relay may have become a straight one since.
+        let (answerer, room, origin) = (answerer.clone(), room.clone(), origin_of(&connection));
         streams.spawn(async move {
-            let max = answerer.frame_max();
-            let first = tokio::time::timeout(FIRST_WITHIN, frame::receive_in(&mut hear, max, &room.0)).await;
-            let Ok(Ok(Some(first))) = first else { return };
-            let talk = Talk { say: Say(say), hear: Hear { stream: hear, max } };
+            let (first_max, max) = answerer.frame_max();
+            let first = tokio::time::timeout(FIRST_WITHIN, frame::receive_in(&mut hear, first_max, &room.0)).await;
+            let Ok(Ok(Some((first, permit)))) = first else { return };
+            let room = permit.map(|permit| FrameRoom { _permit: permit });
+            let talk = Talk { say: Say(say), hear: Hear { stream: hear, max }, origin, room };
             answerer.answer(by, first, talk).await;
         });
     }

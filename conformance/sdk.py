@@ -28,6 +28,11 @@ text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
 assert text == answer.choices[0].message.content, (text, answer.choices[0].message.content)
 assert chunks[-1].usage.total_tokens == answer.usage.total_tokens
 
+raw = client.chat.completions.with_raw_response.create(model=model, messages=ask, max_tokens=1)
+assert (raw.headers["x-talkoo-provider"], raw.headers["x-talkoo-local"]) == ("self", "true"), raw.headers
+same = client.chat.completions.create(model=model, messages=ask, temperature=0, extra_body={"n_predict": 8, "mirostat": 0})
+assert same.choices[0].message.content == answer.choices[0].message.content
+
 two = client.chat.completions.create(model=model, messages=ask, max_tokens=8, n=2, seed=1, logprobs=True, top_logprobs=2)
 assert len(two.choices) == 2 and len(two.choices[0].logprobs.content[0].top_logprobs) == 2
 again = client.chat.completions.create(model=model, messages=ask, max_tokens=8, n=2, seed=1)
@@ -63,6 +68,8 @@ assert scored.choices[0].text == "The sky is blue" and scored.choices[0].logprob
 
 refused(openai.NotFoundError, "model_not_found", lambda: client.chat.completions.create(model="none", messages=ask))
 refused(openai.BadRequestError, "invalid_value", lambda: client.chat.completions.create(model=model, messages=[]))
+refused(openai.BadRequestError, "unsupported_parameter",
+        lambda: client.chat.completions.create(model=model, messages=ask, extra_body={"ignore_eos": True}))
 refused(openai.BadRequestError, "context_length_exceeded",
         lambda: client.chat.completions.create(model=model, messages=[{"role": "user", "content": "word " * 20_000}]))
 refused(openai.BadRequestError, "unsupported_parameter", lambda: client.embeddings.create(model=model, input="x"))

@@ -98,7 +98,10 @@ def objects(*kinds):
 
 # What a field demands of the others, the document says in words: so each of these is a shape of its own. All fields that agree with
 # each other are in the first one.
-about = dict.fromkeys(["metadata", "temperature", "top_p", "user", "safety_identifier", "prompt_cache_key", "service_tier"])
+about = dict.fromkeys(["metadata", "temperature", "top_p", "user", "safety_identifier", "prompt_cache_key"])
+# There is one tier, and nothing is cut: other values are refused by name.
+about |= {"service_tier": {"enum": ["auto", "default"]}}
+WHOLE = {"const": "disabled"}
 dials = dict.fromkeys(["frequency_penalty", "presence_penalty", "stop"]) | {"logit_bias": BIAS, "n": ONE_OR_TWO, "seed": SEED}
 named = {"model": {"const": model}}
 chat = named | {"messages": fields("CreateChatCompletionRequest")["messages"] | {"maxItems": 3}, "max_completion_tokens": ONE_OR_TWO}
@@ -133,7 +136,7 @@ tool = objects({"type": {"const": "function"}, "strict": {"type": "boolean"}, **
 choice = {"enum": ["none", "auto", "required", {"type": "function", "name": "f"}]}
 requests(
     "CreateResponse", ["model", "input", "max_output_tokens"],
-    answer | about | {"instructions": None, "truncation": None, "top_logprobs": None, "text": objects({"format": shaped})},
+    answer | about | {"instructions": None, "truncation": WHOLE, "top_logprobs": None, "text": objects({"format": shaped})},
     answer | {"stream": {"const": True}},
     answer | {"tools": {"type": "array", "items": tool, "minItems": 1, "maxItems": 1}, "tool_choice": choice, "parallel_tool_calls": None},
 )

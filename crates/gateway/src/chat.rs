@@ -1,11 +1,13 @@
 //! `/v1/chat/completions`.
 
 use crate::error::ApiError;
-use crate::http::{Shared, fingerprint, name, unix_time};
-use crate::keys::Caller;
+use crate::http::{Bound, Shared, fingerprint, name, unix_time};
+use crate::keys::{Caller, Reserved};
 use crate::params::{self, Common, within};
 use crate::stream::{self, Counted, Events, Usage, Whole};
+use crate::table::{self, Endpoint};
 use crate::tools::{Call, Tools};
+use crate::{Answer, Origin};
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -35,7 +37,8 @@ pub(crate) struct Request {
     #[schemars(range(min = 0, max = 20))]
     top_logprobs: Option<u32>,
     /// The shape of the answer: `text`, `json_object` or `json_schema`.
-    response_format: Option<Value>,
+    #[serde(rename = "response_format")]
+    _response_format: Option<Value>,
     /// Functions that the model may call.
     #[schemars(length(max = 128))]
     #[serde(rename = "tools")]
@@ -43,6 +46,8 @@ pub(crate) struct Request {
     /// `auto`, `none`, `required` or the name of one.
     #[serde(rename = "tool_choice")]
     _tool_choice: Option<Value>,
+    /// Whether an answer may have more than one call.
+    parallel_tool_calls: Option<bool>,
 }
 
 /// A message as clients send it.
@@ -67,17 +72,6 @@ enum Content {
     Parts(Vec<Value>),
 }
 
-/// Parameters of the API that have no effect here.
-const REFUSED: [(&str, &str); 8] = [
-    ("functions", "it was replaced by 'tools'"),
-    ("function_call", "it was replaced by 'tool_choice'"),
-    ("audio", "models here read and write text"),
-    ("web_search_options", "models here search nothing"),
-    ("prediction", "predicted output is not built"),
-    ("store", "nothing is stored"),
-    ("reasoning_effort", "models here have no such dial"),
-    ("verbosity", "models here have no such dial"),
-];
 const TOP_MAX: u32 = 20;
 /// Why an answer ended that is a call.
 const CALLED: &str = "tool_calls";
@@ -144,22 +138,20 @@ pub(crate) async fn create(
     let (common, request): (Common, Request) = (params::fields(&value)?, params::fields(&value)?);
     let model = common.model()?;
     let given = request.messages.ok_or_else(|| ApiError::missing("messages"))?;
-    params::refuse(&value, &REFUSED)?;
-    if value["modalities"].as_array().is_some_and(|kinds| kinds.iter().any(|kind| kind != "text")) {
-        return Err(ApiError::unsupported("modalities", "models here read and write text"));
-    }
+    table::check(Endpoint::Chat, &value)?;
     let tools = Tools::read(value.get("tools"), value.get("tool_choice"))?;
-    let asked = [("max_completion_tokens", request.max_completion_tokens), ("max_tokens", request.max_tokens)];
-    let max_tokens =
-        asked.into_iter().find_map(|(what, n)| Some(within(what, n?, 1, u64::from(u32::MAX)))).transpose()?;
+    let tools = tools.map(|tools| tools.several(request.parallel_tool_calls));
+    let named = [("max_completion_tokens", request.max_completion_tokens), ("max_tokens", request.max_tokens)];
+    let max_tokens = common.tokens(&named, 1)?.unwrap_or(shared.answer_tokens);
     let logprobs = match (request.logprobs, request.top_logprobs) {
         (Some(true), top) => Some(within("top_logprobs", top.unwrap_or(0), 0, TOP_MAX)? as u8),
         (_, Some(top)) if top > 0 => return Err(ApiError::invalid("top_logprobs", "'top_logprobs' needs 'logprobs'.")),
         _ => None,
     };
-    let format = params::format("response_format", request.response_format.as_ref())?;
+    let format = params::shape(&value)?;
     let (messages, n, usage) = (messages(given)?, common.n()?, common.wants_usage()?);
-    let card = shared.admit(&caller, &model)?;
+    let bound = Bound { bytes: body.len(), questions: 1, answers: n.into(), written: max_tokens };
+    let (card, reserved) = shared.admit(&caller, &model, bound)?;
     let (input, format) = match &tools {
         Some(tools) => tools.tell(messages, card.tools, format)?,
         None => (Input::Chat { messages, tools: None }, format),
@@ -167,22 +159,24 @@ pub(crate) async fn create(
     let ask = Ask {
         model,
         input,
-        max_tokens: max_tokens.or(Some(shared.answer_tokens)),
+        max_tokens: Some(max_tokens),
         sampling: common.sampling(&shared, format)?,
         stop: common.stops()?,
         logprobs,
         echo: false,
     };
     let head = Head { id: name("chatcmpl"), created: unix_time(), card };
-    let asked = ask_all(&shared, &caller, &head.id, ask, n).await?;
+    let answers = ask_all(&shared, &caller, &head.id, ask, n).await?;
+    let (origins, asked): (Vec<Origin>, Vec<_>) =
+        answers.into_iter().map(|answer| (answer.origin, answer.pieces)).unzip();
     if common.streams() {
         let (events, response) = stream::respond();
-        tokio::spawn(send(shared, caller, head, asked, events, usage, tools));
-        return Ok(response);
+        tokio::spawn(send(shared, reserved, head, asked, events, usage, tools));
+        return Ok(stream::marked(&origins, response));
     }
     let _running = shared.metrics.running();
     let mut choices = Vec::new();
-    let mut counted = Counted::new(&shared, &caller);
+    let mut counted = Counted::new(&shared, reserved);
     for (index, pieces) in asked.into_iter().enumerate() {
         let Whole { text, tokens, usage, finish, .. } = stream::whole(pieces, &mut counted).await?;
         counted.used.add(&usage);
@@ -203,7 +197,7 @@ pub(crate) async fn create(
     let mut answer = head.json("chat.completion", choices);
     answer["usage"] = counted.used.json();
     drop(counted);
-    Ok(Json(answer).into_response())
+    Ok(stream::marked(&origins, Json(answer).into_response()))
 }
 
 /// Asks as often as answers are wanted, each with a seed of its own.
@@ -213,14 +207,14 @@ pub(crate) async fn ask_all(
     name: &str,
     ask: Ask,
     n: u32,
-) -> Result<Vec<tokio::sync::mpsc::UnboundedReceiver<Piece>>, ApiError> {
+) -> Result<Vec<Answer>, ApiError> {
     let mut out = Vec::new();
     for i in 0..n {
         let mut ask = ask.clone();
         ask.sampling.seed = ask.sampling.seed.wrapping_add(i);
         // The receipts of several answers are told apart by their place.
         let name = if i == 0 { name.to_owned() } else { format!("{name}-{i}") };
-        out.push(shared.answers.ask(&caller.client, &name, ask).await?);
+        out.push(shared.answers.ask(&caller.client, &name, ask).await.map_err(ApiError::of_provider)?);
     }
     Ok(out)
 }
@@ -253,7 +247,7 @@ pub(crate) fn token_json(token: &Token) -> Value {
 /// Streams all answers, chunk by chunk as they come.
 async fn send(
     shared: Arc<Shared>,
-    caller: Caller,
+    reserved: Reserved,
     head: Head,
     asked: Vec<tokio::sync::mpsc::UnboundedReceiver<Piece>>,
     events: Events,
@@ -295,7 +289,7 @@ async fn send(
         let next = tokio::select! {
             next = pieces.recv() => next,
             // Who asked hung up: everything is let go of, and so cancelled; what was written counts.
-            () = events.closed() => return shared.count(&caller, &used),
+            () = events.closed() => return shared.count(&reserved, &used),
         };
         let Some((index, piece)) = next else { break };
         match piece {
@@ -346,8 +340,8 @@ async fn send(
                     }
                     Err(reason) => {
                         // A broken answer is no answer: no [DONE] follows.
-                        events.data(&ApiError::from(reason).value());
-                        return shared.count(&caller, &used);
+                        events.data(&ApiError::of_provider(reason).value());
+                        return shared.count(&reserved, &used);
                     }
                 }
             }
@@ -359,5 +353,5 @@ async fn send(
         events.data(&last);
     }
     events.done();
-    shared.count(&caller, &used);
+    shared.count(&reserved, &used);
 }

@@ -2,10 +2,11 @@
 
 use crate::chat::ask_all;
 use crate::error::ApiError;
-use crate::http::{Shared, fingerprint, name, unix_time};
-use crate::keys::Caller;
+use crate::http::{Bound, Shared, fingerprint, name, unix_time};
+use crate::keys::{Caller, Reserved};
 use crate::params::{self, Common, Prompt, within};
 use crate::stream::{self, Counted, Events, Usage, Whole};
+use crate::table::{self, Endpoint};
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -49,7 +50,7 @@ pub(crate) async fn create(
     let value = params::object(&headers, &body)?;
     let (common, request): (Common, Request) = (params::fields(&value)?, params::fields(&value)?);
     let model = common.model()?;
-    params::refuse(&value, &[("suffix", "models here write what follows, not what comes between")])?;
+    table::check(Endpoint::Completions, &value)?;
     // Nothing is the beginning of a new text.
     let nothing = value.get("prompt").filter(|prompt| prompt.is_null()).map(|_| Prompt::Text(String::new()));
     let inputs = request.prompt.or(nothing).ok_or_else(|| ApiError::missing("prompt"))?.inputs();
@@ -65,33 +66,39 @@ pub(crate) async fn create(
     }
     let logprobs = request.logprobs.map(|top| within("logprobs", top, 0, LOGPROBS_MAX)).transpose()?;
     let usage = common.wants_usage()?;
+    let max_tokens = common.tokens(&[("max_tokens", request.max_tokens)], 0)?.unwrap_or(TOKENS);
     let ask = Ask {
         model: model.clone(),
         input: Input::Tokens(Vec::new()),
-        max_tokens: Some(within("max_tokens", request.max_tokens.unwrap_or(TOKENS), 0, u64::from(u32::MAX))?),
-        sampling: common.sampling(&shared, params::format("response_format", value.get("response_format"))?)?,
+        max_tokens: Some(max_tokens),
+        sampling: common.sampling(&shared, params::shape(&value)?)?,
         stop: common.stops()?,
         logprobs: logprobs.map(|top| top as u8),
         echo: request.echo == Some(true),
     };
-    let card = shared.admit(&caller, &model)?;
+    let questions = inputs.len() as u64;
+    let bound = Bound { bytes: body.len(), questions, answers: questions * u64::from(n), written: max_tokens };
+    let (card, reserved) = shared.admit(&caller, &model, bound)?;
     let head = json!({
         "id": name("cmpl"), "object": "text_completion", "created": unix_time(), "model": card.name,
         "system_fingerprint": fingerprint(&card),
     });
-    let mut asked = Vec::new();
+    let (mut origins, mut asked) = (Vec::new(), Vec::new());
     let id = head["id"].as_str().unwrap_or_default();
     for (i, input) in inputs.into_iter().enumerate() {
         let id = if i == 0 { id.to_owned() } else { format!("{id}.{i}") };
-        asked.extend(ask_all(&shared, &caller, &id, Ask { input, ..ask.clone() }, n).await?);
+        for answer in ask_all(&shared, &caller, &id, Ask { input, ..ask.clone() }, n).await? {
+            origins.push(answer.origin);
+            asked.push(answer.pieces);
+        }
     }
     if common.streams() {
         let (events, response) = stream::respond();
-        tokio::spawn(send(shared, caller, head, (asked, n), events, usage));
-        return Ok(response);
+        tokio::spawn(send(shared, reserved, head, (asked, n), events, usage));
+        return Ok(stream::marked(&origins, response));
     }
     let _running = shared.metrics.running();
-    let (mut choices, mut counted) = (Vec::new(), Counted::new(&shared, &caller));
+    let (mut choices, mut counted) = (Vec::new(), Counted::new(&shared, reserved));
     for (index, pieces) in asked.into_iter().enumerate() {
         let Whole { text, tokens, echo, usage, finish } = stream::whole(pieces, &mut counted).await?;
         let used = &mut counted.used;
@@ -112,7 +119,7 @@ pub(crate) async fn create(
     answer["choices"] = choices.into();
     answer["usage"] = counted.used.json();
     drop(counted);
-    Ok(Json(answer).into_response())
+    Ok(stream::marked(&origins, Json(answer).into_response()))
 }
 
 /// The text of a question: a character may lie in several tokens.
@@ -152,7 +159,7 @@ fn logprobs_json(tokens: &[Token], mut offset: usize) -> Value {
 
 async fn send(
     shared: Arc<Shared>,
-    caller: Caller,
+    reserved: Reserved,
     head: Value,
     (asked, n): (Vec<UnboundedReceiver<Piece>>, u32),
     events: Events,
@@ -175,9 +182,9 @@ async fn send(
         loop {
             let piece = tokio::select! {
                 piece = pieces.recv() => piece,
-                () = events.closed() => return shared.count(&caller, &used),
+                () = events.closed() => return shared.count(&reserved, &used),
             };
-            let Some(piece) = piece else { return shared.count(&caller, &used) };
+            let Some(piece) = piece else { return shared.count(&reserved, &used) };
             match piece {
                 Piece::Read { tokens, cached, echo } => {
                     if (index as u32).is_multiple_of(n) {
@@ -206,8 +213,8 @@ async fn send(
                     match finish {
                         Ok(finish) => events.data(&chunk(index, &text, Value::Null, stream::finish(finish).into())),
                         Err(reason) => {
-                            events.data(&ApiError::from(reason).value());
-                            return shared.count(&caller, &used);
+                            events.data(&ApiError::of_provider(reason).value());
+                            return shared.count(&reserved, &used);
                         }
                     };
                     break;
@@ -222,5 +229,5 @@ async fn send(
         events.data(&last);
     }
     events.done();
-    shared.count(&caller, &used);
+    shared.count(&reserved, &used);
 }

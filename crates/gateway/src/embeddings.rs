@@ -1,13 +1,16 @@
 //! `/v1/embeddings`: what texts mean, as vectors.
 
+use crate::Origin;
 use crate::error::ApiError;
-use crate::http::Shared;
+use crate::http::{Bound, Shared};
 use crate::keys::Caller;
 use crate::params;
-use crate::stream::Usage;
+use crate::stream::{self, Usage};
+use crate::table::{self, Endpoint};
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -46,8 +49,10 @@ pub(crate) async fn create(
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     body: Bytes,
-) -> Result<Json<Value>, ApiError> {
-    let request: Request = params::fields(&params::object(&headers, &body)?)?;
+) -> Result<Response, ApiError> {
+    let value = params::object(&headers, &body)?;
+    let request: Request = params::fields(&value)?;
+    table::check(Endpoint::Embeddings, &value)?;
     let model = request.model.ok_or_else(|| ApiError::missing("model"))?;
     let inputs = request.input.ok_or_else(|| ApiError::missing("input"))?.inputs();
     if inputs.is_empty() || inputs.len() > INPUTS_MAX {
@@ -57,9 +62,10 @@ pub(crate) async fn create(
         return Err(ApiError::invalid("input", "A text of 'input' is empty."));
     }
     let packed = request.encoding_format == Some(Encoding::Base64);
-    shared.admit(&caller, &model)?;
+    let bound = Bound { bytes: body.len(), questions: inputs.len() as u64, ..Bound::default() };
+    let (_, reserved) = shared.admit(&caller, &model, bound)?;
     let (vectors, read) = shared.answers.embed(&model, inputs).await?;
-    shared.count(&caller, &Usage { prompt: read, ..Usage::default() });
+    shared.count(&reserved, &Usage { prompt: read, ..Usage::default() });
     let width = vectors.first().map_or(0, Vec::len) as u64;
     if request.dimensions.is_some_and(|asked| asked != width) {
         return Err(ApiError::unsupported("dimensions", &format!("this model's vectors have {width}")));
@@ -70,7 +76,8 @@ pub(crate) async fn create(
     };
     let data: Vec<Value> = vectors.iter().enumerate().map(shown).collect();
     let usage = json!({ "prompt_tokens": read, "total_tokens": read });
-    Ok(Json(json!({ "object": "list", "data": data, "model": model, "usage": usage })))
+    let answer = json!({ "object": "list", "data": data, "model": model, "usage": usage });
+    Ok(stream::marked(&[Origin::own()], Json(answer).into_response()))
 }
 
 /// As both official clients read them.

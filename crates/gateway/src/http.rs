@@ -1,7 +1,7 @@
 //! The server: routes, keys, identifiers, and answers to what nobody asked for.
 
 use crate::error::ApiError;
-use crate::keys::{Caller, Keys};
+use crate::keys::{Caller, Keys, Reserved};
 use crate::metrics::Metrics;
 use crate::page::Owner;
 use crate::params::{self, BODY_MAX};
@@ -78,6 +78,8 @@ const CONNECTIONS_MAX: usize = 2048;
 const HEAD_WITHIN: Duration = Duration::from_secs(15);
 /// A body comes whole within this.
 const BODY_WITHIN: Duration = Duration::from_secs(30);
+/// What keys have used is saved this often: a crash gives no more of it back.
+const SAVE_EVERY: Duration = Duration::from_secs(10);
 
 /// Serves until `stop`; gives the address at which it listens to `ready`. Beyond this machine keys are demanded.
 pub async fn serve(
@@ -89,13 +91,39 @@ pub async fn serve(
     let listener = TcpListener::bind(listen).await.map_err(|error| GatewayError(listen, error))?;
     let address = listener.local_addr().unwrap_or(listen);
     let keys_needed = gateway.demand_keys || !address.ip().is_loopback();
+    let keys = gateway.keys.clone();
     let routes = gateway.router(keys_needed);
     ready(address);
+    let saving = async {
+        let mut tick = tokio::time::interval(SAVE_EVERY);
+        while !stop.is_cancelled() {
+            tick.tick().await;
+            save(&keys).await;
+        }
+    };
+    tokio::select! {
+        () = accept(listener, routes, &stop) => {}
+        () = saving => {}
+    }
+    save(&keys).await;
+    Ok(())
+}
+
+/// Saves what keys have used, off the threads that answer: a disk may be slow.
+async fn save(keys: &Arc<Keys>) {
+    if keys.changed() {
+        let keys = keys.clone();
+        let _ = tokio::task::spawn_blocking(move || keys.save()).await;
+    }
+}
+
+/// Takes connections until `stop`.
+async fn accept(listener: TcpListener, routes: Router, stop: &CancellationToken) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let permit = room.clone().acquire_owned().await;
         let accepted = tokio::select! {
-            () = stop.cancelled() => return Ok(()),
+            () = stop.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
         let Ok((stream, _)) = accepted else {
@@ -137,33 +165,48 @@ async fn around(State(shared): State<Arc<Shared>>, request: Request, next: Next)
     let begun = Instant::now();
     let id = request.headers().get("x-request-id").cloned();
     let id = id.filter(|id| id.len() <= 128).unwrap_or_else(|| header_value(&name("req")));
-    let origin = request.headers().get(header::ORIGIN).cloned();
+    let of_a_page = request.headers().contains_key(header::ORIGIN);
     let asked = request.headers().get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
     let preflight = request.method() == Method::OPTIONS;
     let path = request.uri().path().to_owned();
+    // A page of another site has to show a key before it reads anything: it could tell who runs this program otherwise.
+    // Its browser asks beforehand, without the key.
+    let mut readable = preflight || !foreign(request.headers());
     let mut response = if preflight {
         StatusCode::NO_CONTENT.into_response()
     } else {
         match prepared(&shared, request).await {
-            Ok(request) => next.run(request).await,
+            Ok(request) => {
+                readable |= request.extensions().get::<Caller>().is_some_and(Caller::known);
+                next.run(request).await
+            }
             Err(error) => error.into_response(),
         }
     };
     let headers = response.headers_mut();
     headers.insert("x-request-id", id);
     // Pages of others get no credentials; a key has to be given by hand.
-    if origin.is_some() {
+    if of_a_page && readable && for_pages(&path) {
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("x-request-id, retry-after"));
-    }
-    if preflight {
-        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, OPTIONS"));
-        headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
-        let allowed = asked.unwrap_or(HeaderValue::from_static("authorization, content-type"));
-        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
+        if preflight {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, OPTIONS"));
+            headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+            let allowed = asked.unwrap_or(HeaderValue::from_static("authorization, content-type"));
+            headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
+        }
     }
     shared.metrics.request(&path, response.status().as_u16(), begun.elapsed());
     response
+}
+
+/// Headers that a page's script may read.
+const EXPOSED: &str = "x-request-id, retry-after, retry-after-ms, x-talkoo-provider, x-talkoo-local";
+
+/// Whether a path is of the API that scripts of other pages use. The owner's page, and what says that this program runs,
+/// is not.
+fn for_pages(path: &str) -> bool {
+    path.starts_with("/v1/") || ["/tokenize", "/detokenize", "/openapi.json"].contains(&path)
 }
 
 /// Paths that anybody may ask.
@@ -216,20 +259,44 @@ impl Shared {
 
     fn card(&self, model: &str) -> Result<ModelCard, ApiError> {
         let card = self.answers.models().into_iter().find(|card| card.name == model);
-        card.ok_or_else(|| ApiError::model(model))
+        card.ok_or_else(|| self.answers.unlisted(model).into())
     }
 
-    /// The card of a model that `caller` may ask now.
-    pub(crate) fn admit(&self, caller: &Caller, model: &str) -> Result<ModelCard, ApiError> {
+    /// The card of a model that `caller` may ask now, and what is set aside of its quota.
+    pub(crate) fn admit(&self, caller: &Caller, model: &str, bound: Bound) -> Result<(ModelCard, Reserved), ApiError> {
         let card = self.card(model)?;
-        self.keys.admit(caller, model, Instant::now())?;
-        Ok(card)
+        let reserved = self.keys.admit(caller, model, bound.tokens(card.context), Instant::now())?;
+        Ok((card, reserved))
     }
 
     /// Counts what was read and written.
-    pub(crate) fn count(&self, caller: &Caller, used: &Usage) {
+    pub(crate) fn count(&self, reserved: &Reserved, used: &Usage) {
         self.metrics.used(used);
-        self.keys.count(caller, used.prompt + used.written);
+        reserved.count(used.prompt + used.written);
+    }
+}
+
+/// What a request may take at most, before its question is read.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Bound {
+    /// Of the request. A token has at least one.
+    pub(crate) bytes: usize,
+    /// Questions in it.
+    pub(crate) questions: u64,
+    /// Answers to all of them.
+    pub(crate) answers: u64,
+    /// Tokens of each answer.
+    pub(crate) written: u64,
+}
+
+/// Tokens that a model's template puts around a question.
+const TEMPLATE: u64 = 256;
+
+impl Bound {
+    /// In tokens of a model that takes so many, question and answer together.
+    fn tokens(&self, context: u64) -> u64 {
+        let read = (self.bytes as u64 + TEMPLATE).min(self.questions.saturating_mul(context));
+        read.saturating_add(self.answers.saturating_mul(self.written.min(context)))
     }
 }
 
@@ -289,7 +356,7 @@ pub(crate) struct Detokenize {
 fn model_of(named: Option<&String>, shared: &Shared, caller: &Caller) -> Result<String, ApiError> {
     let first = || shared.answers.models().into_iter().next().map(|card| card.name);
     let model = named.cloned().or_else(first).ok_or_else(|| ApiError::missing("model"))?;
-    shared.admit(caller, &model)?;
+    shared.admit(caller, &model, Bound::default())?;
     Ok(model)
 }
 

@@ -15,11 +15,13 @@ mod page;
 mod params;
 mod responses;
 mod stream;
+mod table;
 mod tools;
 
 pub use http::{Gateway, GatewayError, serve};
-pub use keys::{Key, Keys, News};
+pub use keys::{Key, Keys, News, Save};
 pub use page::Panel;
+pub use table::{Endpoint, Neutral, PARAMETERS, Parameter, Rule};
 
 use market::{Ask, Input, ModelCard, Piece, Reason};
 use std::future::Future;
@@ -29,6 +31,31 @@ use tokio::sync::mpsc::UnboundedReceiver;
 /// A future of [`Answers`].
 pub type Asked<'a, T> = Pin<Box<dyn Future<Output = Result<T, Reason>> + Send + 'a>>;
 
+/// Where an answer comes from, as it was known when the answer began. Another provider may go on with it later.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The provider that took the question: `self`, or the key of another node.
+    pub provider: String,
+    /// Whether the question had been given to no other machine until then.
+    pub local: bool,
+}
+
+impl Origin {
+    /// This node itself, which asked nobody.
+    pub fn own() -> Self {
+        Self { provider: "self".into(), local: true }
+    }
+}
+
+/// An answer that has begun.
+#[derive(Debug)]
+pub struct Answer {
+    /// Where it comes from.
+    pub origin: Origin,
+    /// Its pieces, until [`Piece::End`]. Dropping the receiver cancels the answer.
+    pub pieces: UnboundedReceiver<Piece>,
+}
+
 /// Nobody answers: there is only the page.
 pub struct Nobody;
 
@@ -37,7 +64,7 @@ impl Answers for Nobody {
         Vec::new()
     }
 
-    fn ask(&self, _client: &[u8; 32], _name: &str, ask: Ask) -> Asked<'_, UnboundedReceiver<Piece>> {
+    fn ask(&self, _client: &[u8; 32], _name: &str, ask: Ask) -> Asked<'_, Answer> {
         nobody(ask.model)
     }
 
@@ -62,14 +89,18 @@ fn nobody<T: Send + 'static>(model: String) -> Asked<'static, T> {
 pub trait Answers: Send + Sync + 'static {
     /// Models that can be asked.
     fn models(&self) -> Vec<ModelCard>;
-    /// Asks for `client` under a name of the answer; what is read for one client is never shared with another. The pieces come until
-    /// [`Piece::End`]; who lets go of them cancels the answer.
-    fn ask(&self, client: &[u8; 32], name: &str, ask: Ask) -> Asked<'_, UnboundedReceiver<Piece>>;
+    /// Why a name that is not among them cannot be asked.
+    fn unlisted(&self, model: &str) -> Reason {
+        Reason::Model(model.to_owned())
+    }
+    /// Asks for `client` under a name of the answer; what is read for one client is never shared with another. The answer
+    /// is given once its origin is known: a response names it before its first word.
+    fn ask(&self, client: &[u8; 32], name: &str, ask: Ask) -> Asked<'_, Answer>;
     /// The receipt of an answer by its name, as JSON, once it ended.
     fn receipt(&self, _name: &str) -> Option<String> {
         None
     }
-    /// What texts mean, as vectors of length one, and how many tokens were read.
+    /// What texts mean, as vectors of length one, and how many tokens were read. No other machine is given the texts.
     fn embed(&self, model: &str, texts: Vec<Input>) -> Asked<'_, (Vec<Vec<f32>>, u64)>;
     /// Ids of a text.
     fn tokenize(&self, model: &str, text: &str) -> Asked<'_, Vec<i32>>;

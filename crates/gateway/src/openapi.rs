@@ -165,8 +165,8 @@ async fn document(State(shared): State<Arc<Shared>>) -> Json<Value> {
         "info": {
             "title": "talkoo",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "Models of this machine and of others behind the API that OpenAI's clients speak. Fields that are \
-                not named here are ignored.",
+            "description": "Models of this machine and of others behind the API that OpenAI's clients speak. What other \
+                servers have beside these fields is refused by name where it would be missed; docs/api.md lists it.",
             "license": { "name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0" },
         },
         "paths": paths,
@@ -196,6 +196,13 @@ impl Operation {
         }
         if self.path == "/ready" {
             answers["503"] = answers["200"].clone();
+        }
+        if path.starts_with("/v1/") && self.takes.is_some() {
+            let header = |says: &str| json!({ "description": says, "required": true, "schema": { "type": "string" } });
+            answers["200"]["headers"] = json!({
+                "x-talkoo-provider": header("Who took the question: `self`, or the key of another node."),
+                "x-talkoo-local": header("`true` where no other machine had been given the question, else `false`."),
+            });
         }
         let mut value = json!({ "operationId": self.name, "summary": self.says, "responses": answers });
         if path.contains("{id}") {

@@ -11,11 +11,15 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use futures_util::{Stream, stream};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::io::Write;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 /// What the page shows of a node, and the little that it may change. All of it is JSON that this crate only passes on.
@@ -42,8 +46,13 @@ pub trait Panel: Send + Sync + 'static {
     }
 }
 
-/// The files of the page, by name.
-const FILES: [(&str, &str, &str); 8] = [
+/// A file of the page: its name, its kind, its text.
+type File = (&'static str, &'static str, &'static str);
+
+const INDEX: File = ("", "text/html; charset=utf-8", include_str!("page/index.html"));
+
+/// The other files, by name.
+const FILES: [File; 8] = [
     ("page.css", "text/css; charset=utf-8", include_str!("page/page.css")),
     ("page.js", "text/javascript; charset=utf-8", include_str!("page/page.js")),
     ("charts.js", "text/javascript; charset=utf-8", include_str!("page/charts.js")),
@@ -78,26 +87,57 @@ pub(crate) fn routes() -> [(&'static str, MethodRouter<Arc<Shared>>); 10] {
     ]
 }
 
-pub(crate) async fn page() -> Response {
-    file("text/html; charset=utf-8", include_str!("page/index.html"))
+pub(crate) async fn page(headers: HeaderMap) -> Response {
+    file(&INDEX, &headers)
 }
 
-async fn part(Path(name): Path<String>) -> Result<Response, ApiError> {
+async fn part(Path(name): Path<String>, headers: HeaderMap) -> Result<Response, ApiError> {
     let found = FILES.iter().find(|(known, ..)| *known == name);
-    let (_, kind, text) = found.ok_or_else(|| ApiError::not_found(&format!("/page/{name}")))?;
-    Ok(file(kind, text))
+    found.map(|found| file(found, &headers)).ok_or_else(|| ApiError::not_found(&format!("/page/{name}")))
 }
 
-fn file(kind: &'static str, text: &'static str) -> Response {
+/// The files packed, by name: once in the life of a server, when one is asked for first.
+static PACKED: LazyLock<BTreeMap<&'static str, Bytes>> = LazyLock::new(|| {
+    let packed = |(name, _, text): &File| {
+        let mut packed = GzEncoder::new(Vec::new(), Compression::best());
+        packed.write_all(text.as_bytes()).expect("memory takes everything");
+        (*name, Bytes::from(packed.finish().expect("memory takes everything")))
+    };
+    FILES.iter().chain([&INDEX]).map(packed).collect()
+});
+
+fn file((name, kind, text): &File, asked: &HeaderMap) -> Response {
     let headers = [
-        (header::CONTENT_TYPE, kind),
+        (header::CONTENT_TYPE, *kind),
         (HeaderName::from_static("content-security-policy"), POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
         // The next version of the program has other files under these names.
         (header::CACHE_CONTROL, "no-cache"),
+        (header::VARY, "accept-encoding"),
     ];
-    (headers.map(|(name, value)| (name, HeaderValue::from_static(value))), text).into_response()
+    let headers = headers.map(|(name, value)| (name, HeaderValue::from_static(value)));
+    match PACKED.get(name).filter(|_| takes_gzip(asked)) {
+        Some(packed) => {
+            let packing = [(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"))];
+            (headers, packing, packed.clone()).into_response()
+        }
+        None => (headers, *text).into_response(),
+    }
+}
+
+/// Whether a client reads what gzip packed: it names it, or everything, and does not weigh it with 0.
+fn takes_gzip(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    let listed: Vec<&str> = lines.flat_map(|line| line.split(',')).collect();
+    let weight = |named: &str| {
+        listed.iter().find_map(|one| {
+            let (name, weight) = one.split_once(';').unwrap_or((one, "q=1"));
+            let weight = weight.trim().strip_prefix("q=").and_then(|weight| weight.trim().parse::<f32>().ok());
+            name.trim().eq_ignore_ascii_case(named).then_some(weight.unwrap_or(0.0))
+        })
+    };
+    weight("gzip").or_else(|| weight("*")).is_some_and(|weight| weight > 0.0)
 }
 
 /// The panel, for the owner: by an owner's key, or without any on this machine.

@@ -2,6 +2,7 @@
 
 use crate::error::ApiError;
 use crate::http::Shared;
+use crate::table::given;
 use axum::body::Bytes;
 use axum::http::HeaderMap;
 use market::{Format, Input, Sampling};
@@ -55,7 +56,8 @@ impl Prompt {
     }
 }
 
-/// Parameters of every endpoint that writes. What is not named here or by the endpoint is ignored, as the API does.
+/// Parameters of every endpoint that writes. What else others know by name is in `table.rs`; a name that nobody knows
+/// is ignored.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 pub(crate) struct Common {
     /// Which model, as `/v1/models` names it.
@@ -73,6 +75,12 @@ pub(crate) struct Common {
     /// Those that are so likely in proportion to the likeliest.
     #[schemars(range(min = 0.0, max = 1.0))]
     min_p: Option<f32>,
+    /// `max_tokens` as llama-server calls it; -1: no bound is named.
+    #[schemars(range(min = -1))]
+    n_predict: Option<i64>,
+    /// The same as Ollama calls it.
+    #[schemars(range(min = -1))]
+    num_predict: Option<i64>,
     /// Answers to one question.
     #[schemars(range(min = 1, max = 8))]
     n: Option<u32>,
@@ -89,6 +97,9 @@ pub(crate) struct Common {
     /// A logit is divided by this if its token was written before.
     #[schemars(range(min = 0.01, max = 10.0))]
     repetition_penalty: Option<f32>,
+    /// The same as llama-server and Ollama call it; the other one counts where both are given.
+    #[schemars(range(min = 0.01, max = 10.0))]
+    repeat_penalty: Option<f32>,
     /// Added to logits, between -100 and 100, by token id.
     logit_bias: Option<BTreeMap<String, f32>>,
     /// Whether the answer comes as server-sent events while it is written.
@@ -110,6 +121,21 @@ impl Common {
 
     pub(crate) fn n(&self) -> Result<u32, ApiError> {
         within("n", self.n.unwrap_or(1), 1, N_MAX)
+    }
+
+    /// Tokens of the answer at most, at least `least`, as the first of `named` says that is given, or else one of the
+    /// other names.
+    pub(crate) fn tokens(&self, named: &[(&str, Option<u64>)], least: u64) -> Result<Option<u64>, ApiError> {
+        if let Some((what, n)) = named.iter().find_map(|(what, n)| Some((what, (*n)?))) {
+            return within(what, n, least, u64::from(u32::MAX)).map(Some);
+        }
+        let named = [("n_predict", self.n_predict), ("num_predict", self.num_predict)];
+        let Some((what, n)) = named.into_iter().find_map(|(what, n)| Some((what, n?))) else { return Ok(None) };
+        if n == -1 {
+            return Ok(None);
+        }
+        let n = within(what, n, least as i64, i64::from(u32::MAX))?;
+        Ok(u64::try_from(n).ok())
     }
 
     pub(crate) fn streams(&self) -> bool {
@@ -143,6 +169,10 @@ impl Common {
         if biases.len() > 1024 {
             return Err(ApiError::invalid("logit_bias", "'logit_bias' takes at most 1,024 tokens."));
         }
+        let (what, repetition) = match (self.repetition_penalty, self.repeat_penalty) {
+            (None, Some(penalty)) => ("repeat_penalty", penalty),
+            (penalty, _) => ("repetition_penalty", penalty.unwrap_or(1.0)),
+        };
         let top_k = within("top_k", self.top_k.unwrap_or(0), -1, 1 << 20)?;
         Ok(Sampling {
             // Nearly nothing is nothing: the choice divides by it.
@@ -154,7 +184,7 @@ impl Common {
             min_p: within("min_p", self.min_p.unwrap_or(0.0), 0.0, 1.0)?,
             frequency_penalty: within("frequency_penalty", self.frequency_penalty.unwrap_or(0.0), -2.0, 2.0)?,
             presence_penalty: within("presence_penalty", self.presence_penalty.unwrap_or(0.0), -2.0, 2.0)?,
-            repetition_penalty: within("repetition_penalty", self.repetition_penalty.unwrap_or(1.0), 0.01, 10.0)?,
+            repetition_penalty: within(what, repetition, 0.01, 10.0)?,
             logit_bias: biases,
             seed: self.seed.map_or_else(|| crate::http::random() as u32, |seed| seed as u32),
             format,
@@ -181,7 +211,7 @@ pub(crate) fn format(what: &str, value: Option<&Value>) -> Result<Format, ApiErr
     let Some(value) = value.filter(|value| !value.is_null()) else { return Ok(Format::Free) };
     match value["type"].as_str() {
         Some("text") => Ok(Format::Free),
-        Some("json_object") => Ok(Format::Schema(r#"{"type":"object"}"#.into())),
+        Some("json_object") => Ok(Format::Schema(OBJECT.into())),
         Some("json_schema") => {
             // The newer endpoint has it one level higher.
             let schema = value.pointer("/json_schema/schema").or_else(|| value.get("schema"));
@@ -206,20 +236,41 @@ pub(crate) fn format(what: &str, value: Option<&Value>) -> Result<Format, ApiErr
     }
 }
 
-/// Parameters that are known and have no effect here are refused by name, unless they ask for nothing.
-pub(crate) fn refuse(body: &Value, names: &[(&str, &str)]) -> Result<(), ApiError> {
-    for (name, why) in names {
-        let nothing = |value: &Value| match value {
-            Value::Null | Value::Bool(false) => true,
-            Value::Array(items) => items.is_empty(),
-            Value::String(text) => text.is_empty() || text == "auto" || text == "default" || text == "none",
-            _ => false,
-        };
-        if !nothing(&body[*name]) {
-            return Err(ApiError::unsupported(name, why));
-        }
+/// The shape that is asked for in chat and completions, by whichever name; at most one of them asks for one.
+pub(crate) fn shape(body: &Value) -> Result<Format, ApiError> {
+    let mut asked = vec![("response_format", format("response_format", body.get("response_format"))?)];
+    for name in ["json_schema", "guided_json", "format", "structured_outputs.json"] {
+        asked.push((name, schema(name, given(body, name))?));
     }
-    Ok(())
+    let any = "structured_outputs.json_object";
+    match given(body, any) {
+        None | Some(Value::Bool(false)) => {}
+        Some(Value::Bool(true)) => asked.push((any, Format::Schema(OBJECT.into()))),
+        Some(_) => return Err(ApiError::invalid(any, format!("Invalid '{any}': it is true or false."))),
+    }
+    let mut shapes = asked.into_iter().filter(|(_, format)| *format != Format::Free);
+    let first = shapes.next();
+    if let (Some((one, _)), Some((other, _))) = (&first, shapes.next()) {
+        return Err(ApiError::invalid(other, format!("'{one}' and '{other}' both name a shape: send one of them.")));
+    }
+    Ok(first.map_or(Format::Free, |(_, format)| format))
+}
+
+/// Any object.
+const OBJECT: &str = r#"{"type":"object"}"#;
+
+/// A schema as other servers take it: as an object, as a text that holds one, or the word for any object.
+fn schema(what: &str, value: Option<&Value>) -> Result<Format, ApiError> {
+    let read = match value {
+        None => return Ok(Format::Free),
+        Some(Value::String(text)) if text.is_empty() => return Ok(Format::Free),
+        Some(Value::String(text)) if text == "json" => return Ok(Format::Schema(OBJECT.into())),
+        Some(Value::String(text)) => serde_json::from_str(text).ok(),
+        Some(value) => Some(value.clone()),
+    };
+    let read = read.filter(Value::is_object);
+    let read = read.ok_or_else(|| ApiError::invalid(what, format!("Invalid '{what}': it is a JSON Schema.")))?;
+    Ok(Format::Schema(read.to_string()))
 }
 
 /// Reads a body as a JSON object.
@@ -279,12 +330,41 @@ mod tests {
     }
 
     #[test]
-    fn what_asks_for_nothing_is_not_refused() {
-        let names = [("functions", "use tools")];
-        for nothing in [json!({}), json!({ "functions": null }), json!({ "functions": [] })] {
-            assert!(refuse(&nothing, &names).is_ok());
+    fn a_shape_is_read_by_every_name_and_only_one_of_them_counts() {
+        let any = json!({ "type": "object" });
+        for body in [
+            json!({ "json_schema": any }),
+            json!({ "guided_json": any.to_string() }),
+            json!({ "format": "json" }),
+            json!({ "format": any, "response_format": { "type": "text" } }),
+            json!({ "structured_outputs": { "json": any } }),
+            json!({ "structured_outputs": { "json_object": true } }),
+        ] {
+            assert_eq!(shape(&body).expect("read"), Format::Schema(OBJECT.into()), "{body}");
         }
-        assert!(refuse(&json!({ "functions": [1] }), &names).is_err());
+        assert_eq!(shape(&json!({ "format": "", "json_schema": null })).expect("read"), Format::Free);
+        for (body, param) in [
+            (json!({ "format": "xml" }), "format"),
+            (json!({ "guided_json": [1] }), "guided_json"),
+            (json!({ "format": "json", "response_format": { "type": "json_object" } }), "format"),
+            (json!({ "structured_outputs": { "json_object": 1 } }), "structured_outputs.json_object"),
+        ] {
+            assert_eq!(shape(&body).expect_err("refused").param.as_deref(), Some(param), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_bound_has_several_names_and_the_first_one_counts() {
+        let tokens = |body: Value, max: Option<u64>| {
+            fields::<Common>(&body).and_then(|common| common.tokens(&[("max_tokens", max)], 1)).map_err(|e| e.param)
+        };
+        assert_eq!(tokens(json!({ "n_predict": 5, "num_predict": 6 }), None), Ok(Some(5)));
+        assert_eq!(tokens(json!({ "num_predict": 6 }), None), Ok(Some(6)));
+        assert_eq!(tokens(json!({ "n_predict": 5 }), Some(7)), Ok(Some(7)));
+        assert_eq!(tokens(json!({ "n_predict": -1 }), None), Ok(None));
+        assert_eq!(tokens(json!({}), None), Ok(None));
+        assert_eq!(tokens(json!({ "n_predict": -2 }), None), Err(Some("n_predict".into())));
+        assert_eq!(tokens(json!({}), Some(0)), Err(Some("max_tokens".into())));
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! `/v1/responses`, without memory: what is not in the request is not known.
 
+use crate::Answer;
 use crate::chat::{InMessage, messages, token_json};
 use crate::error::ApiError;
-use crate::http::{Shared, name, unix_time};
-use crate::keys::Caller;
+use crate::http::{Bound, Shared, name, unix_time};
+use crate::keys::{Caller, Reserved};
 use crate::params::{self, Common, within};
 use crate::stream::{self, Counted, Events, Usage};
+use crate::table::{self, Endpoint};
 use crate::tools::{Call, Outcome, Tools};
 use axum::body::Bytes;
 use axum::extract::State;
@@ -37,6 +39,8 @@ pub(crate) struct Request {
     /// Of each token and of the so many likeliest in its place.
     #[schemars(range(min = 0, max = 20))]
     top_logprobs: Option<u32>,
+    /// Whether an answer may have more than one call.
+    parallel_tool_calls: Option<bool>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -46,13 +50,6 @@ enum Asked {
     Items(Vec<Value>),
 }
 
-const REFUSED: [(&str, &str); 5] = [
-    ("previous_response_id", "nothing is stored: send the whole conversation as 'input'"),
-    ("conversation", "nothing is stored: send the whole conversation as 'input'"),
-    ("background", "an answer is written while you wait"),
-    ("prompt", "stored prompts are not built"),
-    ("max_tool_calls", "no more than one call is written"),
-];
 /// Asks for log-probabilities.
 const LOGPROBS: &str = "message.output_text.logprobs";
 
@@ -110,21 +107,19 @@ pub(crate) async fn create(
     let value = params::object(&headers, &body)?;
     let (common, mut request): (Common, Request) = (params::fields(&value)?, params::fields(&value)?);
     let model = common.model()?;
-    params::refuse(&value, &REFUSED)?;
-    if value.pointer("/reasoning/effort").is_some_and(|effort| !effort.is_null()) {
-        return Err(ApiError::unsupported("reasoning.effort", "models here have no such dial"));
-    }
+    table::check(Endpoint::Responses, &value)?;
     let format = request.text.as_ref().and_then(|text| text.get("format")).cloned();
     let logprobs = request.include.iter().flatten().any(|what| what == LOGPROBS);
-    // One answer is written here; a number that nobody could mean is refused all the same.
-    common.n()?;
     let top = within("top_logprobs", request.top_logprobs.unwrap_or(0), 0, 20)?;
-    let max_tokens =
+    let bound =
         request.max_output_tokens.map(|n| within("max_output_tokens", n, 1, u64::from(u32::MAX))).transpose()?;
     let shape = params::format("text.format", format.as_ref())?;
     let tools = Tools::read(value.get("tools"), value.get("tool_choice"))?;
+    let tools = tools.map(|tools| tools.several(request.parallel_tool_calls));
     let messages = conversation(&mut request)?;
-    let card = shared.admit(&caller, &model)?;
+    let written = bound.unwrap_or(shared.answer_tokens);
+    let whole = Bound { bytes: body.len(), questions: 1, answers: 1, written };
+    let (card, reserved) = shared.admit(&caller, &model, whole)?;
     let (input, shape) = match &tools {
         Some(tools) => tools.tell(messages, card.tools, shape)?,
         None => (Input::Chat { messages, tools: None }, shape),
@@ -133,7 +128,7 @@ pub(crate) async fn create(
         model,
         sampling: common.sampling(&shared, shape)?,
         input,
-        max_tokens: max_tokens.or(Some(shared.answer_tokens)),
+        max_tokens: Some(written),
         stop: common.stops()?,
         logprobs: (logprobs || top > 0).then_some(top as u8),
         echo: false,
@@ -142,8 +137,9 @@ pub(crate) async fn create(
         response: json!({
             "id": name("resp"), "object": "response", "created_at": unix_time(), "completed_at": null,
             "status": "in_progress", "background": false, "error": null, "incomplete_details": null,
-            "instructions": request.instructions, "max_output_tokens": max_tokens, "max_tool_calls": null,
-            "model": card.name, "output": [], "parallel_tool_calls": true, "previous_response_id": null,
+            "instructions": request.instructions, "max_output_tokens": bound, "max_tool_calls": null,
+            "model": card.name, "output": [], "previous_response_id": null,
+            "parallel_tool_calls": request.parallel_tool_calls.unwrap_or(true),
             "prompt_cache_key": value["prompt_cache_key"], "reasoning": { "effort": null, "summary": null },
             "safety_identifier": value["safety_identifier"], "service_tier": "default", "store": false,
             "temperature": ask.sampling.temperature, "text": { "format": format.unwrap_or(json!({ "type": "text" })) },
@@ -157,19 +153,21 @@ pub(crate) async fn create(
         tools,
     };
     let streams = common.streams();
-    let pieces = shared.answers.ask(&caller.client, frame.response["id"].as_str().unwrap_or_default(), ask).await?;
+    let id = frame.response["id"].as_str().unwrap_or_default();
+    let Answer { origin, pieces } = shared.answers.ask(&caller.client, id, ask).await.map_err(ApiError::of_provider)?;
     if streams {
         let (events, response) = stream::respond();
-        tokio::spawn(send(shared, caller, frame, pieces, events));
-        return Ok(response);
+        tokio::spawn(send(shared, reserved, frame, pieces, events));
+        return Ok(stream::marked(&[origin], response));
     }
     let _running = shared.metrics.running();
-    let mut counted = Counted::new(&shared, &caller);
+    let mut counted = Counted::new(&shared, reserved);
     let whole = stream::whole(pieces, &mut counted).await?;
     counted.used = whole.usage;
     drop(counted);
     let logprobs = whole.tokens.iter().filter(|token| token.logprob.is_some()).map(token_json).collect();
-    Ok(Json(frame.ended(&whole.text, logprobs, whole.finish.unwrap_or(Finish::Stop), &whole.usage)).into_response())
+    let ended = frame.ended(&whole.text, logprobs, whole.finish.unwrap_or(Finish::Stop), &whole.usage);
+    Ok(stream::marked(&[origin], Json(ended).into_response()))
 }
 
 /// What belongs to one response.
@@ -278,7 +276,13 @@ fn at_once(say: &mut impl FnMut(&str, Value), i: usize, item: &Value) {
     say("response.output_item.done", json!({ "output_index": i, "item": item }));
 }
 
-async fn send(shared: Arc<Shared>, caller: Caller, frame: Frame, mut pieces: UnboundedReceiver<Piece>, events: Events) {
+async fn send(
+    shared: Arc<Shared>,
+    reserved: Reserved,
+    frame: Frame,
+    mut pieces: UnboundedReceiver<Piece>,
+    events: Events,
+) {
     let _running = shared.metrics.running();
     let begun = Instant::now();
     let mut number = 0;
@@ -300,7 +304,7 @@ async fn send(shared: Arc<Shared>, caller: Caller, frame: Frame, mut pieces: Unb
     loop {
         let piece = tokio::select! {
             piece = pieces.recv() => piece,
-            () = events.closed() => return shared.count(&caller, &used),
+            () = events.closed() => return shared.count(&reserved, &used),
         };
         let (delta, logprobs) = match piece {
             Some(Piece::Read { tokens, cached, .. }) => {
@@ -337,7 +341,7 @@ async fn send(shared: Arc<Shared>, caller: Caller, frame: Frame, mut pieces: Unb
                     }
                     say(ending(finish), json!({ "response": ended }));
                     events.done();
-                    return shared.count(&caller, &used);
+                    return shared.count(&reserved, &used);
                 }
                 if !rest.is_empty() {
                     let mut delta = with("delta", rest.as_str().into());
@@ -354,17 +358,17 @@ async fn send(shared: Arc<Shared>, caller: Caller, frame: Frame, mut pieces: Unb
                 say("response.output_item.done", json!({ "output_index": 0, "item": ended["output"][0] }));
                 say(ending(finish), json!({ "response": ended }));
                 events.done();
-                return shared.count(&caller, &used);
+                return shared.count(&reserved, &used);
             }
             Some(Piece::End { finish: Err(reason), .. }) => {
-                let error = ApiError::from(reason);
+                let error = ApiError::of_provider(reason);
                 let mut failed = frame.response.clone();
                 failed["status"] = "failed".into();
                 failed["error"] = json!({ "code": error.code.unwrap_or("server_error"), "message": error.message });
                 say("response.failed", json!({ "response": failed }));
-                return shared.count(&caller, &used);
+                return shared.count(&reserved, &used);
             }
-            None => return shared.count(&caller, &used),
+            None => return shared.count(&reserved, &used),
         };
         if !delta.is_empty() {
             let mut value = with("delta", delta.as_str().into());

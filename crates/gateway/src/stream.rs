@@ -1,8 +1,10 @@
 //! Answers as they come: gathered whole, or sent on as server-sent events.
 
+use crate::Origin;
 use crate::error::ApiError;
 use crate::http::Shared;
-use crate::keys::Caller;
+use crate::keys::Reserved;
+use axum::http::HeaderValue;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::Stream;
@@ -56,7 +58,7 @@ impl Usage {
 /// Counts what was read and written when it is let go of: at the end, and when whoever asked hung up.
 pub(crate) struct Counted<'a> {
     shared: &'a Shared,
-    caller: &'a Caller,
+    reserved: Reserved,
     /// Of answers that are whole.
     pub(crate) used: Usage,
     /// Of the one that is being written.
@@ -64,15 +66,15 @@ pub(crate) struct Counted<'a> {
 }
 
 impl<'a> Counted<'a> {
-    pub(crate) fn new(shared: &'a Shared, caller: &'a Caller) -> Self {
-        Self { shared, caller, used: Usage::default(), now: Usage::default() }
+    pub(crate) fn new(shared: &'a Shared, reserved: Reserved) -> Self {
+        Self { shared, reserved, used: Usage::default(), now: Usage::default() }
     }
 }
 
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
         self.used.add(&self.now);
-        self.shared.count(self.caller, &self.used);
+        self.shared.count(&self.reserved, &self.used);
     }
 }
 
@@ -93,7 +95,7 @@ pub(crate) async fn whole(mut pieces: UnboundedReceiver<Piece>, counted: &mut Co
             Piece::End { finish, text, tokens } => {
                 out.text += &text;
                 out.usage.written = tokens;
-                out.finish = Some(finish?);
+                out.finish = Some(finish.map_err(ApiError::of_provider)?);
                 // Whoever waits for it adds it up.
                 counted.now = Usage::default();
                 return Ok(out);
@@ -136,12 +138,26 @@ impl Events {
     }
 }
 
+/// Names whoever took the question. Several answers to one request may have several origins; together they are local if
+/// each of them is.
+pub(crate) fn marked(origins: &[Origin], mut response: Response) -> Response {
+    let mut providers: Vec<&str> = origins.iter().map(|origin| origin.provider.as_str()).collect();
+    providers.dedup();
+    let local = !origins.is_empty() && origins.iter().all(|origin| origin.local);
+    let headers = response.headers_mut();
+    // A name that no header may hold is no name of a provider.
+    let named = HeaderValue::from_str(&providers.join(", ")).unwrap_or(HeaderValue::from_static("unknown"));
+    headers.insert("x-talkoo-provider", named);
+    headers.insert("x-talkoo-local", HeaderValue::from_static(if local { "true" } else { "false" }));
+    response
+}
+
 /// A response that streams what is put in.
 pub(crate) fn respond() -> (Events, Response) {
     let (events, receiver) = unbounded_channel();
     let keep = KeepAlive::new().interval(COMMENT_EVERY).text("");
     let mut response = Sse::new(Lines(receiver)).keep_alive(keep).into_response();
-    response.headers_mut().insert("x-accel-buffering", axum::http::HeaderValue::from_static("no"));
+    response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
     (Events(events), response)
 }
 

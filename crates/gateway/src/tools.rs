@@ -16,6 +16,8 @@ pub(crate) struct Tools {
     forced: Option<Option<String>>,
     /// In the shape of chat completions, for templates.
     given: Value,
+    /// Whether an answer may have more than one call.
+    several: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -109,7 +111,12 @@ impl Tools {
                 Some(Some(name.to_owned()))
             }
         };
-        Ok(Some(Self { functions, forced, given: given.into() }))
+        Ok(Some(Self { functions, forced, given: given.into(), several: true }))
+    }
+
+    /// With `parallel_tool_calls` as the request has it: at most one call, where it says so.
+    pub(crate) fn several(self, may: Option<bool>) -> Self {
+        Self { several: may.unwrap_or(true), ..self }
     }
 
     /// Tells the model of the tools; `known`: its template has a place for them. Gives the shape of its answer.
@@ -178,6 +185,12 @@ impl Tools {
 
     /// What a whole answer says: calls, or a text.
     pub(crate) fn outcome(&self, text: &str) -> Outcome {
+        let mut outcome = self.every(text);
+        outcome.calls.truncate(if self.several { usize::MAX } else { 1 });
+        outcome
+    }
+
+    fn every(&self, text: &str) -> Outcome {
         if let Ok(value) = serde_json::from_str::<Value>(text.trim()) {
             if let Some(said) = value["response"].as_str() {
                 return Outcome { text: said.to_owned(), calls: Vec::new() };
@@ -280,6 +293,9 @@ mod tests {
             assert_eq!(tools.outcome(text), Outcome { text: text.into(), calls: vec![] });
         }
         assert_eq!(tools.outcome(r#"{"response": "hi"}"#).text, "hi");
+        let two = r#"[{"name": "f", "arguments": {"a": 1}}, {"name": "f", "arguments": {"a": 2}}]"#;
+        assert_eq!(tools.outcome(two).calls.len(), 2);
+        assert_eq!(tools.several(Some(false)).outcome(two).calls.len(), 1);
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! The owner's page: its parts, its figures, and who may see them.
 
 use axum::body::{Body, to_bytes};
-use axum::http::{Request, StatusCode};
+use axum::http::{HeaderMap, Request, StatusCode};
+use flate2::read::GzDecoder;
 use gateway::{Gateway, Key, Keys, Nobody, Panel};
 use market::Verdict;
 use serde_json::{Value, json};
+use std::io::Read;
 use std::sync::{Arc, Mutex};
 use tower::ServiceExt;
 
@@ -99,6 +101,43 @@ fn every_part_that_the_page_names_is_there_and_nothing_comes_from_elsewhere() {
     }
     assert!(bytes < 120_000, "{bytes} bytes before they are packed");
     assert_eq!(asked(None, false, get("/page/nothing.js")).status, 404);
+}
+
+/// The head and the bytes of a part, for a client that takes such encodings.
+fn packed(path: &str, takes: Option<&str>) -> (HeaderMap, Vec<u8>) {
+    let mut request = get(path);
+    if let Some(takes) = takes {
+        request.headers_mut().insert("accept-encoding", takes.parse().expect("a header"));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let (answers, keys) = (Arc::new(Nobody), Arc::new(Keys::default()));
+        let gateway = Gateway { answers, keys, demand_keys: false, answer_tokens: 10, temperature: 1.0, panel: None };
+        let (parts, body) = gateway.router(false).oneshot(request).await.expect("an answer").into_parts();
+        (parts.headers, to_bytes(body, usize::MAX).await.expect("a body").to_vec())
+    })
+}
+
+#[test]
+fn the_page_is_packed_for_a_client_that_takes_it_so() {
+    let mut bytes = 0;
+    for path in ["/", "/page/page.css", "/page/page.js", "/page/charts.js", "/page/chat.js", "/page/words.js"] {
+        let (head, plain) = packed(path, None);
+        assert!(!head.contains_key("content-encoding") && head["vary"] == "accept-encoding", "{path}");
+        for takes in ["gzip", "gzip, deflate, br, zstd", "br;q=1.0, GZIP;q=0.5", "*"] {
+            let (head, short) = packed(path, Some(takes));
+            assert!(head["content-encoding"] == "gzip" && head["vary"] == "accept-encoding", "{path} for {takes}");
+            let mut whole = Vec::new();
+            GzDecoder::new(short.as_slice()).read_to_end(&mut whole).expect("packed by gzip");
+            assert_eq!(whole, plain, "{path}");
+            assert!(short.len() * 2 < plain.len() + 1000, "{path}: {} of {} bytes", short.len(), plain.len());
+            bytes += short.len();
+        }
+        for takes in ["", "identity", "br", "gzip;q=0", "gzip;q=0.0, *"] {
+            assert!(!packed(path, Some(takes)).0.contains_key("content-encoding"), "{takes}");
+        }
+    }
+    assert!(bytes < 3 * 60_000, "{bytes} bytes, each part three times");
 }
 
 #[test]

@@ -123,7 +123,7 @@ function paySaid({ budget_micro: budget, admitted_permille: admitted, paid_micro
 function showMembers(members, own, pay) {
   rows($("members"), members, (one) => [
     { text: short(one.node) + (one.node === own ? " (this node)" : ""), href: `#/ledger/${one.node}`, title: one.node },
-    one.status,
+    one.aside_until ? `${one.status}, sits out until round ${count(one.aside_until)}` : one.status,
     one.speed.toFixed(2),
     count(one.planned),
     count(one.units),

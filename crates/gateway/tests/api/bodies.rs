@@ -1,112 +1,11 @@
 //! Whatever is sent: an answer in JSON that says what was wrong, never a failure of the server.
 
-use axum::body::{Body, to_bytes};
+use crate::parrot::{CHAT, asked, post, said};
+use axum::body::Body;
 use axum::http::{Request, StatusCode};
-use gateway::{Answers, Asked, Gateway, Key, Keys};
-use market::{Ask, Finish, Input, ModelCard, Piece, Reason, Token};
+use gateway::Key;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use std::sync::Arc;
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-use tower::ServiceExt;
-
-/// Answers everything with the same three words, or calls a tool where the answer has to have a shape.
-struct Parrot;
-
-impl Answers for Parrot {
-    fn models(&self) -> Vec<ModelCard> {
-        vec![ModelCard {
-            name: "parrot".into(),
-            hash: base::Hash::default(),
-            context: 100,
-            tools: false,
-            since: 1,
-            providers: 1,
-        }]
-    }
-
-    fn ask(&self, _client: &[u8; 32], _name: &str, ask: Ask) -> Asked<'_, UnboundedReceiver<Piece>> {
-        Box::pin(async move {
-            if ask.stop.iter().any(|stop| stop == "busy") {
-                return Err(Reason::Busy(1500));
-            }
-            let broken = ask.stop.iter().any(|stop| stop == "broken");
-            let (pieces, receiver) = unbounded_channel();
-            let _ = pieces.send(Piece::Read { tokens: 5, cached: 2, echo: vec![] });
-            let calls = matches!(&ask.sampling.format, market::Format::Schema(schema) if schema.contains("look_up"));
-            let call = ["{\"name\":\"look_up\",", "\"arguments\":{\"what\"", ":\"x\"}"];
-            for word in if calls { call } else { ["who", "'s", " there"] } {
-                let logprob = ask.logprobs.map(|_| -0.5);
-                let token = Token { id: 1, text: word.into(), bytes: word.into(), logprob, top: vec![] };
-                let _ = pieces.send(Piece::Token(token));
-            }
-            let finish = if broken { Err(Reason::Failed("gone".into())) } else { Ok(Finish::Stop) };
-            let rest = if calls { "}" } else { "?" };
-            let _ = pieces.send(Piece::End { finish, text: rest.into(), tokens: 3 });
-            Ok(receiver)
-        })
-    }
-
-    fn embed(&self, _model: &str, texts: Vec<Input>) -> Asked<'_, (Vec<Vec<f32>>, u64)> {
-        Box::pin(async move {
-            if texts.contains(&Input::Text("refuse".into())) {
-                return Err(Reason::Unsupported { what: "model".into(), why: "it writes".into() });
-            }
-            Ok((texts.iter().map(|_| vec![0.6, 0.8]).collect(), texts.len() as u64))
-        })
-    }
-
-    fn tokenize(&self, _model: &str, text: &str) -> Asked<'_, Vec<i32>> {
-        let n = text.len() as i32;
-        Box::pin(async move { Ok(vec![n]) })
-    }
-
-    fn detokenize(&self, _model: &str, _ids: &[i32]) -> Asked<'_, String> {
-        Box::pin(async { Ok("text".into()) })
-    }
-}
-
-struct Said {
-    status: StatusCode,
-    headers: axum::http::HeaderMap,
-    text: String,
-}
-
-impl Said {
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
-    }
-
-    fn error(&self) -> (u16, Option<String>, Option<String>) {
-        let value = self.json();
-        let text = |key: &str| value["error"][key].as_str().map(str::to_owned);
-        assert!(text("message").is_some_and(|message| !message.is_empty()) && text("type").is_some(), "{value}");
-        (self.status.as_u16(), text("code"), text("param"))
-    }
-}
-
-fn asked(keys: Vec<Key>, needed: bool, request: Request<Body>) -> Said {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async {
-        let keys = Arc::new(Keys::new(keys));
-        let answers = Arc::new(Parrot);
-        let gateway = Gateway { answers, keys, demand_keys: needed, answer_tokens: 10, temperature: 1.0, panel: None };
-        let response = gateway.router(needed).oneshot(request).await.expect("an answer");
-        let (parts, body) = response.into_parts();
-        let bytes = to_bytes(body, usize::MAX).await.expect("a body");
-        Said { status: parts.status, headers: parts.headers, text: String::from_utf8_lossy(&bytes).into_owned() }
-    })
-}
-
-fn post(path: &str, body: impl Into<Body>) -> Request<Body> {
-    Request::post(path).header("content-type", "application/json").body(body.into()).expect("a request")
-}
-
-fn said(path: &str, body: &Value) -> Said {
-    asked(vec![], false, post(path, body.to_string()))
-}
-
-const CHAT: &str = "/v1/chat/completions";
 
 #[test]
 fn the_document_names_every_path_and_every_path_is_there() {
@@ -443,7 +342,12 @@ proptest! {
         ];
         let raw = asked(vec![], false, post(PATHS[path], bytes));
         prop_assert!(raw.error().0 < 500);
-        let mut body = json!({ "model": "parrot", "messages": [{ "role": "user", "content": "hi" }], "prompt": "a", "input": "a" });
+        let mut body = json!({ "model": "parrot" });
+        match PATHS[path] {
+            CHAT => body["messages"] = json!([{ "role": "user", "content": "hi" }]),
+            "/v1/responses" | "/v1/embeddings" => body["input"] = "a".into(),
+            _ => body["prompt"] = "a".into(),
+        }
         for (name, value) in fields {
             body[NAMES[name]] = value;
         }

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 
 #[derive(Args)]
 pub(crate) struct RunArgs {
-    /// The model; without one, what the network serves.
+    /// The model, net/NAME where other machines serve it; without one, what this node serves, or else the network.
     #[arg(value_name = "MODEL")]
     name: Option<String>,
     /// The question; without one, questions are read line by line.
@@ -87,13 +87,14 @@ pub(crate) async fn run(common: &Common, args: RunArgs) -> Result<()> {
 }
 
 impl Asker {
-    /// Models that can be asked.
-    async fn models(&self) -> Result<Vec<String>> {
+    /// Models that can be asked, and those of the node itself that are not loaded now.
+    async fn models(&self) -> Result<(Vec<String>, Vec<String>)> {
         match self {
-            Self::Own(trade) => Ok(trade.models().into_iter().map(|card| card.name).collect()),
+            Self::Own(trade) => Ok((trade.models().into_iter().map(|card| card.name).collect(), trade.unloaded())),
             Self::Running(dir) => {
                 let answer = node::call(dir, &Request::Models).await?.context("the node has ended")?;
-                Ok(serde_json::from_value(answer["models"].clone())?)
+                let names = |key: &str| serde_json::from_value::<Vec<String>>(answer[key].clone());
+                Ok((names("models")?, names("unloaded")?))
             }
         }
     }
@@ -102,9 +103,21 @@ impl Asker {
     async fn model(&self, name: Option<&str>) -> Result<String> {
         let (begun, mut told) = (Instant::now(), false);
         loop {
-            let mut models = self.models().await?.into_iter();
-            if let Some(found) = models.find(|model| name.is_none_or(|name| name == model)) {
-                return Ok(found);
+            let (models, unloaded) = self.models().await?;
+            if let Some(found) = models.iter().find(|model| name.is_none_or(|name| name == *model)) {
+                // A question for the own machine goes to no other one because the machine is short of memory.
+                if let (None, true, Some(own)) = (name, found.starts_with(node::NET), unloaded.first()) {
+                    bail!("this node's own model {own} is not loaded now; `talkoo run {found}` asks others");
+                }
+                return Ok(found.clone());
+            }
+            if let Some(name) = name
+                && unloaded.iter().any(|own| own == name)
+            {
+                bail!("this node's own model {name} is not loaded now");
+            }
+            if let Some(others) = name.map(|name| format!("{}{name}", node::NET)).filter(|name| models.contains(name)) {
+                bail!("no model of this machine has this name; others serve {others}");
             }
             if begun.elapsed() > OFFERS_WITHIN {
                 let what = name.unwrap_or("a model");
@@ -259,7 +272,7 @@ pub(crate) fn summary(receipts: &Receipts) -> String {
         ledger::Credits(0) => "free".to_owned(),
         cost => format!("{cost} credits"),
     };
-    let runtime = if receipts.one_class() { "" } else { ", on different kinds of machines" };
+    let runtime = if receipts.one_class() { "" } else { ", by machines of different classes" };
     format!("{}, {cost}, receipt verified{runtime}", who.join(", then "))
 }
 

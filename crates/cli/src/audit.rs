@@ -35,8 +35,9 @@ pub(crate) async fn run(common: &Common, args: AuditArgs) -> Result<()> {
 }
 
 async fn audit(common: &Common, args: &AuditArgs, trade: &Arc<Trade>) -> Result<()> {
+    let name = args.name.strip_prefix(node::NET).unwrap_or(&args.name);
     let serving = || {
-        let all = trade.providers().into_iter().filter(|known| known.offer.name == args.name);
+        let all = trade.providers().into_iter().filter(|known| known.offer.name == name);
         all.map(|known| known.provider).collect::<Vec<NodeId>>()
     };
     let begun = Instant::now();
@@ -51,7 +52,7 @@ async fn audit(common: &Common, args: &AuditArgs, trade: &Arc<Trade>) -> Result<
     let providers = serving();
     for round in 0..args.checks {
         for provider in &providers {
-            let verdict = match trade.check(&args.name, *provider).await {
+            let verdict = match trade.check(name, *provider).await {
                 Ok(check) => check.verdict.name(),
                 Err(error) => {
                     eprintln!("{}: {error:#}", provider.short());

@@ -22,7 +22,7 @@ pub(crate) enum KeyCommand {
         /// Requests a minute.
         #[arg(long, value_name = "N")]
         per_minute: Option<u32>,
-        /// Tokens that it may have read and written, counted from a server's start.
+        /// Tokens that it may have read and written, in all.
         #[arg(long, value_name = "N")]
         tokens: Option<u64>,
         /// Days until it expires.

@@ -156,7 +156,7 @@ enum Command {
     },
     /// The manual page: `talkoo man > talkoo.1`.
     Man,
-    /// Four peers train the shipped example on this machine; one is killed, another joins.
+    /// Four peers train together on this machine; one is killed, another joins, three train alone beside them.
     Demo(demo::DemoArgs),
 }
 

@@ -13,7 +13,7 @@ pub(crate) struct RelayArgs {
     /// How others reach this machine: a name or an IP address (default: the address of --bind).
     #[arg(long, value_name = "NAME")]
     host: Option<String>,
-    /// Mbit/s that one node may send through it.
+    /// Mbit/s that one node may send through it; all of one address four times that, all together twenty times.
     #[arg(long, default_value_t = 50, value_name = "MBIT", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rate: u32,
 }
@@ -34,7 +34,8 @@ pub(crate) async fn run(common: &Common, args: RelayArgs) -> Result<()> {
         outln!("{}", serde_json::json!({ "relay": address.to_string() }));
     } else {
         outln!(
-            "relaying; nodes use it with\n\n  --relay {address}\n\nit sees who talks to whom and how much, never what"
+            "relaying; nodes use it with\n\n  --relay {address}\n\nit sees who talks to whom, when and how much; what \
+             they say is encrypted between them"
         );
     }
     stopped.await;

@@ -78,16 +78,18 @@ pub(crate) fn run(run: &RunStatus) -> String {
         "own updates: {:.3} bits per parameter   trainer busy {:.0} %\n",
         run.bits_per_parameter, run.utilisation
     ));
-    out.push_str("\nmember    state    micro-batches/s  planned  units  missed   loss\n");
+    out.push_str("\nmember    state    micro-batches/s  planned  units  missed  faults   loss\n");
     for member in &run.members {
+        let aside = member.aside_until.map_or(String::new(), |round| format!("  sits out until round {round}"));
         out.push_str(&format!(
-            "{:<9} {:<8} {:>15.2} {:>8} {:>6} {:>7} {:>6.3}\n",
+            "{:<9} {:<8} {:>15.2} {:>8} {:>6} {:>7} {:>7} {:>6.3}{aside}\n",
             short(&member.node),
             member.status,
             member.speed,
             member.planned,
             member.units,
             member.missed,
+            member.faults,
             member.loss
         ));
     }
@@ -155,4 +157,23 @@ pub(crate) fn curve(values: &[f64], width: usize) -> String {
 
 fn counts(list: &[(String, u64)]) -> String {
     list.iter().map(|(reason, n)| format!("{reason} {n}")).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use node::MemberStatus;
+
+    #[test]
+    fn a_member_that_sits_out_is_shown_with_its_faults_and_the_round_of_its_return() {
+        let member = |node: &str, faults, aside_until| {
+            let (node, status) = (node.to_owned(), "away".to_owned());
+            MemberStatus { node, status, faults, aside_until, ..MemberStatus::default() }
+        };
+        let members = vec![member("stalling", 5, Some(81)), member("resting", 0, None)];
+        let shown = run(&RunStatus { members, ..RunStatus::default() });
+        let line = |name: &str| shown.lines().find(|line| line.starts_with(name)).expect("a line of the member");
+        assert!(line("stalling").ends_with("      5  0.000  sits out until round 81"), "{shown}");
+        assert!(line("resting").ends_with("      0  0.000"), "{shown}");
+    }
 }

@@ -47,6 +47,7 @@ pub(crate) fn prepare(path: &Path, scratch: &Path, threads: usize, device: &str,
     let opened = Corpus::open(&corpus)?;
     let manifest = opened.manifest();
     let (config, theta, model) = config(&file, path, manifest.vocab as usize)?;
+    config.check_length(file.data.seq_len as usize)?;
     let layout = Layout::new(&config, &Part::whole(&config));
     let speed = measure(&config, &file, threads, device)?;
     let link = Link { up_mbit: others.mbit, down_mbit: others.mbit, rtt_ms: others.rtt_ms };

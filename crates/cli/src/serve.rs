@@ -47,7 +47,7 @@ pub(crate) struct Models {
     /// are asked, or what was trained here last is served.
     #[arg(long, value_name = "NAME|FILE")]
     model: Vec<String>,
-    /// Answers that are written at a time (default: 4).
+    /// Answers that are written at a time (default: 4); of two and more, others get all but one.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     parallel: Option<u16>,
     /// Tokens of a question and its answer together (default: what the model was trained with, at most 8,192).
@@ -194,6 +194,8 @@ impl Asking {
             price: self.max_price.unwrap_or(Price { input, output }),
             budget: self.budget.unwrap_or(set.budget),
             check_percent: self.check.unwrap_or(set.check_percent).into(),
+            for_names: set.for_names.clone(),
+            providers: set.providers.clone(),
         }
     }
 
@@ -297,7 +299,9 @@ impl ServeArgs {
         let offer = OfferConfig { public, price: self.price.unwrap_or(Price { input, output }) };
         let trade = self.asking.enter(common, node, local, offer).await?;
         let listen = self.listen.unwrap_or(set.listen);
-        let keys = Arc::new(Keys::asking(node::api_keys_as_they_change(&common.dir())?));
+        let dir = common.dir();
+        let keys = Keys::asking(node::api_keys_as_they_change(&dir)?);
+        let keys = Arc::new(keys.keeping(node::api_used(&dir)?, node::api_used_kept(&dir)));
         let gateway = || Gateway {
             answers: Arc::new(trade.asker()),
             keys: keys.clone(),
@@ -352,8 +356,12 @@ impl Serving {
     }
 
     /// Ends it.
-    pub(crate) async fn close(self) {
+    pub(crate) async fn close(mut self) {
         self.stop.cancel();
+        // It saves what keys have used, unless it ended before.
+        if !self.gateway.is_finished() {
+            let _ = (&mut self.gateway).await;
+        }
         self.trade.close().await;
     }
 }

@@ -67,6 +67,15 @@ pub(crate) enum WalletCommand {
         #[command(flatten)]
         spend: Spend,
     },
+    /// What the node's account has set aside for each provider that it pays.
+    Providers(On),
+    /// Take back what is set aside for providers: it is free after a day, in which they redeem what they were promised.
+    Close {
+        /// The provider's key, or its beginning; without one, all of them, and what is not allotted to anybody.
+        provider: Option<String>,
+        #[command(flatten)]
+        spend: Spend,
+    },
     /// Print the 24 words that restore the wallet.
     Backup,
     /// Make the wallet anew from its 24 words, given on standard input.
@@ -140,6 +149,8 @@ pub(crate) async fn wallet(common: &Common, command: WalletCommand) -> Result<()
             let amount = parse(&amount)?;
             say(common, spend, &format!("take {amount} out of the bond, fee included"), Tx::Unbond { amount }).await
         }
+        WalletCommand::Providers(on) => providers(common, on).await,
+        WalletCommand::Close { provider, spend } => close(common, provider.as_deref(), spend).await,
     }
 }
 
@@ -223,6 +234,50 @@ async fn collect(common: &Common, amount: Option<String>, spend: Spend) -> Resul
     };
     let spend = Spend { node: true, ..spend };
     say(common, spend, &format!("move {amount} into the wallet"), Tx::Transfer { to, amount }).await
+}
+
+async fn providers(common: &Common, on: On) -> Result<()> {
+    let answer = train::ask(common, Request::Allotments { network: on.network }).await?;
+    render::print(common, &answer, || {
+        let line = |entry: &Value| {
+            let (paid, left) = (render::credits(&entry["paid_micro"]), render::credits(&entry["left_micro"]));
+            let closes = entry["closes_ms"].as_u64();
+            let closes = closes.map(|at| format!(", back at {}", node::utc(at))).unwrap_or_default();
+            format!("{}  {paid} paid, {left} left{closes}", entry["provider"].as_str().unwrap_or_default())
+        };
+        let mut lines: Vec<String> = answer["providers"].as_array().into_iter().flatten().map(line).collect();
+        lines.push(format!("{} set aside for nobody yet", render::credits(&answer["deposit_micro"])));
+        lines.join("\n")
+    });
+    Ok(())
+}
+
+/// Closes the allotment of a provider, or all of them; a deposit that nobody has goes back at once.
+async fn close(common: &Common, provider: Option<&str>, spend: Spend) -> Result<()> {
+    let network = spend.on.network;
+    let held = train::ask(common, Request::Allotments { network: network.clone() }).await?;
+    let all = held["providers"].as_array().cloned().unwrap_or_default();
+    let open = all.iter().filter(|entry| entry["closes_ms"].is_null());
+    let keys = open.filter_map(|entry| entry["provider"].as_str());
+    let keys: Vec<&str> = keys.filter(|key| provider.is_none_or(|begins| key.starts_with(begins))).collect();
+    let deposit = Credits(held["deposit_micro"].as_u64().unwrap_or_default());
+    let mut txs: Vec<(String, Tx)> = Vec::new();
+    for key in &keys {
+        txs.push((format!("take back what is left for {}", render::short(key)), Tx::Close { payee: key.parse()? }));
+    }
+    if provider.is_none() && deposit > Credits::ZERO {
+        txs.push((format!("take back {deposit} that nobody has"), Tx::Withdraw { amount: deposit }));
+    }
+    match (provider, keys.len()) {
+        (Some(begins), 0) => bail!("nothing is set aside for {begins}, or it is on its way back already"),
+        (Some(begins), 2..) => bail!("several providers begin with {begins}: give more of the key"),
+        _ => ensure!(!txs.is_empty(), "nothing is set aside for providers, or all of it is on its way back"),
+    }
+    for (text, tx) in txs {
+        let on = On { network: network.clone() };
+        say(common, Spend { on, node: true, yes: spend.yes }, &text, tx).await?;
+    }
+    Ok(())
 }
 
 /// The wallet's account, where there is one, and the node's.

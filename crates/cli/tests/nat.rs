@@ -99,7 +99,7 @@ fn work_together(ports: &str, direct: bool) {
 fn answer(at: &dyn Fn(usize) -> Command, relay: &str, direct: bool) {
     let (_provider, ready) = begin(with(at(0), &["serve", "--offer", "--listen", "127.0.0.1:0"]));
     let ticket = ready["tickets"][0].as_str().expect("a ticket").to_owned();
-    let ask = ["run", "--ticket", &ticket, "end-to-end", "ROMEO:", "--max-tokens", "24", "--temperature", "0"];
+    let ask = ["run", "--ticket", &ticket, "net/end-to-end", "ROMEO:", "--max-tokens", "24", "--temperature", "0"];
     // An offer may take longer than one who asks waits: the other end looks for the node that was there before first.
     let said = common::until("an answer", || {
         let answer = tried(with(at(1), &ask));

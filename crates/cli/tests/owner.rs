@@ -2,12 +2,11 @@
 
 mod common;
 
-use common::{Peer, json, start, stop, talkoo};
+use common::{Peer, json, shows, start, stop, talkoo};
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 /// Starts a node as a stranger would, but for the machine's own idle time: tests run while somebody types.
 fn contribute(dir: &Path, options: &[&str]) -> (Peer, Value) {
@@ -18,14 +17,6 @@ fn contribute(dir: &Path, options: &[&str]) -> (Peer, Value) {
 
 fn panel(dir: &Path) -> Value {
     json(dir, &["status"])["panel"].clone()
-}
-
-/// Looks until the panel is as it should be.
-fn until(dir: &Path, what: &str, good: impl Fn(&Value) -> bool) -> Value {
-    common::until(what, || {
-        let panel = panel(dir);
-        if good(&panel) { Ok(panel) } else { Err(format!("{panel:#}")) }
-    })
 }
 
 fn get(address: &str, path: &str) -> (String, String) {
@@ -39,14 +30,6 @@ fn get(address: &str, path: &str) -> (String, String) {
     (head.to_lowercase(), body.to_owned())
 }
 
-/// Hundredths of a second that a process computed so far.
-#[cfg(target_os = "linux")]
-fn computed(pid: u32) -> u64 {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
-    let fields: Vec<&str> = text.rsplit_once(')').expect("a name").1.split_whitespace().collect();
-    fields[11].parse::<u64>().expect("a number") + fields[12].parse::<u64>().expect("a number")
-}
-
 #[test]
 fn a_stranger_contributes_with_one_command_and_asks_what_was_trained() {
     let stage = tempfile::tempdir().expect("a folder");
@@ -54,7 +37,7 @@ fn a_stranger_contributes_with_one_command_and_asks_what_was_trained() {
     let (mut peer, ready) = contribute(&dir, &[]);
     assert!(dir.join("talkoo.toml").exists(), "the settings are there to be read");
     // Alone, it trains the shipped example by itself.
-    let first = until(&dir, "the first unit", |panel| panel["runs"][0]["version"].as_u64() >= Some(1));
+    let first = shows(&dir, "the first unit", |panel| panel["runs"][0]["version"].as_u64() >= Some(1));
     assert_eq!((&first["network"]["alone"], &first["activity"]["state"]), (&true.into(), &"working".into()));
     // The page, as a browser gets it.
     let address = ready["page"].as_str().expect("a page").trim_start_matches("http://").trim_end_matches('/');
@@ -83,16 +66,10 @@ fn a_stranger_contributes_with_one_command_and_asks_what_was_trained() {
     let paused = json(&dir, &["pause", "2h"]);
     assert_eq!((&paused["state"], &paused["reason"]["code"]), (&"paused".into(), &"paused_by_owner".into()));
     assert!(paused["reason"]["until_ms"].as_u64() > paused["reason"]["since_ms"].as_u64());
-    until(&dir, "rest", |panel| panel["runs"][0]["waiting"].as_str().is_some_and(|text| text.starts_with("resting")));
+    shows(&dir, "rest", |panel| panel["runs"][0]["waiting"].as_str().is_some_and(|text| text.starts_with("resting")));
     #[cfg(target_os = "linux")]
     {
-        let before = computed(peer.0.id());
-        let begun = Instant::now();
-        // One second of wall clock is what is measured here.
-        while begun.elapsed() < Duration::from_secs(1) {
-            std::thread::park_timeout(Duration::from_millis(100));
-        }
-        let used = computed(peer.0.id()) - before;
+        let used = common::computes(peer.0.id());
         assert!(used < 20, "{used} hundredths of a second in one second of rest");
     }
     // That is so after a restart, too.
@@ -105,14 +82,14 @@ fn a_stranger_contributes_with_one_command_and_asks_what_was_trained() {
     let version = panel(&dir)["runs"][0]["version"].as_u64().expect("the run is there again");
     // It may have to fetch or to prepare something first.
     assert!(["working", "waiting"].contains(&json(&dir, &["resume"])["state"].as_str().expect("a state")));
-    until(&dir, "the next unit", |panel| panel["runs"][0]["version"].as_u64() > Some(version));
+    shows(&dir, "the next unit", |panel| panel["runs"][0]["version"].as_u64() > Some(version));
     // What was trained is served, and the running node is asked from another terminal.
-    until(&dir, "the model", |panel| panel["serving"]["models"][0]["local"] == true);
+    shows(&dir, "the model", |panel| panel["serving"]["models"][0]["local"] == true);
     let answer = json(&dir, &["run", "bard", "ROMEO:", "--max-tokens", "8", "--temperature", "0"]);
     assert_eq!((answer["tokens"].as_u64(), &answer["receipt"]["parts"][0]["tokens_written"]), (Some(8), &8.into()));
     // Every second of it has its reason, and what was earned is on the account: its owner's own books admitted the run.
     assert_eq!(json(&dir, &["finish"])["state"], "draining");
-    let panel = until(&dir, "the end of what was begun", |panel| panel["today"]["own_questions"] == 1);
+    let panel = shows(&dir, "the end of what was begun", |panel| panel["today"]["own_questions"] == 1);
     let run: Value = serde_json::from_str(&get(address, &format!("/api/runs/{run}")).1).expect("JSON");
     assert!(run["pay"]["own"]["units_paid"].as_u64() >= Some(2) && run["pay"]["admitted_permille"] == 500, "{run:#}");
     let number = |value: &Value| value.as_u64().expect("a number");
@@ -201,7 +178,7 @@ fn quiet_hours_cover_now_and_say_until_when() {
     std::fs::create_dir_all(&dir).expect("a folder");
     std::fs::write(dir.join("talkoo.toml"), "[schedule]\nquiet_hours = [\"daily 00:00-24:00\"]\n").expect("written");
     let (mut peer, _) = contribute(&dir, &["--no-runs"]);
-    let panel = until(&dir, "quiet", |panel| panel["activity"]["reason"]["code"] == "quiet_hours");
+    let panel = shows(&dir, "quiet", |panel| panel["activity"]["reason"]["code"] == "quiet_hours");
     assert_eq!(panel["activity"]["state"], "paused");
     assert!(panel["activity"]["reason"]["mend"].is_string());
     stop(&mut peer);

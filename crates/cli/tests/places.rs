@@ -2,13 +2,12 @@
 
 mod common;
 
-use common::{Lab, Peer, RUN, json, start, stop, until};
+use common::{Lab, Peer, RUN, json, says, shows, start, stop};
 use serde_json::Value;
 use std::path::Path;
 
-/// Tokens of this node that counted in its run; `None` while it has none.
-fn counted(dir: &Path) -> Option<u64> {
-    let status = json(dir, &["status"]);
+/// Tokens of a node that counted in its run, by its status; `None` while it has none.
+fn counted(status: &Value) -> Option<u64> {
     let members = status["runs"][0]["members"].as_array()?;
     members.iter().find(|member| member["node"] == status["node"])?["tokens"].as_u64()
 }
@@ -45,11 +44,8 @@ fn a_place_that_pays_is_taken_and_given_up_when_it_pays_too_little() {
     let file = stage.path().join("lab.network");
     json(&dir, &["network", "join", file.to_str().expect("utf-8")]);
     let mut newcomer = contribute(&dir);
-    until("a unit that counts", || match counted(&dir) {
-        Some(tokens) if tokens > 0 => Ok(()),
-        other => Err(format!("{other:?}")),
-    });
-    assert_eq!(json(&dir, &["status"])["runs"][0]["run"], created["run"]);
+    let status = says(&dir, "a unit that counts", |status| counted(status) > Some(0));
+    assert_eq!(status["runs"][0]["run"], created["run"]);
     assert_eq!(json(&dir, &["status"])["panel"]["network"]["alone"], false);
     stop(&mut newcomer);
 
@@ -57,30 +53,22 @@ fn a_place_that_pays_is_taken_and_given_up_when_it_pays_too_little() {
     set(&dir, "1000000");
     let mut newcomer = contribute(&dir);
     let members = |dir: &Path| json(dir, &["status"])["runs"][0]["members"].as_array().map_or(0, Vec::len);
-    until("it left", || match (counted(&dir), members(&dirs[0])) {
-        (None, 1) => Ok(()),
-        other => Err(format!("{other:?}")),
-    });
+    says(&dir, "it left", |status| counted(status).is_none() && members(&dirs[0]) == 1);
     assert_eq!(json(&dir, &["status"])["runs"], serde_json::json!([]));
 
     // What its owner joins is kept, whatever it pays.
     json(&dir, &["train", "join", created["ticket"].as_str().expect("a ticket")]);
-    let before = until("it is back", || counted(&dir).ok_or("not yet"));
-    until("another unit", || match counted(&dir) {
-        Some(tokens) if tokens > before + 128 => Ok(()),
-        other => Err(format!("{other:?} after {before}")),
-    });
+    let before = counted(&says(&dir, "it is back", |status| counted(status).is_some())).expect("it is back");
+    says(&dir, "another unit", |status| counted(status) > Some(before + 128));
     // And what its owner leaves stays left, however well it pays.
     json(&dir, &["train", "leave", created["run"].as_str().expect("a run")]);
     stop(&mut newcomer);
     set(&dir, "0.1");
     let mut newcomer = contribute(&dir);
-    let looked = until("it looked for work", || {
-        let panel = json(&dir, &["status"])["panel"].clone();
+    let looked = shows(&dir, "it looked for work", |panel| {
         let idle = |part: &&Value| part["code"] == "no_run" || part["code"] == "not_offered";
         let minutes = panel["today"]["minutes"].as_array().into_iter().flatten().filter(idle);
-        let idle: u64 = minutes.filter_map(|part| part["seconds"].as_u64()).sum();
-        if idle > 3 { Ok(panel) } else { Err(panel["today"].to_string()) }
+        minutes.filter_map(|part| part["seconds"].as_u64()).sum::<u64>() > 3
     });
     assert_eq!(looked["runs"], serde_json::json!([]));
     stop(&mut newcomer);

@@ -193,8 +193,9 @@ impl Stage {
 
 /// What `bard` answers to any OpenAI client.
 fn answer(api: &Api) -> Value {
-    let messages = json!([{ "role": "user", "content": "ROMEO:" }]);
-    let answer = api.post("/v1/chat/completions", &json!({ "model": "bard", "messages": messages, "max_tokens": 8 }));
+    let model = api.get("/v1/models")["data"][0]["id"].clone();
+    let asked = json!({ "model": model, "messages": [{ "role": "user", "content": "ROMEO:" }], "max_tokens": 8 });
+    let answer = api.post("/v1/chat/completions", &asked);
     assert!(answer["usage"]["completion_tokens"].as_u64() > Some(0), "{answer}");
     answer
 }
@@ -341,8 +342,7 @@ fn others(stage: &Stage) {
     let ticket = text(&first.ready["tickets"][0]).to_owned();
     let offer = format!("{offer} --ticket {ticket}");
     let mut second = stage.serve("second", "talkoo serve --model bard.gguf --offer", &[("--offer", offer.as_str())]);
-    let short = ("run", "run --max-tokens 8 --receipt receipt.json");
-    let asked = [short, ("talkoo1…", ticket.as_str())];
+    let asked = [("run", "run --max-tokens 8 --receipt receipt.json"), ("talkoo1…", ticket.as_str())];
     stage.ended("asker", false, "talkoo run --ticket talkoo1…", &asked, "ROMEO:\n");
     let said = stage.typed("asker", "talkoo run --ticket talkoo1…", &asked, "ROMEO:\n");
     let provider = &said["receipt"]["parts"][0]["provider"];
@@ -356,7 +356,7 @@ fn others(stage: &Stage) {
     assert!(providers.len() == 2 && providers.iter().all(|provider| provider["bad"] == false), "{audited}");
     let listen = [("serve", "serve --listen 127.0.0.1:0"), ("talkoo1…", ticket.as_str())];
     let mut client = stage.serve("asker", "talkoo serve --ticket talkoo1…", &listen);
-    until("an offer", || client.get("/v1/models")["data"][0]["id"] == "bard");
+    until("an offer", || client.get("/v1/models")["data"][0]["id"] == "net/bard");
     let id = answer(&client)["id"].clone();
     let (status, receipt) = client.raw("GET", &format!("/v1/receipts/{}", text(&id)), None, "");
     assert_eq!(status, 200, "{receipt}");

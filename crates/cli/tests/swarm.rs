@@ -2,9 +2,13 @@
 //! ends with equal roots, a replay of the log ends in that root, and the model is exported.
 
 mod common;
+#[path = "common/due.rs"]
+mod due;
 
+use base::NodeId;
 use common::{RUN, active, json, start, stop, talkoo, watch, whole};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
@@ -36,10 +40,11 @@ fn three_peers_a_kill_a_return_and_a_replay() {
     for end in &ends {
         assert_eq!(end["root"], ends[0]["root"], "every peer ends with the same weights");
     }
-    paid_by_tokens(&dir("a"), &ends[0]);
+    let (chain, held) = accounted(&dir("a"), &ends[0]);
     for peer in [&mut a, &mut b, &mut c] {
         stop(peer);
     }
+    paid_by_tokens(&dir("a"), &chain, &ends[0], &held);
     let mut again = common::up(&dir("a"), &[]);
     let shown = watch(&dir("a"), begun, "the run after a restart", whole);
     assert_eq!(shown["agreed"], ends[0]["root"], "the last root is on the log");
@@ -73,30 +78,24 @@ fn three_peers_a_kill_a_return_and_a_replay() {
     go_on_from(&out, &dir("d"), begun);
 }
 
-/// The run's budget is spent, each member has its part of it by tokens, and nothing else came or went.
-fn paid_by_tokens(keeper: &Path, end: &Value) {
-    let members = end["members"].as_array().expect("members");
-    let of = |member: &Value| member["node"].as_str().expect("a key").to_owned();
-    let own = json(keeper, &["wallet", "show"]);
+/// Nothing but the budget and its fee came or went. Gives the chain, and what each member holds.
+fn accounted(keeper: &Path, end: &Value) -> (Value, BTreeMap<NodeId, u64>) {
     let chain = json(keeper, &["chain", "status"]);
-    let mut all = 0;
-    for member in members {
-        let account = json(keeper, &["chain", "account", &of(member)]);
-        let balance = account["balance_micro"].as_u64().expect("an amount");
-        all += balance + account["bond_micro"].as_u64().expect("an amount");
-        // The creator's account holds the rest of the network's credits too.
-        if account["key"] != own["key"] {
-            let (tokens, every) =
-                (member["tokens"].as_f64().expect("tokens"), end["tokens"][0].as_f64().expect("tokens"));
-            let due = 5e6 * tokens / every;
-            assert!((balance as f64 - due).abs() < 0.2 * 5e6, "{balance} for {tokens} of {every} tokens");
-            assert!(balance > 0, "work is paid");
-        }
-    }
+    let held = due::held(keeper, &chain["chain"], end);
+    let all: u64 = held.values().sum();
     assert_eq!(chain["supply_micro"].as_u64(), Some(all), "every credit is on some account");
     assert_eq!(all, 10_000_000_000 - 1_000, "what was there at the beginning, less one fee");
     let block = json(keeper, &["chain", "block", "1"]);
     assert!(block["hash"].as_str().is_some_and(|hash| hash.len() == 64));
+    (chain["chain"].clone(), held)
+}
+
+/// The run's budget is spent, and each member has its part of it by tokens, to the last micro-credit.
+fn paid_by_tokens(keeper: &Path, chain: &Value, end: &Value, held: &BTreeMap<NodeId, u64>) {
+    let due = due::due(keeper, chain, &end["run"]);
+    due.is_held(held);
+    assert_eq!(due.spent(), (5_000_000, 0));
+    assert!(held.keys().all(|member| due.earned(member) > 0), "work is paid: {due:#?}");
 }
 
 /// A run that starts from a published model ends with other weights than it began with, and is replayed.

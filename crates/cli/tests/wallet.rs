@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{stop, talkoo, up};
+use common::{free, stop, talkoo, up};
 use serde_json::Value;
 use std::path::Path;
 use std::process::Output;
@@ -118,7 +118,7 @@ fn a_copied_folder_does_not_vote_and_recovers_as_a_network_of_its_own() {
     assert_eq!(status["role"], "follows", "its key is silent");
     stop(&mut copied);
 
-    let seat = json(&twin, &["--bind", "127.0.0.1:45123", "network", "seat"]);
+    let seat = json(&twin, &["--bind", &free(1)[0], "network", "seat"]);
     let file = stage.path().join("anew.network");
     let file = file.to_str().expect("utf-8");
     let seat = seat["seat"].as_str().expect("a seat");

@@ -14,6 +14,8 @@ use std::sync::{Arc, Mutex};
 /// By chain and peer.
 const TILLS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("tills");
 const PURSES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("purses");
+/// Serial of the last allotment to a provider that came back to the budget.
+const CLOSED: TableDefinition<&[u8], u64> = TableDefinition::new("closed");
 /// Receipts by running number, and their numbers by the answer's name.
 const RECEIPTS: TableDefinition<u64, (&str, &str)> = TableDefinition::new("receipts");
 const NAMES: TableDefinition<&str, u64> = TableDefinition::new("names");
@@ -72,6 +74,7 @@ impl Books {
         let write = database.begin_write()?;
         write.open_table(TILLS)?;
         write.open_table(PURSES)?;
+        write.open_table(CLOSED)?;
         write.open_table(RECEIPTS)?;
         write.open_table(NAMES)?;
         write.open_table(META)?;
@@ -98,6 +101,18 @@ impl Books {
             let total = allotment.paid.plus(allotment.left).ok()?;
             Some(Allotted { serial: allotment.serial, total, closing: allotment.closing.is_some() })
         })
+    }
+
+    /// Whether a chain is this node's own network.
+    pub(crate) fn is_home(&self, chain: &Hash) -> bool {
+        *chain == self.chains.home.chain()
+    }
+
+    /// Whether credits of a chain pay for answers: of the own network, or of one that four and more validators keep. A
+    /// stranger's chain of one may mint what it likes and leave out what it does not.
+    pub(crate) fn is_money(&self, chain: &Hash) -> bool {
+        let many = |kept: Arc<crate::log::Kept>| kept.keeper.look(|orderer| orderer.state().validators().len() >= 4);
+        self.is_home(chain) || self.chains.get(chain).and_then(|log| log.kept()).is_some_and(many)
     }
 
     fn put(&self, table: TableDefinition<&[u8], &[u8]>, key: &[u8], value: &[u8]) -> Result<()> {
@@ -162,6 +177,29 @@ impl Books {
         self.change_set_aside(|before| before.saturating_sub(amount.0))
     }
 
+    /// Takes back what a closed allotment had and nobody was promised, once for each; whether it was done now.
+    pub(crate) fn give_back(&self, chain: &Hash, payee: &NodeId, serial: u64, amount: Credits) -> Result<bool> {
+        let key = key(chain, payee);
+        let read = self.database.begin_read()?;
+        let noted = read.open_table(CLOSED)?.get(key.as_slice())?.map(|known| known.value());
+        if noted == Some(serial) {
+            return Ok(false);
+        }
+        let write = self.database.begin_write()?;
+        {
+            let (mut closed, mut meta) = (write.open_table(CLOSED)?, write.open_table(META)?);
+            // Somebody else may have been faster.
+            let noted = closed.insert(key.as_slice(), serial)?.map(|known| known.value());
+            if noted == Some(serial) {
+                return Ok(false);
+            }
+            let before = meta.get(SET_ASIDE)?.map_or(0, |value| value.value());
+            meta.insert(SET_ASIDE, before.saturating_sub(amount.0))?;
+        }
+        write.commit()?;
+        Ok(true)
+    }
+
     fn change_set_aside(&self, change: impl FnOnce(u64) -> u64) -> Result<()> {
         let write = self.database.begin_write()?;
         {
@@ -190,8 +228,13 @@ impl Books {
 
     /// What a client was given and has promised, to look at and to change in memory.
     pub(crate) fn with_till<T>(&self, chain: &Hash, client: &NodeId, change: impl FnOnce(&mut Till) -> T) -> T {
-        let mut tills = self.tills.lock().expect("nobody panics while holding it");
-        change(tills.entry(key(chain, client)).or_default())
+        let (mut tills, key) = (self.tills.lock().expect("nobody panics while holding it"), key(chain, client));
+        let changed = change(tills.entry(key.clone()).or_default());
+        // Whoever only asked is forgotten: names of chains and keys cost nothing.
+        if tills.get(&key).is_some_and(|till| *till == Till::default()) {
+            tills.remove(&key);
+        }
+        changed
     }
 
     /// Takes a client's voucher; it is on disk when this returns. What was earned since the last one goes with it: at

@@ -10,7 +10,7 @@ use chain::{Block, Disk, Step};
 use redb::{Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 /// Final blocks by height, certificates of some, last blocks of epochs.
@@ -27,12 +27,15 @@ const DAYS: TableDefinition<DayKey<'_>, &[u8]> = TableDefinition::new("days");
 const PAID: TableDefinition<PaidKey<'_>, (u64, u64)> = TableDefinition::new("paid");
 type DayKey<'a> = (&'a [u8], u64, &'a [u8]);
 type PaidKey<'a> = (&'a [u8], &'a [u8]);
+/// Transactions of the owner that no final block has settled, by hash.
+const PENDING: TableDefinition<&[u8], &[u8]> = TableDefinition::new("pending");
 /// The newest whole state.
 const STATE: TableDefinition<(), &[u8]> = TableDefinition::new("state");
 
 /// The folder of a chain. One process at a time: the data folder is locked.
 pub struct ChainStore {
     database: Database,
+    dir: PathBuf,
     /// The table of days, as it is on disk.
     days: Mutex<Days>,
     /// The same when it was opened.
@@ -44,7 +47,7 @@ impl ChainStore {
     pub fn open(dir: &Path) -> Result<Self> {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
         let path = dir.join("blocks.redb");
-        let database = match Database::create(&path) {
+        let database = match crate::store::create_database(&path) {
             Ok(database) => database,
             Err(DatabaseError::DatabaseAlreadyOpen) => {
                 bail!("{} is in use: a node runs on this folder, or is just ending; try again", path.display())
@@ -63,6 +66,7 @@ impl ChainStore {
         write.open_table(STATE)?;
         write.open_table(HISTORY)?;
         write.open_table(PAID)?;
+        write.open_table(PENDING)?;
         let mut days = Days::new();
         for entry in write.open_table(DAYS)?.iter()? {
             let (key, value) = entry?;
@@ -71,7 +75,7 @@ impl ChainStore {
             days.insert(key, serde_json::from_slice(value.value())?);
         }
         write.commit()?;
-        Ok(Self { database, before: days.clone(), days: Mutex::new(days) })
+        Ok(Self { database, dir: dir.to_owned(), before: days.clone(), days: Mutex::new(days) })
     }
 
     /// That of a chain in a data folder on which no node runs.
@@ -175,6 +179,27 @@ impl ChainStore {
         })
     }
 
+    /// Transactions of the owner that wait for a block.
+    pub(crate) fn pending(&self) -> io::Result<Vec<Vec<u8>>> {
+        self.read(|read| read.open_table(PENDING)?.iter()?.map(|entry| Ok(entry?.1.value().to_vec())).collect())
+    }
+
+    /// Keeps one more.
+    pub(crate) fn add_pending(&self, hash: &Hash, tx: &[u8]) -> io::Result<()> {
+        self.write(|write| {
+            write.open_table(PENDING)?.insert(hash.0.as_slice(), tx)?;
+            Ok(())
+        })
+    }
+
+    /// Lets go of one that is settled.
+    pub(crate) fn remove_pending(&self, hash: &Hash) -> io::Result<()> {
+        self.write(|write| {
+            write.open_table(PENDING)?.remove(hash.0.as_slice())?;
+            Ok(())
+        })
+    }
+
     fn read<T>(&self, read: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>) -> io::Result<T> {
         let transaction = self.database.begin_read().map_err(io::Error::other)?;
         read(&transaction).map_err(io::Error::other)
@@ -262,6 +287,11 @@ impl Disk for ChainStore {
     fn end(&self, epoch: u64) -> io::Result<Option<Step>> {
         let step = self.read(|read| Ok(read.open_table(ENDS)?.get(epoch)?.map(|step| step.value().to_vec())))?;
         Ok(step.and_then(|bytes| Step::from_bytes(&bytes).ok()))
+    }
+
+    fn room(&self) -> io::Result<u64> {
+        let free = crate::machine::disk_free_mb(&self.dir).and_then(|mb| mb.checked_mul(1 << 20));
+        free.ok_or_else(|| io::Error::other("the system does not say how much of the disk is free"))
     }
 }
 

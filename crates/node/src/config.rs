@@ -1,6 +1,7 @@
 //! `talkoo.toml`: what the owner of a node has decided. The command line goes before it.
 
 use anyhow::{Context, Result, anyhow, bail};
+use base::NodeId;
 use ledger::Credits;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::net::SocketAddr;
@@ -150,6 +151,11 @@ pub struct AskTable {
     pub budget: Credits,
     /// Of 100 answers, how many a second provider is shown to check the first one.
     pub check_percent: u8,
+    /// Names for which other machines may be asked, too: all others stay with the models of this machine.
+    pub for_names: Vec<String>,
+    /// Keys of the nodes that may be asked; empty: all.
+    #[serde(deserialize_with = "keys")]
+    pub providers: Vec<NodeId>,
 }
 
 /// The file with every key at its default, as it is written for an owner who has none.
@@ -375,6 +381,14 @@ mod amounts {
     }
 }
 
+fn keys<'a, D: Deserializer<'a>>(from: D) -> Result<Vec<NodeId>, D::Error> {
+    let key = |text: &String| {
+        text.parse::<NodeId>()
+            .map_err(|_| serde::de::Error::custom(format!("`{text}` is no node's key, which `talkoo status` names")))
+    };
+    Vec::<String>::deserialize(from)?.iter().map(key).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -417,6 +431,7 @@ mod tests {
         wrong("[schedule]\nquiet_hours = [\"someday 1-2\"]\n", "line 2: [schedule] quiet_hours ");
         wrong("[ask]\nbudget = \"much\"\n", "is no amount");
         wrong("[serve]\nprice = [\"1\"]\n", "line 2");
+        wrong("[ask]\nproviders = [\"somebody\"]\n", "line 2");
         wrong("limits\n", "line 1");
         let full =
             "[limits]\nthreads = 2\n[serve]\nprice = [\"1\", \"0.5\"]\nmodels = [\"bard\"]\n[ask]\nbudget = \"3\"\n";

@@ -1,12 +1,13 @@
-//! What this node serves: content by root, in memory or in files, to everybody or to a run's members.
+//! What this node serves by root: weights from memory, the rest from files; to everybody, or to the members of a run.
 
-use base::{ChunkTree, Hash, NodeId, Reject, RejectCounts};
+use base::{ChunkTree, Hash, NodeId, Reject, RejectCounts, Round};
 use bytes::Bytes;
 use model::Weights;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use swarm::{Run, RunId};
 
 /// Everything that is served now.
 #[derive(Default)]
@@ -17,6 +18,8 @@ pub struct Contents {
 #[derive(Default)]
 struct Inner {
     items: BTreeMap<Hash, Item>,
+    /// Own updates of rounds whose commits are not closed: whoever had them could commit them as its own.
+    withheld: Vec<(Round, Item)>,
     /// Members of private runs; a run that is absent is open.
     members: BTreeMap<Hash, BTreeSet<NodeId>>,
     rejects: RejectCounts,
@@ -32,19 +35,11 @@ struct Item {
 
 #[derive(Clone)]
 enum Source {
-    Memory(Bytes),
     Weights(Arc<Weights>),
     File(PathBuf),
 }
 
 impl Contents {
-    /// Serves bytes; gives their tree.
-    pub(crate) fn add(&self, run: Option<Hash>, bytes: Bytes) -> Arc<ChunkTree> {
-        let tree = Arc::new(ChunkTree::of(&bytes));
-        self.put(run, tree.clone(), Source::Memory(bytes));
-        tree
-    }
-
     /// Serves weights under their tree.
     pub(crate) fn add_weights(&self, run: Hash, weights: Arc<Weights>, tree: Arc<ChunkTree>) {
         self.put(Some(run), tree, Source::Weights(weights));
@@ -55,23 +50,36 @@ impl Contents {
         self.put(run, Arc::new(tree), Source::File(path));
     }
 
+    /// Serves an own update from when its round stops training.
+    pub(crate) fn withhold(&self, run: RunId, round: Round, path: PathBuf, tree: ChunkTree) {
+        let item = Item { run: Some(run), tree: Arc::new(tree), bytes: Source::File(path) };
+        self.lock().withheld.push((round, item));
+    }
+
+    /// Serves what was withheld of rounds that do not train any more, as far as their run is `known`.
+    pub(crate) fn release(&self, known: &BTreeMap<RunId, Run>) {
+        let mut inner = self.lock();
+        let over = |round: Round, run: &Run| {
+            round < run.next && !run.open.iter().any(|open| open.round == round && open.is_training())
+        };
+        let Inner { items, withheld, .. } = &mut *inner;
+        let due = withheld.extract_if(.., |(round, item)| {
+            item.run.and_then(|run| known.get(&run)).is_some_and(|run| over(*round, run))
+        });
+        items.extend(due.map(|(_, item)| (item.tree.root(), item)));
+    }
+
     /// Serves no weights of a run any more; its updates stay for those who need them still.
     pub(crate) fn drop_weights(&self, run: &Hash) {
         let of_it = |item: &Item| item.run == Some(*run) && matches!(item.bytes, Source::Weights(_));
         self.lock().items.retain(|_, item| !of_it(item));
     }
 
-    /// Serves it no more.
+    /// Serves it no more, nor later.
     pub(crate) fn remove(&self, root: &Hash) {
-        self.lock().items.remove(root);
-    }
-
-    /// The bytes of something held in memory.
-    pub(crate) fn get(&self, root: &Hash) -> Option<Bytes> {
-        match &self.lock().items.get(root)?.bytes {
-            Source::Memory(bytes) => Some(bytes.clone()),
-            _ => None,
-        }
+        let mut inner = self.lock();
+        inner.items.remove(root);
+        inner.withheld.retain(|(_, item)| item.tree.root() != *root);
     }
 
     /// From now on what belongs to `run` goes to these only.
@@ -119,7 +127,6 @@ impl net::Content for Contents {
         }
         let range = item.tree.range(index);
         let bytes = match &item.bytes {
-            Source::Memory(bytes) => bytes.slice(range),
             Source::Weights(weights) => Bytes::copy_from_slice(&weights.bytes()[range]),
             Source::File(path) => {
                 let mut file = std::fs::File::open(path).ok()?;

@@ -29,7 +29,7 @@ pub enum Request {
         corpus: PathBuf,
         /// Folder of the model to continue from.
         model: Option<PathBuf>,
-        /// Micro-credits that the node's account pays into its budget first.
+        /// Micro-credits that the node's account pays into its budget as soon as the chain has the run.
         budget_micro: u64,
     },
     /// Take part in the run of a ticket.
@@ -97,6 +97,11 @@ pub enum Request {
         network: Option<String>,
         /// Its key.
         key: String,
+    },
+    /// What the node's account has allotted to providers.
+    Allotments {
+        /// As above.
+        network: Option<String>,
     },
     /// A transaction of a wallet that signed it itself, in hex.
     Submit {
@@ -307,6 +312,19 @@ async fn answer(node: &Arc<Node>, request: Request) -> Result<Value> {
             let fee = node.fee(network.as_deref())?;
             Ok(json!({ "chain": chain.to_string(), "nonce": nonce, "fee_micro": fee.0 }))
         }
+        Request::Allotments { network } => {
+            let kept = node.picked(network.as_deref())?;
+            let account = kept.keeper.look(|orderer| orderer.state().money().account(&node.id()).cloned());
+            let account = account.unwrap_or_default();
+            let line = |(provider, allotment): (&base::NodeId, &ledger::Allotment)| {
+                json!({
+                    "provider": provider.to_string(), "paid_micro": allotment.paid.0, "left_micro": allotment.left.0,
+                    "closes_ms": allotment.closing.map(|at| at.0),
+                })
+            };
+            let lines: Vec<Value> = account.allotments.iter().map(line).collect();
+            Ok(json!({ "providers": lines, "deposit_micro": account.deposit.0 }))
+        }
         Request::Submit { network, tx } => {
             let tx = chain::Tx::from_bytes(&base::from_hex(&tx)?)?;
             let height = node.say(network.as_deref(), &tx).await?;
@@ -314,7 +332,11 @@ async fn answer(node: &Arc<Node>, request: Request) -> Result<Value> {
         }
         Request::Spend { network, tx } => {
             let tx = Tx::from_bytes(&base::from_hex(&tx)?)?;
+            #[cfg(feature = "serve")]
+            let closed = if let Tx::Close { payee } = &tx { Some(*payee) } else { None };
             let (height, hash) = node.spend_named(network.as_deref(), tx).await?;
+            #[cfg(feature = "serve")]
+            note_closed(node, network.as_deref(), closed)?;
             let fee = node.fee(network.as_deref())?;
             Ok(json!({ "final_at": height, "tx": hash.to_string(), "fee_micro": fee.0 }))
         }
@@ -332,8 +354,9 @@ async fn answer(node: &Arc<Node>, request: Request) -> Result<Value> {
         }
         #[cfg(feature = "serve")]
         Request::Models => {
-            let names: Vec<String> = node.in_market()?.models().into_iter().map(|card| card.name).collect();
-            Ok(json!({ "models": names }))
+            let trade = node.in_market()?;
+            let names: Vec<String> = trade.models().into_iter().map(|card| card.name).collect();
+            Ok(json!({ "models": names, "unloaded": trade.unloaded() }))
         }
         #[cfg(feature = "serve")]
         Request::Enter { ticket } => {
@@ -365,6 +388,15 @@ async fn answer(node: &Arc<Node>, request: Request) -> Result<Value> {
             Ok(json!({ "stopping": true }))
         }
     }
+}
+
+/// The budget gets back what an allotment had that its owner closed.
+#[cfg(feature = "serve")]
+fn note_closed(node: &Node, network: Option<&str>, closed: Option<base::NodeId>) -> Result<()> {
+    if let (Some(payee), Ok(trade)) = (closed, node.in_market()) {
+        trade.note_closed(&node.pick(network)?.chain(), &payee);
+    }
+    Ok(())
 }
 
 fn activity(node: &Node) -> Result<Value> {

@@ -10,13 +10,13 @@ use crate::throttle::{Answers, Duty};
 use crate::work::{Limits, Meter, Work};
 use crate::workers::{Checkpoint, Job, Workers};
 use anyhow::Result;
-use base::{Keypair, Machine, Millis, NodeId, Outbox, Signed, Wire};
+use base::{Hash, Keypair, Machine, Millis, NodeId, Outbox, Signed, Wire};
 use net::{Net, Ticket};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use swarm::{Block, DOMAIN, Envelope, Event, Input, Outcome, Output, Peer, RunId, State, Tx, Will};
+use swarm::{Block, DOMAIN, Envelope, Event, Input, Memory, Outcome, Output, Peer, RunId, State, Tx, Waiting, Will};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
@@ -63,7 +63,7 @@ const QUEUE: usize = 1024;
 pub(crate) const RECONNECT: Duration = Duration::from_millis(500);
 /// Running numbers reserved on disk at a time.
 const SEQ_BATCH: u64 = 10_000;
-/// Private states kept on disk: that of the last commit, and those around it for a restart.
+/// Private states kept on disk beside that of the last commit: those around it, for a restart.
 pub(crate) const PRIVATES_KEPT: usize = 3;
 /// Members of a run with whom to begin, beside those that its ticket names.
 const MET: usize = 32;
@@ -155,10 +155,11 @@ pub(crate) async fn run(
             }
         }
     }
-    for run in driver.runs.values() {
-        if let Some(workers) = &run.work {
-            workers.work.save()?;
-        }
+    // Nobody hears the threads any more: none waits to be heard.
+    drop(happened);
+    let works: Vec<Arc<Work>> = driver.runs.values().filter_map(|run| Some(run.work.as_ref()?.work.clone())).collect();
+    for work in works {
+        work.end().await?;
     }
     Ok(())
 }
@@ -188,7 +189,9 @@ impl Driver {
                 }
                 let mut peers: Vec<NodeId> = ticket.peers.iter().map(|address| address.node).collect();
                 // Who named it may be gone; whoever takes part is on the chain.
-                peers.extend(self.log.members(&ticket.run).take(MET));
+                let members: BTreeSet<NodeId> = self.log.members(&ticket.run).collect();
+                peers.extend(members.iter().take(MET));
+                self.shared.net.expect(ticket.run, members);
                 self.shared.net.meet(ticket.run, &peers);
                 if let Err(error) = self.shared.store.follow(&ticket.run, &ticket) {
                     tracing::error!(%error, run = %ticket.run.short(), "the run is forgotten with the next start");
@@ -238,9 +241,11 @@ impl Driver {
                 }
                 self.step(*input)?;
                 self.save_ended();
+                self.shared.contents.release(&self.peer.state().runs);
             }
             Happening::Block(block) => {
                 self.step(Input::Block(block))?;
+                self.shared.contents.release(&self.peer.state().runs);
                 let waiting: Vec<RunId> =
                     self.runs.iter().filter(|(_, run)| run.work.is_none()).map(|(id, _)| *id).collect();
                 for run in waiting {
@@ -388,6 +393,11 @@ impl Driver {
         let Some(run) = self.runs.get_mut(&id).filter(|run| run.work.is_none()) else { return Ok(()) };
         let weights = tokio::task::block_in_place(|| work.load_snapshot());
         let memory = self.shared.store.memory(&id)?;
+        let known = self.peer.state().runs.get(&id).map(|run| known_updates(run, memory.as_ref()));
+        let cleared = tokio::task::block_in_place(|| known.map_or(Ok(()), |known| work.clear_updates(&known)));
+        if let Err(error) = cleared {
+            tracing::warn!(%error, "updates of an earlier process stay on disk");
+        }
         run.work = Some(Workers::start(work, &self.happenings));
         run.trouble = None;
         run.preparing = false;
@@ -407,7 +417,10 @@ impl Driver {
         if run.rounds.last().is_some_and(|line| line.round >= round.0) {
             return;
         }
-        run.trouble = None;
+        // What made the last unit fail is shown until the next one.
+        if self.peer.waiting(&id) != Waiting::Pausing {
+            run.trouble = None;
+        }
         let meter = run.work.as_ref().map(|workers| &workers.work.meter);
         let read = |of: fn(&Meter) -> &AtomicU64| meter.map_or(0, |meter| of(meter).load(Ordering::Relaxed));
         let counted = (read(|m| &m.busy_ms), read(|m| &m.update_bytes));
@@ -421,11 +434,12 @@ impl Driver {
             void: closed.void,
             took_ms: closed.took_ms,
             total: state.tokens,
-            // A unit may be computed before its round opened, and go on after it closed.
+            // A unit that is late goes on after its round closed.
             utilisation: (100.0 * busy as f64 / closed.took_ms.max(1) as f64).min(100.0),
             update_bytes: counted.1 - run.counted.1,
         };
         run.counted = counted;
+        self.shared.net.expect(id, state.members.keys().copied().collect());
         self.shared.store.write_metrics(&id, ROUNDS_FILE, &line);
         let rounds = Arc::make_mut(&mut run.rounds);
         if rounds.len() >= ROUNDS_SHOWN {
@@ -465,6 +479,17 @@ impl Driver {
             let _ = workers.evaluator.send(checkpoint);
         }
     }
+}
+
+/// Updates that somebody may need still: of rounds that the log has, and own ones whose fate is open.
+fn known_updates(run: &swarm::Run, memory: Option<&Memory>) -> BTreeSet<Hash> {
+    let rounds = run.open.iter().map(|round| &round.commits).chain(run.closed.iter().map(|closed| &closed.commits));
+    let mut known: BTreeSet<Hash> = rounds.flat_map(|commits| commits.values()).map(|commit| commit.update).collect();
+    if let Some(memory) = memory {
+        known.extend(memory.unsettled.iter().map(|(_, update)| *update));
+        known.extend(memory.said.iter().map(|commit| commit.update));
+    }
+    known
 }
 
 impl Drop for Driver {

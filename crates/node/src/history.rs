@@ -4,11 +4,11 @@ use crate::chain_store::ChainStore;
 use crate::crash;
 use crate::log::Own;
 use crate::worked::{self, Days};
-use base::{Hash, NodeId, Signed};
+use base::{Hash, NodeId, Reject, Signed};
 use chain::{Block, Happened, Note, Tx};
 use ledger::{Purse, Tx as Wallet, Voucher};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use swarm::{Event, RunId};
 
@@ -87,13 +87,13 @@ fn entries(account: &NodeId, block: &Block, happened: &[Happened]) -> Vec<Entry>
         tx: tx.into(),
         round: None,
     };
-    let refused = refused(happened);
+    let refused = refused(block, happened);
     let mut out = Vec::new();
     for tx in &block.txs {
         let Tx::Wallet { tx: signed } = tx else { continue };
         let (own, hash) = (signed.by == *account, tx.hash());
         let name = hash.to_string();
-        if refused.contains(&hash) {
+        if refused.contains_key(&hash) {
             continue;
         }
         match &signed.value.tx {
@@ -134,10 +134,24 @@ fn entries(account: &NodeId, block: &Block, happened: &[Happened]) -> Vec<Entry>
     out
 }
 
-/// Transactions of a block that changed nothing.
-pub(crate) fn refused(happened: &[Happened]) -> BTreeSet<Hash> {
-    let refused = |h: &Happened| if let Happened::Refused(hash, _) = h { Some(*hash) } else { None };
-    happened.iter().filter_map(refused).collect()
+/// Transactions of a block that changed nothing, and why.
+pub(crate) fn refused(block: &Block, happened: &[Happened]) -> BTreeMap<Hash, Reject> {
+    let mut refused: BTreeMap<Hash, (i64, Reject)> = BTreeMap::new();
+    for what in happened {
+        if let Happened::Refused(hash, why) = what {
+            refused.entry(*hash).or_insert((0, *why)).0 += 1;
+        }
+    }
+    // A proposer may put one in twice: the first copy is done, and the second one's number is used then.
+    if refused.is_empty() {
+        return BTreeMap::new();
+    }
+    for tx in &block.txs {
+        if let Some((left, _)) = refused.get_mut(&tx.hash()) {
+            *left -= 1;
+        }
+    }
+    refused.into_iter().filter(|(_, (left, _))| *left >= 0).map(|(hash, (_, why))| (hash, why)).collect()
 }
 
 /// The round of `run` that paid: what it pays is told before that it closed.

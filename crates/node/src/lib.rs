@@ -27,8 +27,10 @@ mod metrics;
 mod models;
 mod moving;
 mod network;
+mod outlets;
 mod panel;
 mod pay;
+mod pending;
 mod places;
 mod platform;
 #[cfg(feature = "serve")]
@@ -57,7 +59,7 @@ mod workers;
 pub use chain_store::ChainStore;
 pub use config::{AskTable, Config, LimitsTable, NodeTable, Presence, ScheduleTable, ServeTable, TEMPLATE, When};
 pub use control::{Request, call};
-pub use eval::bits_per_byte;
+pub use eval::{Heldout, bits_per_byte};
 pub use events::Recorded;
 pub use export::{Saved, newest, saved};
 pub use history::Entry;
@@ -79,16 +81,21 @@ pub use receipt::{receipt_text, verify_receipt};
 pub use relay::relay_key;
 pub use replay::{Replayed, replay};
 #[cfg(feature = "serve")]
-pub use serve::{Local, Served, api_keys, api_keys_as_they_change, keep_api_keys, new_answer_name, new_api_key};
+pub use serve::{
+    Local, Served, api_keys, api_keys_as_they_change, api_used, api_used_kept, keep_api_keys, new_answer_name,
+    new_api_key,
+};
 pub use status::{MemberStatus, RoundLine, RunStatus, Status};
 pub use store::Store;
 #[cfg(feature = "serve")]
-pub use trade::{Asker, Check, ProviderStatus, Said, Telling, Trade, TradeConfig};
+pub use trade::{Asker, Check, NET, ProviderStatus, Said, Telling, Trade, TradeConfig};
 pub use vault::{new_wallet, open_wallet, restore_wallet, wallet_account, wallet_words};
-pub use wallet::{AccountStatus, BlockStatus, ChainStatus, Deed, Part, ProofFile, Proved, TxStatus, grouped_by};
+pub use wallet::{
+    AccountStatus, BlockStatus, ChainStatus, Deed, Part, ProofFile, Proved, SpendError, TxStatus, Unsettled, grouped_by,
+};
 pub use work::Limits;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use base::{Hash, NodeId};
 use content::Contents;
 use driver::{Order, Shared};
@@ -161,6 +168,11 @@ fn home(store: &Store, owner: NodeId, device: String) -> Result<ChainLog> {
             network
         }
     };
+    ensure!(
+        !network.is_earlier(store.dir()),
+        "this folder's chain is of an earlier version: networks begin anew; move {} away",
+        store.dir().display()
+    );
     let mut accounts = vec![owner];
     accounts.extend(wallet_account(store.dir())?);
     ChainLog::home(store, network, Arc::new(Owned { accounts, device }))
@@ -244,7 +256,7 @@ impl Node {
 
     /// Creates a run on this node's log, joins it, and gives the ticket for others. `corpus` is the
     /// folder of a built corpus; `weights` are flat initial weights where the run does not start from its seed;
-    /// `budget` is paid into the run's budget first, so that every round of it is paid.
+    /// `budget` is paid into the run's budget as soon as the chain has the run.
     pub async fn create(
         self: &Arc<Self>,
         spec: Spec,
@@ -264,9 +276,6 @@ impl Node {
             bytes.extend_from_slice(&weights.bytes());
             store::write_whole(&self.shared.store.run_dir(&id)?.join("weights"), &bytes, true)?;
         }
-        if budget > Credits::ZERO {
-            self.spend(None, ledger::Tx::Fund { pot: id, amount: budget }).await.context("the run's budget")?;
-        }
         let home = self.shared.chains.home.clone();
         let ticket = Ticket { chain: home.chain(), run: id, anchor: None, peers: vec![self.address()] };
         let driver = self.driver(home).await;
@@ -281,6 +290,12 @@ impl Node {
         match tokio::time::timeout(CREATED_WITHIN, known).await {
             Ok(known) => known.map(|_| ()).map_err(|_| gone())?,
             Err(_) => bail!("the chain did not take the run: {}", self.status().trouble.unwrap_or_default()),
+        }
+        // Not before: the chain takes no money for a run that it does not know.
+        if budget > Credits::ZERO {
+            self.spend(None, ledger::Tx::Fund { pot: id, amount: budget })
+                .await
+                .context("the run is created, but nothing was paid into its budget; `talkoo wallet fund` does it")?;
         }
         Ok(self.ticket(&ticket))
     }

@@ -2,23 +2,28 @@
 //! on first use: that is its owner's own book-keeping. Others, to which a ticket led, it follows: it verifies
 //! certificates, applies every block, and serves them on.
 
+mod proofs;
+mod validators;
+
 use crate::chain_store::ChainStore;
 use crate::crash;
-use crate::mark::{self, Voter};
+use crate::follow::STALE;
+use crate::mark::{self, COPY, Voter};
 use crate::network::NetworkFile;
+use crate::outlets::{Outlets, Source};
+use crate::pending::{Pending, Progress, ahead, free_number};
 use crate::store::Store;
-use anyhow::{Context, Result, bail};
-use base::{Hash, Keypair, NodeId, Reject, Wire};
+use crate::wallet::{SpendError, Unsettled};
+use anyhow::{Context, Result, ensure};
+use base::{Hash, Keypair, NodeId, Reject, Signed, Wire};
 use bytes::Bytes;
-use chain::{
-    AccountProof, Anchor, Block, Connections, Disk, Keeper, KeeperConfig, PACKET_MAX, Packet, RootProof, Snapshot, Step,
-};
+use chain::{Anchor, Connections, Disk, Happened, Keeper, KeeperConfig, PACKET_MAX, Packet, Snapshot, Tx};
 use net::{Net, Served};
+use proofs::Made;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -32,12 +37,14 @@ pub(crate) struct ChainLog {
     pub(crate) anchor: Option<Anchor>,
     /// Nodes that may keep it, beside its validators.
     sources: Mutex<BTreeSet<NodeId>>,
-    /// Where transactions go while another node is followed.
-    pub(crate) upstream: Mutex<Option<mpsc::Sender<Vec<u8>>>>,
-    /// Whether what there is of it is too old to go on from.
+    /// Where transactions go while others are followed.
+    pub(crate) outlets: Outlets,
+    /// Whether what there is of it is too old to go on from, or cannot be read.
     pub(crate) stale: AtomicBool,
     /// Whether this is a copy of a folder that votes alone.
     copy: bool,
+    /// Why this node does not vote, though it may have a seat.
+    silent: Option<String>,
     /// Why nothing comes, if nothing does.
     pub(crate) away: watch::Sender<Option<String>>,
 }
@@ -46,6 +53,8 @@ pub(crate) struct ChainLog {
 pub(crate) struct Kept {
     pub(crate) store: Arc<ChainStore>,
     pub(crate) keeper: Keeper,
+    /// Transactions of the owner on their way.
+    pub(crate) pending: Arc<Pending>,
     pub(crate) network: NetworkFile,
     /// Packets of validators on their way in and out.
     incoming: mpsc::Sender<(NodeId, Packet)>,
@@ -56,14 +65,6 @@ pub(crate) struct Kept {
     made: Mutex<Option<Made>>,
     /// Bounds how many are made at a time.
     making: tokio::sync::Semaphore,
-}
-
-/// A snapshot for who begins at a block, the height of its state, and when it was made.
-struct Made {
-    anchor: Option<u64>,
-    height: u64,
-    at: Instant,
-    bytes: Bytes,
 }
 
 /// What is the owner's: the history of its accounts is kept.
@@ -81,15 +82,9 @@ pub(crate) struct Owned {
 /// Packets on their way out, and whom they are for.
 type Outgoing = mpsc::UnboundedReceiver<(Vec<NodeId>, Packet)>;
 
-/// What a follower says that was away for too long.
-const STALE: &str = "this node was away for longer than half the unbonding delay, so former validators could deceive \
-    it: join again with a fresh ticket of a member that you trust, then restart the node";
-/// What a copy of the folder of a network of one says.
-const COPY: &str = "this folder is a copy of one whose key votes, or was restored from a backup: it does not vote, \
-    for two that vote with one key could contradict each other; `talkoo network recover` goes on as a network of its own";
-/// A snapshot is given out for so long: blocks lead on from it.
-const MADE_FOR: Duration = Duration::from_secs(20);
 const MAKING_MAX: usize = 8;
+/// Numbers of one account that may wait: validators let no more wait.
+const AHEAD_MAX: u64 = 64;
 /// Packets that wait to be taken.
 const QUEUE: usize = 4096;
 
@@ -102,14 +97,11 @@ impl ChainLog {
     /// The chain of the node's own network.
     pub(crate) fn home(store: &Store, network: NetworkFile, own: Own) -> Result<Self> {
         let mut log = Self::named(store.dir(), network.genesis.chain(), None, own);
-        let key = match mark::voter(store, &log.dir, &network)? {
-            Voter::Own(key) | Voter::New(key) => Some(key),
-            Voter::None => {
-                log.copy = true;
-                None
-            }
-        };
-        log.kept.send_replace(Some(Arc::new(Kept::open(&log.dir, network, key, &log.own)?)));
+        let voter = mark::voter(store, &log.dir, &network)?;
+        log.copy = matches!(voter, Voter::None);
+        let (key, silent) = voter.parts();
+        log.silent = silent;
+        log.kept.send_replace(Some(Arc::new(Kept::open(&log.dir, network, key, &log.own, true)?)));
         Ok(log)
     }
 
@@ -117,7 +109,19 @@ impl ChainLog {
     pub(crate) fn followed(data: &Path, chain: Hash, anchor: Option<Anchor>, own: Own) -> Result<Self> {
         let log = Self::named(data, chain, anchor, own);
         let Some(network) = NetworkFile::of(&log.dir)? else { return Ok(log) };
-        let kept = Kept::open(&log.dir, network, None, &log.own)?;
+        let kept = match guarded(|| {
+            ensure!(!network.is_earlier(data), "this chain is of an earlier version");
+            Kept::open(&log.dir, network, None, &log.own, false)
+        }) {
+            Ok(kept) => kept,
+            Err(error) => {
+                let text = format!("{error:#}; move {} away, then join with a fresh ticket", log.dir.display());
+                tracing::error!(text, "a chain that is followed here is left out");
+                log.away.send_replace(Some(text));
+                log.stale.store(true, Ordering::Relaxed);
+                return Ok(log);
+            }
+        };
         let (height, seen) = kept.keeper.look(|orderer| (orderer.state().height(), orderer.state().time()));
         let unbonding = kept.network.genesis.money.unbonding_ms;
         if chain::clock().since(seen) <= unbonding / 2 {
@@ -137,17 +141,18 @@ impl ChainLog {
 
     fn named(data: &Path, chain: Hash, anchor: Option<Anchor>, own: Own) -> Self {
         let (kept, away) = (watch::Sender::default(), watch::Sender::default());
-        let (sources, upstream) = (Mutex::default(), Mutex::default());
+        let (sources, outlets) = (Mutex::default(), Outlets::default());
         Self {
             chain,
             dir: chain_dir(data, &chain),
             own,
             stale: AtomicBool::new(false),
             copy: false,
+            silent: None,
             kept,
             anchor,
             sources,
-            upstream,
+            outlets,
             away,
         }
     }
@@ -170,7 +175,12 @@ impl ChainLog {
 
     /// What there is of it.
     pub(crate) fn kept(&self) -> Option<Arc<Kept>> {
-        self.kept.borrow().clone()
+        self.kept.borrow().clone().filter(|kept| !kept.keeper.has_failed())
+    }
+
+    /// Whether it stopped for good: then there is nothing of it here until the node starts again.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.kept.borrow().as_ref().is_some_and(|kept| kept.keeper.has_failed())
     }
 
     /// The same, as soon as there is something.
@@ -181,9 +191,12 @@ impl ChainLog {
     /// Why the chain stands still here, if it does.
     pub(crate) fn trouble(&self) -> Option<String> {
         if self.copy {
-            return Some(COPY.into());
+            return self.silent.clone();
         }
-        self.kept().and_then(|kept| kept.keeper.trouble()).or_else(|| self.away.borrow().clone())
+        let kept = self.kept.borrow().clone();
+        kept.and_then(|kept| kept.keeper.trouble())
+            .or_else(|| self.away.borrow().clone())
+            .or_else(|| self.silent.clone())
     }
 
     /// Who takes part in a run, as far as the chain is here.
@@ -214,7 +227,8 @@ impl ChainLog {
         let snapshot = Snapshot::from_bytes(bytes).ok().context("a snapshot that is none")?;
         let unbonding = snapshot.genesis.money.unbonding_ms;
         let oldest = base::Millis(chain::clock().0.saturating_sub(unbonding / 2));
-        let (state, ends) = snapshot.check(&self.chain, self.anchor.as_ref(), oldest).map_err(|reject| match reject {
+        let checked = guarded(|| Ok(snapshot.check(&self.chain, self.anchor.as_ref(), oldest)))?;
+        let (state, ends) = checked.map_err(|reject| match reject {
             Reject::Stale => anyhow::anyhow!(
                 "the block that this ticket vouches for is older than half the unbonding delay, so former validators could \
                  make up what follows it: ask a member for a fresh ticket"
@@ -226,50 +240,137 @@ impl ChainLog {
         let network = NetworkFile { genesis: snapshot.genesis, seats: Vec::new(), state: None };
         network.write(&NetworkFile::path(&self.dir))?;
         drop(store);
-        let kept = Arc::new(Kept::open(&self.dir, network, None, &self.own)?);
+        let kept = Arc::new(guarded(|| Kept::open(&self.dir, network, None, &self.own, false))?);
         self.kept.send_replace(Some(kept.clone()));
         Ok(kept)
     }
 
-    /// Takes a transaction: for the next block where this node validates, else for whom it follows.
-    pub(crate) fn submit(&self, tx: &[u8]) -> Result<(), Reject> {
+    /// Takes a transaction of anybody: for the next block where this node validates, else for those whom it follows.
+    pub(crate) fn submit(&self, bytes: &[u8], from: Option<NodeId>) -> Result<(), Reject> {
         let kept = self.kept().ok_or(Reject::Early)?;
         if kept.keeper.validates() {
-            kept.keeper.submit(tx)?;
+            kept.keeper.submit(bytes)?;
             crash::point("submitted");
             return Ok(());
         }
-        // Nobody to give it to: who said it says it again.
-        let upstream = self.upstream.lock().expect("nobody panics while holding it").clone().ok_or(Reject::NotHeld)?;
-        let room = upstream.try_reserve().map_err(|_| Reject::TooMany)?;
-        if kept.keeper.submit(tx)? {
-            room.send(tx.to_vec());
+        let tx = Tx::from_bytes(bytes).map_err(|_| Reject::Malformed)?;
+        kept.check(&tx)?;
+        self.outlets.pass_on(bytes, Source { signer: tx.by(), from })
+    }
+
+    /// Signs a wallet transaction with the next free number, and submits it until a block settles it; its hash, too.
+    pub(crate) fn spend(&self, key: &Keypair, tx: ledger::Tx) -> Result<(Hash, watch::Receiver<Progress>), SpendError> {
+        let kept = self.kept().context("the chain has not arrived yet; try again")?;
+        let _turn = kept.pending.turn();
+        // These are done once however often they are asked for.
+        let once = matches!(
+            tx,
+            ledger::Tx::Redeem { .. }
+                | ledger::Tx::Bond { .. }
+                | ledger::Tx::Seat { .. }
+                | ledger::Tx::Unseat { .. }
+                | ledger::Tx::Close { .. }
+                | ledger::Tx::Withdraw { .. }
+        );
+        let (chain, nonce) = (self.chain, kept.next_number(&key.id()));
+        let like = || tokio::task::block_in_place(|| kept.pending.like(&key.id(), &tx, nonce));
+        if let Some(waits) = once.then(like).flatten() {
+            return Ok(waits);
+        }
+        let envelope = ledger::Envelope { chain, nonce, tx };
+        let tx = Tx::Wallet { tx: Signed::new(ledger::DOMAIN, key, envelope) };
+        Ok((tx.hash(), self.take_own(&kept, &tx)?))
+    }
+
+    /// Submits a transaction of the owner until a block settles it.
+    pub(crate) fn say(&self, tx: &Tx) -> Result<watch::Receiver<Progress>, SpendError> {
+        let kept = self.kept().context("the chain has not arrived yet; try again")?;
+        let _turn = kept.pending.turn();
+        self.take_own(&kept, tx)
+    }
+
+    fn take_own(&self, kept: &Kept, tx: &Tx) -> Result<watch::Receiver<Progress>, SpendError> {
+        if self.copy {
+            return Err(anyhow::anyhow!(COPY).into());
+        }
+        let hash = tx.hash();
+        // Signed again with the same number it is the same one, which others have got before.
+        let refused = |reject| match kept.pending.was_dropped(&hash) {
+            true => SpendError::Unknown(Unsettled::Dropped(reject)),
+            false => SpendError::Refused(reject),
+        };
+        kept.check(tx).map_err(refused)?;
+        // Persist before sending.
+        let (progress, new) = tokio::task::block_in_place(|| kept.pending.add(tx))?.map_err(refused)?;
+        // One that waited already is submitted again later.
+        if let Err(reject) = self.submit_own(kept, tx)
+            && new
+        {
+            let error = refused(reject);
+            kept.pending.end(&hash, Progress::Refused(reject));
+            return Err(error);
+        }
+        Ok(progress)
+    }
+
+    /// Submits a transaction of the owner, for the first time or again.
+    pub(crate) fn submit_own(&self, kept: &Kept, tx: &Tx) -> Result<(), Reject> {
+        let bytes = tx.to_bytes();
+        if kept.keeper.validates() {
+            kept.keeper.submit(&bytes)?;
+            crash::point("submitted");
+        } else {
+            // Where nobody is reached now, it is on disk and goes later.
+            self.outlets.send(&bytes);
         }
         Ok(())
     }
 }
 
+/// Whatever strangers wrote, it is an error at most.
+fn guarded<T>(open: impl FnOnce() -> Result<T>) -> Result<T> {
+    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(open));
+    done.unwrap_or_else(|_| Err(anyhow::anyhow!("this chain does not add up, and this node cannot read it")))
+}
+
 impl Kept {
-    fn open(dir: &Path, network: NetworkFile, key: Option<Keypair>, own: &Own) -> Result<Self> {
+    /// A chain of strangers never `ends` the process.
+    fn open(dir: &Path, network: NetworkFile, key: Option<Keypair>, own: &Own, ends: bool) -> Result<Self> {
         let store = Arc::new(ChainStore::open(dir)?);
         let (out, outgoing) = mpsc::unbounded_channel();
         let (incoming, packets) = mpsc::channel(QUEUE);
         let journal = dir.join(mark::JOURNAL);
-        let note = crate::history::writer(store.clone(), own.clone());
-        let config = KeeperConfig { genesis: network.genesis.clone(), key, journal, disk: store.clone(), note };
+        let pending = Arc::new(Pending::open(store.clone())?);
+        let (write, settled) = (crate::history::writer(store.clone(), own.clone()), pending.clone());
+        let note = Arc::new(move |block: &chain::Block, happened: &[Happened]| {
+            write(block, happened);
+            settled.settle(block, happened);
+        });
+        let config = KeeperConfig { genesis: network.genesis.clone(), key, journal, disk: store.clone(), ends, note };
         let keeper = Keeper::start(config, Connections { out, incoming: packets })?;
         let outgoing = Mutex::new(Some(outgoing));
         let (seats, made) = (Mutex::new((u64::MAX, BTreeMap::new())), Mutex::default());
         let making = tokio::sync::Semaphore::new(MAKING_MAX);
-        Ok(Self { store, keeper, network, incoming, outgoing, seats, made, making })
+        Ok(Self { store, keeper, pending, network, incoming, outgoing, seats, made, making })
     }
 
-    /// Nodes of the seats.
-    fn nodes(&self) -> Vec<NodeId> {
+    /// Whether the chain would take a transaction, as far as can be told now, after those with lower numbers.
+    fn check(&self, tx: &Tx) -> Result<(), Reject> {
         self.keeper.look(|orderer| {
-            let (set, money) = (orderer.state().validators(), orderer.state().money());
-            set.iter().filter_map(|key| Some(money.seat(key)?.node)).collect()
+            let state = orderer.state();
+            match ahead(state, tx) {
+                before if before > AHEAD_MAX => Err(Reject::Early),
+                before => state.check(tx, before),
+            }
         })
+    }
+
+    /// The number of the next wallet transaction of `key`: from the final state and those that wait on disk.
+    pub(crate) fn next_number(&self, key: &NodeId) -> u64 {
+        // In this order: one that becomes final in between is seen by one of both.
+        let taken = self.pending.numbers(key);
+        let used = |o: &mut chain::Orderer| o.state().money().account(key).map_or(0, |account| account.wallet_nonce);
+        free_number(self.keeper.look(used), &taken)
     }
 
     /// The key of the seat of `node`, as of the newest block.
@@ -288,39 +389,6 @@ impl Kept {
         seats.1.get(node).copied()
     }
 
-    /// Sends what the validator of this node has to say to the others.
-    pub(crate) fn connect(&self, net: &Arc<Net>) {
-        for seat in self.network.seats.iter().filter(|seat| seat.address.node != net.id()) {
-            net.know(&seat.address);
-        }
-        let mut peers = self.nodes();
-        peers.extend(self.network.seats.iter().map(|seat| seat.address.node));
-        peers.retain(|node| *node != net.id());
-        if !peers.is_empty() {
-            net.meet(self.network.genesis.chain(), &peers);
-        }
-        let Some(mut outgoing) = self.outgoing.lock().expect("nobody panics while holding it").take() else { return };
-        // Founders are known before the first block.
-        let founders = self.network.genesis.validators.iter().map(|founder| (founder.key, founder.node));
-        let mut nodes: BTreeMap<NodeId, NodeId> = founders.collect();
-        let (net, seats) = (net.clone(), self.keeper.seats());
-        tokio::spawn(async move {
-            let mut links = BTreeMap::new();
-            while let Some((to, packet)) = outgoing.recv().await {
-                let bytes = Arc::new(packet.to_bytes());
-                for seat in to {
-                    if !nodes.contains_key(&seat) {
-                        nodes.extend(seats());
-                    }
-                    let Some(node) = nodes.get(&seat).filter(|node| **node != net.id()) else { continue };
-                    let link = links.entry(*node).or_insert_with(|| net.link(*node));
-                    // A link that does not keep up loses frames; the engine asks again.
-                    let _ = link.send(bytes.clone());
-                }
-            }
-        });
-    }
-
     /// The block at `height` when there is one, with its certificate.
     pub(crate) async fn block(&self, height: u64) -> Option<(Vec<u8>, Vec<u8>)> {
         let mut heights = self.keeper.height();
@@ -329,75 +397,6 @@ impl Kept {
             let block = self.store.block(height).ok()??;
             Some((block, self.store.certificate(height).ok()?.unwrap_or_default()))
         })
-    }
-
-    fn header(&self, height: u64) -> Result<chain::Header> {
-        let bytes = self.store.block(height)?.with_context(|| format!("block {height} is not kept here"))?;
-        Ok(Block::from_bytes(&bytes)?.header)
-    }
-
-    /// Waits for the block that certifies the state at `height`, and gathers what proves it from the epoch `since` on.
-    async fn root_proof(&self, height: u64, since: u64) -> Result<RootProof> {
-        self.keeper.height().wait_for(|newest| *newest > height).await?;
-        tokio::task::block_in_place(|| {
-            let newest = *self.keeper.height().borrow();
-            let mut between = Vec::new();
-            for at in height + 1..=newest {
-                let header = self.header(at)?;
-                let Some(certificate) = self.store.certificate(at)? else {
-                    between.push(header);
-                    continue;
-                };
-                let mut steps = Vec::new();
-                for epoch in since..header.epoch {
-                    steps.push(
-                        self.store.end(epoch)?.with_context(|| format!("the end of epoch {epoch} is not kept here"))?,
-                    );
-                }
-                steps.push(Step { header, certificate });
-                return Ok(RootProof { between, steps });
-            }
-            bail!("the newest block has no certificate yet; try again")
-        })
-    }
-
-    /// Proves what `owner` holds: waits for the next block, which certifies it.
-    pub(crate) async fn prove(&self, owner: &NodeId) -> Result<AccountProof> {
-        let mut proof = self.keeper.look(|orderer| orderer.prove(owner));
-        proof.root = self.root_proof(proof.height, 0).await?;
-        Ok(proof)
-    }
-
-    /// The same for several that ask: the same one for a while.
-    async fn snapshot_bytes(&self, anchor: Option<u64>) -> Result<(u64, Bytes)> {
-        let held = || self.made.lock().expect("nobody panics while holding it");
-        if let Some(last) = held().as_ref().filter(|last| last.anchor == anchor && last.at.elapsed() < MADE_FOR) {
-            return Ok((last.height, last.bytes.clone()));
-        }
-        let _turn = self.making.acquire().await?;
-        let (height, snapshot) = self.snapshot(anchor).await?;
-        let bytes = Bytes::from(snapshot.to_bytes());
-        *held() = Some(Made { anchor, height, at: Instant::now(), bytes: bytes.clone() });
-        Ok((height, bytes))
-    }
-
-    /// The state now, for who begins at the block `anchor`.
-    async fn snapshot(&self, anchor: Option<u64>) -> Result<(u64, Snapshot)> {
-        let genesis = self.network.genesis.clone();
-        let begin = |height| -> Result<_> {
-            let header = self.header(height)?;
-            let set = match (&header.next, header.epoch.checked_sub(1)) {
-                (Some(next), _) => next.clone(),
-                (None, Some(before)) => self.store.end(before)?.and_then(|step| step.header.next).unwrap_or_default(),
-                (None, None) => chain::first_set(&genesis),
-            };
-            Ok((header, set))
-        };
-        let anchor = anchor.filter(|height| *height > 0).map(begin).transpose()?;
-        let since = anchor.as_ref().map_or(0, |(header, _)| header.epoch);
-        let (height, state) = self.keeper.look(|orderer| (orderer.state().height(), orderer.state().to_snapshot()));
-        let proof = self.root_proof(height, since).await?;
-        Ok((height, Snapshot { genesis, anchor, state, proof }))
     }
 }
 
@@ -462,8 +461,8 @@ impl Chains {
 }
 
 impl net::LogService for Chains {
-    fn submit(&self, chain: &Hash, _from: NodeId, tx: Vec<u8>) -> Result<(), Reject> {
-        self.get(chain).ok_or(Reject::WrongChain)?.submit(&tx)
+    fn submit(&self, chain: &Hash, from: NodeId, tx: Vec<u8>) -> Result<(), Reject> {
+        self.get(chain).ok_or(Reject::WrongChain)?.submit(&tx, Some(from))
     }
 
     fn block(&self, chain: Hash, height: u64) -> Served<'_, Option<(Bytes, Bytes)>> {

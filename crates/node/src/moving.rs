@@ -4,13 +4,17 @@ use crate::corpus;
 use crate::driver::{Driver, Happening, PRIVATES_KEPT};
 use crate::work::Work;
 use crate::workers::Job;
-use base::{Hash, NodeId};
+use base::{Hash, NodeId, Reject};
 use std::time::{Duration, Instant};
 use swarm::{Closed, Fetch, Input, RunId, Train};
 use tokio::sync::mpsc;
 
 /// A newcomer waits for another's moments for one of so many parts of its window.
 const INHERIT_PART: u64 = 4;
+/// The maker of an update gives it when it hears that the commits are closed, which may be this much later than here.
+const EARLY: Duration = Duration::from_millis(400);
+/// So long it is not asked again.
+const EARLY_PAUSE: Duration = Duration::from_millis(40);
 
 impl Driver {
     /// Fetches what a run needs before its machine may begin.
@@ -42,25 +46,45 @@ impl Driver {
         run.preparation = Some(preparation.abort_handle());
     }
 
+    /// Fetches an update into a file, unless it is there: however many are on their way, memory is taken for chunks
+    /// only, and no more comes than its commit said.
     pub(crate) fn fetch(&self, fetch: Box<Fetch>) {
         let Some(workers) = self.runs.get(&fetch.run).and_then(|run| run.work.as_ref()) else { return };
-        let (net, contents, applier) = (self.shared.net.clone(), self.shared.contents.clone(), workers.applier.clone());
-        let most = workers.work.bytes_max();
-        if workers.work.holds(&fetch.candidate.update) {
-            let input = Input::Fetched { run: fetch.run, update: fetch.candidate.update, result: Ok(()) };
-            let _ = self.happenings.try_send(Happening::Input(Box::new(input)));
-            return;
-        }
+        let (work, applier) = (workers.work.clone(), workers.applier.clone());
+        let (shared, happenings) = (self.shared.clone(), self.happenings.clone());
         tokio::spawn(async move {
-            let fetched = net.fetch(fetch.candidate.update, most, &fetch.sources, Vec::new(), &|_, _| {}).await;
-            let result = fetched.map(|fetched| fetched.bytes).map_err(|error| {
-                tracing::debug!(update = ?error.root, missing = error.missing, rejects = ?error.rejects, "not fetched");
+            let (update, size) = (fetch.candidate.update, fetch.candidate.size);
+            if tokio::task::block_in_place(|| work.holds(&update)) {
+                let input = Input::Fetched { run: fetch.run, update, result: Ok(()) };
+                let _ = happenings.send(Happening::Input(Box::new(input))).await;
+                return;
+            }
+            let mut file = match work.arriving(&update) {
+                Ok(file) => file,
+                Err(error) => {
+                    tracing::warn!(%error, "an update is not fetched");
+                    let _ = applier.send(Job::Verify(fetch, Err(Reject::NotHeld)));
+                    return;
+                }
+            };
+            let begun = Instant::now();
+            let fetched = loop {
+                match shared.net.fetch(update, size, &fetch.sources, file, &|_, _| {}).await {
+                    Err(error) if error.reject() == Reject::NotHeld && begun.elapsed() < EARLY => {
+                        tokio::time::sleep(EARLY_PAUSE).await;
+                        file = error.partial;
+                    }
+                    fetched => break fetched,
+                }
+            };
+            let arrived = fetched.map(drop).map_err(|error| {
+                tracing::debug!(%error, rejects = ?error.rejects, "not fetched");
                 for (_, reject) in &error.rejects {
-                    contents.count(*reject);
+                    shared.contents.count(*reject);
                 }
                 error.reject()
             });
-            let _ = applier.send(Job::Verify(fetch, result));
+            let _ = applier.send(Job::Verify(fetch, arrived));
         });
     }
 
@@ -68,6 +92,7 @@ impl Driver {
     pub(crate) fn train(&self, mut train: Box<Train>) {
         let Some(workers) = self.runs.get(&train.run).and_then(|run| run.work.as_ref()) else { return };
         let (work, trainer) = (workers.work.clone(), workers.trainer.clone());
+        train.inherit = train.inherit.filter(|_| work.inherits());
         let Some((donor, state)) = train.inherit.filter(|(_, state)| !work.has_private(state)) else {
             let _ = trainer.send(train);
             return;

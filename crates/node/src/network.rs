@@ -82,6 +82,12 @@ impl NetworkFile {
         Ok(network)
     }
 
+    /// Whether the chain in a data folder is one of an earlier version, which this one cannot read.
+    pub(crate) fn is_earlier(&self, data: &Path) -> bool {
+        let (now, earlier) = (self.genesis.chain(), self.genesis.earlier_chain());
+        !chain_dir(data, &now).exists() && chain_dir(data, &earlier).exists()
+    }
+
     /// Writes a file.
     pub fn write(&self, path: &Path) -> Result<()> {
         write_whole(path, &self.to_bytes(), true)
@@ -198,5 +204,21 @@ fn genesis(name: String, validators: Vec<Founder>) -> Genesis {
         epoch_ms: EPOCH_MS,
         work_bits: WORK_BITS,
         recovers: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_of_an_earlier_version_is_told_from_a_new_one() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let network = private(NodeId([1; 32]), NodeId([2; 32]));
+        assert!(!network.is_earlier(dir.path()), "it has no chain yet");
+        std::fs::create_dir_all(chain_dir(dir.path(), &network.genesis.earlier_chain())).expect("made");
+        assert!(network.is_earlier(dir.path()));
+        std::fs::create_dir_all(chain_dir(dir.path(), &network.genesis.chain())).expect("made");
+        assert!(!network.is_earlier(dir.path()));
     }
 }

@@ -16,9 +16,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use swarm::{Access, Run, RunId};
 
-/// Memory that training takes for each parameter: weights, gradient, two moments, error feedback, the last update and
-/// copies on their way, in single precision.
-const BYTES_PER_PARAMETER: u64 = 32;
 /// Rounds of a place end within this: what a unit earns is there soon, or the place is given up.
 const ROUND_MAX: u64 = 3_600_000;
 /// Without a unit that counts for so long beside three rounds, the run stands still.
@@ -59,7 +56,7 @@ fn round_ms(run: &Run) -> u64 {
 
 /// What training in a run takes of memory; more than there is where its model cannot be told.
 fn memory_mb(run: &Run) -> u64 {
-    run.spec.params.saturating_mul(BYTES_PER_PARAMETER).saturating_add(step_bytes(run)) >> 20
+    crate::room::training(&run.spec).saturating_add(step_bytes(run)) >> 20
 }
 
 /// What a step of it takes beside the weights.

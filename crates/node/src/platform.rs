@@ -1,4 +1,4 @@
-//! The only place that knows the operating system.
+//! Files, keys and priorities as the operating system has them; what it knows of the machine is in `machine`.
 
 use anyhow::{Context, Result};
 use std::io::{Read, Write};
@@ -12,11 +12,52 @@ pub(crate) fn random_secret() -> Result<[u8; 32]> {
     Ok(secret)
 }
 
-/// Writes a file that only its owner can read.
-pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
+/// Makes a folder that only its owner can look into, with its parents. One that is there is made so, too, and where it is
+/// a data folder what lies in it, as far as it is this user's.
+pub(crate) fn private_folder(dir: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+    if let Some(parent) = dir.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    match std::fs::DirBuilder::new().mode(0o700).create(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        done => return done,
+    }
+    let mut paths = vec![dir.to_owned()];
+    if dir.join(DATABASE).exists() {
+        paths.extend(std::fs::read_dir(dir)?.flatten().map(|entry| entry.path()));
+    }
+    let me = rustix::process::getuid().as_raw();
+    for path in paths {
+        // One that is gone by now, or that is a link to elsewhere, is nothing to close.
+        let Ok(file) = std::fs::symlink_metadata(&path) else { continue };
+        let mode = file.permissions().mode();
+        // When this one was changed is what tells a folder that was put back from a backup.
+        let dated = path.ends_with(crate::mark::START);
+        if dated || file.is_symlink() || file.uid() != me || mode & 0o077 == 0 {
+            continue;
+        }
+        if let Err(error) = std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode & 0o700)) {
+            tracing::warn!(path = %path.display(), %error, "others on this machine may read this");
+        }
+    }
+    Ok(())
+}
+
+/// The file that makes a folder a data folder.
+pub(crate) const DATABASE: &str = "talkoo.redb";
+
+/// How a file is opened that only its owner can read.
+pub(crate) fn private_file() -> std::fs::OpenOptions {
     use std::os::unix::fs::OpenOptionsExt;
     let mut options = std::fs::OpenOptions::new();
-    let mut file = options.write(true).create_new(true).mode(0o600).open(path)?;
+    options.mode(0o600);
+    options
+}
+
+/// Writes a file that only its owner can read.
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = private_file().write(true).create_new(true).open(path)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     Ok(())

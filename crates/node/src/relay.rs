@@ -1,6 +1,6 @@
 //! The key of a relay, kept in its data folder.
 
-use crate::platform::write_private;
+use crate::platform::{private_folder, write_private};
 use anyhow::{Context, Result};
 use net::RelayKey;
 use std::path::Path;
@@ -10,7 +10,7 @@ const FILES: [&str; 2] = ["relay-certificate", "relay-key"];
 
 /// The key of the folder's relay; made on first use, the same ever after, so that its address stays.
 pub fn relay_key(dir: &Path) -> Result<RelayKey> {
-    std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+    private_folder(dir).with_context(|| dir.display().to_string())?;
     let [certificate, secret] = FILES.map(|file| dir.join(file));
     let read = |path: &Path| std::fs::read(path).with_context(|| path.display().to_string());
     if !certificate.exists() {

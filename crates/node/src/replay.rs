@@ -4,10 +4,10 @@ use crate::content::Contents;
 use crate::corpus;
 use crate::store::Store;
 use crate::work::{INITIAL, Limits, Work};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use base::{Hash, NodeId, Round};
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use swarm::{Block, Closed, Commit, Event, Init, Run, RunId, State, Train};
 
@@ -33,7 +33,9 @@ pub struct Replayed {
 }
 
 /// Replays run `id` from `blocks`; the data is at `corpus`, and `folder` is the run's folder of a node
-/// that was there when it began. `scratch` is an empty folder; what it holds afterwards may be deleted. `progress` is told the version reached and the last one.
+/// that was there when it began. An update that comes out otherwise here, as on a machine of another numeric class,
+/// is taken from there to be applied, while that node keeps it. `scratch` is an empty folder; what it holds
+/// afterwards may be deleted. `progress` is told the version reached and the last one.
 pub fn replay(
     blocks: &[Block],
     id: &RunId,
@@ -85,12 +87,24 @@ fn last_version(blocks: &[Block], id: &RunId) -> Result<u64> {
     Ok(state.runs.get(id).context(NO_RUN)?.version())
 }
 
-/// Private states of all members together that are kept at a time.
-const PRIVATES_KEPT: usize = 256;
+/// The private states that the log still names when `round` closes: one of each member, however long it rests, and
+/// those of units and donors of this round and of later ones.
+fn named(run: &Run, round: Round) -> BTreeSet<Hash> {
+    let closed = run.closed.iter().filter(|closed| closed.round >= round).map(|closed| (&closed.plan, &closed.commits));
+    let rounds = closed.chain(run.open.iter().map(|open| (&open.plan, &open.commits)));
+    let mut named: BTreeSet<Hash> = run.members.values().map(|member| member.private).collect();
+    for (plan, commits) in rounds {
+        named.extend(plan.iter().filter_map(|slot| slot.inherit).map(|(_, state)| state));
+        named.extend(commits.values().flat_map(|commit| [commit.state, commit.state_next]));
+    }
+    named
+}
 
 /// The run, done again so far.
 struct Again {
     work: Arc<Work>,
+    /// The run's folder of a node that took part.
+    folder: PathBuf,
     trainer: model::Trainer,
     roots: BTreeMap<u64, Hash>,
     unsettled: BTreeMap<NodeId, Vec<(Round, Hash)>>,
@@ -102,7 +116,7 @@ impl Again {
         let limits = Limits { threads, duty_percent: 100 };
         let contents = Arc::new(Contents::default());
         let using = (limits, Arc::new(tokio::sync::watch::Sender::new(100)), Default::default());
-        let work = Work::new(run.id, &run.spec, using, "cpu", store.clone(), contents, PRIVATES_KEPT)?;
+        let work = Work::new(run.id, &run.spec, using, "cpu", store.clone(), contents, 0)?;
         let trainer = work.trainer()?;
         let (version, root) = match run.spec.init {
             Init::Seed => work.init()?,
@@ -126,12 +140,14 @@ impl Again {
             roots_equal: true,
             roots: BTreeMap::new(),
         };
-        Ok(Self { work, trainer, roots: BTreeMap::from([(version, root)]), unsettled: BTreeMap::new(), found })
+        let (roots, unsettled) = (BTreeMap::from([(version, root)]), BTreeMap::new());
+        Ok(Self { work, folder: folder.to_owned(), trainer, roots, unsettled, found })
     }
 
     /// Does every unit of a closed round again, then applies its set.
     fn round(&mut self, run: &Run, round: Round) -> Result<()> {
         let closed = run.closed_round(round.0).context("a closed round is kept when it closes")?.clone();
+        self.work.name_privates(named(run, round));
         for (member, commit) in &closed.commits {
             let train = self.train(run, &closed, member, commit)?;
             let unit = self.work.unit(&mut self.trainer, &train, u64::from(commit.steps))?;
@@ -139,7 +155,15 @@ impl Again {
             let same = Commit { class: commit.class, ..unit } == *commit;
             self.found.equal += u64::from(same);
             if !same && closed.plain.is_none() && closed.set.iter().any(|c| c.update == commit.update) {
-                bail!("round {round}: the unit of {} came out otherwise, so its set cannot be applied", member.short());
+                let borrowed = self.work.borrow_update(&self.folder, &commit.update);
+                borrowed.with_context(|| {
+                    format!(
+                        "round {round}: the unit of {} came out otherwise, and {} has not its update any more, so \
+                         its set cannot be applied",
+                        member.short(),
+                        self.folder.display()
+                    )
+                })?;
             }
             if commit.size > 0 {
                 self.unsettled.entry(*member).or_default().push((round, commit.update));
@@ -188,5 +212,143 @@ impl Again {
             settle: if fresh { Vec::new() } else { settled },
             pending: run.pending(member, closed.round, base),
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::work::class;
+    use base::{Keypair, Signed};
+    use model::{Config, Layout, Part, Trainer};
+    use swarm::{Attest, DOMAIN, Envelope, RoundState, Spec, Tx};
+
+    /// A run of two, done by one process that keeps the states of both, and its log.
+    struct Played {
+        work: Arc<Work>,
+        trainer: Trainer,
+        keys: [Keypair; 2],
+        state: State,
+        blocks: Vec<Block>,
+        run: RunId,
+        roots: Vec<Hash>,
+        unsettled: BTreeMap<NodeId, Vec<(Round, Hash)>>,
+    }
+
+    impl Played {
+        fn new(store: Arc<Store>, spec: &Spec) -> Self {
+            let keys = [1, 2].map(|i| Keypair::from_secret([i; 32]));
+            let run = spec.id(&keys[0].id());
+            let using = (
+                Limits { threads: 1, duty_percent: 100 },
+                Arc::new(tokio::sync::watch::Sender::new(100)),
+                Default::default(),
+            );
+            let work = Work::new(run, spec, using, "cpu", store, Arc::default(), 64).expect("the corpus is there");
+            let trainer = work.trainer().expect("a processor");
+            let (_, root) = work.init().expect("made");
+            let (state, blocks, roots) = (State::new(Hash::default(), 0), Vec::new(), vec![root]);
+            let mut played = Self { work, trainer, keys, state, blocks, run, roots, unsettled: BTreeMap::new() };
+            played.order(vec![(0, Tx::Create { spec: spec.clone() })]);
+            let join = |i| (i, Tx::Join { run, class: class("cpu") });
+            let ready = |i| (i, Tx::Ready { run, version: 0, root });
+            played.order(vec![join(0), join(1), ready(0), ready(1)]);
+            played
+        }
+
+        fn order(&mut self, said: Vec<(usize, Tx)>) {
+            let mut txs = Vec::new();
+            for (at, (who, tx)) in said.into_iter().enumerate() {
+                let (key, seq) = (&self.keys[who], 1 + self.blocks.len() as u64 * 8 + at as u64);
+                txs.push(Signed::new(DOMAIN, key, Envelope::new(Hash::default(), 0, &key.id(), seq, tx)));
+            }
+            let block = Block { height: self.state.height + 1, time: self.state.time.plus(10), txs };
+            let events = self.state.apply(&block).expect("it follows");
+            assert!(!events.iter().any(|event| matches!(event, Event::Refused(..))), "{events:?}");
+            self.blocks.push(block);
+        }
+
+        fn run(&self) -> &Run {
+            &self.state.runs[&self.run]
+        }
+
+        fn commit(&mut self, open: &RoundState, who: usize) -> Tx {
+            let id = self.keys[who].id();
+            let slot = open.slot(&id).expect("it has a place");
+            let (run, unsettled) = (&self.state.runs[&self.run], self.unsettled.entry(id).or_default());
+            let train = Train {
+                run: self.run,
+                round: open.round,
+                base: open.base,
+                root: self.roots[open.base as usize],
+                micro_batches: slot.micro_batches,
+                position: slot.position,
+                tokens_before: open.tokens_before,
+                steps_before: open.steps_before,
+                window_ms: u64::MAX / 4,
+                plain: open.plan.len() == 1,
+                state: run.members[&id].private,
+                inherit: None,
+                settle: run.settle(open.base, unsettled),
+                pending: run.pending(&id, open.round, open.base),
+            };
+            let commit = self.work.unit(&mut self.trainer, &train, u64::MAX).expect("a unit");
+            if commit.size > 0 {
+                unsettled.push((open.round, commit.update));
+            }
+            Tx::Commit { commit }
+        }
+
+        /// The round that is open, by those who take part in it: all of them have a place.
+        fn round(&mut self) {
+            let open = self.run().open[0].clone();
+            let present: Vec<usize> = (0..2).filter(|i| open.committee.contains(&self.keys[*i].id())).collect();
+            for &who in &present {
+                let commit = self.commit(&open, who);
+                self.order(vec![(who, commit)]);
+            }
+            if open.plan.len() > 1 {
+                let held = vec![0xff; self.run().open[0].candidates.len().div_ceil(8)];
+                let root = self.roots[open.base as usize];
+                let attest = Attest { run: self.run, round: open.round, root, held };
+                self.order(present.iter().map(|who| (*who, Tx::Attest { attest: attest.clone() })).collect());
+            }
+            let closed = self.run().closed_round(open.round.0).expect("it is closed").clone();
+            let (_, root) = self.work.apply(&closed).expect("applied");
+            self.roots.push(root);
+        }
+    }
+
+    #[test]
+    fn a_replay_finds_the_private_state_of_a_member_that_rested_for_twelve_rounds() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let corpus = dir.path().join("corpus");
+        let built = data::shipped::build(&corpus).expect("built");
+        let store = Arc::new(Store::open(&dir.path().join("node")).expect("a store"));
+        corpus::import(&store, &corpus).expect("imported");
+        let config = Config::preset("nano", 2048, 16).expect("a preset");
+        let params = Layout::new(&config, &Part::whole(&config)).len as u64;
+        let text = String::from_utf8(config.to_json(0)).expect("utf-8");
+        let spec = Spec { micro_batches: 2, ..Spec::plain("rests", text, params, built.manifest.root()) };
+        let mut played = Played::new(store.clone(), &spec);
+        let run = played.run;
+        for round in 0..15 {
+            match round {
+                1 => played.order(vec![(1, Tx::Rest { run })]),
+                13 => {
+                    let (version, root) = (played.run().version(), played.roots[round]);
+                    played.order(vec![(1, Tx::Ready { run, version, root })]);
+                }
+                _ => {}
+            }
+            played.round();
+        }
+        let rested = &played.run().closed_round(14).expect("closed").commits[&played.keys[1].id()];
+        assert_ne!(rested.state, Hash::default(), "it goes on from where it was");
+        let folder = store.run_dir(&run).expect("a folder");
+        let scratch = dir.path().join("scratch");
+        let found = replay(&played.blocks, &run, &corpus, &folder, &scratch, 1, |_, _| {}).expect("replayed");
+        assert_eq!((found.rounds, found.units, found.equal), (15, 17, 17));
+        assert!(found.roots_equal && found.root == played.roots[15]);
     }
 }

@@ -6,6 +6,7 @@ use base::Hash;
 use engine::{Client, Engine, Event, Job, Pace, Refusal};
 use gateway::Key;
 use market::{Ask, Finish, Format, Input, ModelCard, Piece, Reason, Token};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -70,47 +71,50 @@ impl Served {
                 if tools.is_some() && !template.takes_tools() {
                     return Err(unsupported("tools", &"this model's template has no place for them"));
                 }
-                let text = template.render(&messages, tools.as_ref());
                 let invalid =
                     |error: engine::TemplateError| Reason::Invalid { what: "messages".into(), why: error.to_string() };
-                let text = text.map_err(invalid)?;
-                self.fits(&text)?;
-                Ok(self.engine.tokenize_prompt(&text))
+                let text = self.engine.render(&messages, tools.as_ref()).map_err(invalid)?;
+                self.fits(text.len())?;
+                self.engine.tokenize_prompt(&text).map_err(reason)
             }
         }
     }
 
-    /// The tokens of a text.
+    /// The tokens of a text. Takes a moment where it is long.
     pub fn tokens(&self, text: &str) -> Result<Vec<i32>, Reason> {
-        self.fits(text)?;
-        Ok(self.engine.tokenize(text, true))
+        self.fits(text.len())?;
+        self.engine.tokenize(text, true).map_err(reason)
     }
 
     /// What a text means, and how many tokens it has.
     pub async fn embed(&self, text: Input) -> Result<(Vec<f32>, u64), Reason> {
+        let about = |refusal| reason_about("input", refusal);
         let tokens = match text {
             Input::Tokens(ids) => ids,
             Input::Text(text) => {
-                self.fits(&text)?;
-                self.engine.tokenize_text(&text)
+                self.fits(text.len())?;
+                let engine = self.engine.clone();
+                let ids = tokio::task::spawn_blocking(move || engine.tokenize_text(&text)).await;
+                ids.map_err(|_| Reason::Failed("the text could not be read".into()))?.map_err(about)?
             }
             Input::Chat { .. } => return Err(unsupported("input", &"texts are embedded, not conversations")),
         };
         let read = tokens.len() as u64;
-        Ok((self.engine.embed(tokens).await.map_err(|refusal| reason_about("input", refusal))?, read))
+        Ok((self.engine.embed(tokens).await.map_err(about)?, read))
     }
 
-    /// A text that is certainly too long is not read at all: some tokenizers take much stack for a long one.
-    fn fits(&self, text: &str) -> Result<(), Reason> {
-        let (asked, max) = (text.len() as u64 / TOKEN_BYTES_MAX, self.card.context);
+    /// A text that is certainly too long is not read at all.
+    fn fits(&self, bytes: usize) -> Result<(), Reason> {
+        let (asked, max) = (bytes as u64 / TOKEN_BYTES_MAX, self.card.context);
         if asked > max { Err(Reason::TooLong { asked, max }) } else { Ok(()) }
     }
 
-    /// Looks whether a question can be answered: going on with what was `written` before, no faster than `pace`
-    /// allows. Takes a moment.
+    /// Looks whether a question can be answered, of the owner or of another: going on with what was `written` before, no
+    /// faster than `pace` allows. Takes a moment.
     pub fn prepare(
         &self,
         client: &[u8; 32],
+        own: bool,
         ask: &Ask,
         prompt: Vec<i32>,
         written: Vec<i32>,
@@ -120,6 +124,7 @@ impl Served {
         let echo = ask.echo.then(|| prompt.iter().chain(&written).copied().collect());
         let job = Job {
             client: Client(*client),
+            own,
             max_tokens: ask.max_tokens.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX)),
             sampling: sampling(&ask.sampling)?,
             stop: ask.stop.clone(),
@@ -134,11 +139,19 @@ impl Served {
         Ok(Ready { prepared, answer })
     }
 
-    /// Begins to answer.
-    pub fn start(&self, ready: Ready) -> Result<UnboundedReceiver<Piece>, Reason> {
+    /// Begins to answer; lets go of `until_written` when the engine has ended.
+    pub fn start(
+        &self,
+        ready: Ready,
+        until_written: Option<Box<dyn Send>>,
+    ) -> Result<UnboundedReceiver<Piece>, Reason> {
         let events = self.engine.start(ready.prepared).map_err(reason)?;
         let (pieces, receiver) = unbounded_channel();
-        tokio::spawn(ready.answer.pass_on(events, pieces));
+        let passing = ready.answer.pass_on(events, pieces);
+        tokio::spawn(async move {
+            passing.await;
+            drop(until_written);
+        });
         Ok(receiver)
     }
 }
@@ -314,7 +327,7 @@ fn reason_about(what: &str, refusal: Refusal) -> Reason {
         Refusal::Busy => Reason::Busy(AGAIN_MS),
         Refusal::TooLong(asked, max) => Reason::TooLong { asked: asked as u64, max: max as u64 },
         Refusal::Format(why) => Reason::Invalid { what: "response_format".into(), why },
-        Refusal::Empty | Refusal::Token(_) => invalid(refusal.to_string()),
+        Refusal::Empty | Refusal::Token(_) | Refusal::Piece(..) => invalid(refusal.to_string()),
         Refusal::Bias(_) => Reason::Invalid { what: "logit_bias".into(), why: refusal.to_string() },
         Refusal::Kind(why) => unsupported("model", &why),
         other => Reason::Failed(other.to_string()),
@@ -357,6 +370,29 @@ pub fn keep_api_keys(dir: &Path, keys: &[Key]) -> anyhow::Result<()> {
     write_whole(&dir.join(KEYS), serde_json::to_string_pretty(keys)?.as_bytes(), true)
 }
 
+const USED: &str = "api-used.json";
+
+/// The tokens that each API key of a data folder has used, by the key's hash.
+pub fn api_used(dir: &Path) -> anyhow::Result<BTreeMap<Hash, u64>> {
+    let path = dir.join(USED);
+    match std::fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| {
+            format!("{} is damaged; without this file API keys begin anew with all their tokens", path.display())
+        }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(BTreeMap::new()),
+        Err(error) => Err(error).with_context(|| path.display().to_string()),
+    }
+}
+
+/// Keeps what API keys have used in a data folder.
+pub fn api_used_kept(dir: &Path) -> Box<gateway::Save> {
+    let path = dir.join(USED);
+    Box::new(move |used: &BTreeMap<Hash, u64>| {
+        let text = serde_json::to_string_pretty(used).map_err(|error| error.to_string())?;
+        write_whole(&path, text.as_bytes(), true).map_err(|error| format!("{error:#}"))
+    })
+}
+
 /// A name for an answer, by which its receipt is found.
 pub fn new_answer_name() -> anyhow::Result<String> {
     Ok(format!("answer-{}", &base::to_hex(&crate::platform::random_secret()?)[..24]))
@@ -365,4 +401,21 @@ pub fn new_answer_name() -> anyhow::Result<String> {
 /// A key that nobody can guess.
 pub fn new_api_key() -> anyhow::Result<String> {
     Ok(format!("tk-{}", base::to_hex(&crate::platform::random_secret()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_keys_have_used_is_read_back() {
+        let stage = tempfile::tempdir().expect("a folder");
+        assert!(api_used(stage.path()).expect("none yet").is_empty());
+        let used = BTreeMap::from([(Key::hash_of("one"), 7), (Key::hash_of("two"), u64::MAX)]);
+        api_used_kept(stage.path())(&used).expect("saved");
+        assert_eq!(api_used(stage.path()).expect("read"), used);
+        std::fs::write(stage.path().join(USED), "{").expect("written");
+        let error = api_used(stage.path()).expect_err("damaged").to_string();
+        assert!(error.contains(USED) && error.contains("begin anew"), "{error}");
+    }
 }

@@ -102,6 +102,8 @@ impl Driver {
                 units: m.units,
                 tokens: m.tokens,
                 missed: m.missed,
+                faults: m.faults,
+                aside_until: state.aside(member).map(|round| round.0),
                 loss: m.loss_micro as f64 / 1e6,
             })
             .collect();
@@ -113,10 +115,10 @@ impl Driver {
 fn lacks(waiting: Waiting) -> Option<Why> {
     match waiting {
         Waiting::UnknownRun | Waiting::Joining | Waiting::Weights | Waiting::CatchingUp => Some(Why::CatchingUp),
-        Waiting::Place | Waiting::Turn => Some(Why::WaitingForTurn),
+        Waiting::Place | Waiting::Turn | Waiting::Aside => Some(Why::WaitingForTurn),
         Waiting::NotInvited => Some(Why::NoRun),
         Waiting::No | Waiting::OthersTrain | Waiting::Exchange => None,
         Waiting::Dispute => Some(Why::Dispute),
-        Waiting::Ended | Waiting::Resting => None,
+        Waiting::Ended | Waiting::Resting | Waiting::Pausing => None,
     }
 }

@@ -88,6 +88,10 @@ pub struct MemberStatus {
     pub tokens: u64,
     /// Units missed.
     pub missed: u64,
+    /// Units that did not count; eight in a row that did take one back. From two on it sits out rounds.
+    pub faults: u32,
+    /// While it sits out: the round from which on it may take part again.
+    pub aside_until: Option<u64>,
     /// Last reported loss, nats per token.
     pub loss: f64,
 }

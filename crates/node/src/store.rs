@@ -2,11 +2,12 @@
 
 use crate::chain_store::ChainStore;
 use crate::log::chain_dir;
+use crate::platform::{DATABASE, private_file, private_folder};
 use anyhow::{Context, Result, bail};
-use base::{Hash, Keypair, Wire};
+use base::{ChunkTree, Hash, Keypair, Wire};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use swarm::{Memory, RunId};
 
@@ -24,7 +25,7 @@ pub struct Store {
     _lock: File,
 }
 
-/// A run that this node follows, as it is stored: the ticket's bytes, and whether it keeps the log.
+/// A run that this node follows.
 pub(crate) struct Followed {
     pub(crate) run: RunId,
     pub(crate) ticket: net::Ticket,
@@ -33,13 +34,14 @@ pub(crate) struct Followed {
 impl Store {
     /// Opens or makes the folder.
     pub fn open(dir: &Path) -> Result<Self> {
-        std::fs::create_dir_all(dir).with_context(|| format!("cannot make the data folder {}", dir.display()))?;
-        let lock = File::create(dir.join("lock")).with_context(|| format!("{} is not writable", dir.display()))?;
+        private_folder(dir).with_context(|| format!("cannot make the data folder {}", dir.display()))?;
+        let lock = private_file().write(true).create(true).truncate(true).open(dir.join("lock"));
+        let lock = lock.with_context(|| format!("{} is not writable", dir.display()))?;
         if lock.try_lock().is_err() {
             bail!("another talkoo runs on {}; stop it, or name another folder with --data", dir.display());
         }
-        let path = dir.join("talkoo.redb");
-        let database = Database::create(&path).with_context(|| {
+        let path = dir.join(DATABASE);
+        let database = create_database(&path).with_context(|| {
             format!(
                 "{} is damaged; move it away to begin anew (runs are fetched again from their peers)",
                 path.display()
@@ -160,8 +162,10 @@ impl Store {
     /// Folder of a run.
     pub fn run_dir(&self, run: &RunId) -> Result<PathBuf> {
         let dir = self.dir.join("runs").join(run.to_string());
-        std::fs::create_dir_all(dir.join("updates"))?;
-        std::fs::create_dir_all(dir.join("private"))?;
+        for folder in ["updates", "private"].map(|name| dir.join(name)) {
+            std::fs::create_dir_all(&folder)
+                .with_context(|| format!("the folder {} cannot be made", folder.display()))?;
+        }
         Ok(dir)
     }
 
@@ -173,6 +177,17 @@ impl Store {
     }
 }
 
+/// Opens or makes a database that only its owner can read.
+pub(crate) fn create_database(path: &Path) -> Result<Database, redb::DatabaseError> {
+    // An empty file is a new database. One that is there is not opened here: to close it could let go of locks on it.
+    match private_file().write(true).create_new(true).open(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(redb::DatabaseError::Storage(redb::StorageError::Io(error)))
+        }
+        _ => Database::create(path),
+    }
+}
+
 /// Appends a line of JSON to a log, which is turned over when it is longer than `most` bytes; one older file stays.
 pub(crate) fn append_line(path: &Path, most: u64, line: &impl serde::Serialize) -> Result<()> {
     if std::fs::metadata(path).is_ok_and(|file| file.len() > most) {
@@ -180,7 +195,7 @@ pub(crate) fn append_line(path: &Path, most: u64, line: &impl serde::Serialize) 
     }
     let mut text = serde_json::to_vec(line)?;
     text.push(b'\n');
-    Ok(File::options().create(true).append(true).open(path)?.write_all(&text)?)
+    Ok(private_file().create(true).append(true).open(path)?.write_all(&text)?)
 }
 
 /// Where a log goes that was turned over.
@@ -190,10 +205,15 @@ pub(crate) fn older(path: &Path) -> PathBuf {
 
 /// Writes a file whole or not at all; `sync` waits for the disk.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8], sync: bool) -> Result<()> {
+    write_parts(path, &[bytes], sync)
+}
+
+/// The same for what lies in several places: large content is not copied to be written.
+pub(crate) fn write_parts(path: &Path, parts: &[&[u8]], sync: bool) -> Result<()> {
     let partial = path.with_extension("partial");
     let write = || -> std::io::Result<()> {
-        let mut file = File::create(&partial)?;
-        file.write_all(bytes)?;
+        let mut file = private_file().write(true).create(true).truncate(true).open(&partial)?;
+        parts.iter().try_for_each(|part| file.write_all(part))?;
         if sync {
             file.sync_all()?;
         }
@@ -202,9 +222,52 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8], sync: bool) -> Result<()> {
     write().with_context(|| format!("cannot write {} (is the disk full?)", path.display()))
 }
 
-/// Reads a file whose content must have `root`; `None` when it is missing or damaged.
-pub(crate) fn read_verified(path: &Path, root: &Hash) -> Option<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path).ok()?.read_to_end(&mut bytes).ok()?;
-    (base::ChunkTree::of(&bytes).root() == *root).then_some(bytes)
+/// Reads a file whose content must have `root`, with its tree; `None` when it is missing or damaged.
+pub(crate) fn read_verified(path: &Path, root: &Hash) -> Option<(Vec<u8>, ChunkTree)> {
+    let bytes = std::fs::read(path).ok()?;
+    let tree = ChunkTree::of(&bytes);
+    (tree.root() == *root).then_some((bytes, tree))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::metadata(path).expect("there").permissions().mode() & 0o777
+    }
+
+    fn set(path: &Path, mode: u32) {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("set");
+    }
+
+    #[test]
+    fn a_data_folder_is_closed_to_other_users_also_one_from_before() {
+        let stage = tempfile::tempdir().expect("a folder");
+        let dir = stage.path().join("parent").join("data");
+        drop(Store::open(&dir).expect("a store"));
+        write_whole(&dir.join("wallet.json"), b"{}", true).expect("written");
+        append_line(&dir.join("log.jsonl"), 100, &1).expect("written");
+        let files = [DATABASE, "lock", "wallet.json", "log.jsonl"].map(|file| dir.join(file));
+        assert_eq!(mode(&dir), 0o700);
+        assert_eq!(files.each_ref().map(|file| mode(file)), [0o600; 4]);
+        set(&dir, 0o755);
+        files.iter().for_each(|file| set(file, 0o644));
+        std::fs::create_dir(dir.join("chains")).expect("made");
+        set(&dir.join("chains"), 0o755);
+        drop(Store::open(&dir).expect("a store"));
+        assert_eq!((mode(&dir), mode(&dir.join("chains"))), (0o700, 0o700));
+        assert_eq!(files.each_ref().map(|file| mode(file)), [0o600; 4]);
+    }
+
+    #[test]
+    fn a_folder_that_is_no_data_folder_keeps_the_modes_of_its_files() {
+        let stage = tempfile::tempdir().expect("a folder");
+        let other = stage.path().join("page.html");
+        std::fs::write(&other, "").expect("written");
+        set(&other, 0o644);
+        drop(Store::open(stage.path()).expect("a store"));
+        assert_eq!(mode(&other), 0o644);
+    }
 }

@@ -47,6 +47,11 @@ impl Throttle {
         }
         *since = Some(Instant::now());
     }
+
+    /// Goes on after a wait that was for others: it was no work, so no rest is owed for it.
+    pub(crate) fn resume(&self) {
+        *self.since.lock().expect("only the trainer waits here") = Some(Instant::now());
+    }
 }
 
 /// Answers come first, where they use the same processors: waits for them `until` then, unless the trainer is to rest anyway.
@@ -60,6 +65,17 @@ pub(crate) fn give_way(answers: &Answers, until: Instant, rests: impl Fn() -> bo
 mod tests {
     use super::*;
     use std::sync::atomic::AtomicBool;
+
+    #[test]
+    fn no_rest_is_owed_for_a_wait() {
+        let throttle = Throttle::new(Arc::new(watch::Sender::new(1)));
+        throttle.rest();
+        give_way(&Answers::new(AtomicU64::new(1)), Instant::now() + 5 * TURN, || false);
+        throttle.resume();
+        let begun = Instant::now();
+        throttle.rest();
+        assert!(begun.elapsed() < 99 * 5 * TURN, "as if the wait had been work");
+    }
 
     #[test]
     fn answers_come_first_as_long_as_there_is_time() {

@@ -11,6 +11,7 @@ use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{Key, XChaCha20Poly1305, XNonce};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
+use zeroize::Zeroizing;
 
 const FILE: &str = "wallet.json";
 /// Argon2id as RFC 9106 recommends where memory is scarce: 64 MiB, three passes, four lanes.
@@ -39,7 +40,7 @@ pub fn wallet_account(dir: &Path) -> Result<Option<NodeId>> {
 
 /// Makes a wallet; gives its account and the words that restore it.
 pub fn new_wallet(dir: &Path, passphrase: &str) -> Result<(NodeId, String)> {
-    let secret = platform::random_secret()?;
+    let secret = Zeroizing::new(platform::random_secret()?);
     let account = seal(dir, &secret, passphrase)?;
     Ok((account, words_of(&secret)?))
 }
@@ -50,7 +51,7 @@ pub fn restore_wallet(dir: &Path, words: &str, passphrase: &str) -> Result<NodeI
     let mnemonic = Mnemonic::from_phrase(&words, Language::English);
     let mnemonic = mnemonic.map_err(|error| anyhow::anyhow!("these are not the words of a wallet: {error}"))?;
     let secret: [u8; 32] = mnemonic.entropy().try_into().context("a wallet has 24 words")?;
-    seal(dir, &secret, passphrase)
+    seal(dir, &Zeroizing::new(secret), passphrase)
 }
 
 /// The wallet's key.
@@ -62,7 +63,7 @@ pub fn open_wallet(dir: &Path, passphrase: &str) -> Result<Keypair> {
     let nonce: [u8; 24] = base::from_hex(&sealed.nonce)?.try_into().ok().context("the wallet is damaged")?;
     let payload = Payload { msg: &base::from_hex(&sealed.secret)?, aad: sealed.account.as_bytes() };
     let secret = cipher.decrypt(&XNonce::from(nonce), payload);
-    let Ok(secret) = secret else { bail!("the passphrase is wrong, or {FILE} is damaged") };
+    let Ok(secret) = secret.map(Zeroizing::new) else { bail!("the passphrase is wrong, or {FILE} is damaged") };
     let key = Keypair::from_secret(secret.as_slice().try_into().context("the wallet is damaged")?);
     ensure!(key.id().to_string() == sealed.account, "{FILE} is damaged: it names another account");
     Ok(key)
@@ -70,7 +71,7 @@ pub fn open_wallet(dir: &Path, passphrase: &str) -> Result<Keypair> {
 
 /// The words that restore the wallet.
 pub fn wallet_words(dir: &Path, passphrase: &str) -> Result<String> {
-    words_of(&open_wallet(dir, passphrase)?.secret())
+    words_of(&Zeroizing::new(open_wallet(dir, passphrase)?.secret()))
 }
 
 fn words_of(secret: &[u8; 32]) -> Result<String> {
@@ -90,7 +91,7 @@ fn read(dir: &Path) -> Result<Option<Sealed>> {
 fn seal(dir: &Path, secret: &[u8; 32], passphrase: &str) -> Result<NodeId> {
     ensure!(read(dir)?.is_none(), "{} has a wallet already; name another folder with --data", dir.display());
     ensure!(passphrase.chars().count() >= 8, "a passphrase has at least eight characters");
-    std::fs::create_dir_all(dir)?;
+    platform::private_folder(dir)?;
     let account = Keypair::from_secret(*secret).id();
     let (salt, nonce) = (platform::random_secret()?, platform::random_secret()?);
     let nonce: [u8; 24] = nonce[..24].try_into().context("24 bytes")?;
@@ -116,11 +117,11 @@ fn seal(dir: &Path, secret: &[u8; 32], passphrase: &str) -> Result<NodeId> {
 fn cipher(passphrase: &str, salt: &[u8], memory: u32, passes: u32, lanes: u32) -> Result<XChaCha20Poly1305> {
     let params = Params::new(memory, passes, lanes, Some(32));
     let params = params.map_err(|error| anyhow::anyhow!("the wallet is damaged: {error}"))?;
-    let mut key = [0; 32];
+    let mut key = Zeroizing::new([0; 32]);
     let derived = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-    let derived = derived.hash_password_into(passphrase.as_bytes(), salt, &mut key);
+    let derived = derived.hash_password_into(passphrase.as_bytes(), salt, key.as_mut_slice());
     derived.map_err(|error| anyhow::anyhow!("the passphrase cannot be used: {error}"))?;
-    Ok(XChaCha20Poly1305::new(&Key::from(key)))
+    Ok(XChaCha20Poly1305::new(&Key::from(*key)))
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
-//! What the owner asks of the chains of this node: what is on them, and what to say there.
+//! What the owner asks of the chains of this node: what is on them, and what to submit there.
 
 mod block;
+mod spend;
 
 pub use block::{BlockStatus, Deed, Part, TxStatus, grouped_by};
+pub use spend::{SpendError, Unsettled};
 
 use crate::Node;
 use crate::driver::RECONNECT;
@@ -13,7 +15,7 @@ use crate::network::SEAT_FILE;
 use anyhow::{Context, Result, bail, ensure};
 use base::{Hash, NodeId, Signed, Wire, wire_struct};
 use chain::{Tx, VOTE_DOMAIN, Vote};
-use ledger::{Account, Credits, Envelope, SEAT_DOMAIN, SeatClaim};
+use ledger::{Account, Credits, SEAT_DOMAIN, SeatClaim};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
@@ -192,35 +194,13 @@ impl Node {
         Ok(self.picked(network)?.keeper.look(|orderer| orderer.state().money().params().fee))
     }
 
-    /// What the next wallet transaction of `key` has to carry: the chain, and its running number.
-    pub fn next_of(&self, network: Option<&str>, key: &NodeId) -> Result<(Hash, u64)> {
-        let kept = self.picked(network)?;
-        let nonce = kept.keeper.look(|orderer| {
-            let used = orderer.state().money().account(key).map_or(0, |account| account.wallet_nonce);
-            used + orderer.waiting(key)
-        });
-        Ok((kept.network.genesis.chain(), nonce))
-    }
-
-    /// Says a wallet transaction of this node's own account; gives the height of the block it is final in.
-    pub async fn spend(&self, network: Option<&str>, tx: ledger::Tx) -> Result<u64> {
-        self.spend_named(network, tx).await.map(|(height, _)| height)
-    }
-
-    /// The same; the transaction's hash, too.
-    pub(crate) async fn spend_named(&self, network: Option<&str>, tx: ledger::Tx) -> Result<(u64, Hash)> {
-        let (chain, nonce) = self.next_of(network, &self.id())?;
-        let tx = Tx::Wallet { tx: Signed::new(ledger::DOMAIN, &self.shared.key, Envelope { chain, nonce, tx }) };
-        Ok((self.say(network, &tx).await?, tx.hash()))
-    }
-
     /// This node's vote on a run's part of new money.
     pub async fn admit(&self, run: RunId, share_permille: u16) -> Result<u64> {
         let seat = self.shared.store.secret(SEAT_FILE)?;
         let chain = self.shared.chains.home.chain();
         let seq = chain::clock().0;
         let vote = Signed::new(VOTE_DOMAIN, &seat, Vote { chain, seq, run, share_permille });
-        self.say(None, &Tx::Vote { vote }).await
+        Ok(self.say(None, &Tx::Vote { vote }).await?)
     }
 
     /// Takes a seat for this folder's validator key at home: bonds what is lacking, then claims it.
@@ -251,13 +231,13 @@ impl Node {
             self.spend(None, ledger::Tx::Bond { amount: Credits(bond - free) }).await?;
         }
         let claim = SeatClaim { chain, owner: self.id(), node: self.id() };
-        self.spend(None, ledger::Tx::Seat { claim: Signed::new(SEAT_DOMAIN, &seat, claim) }).await
+        Ok(self.spend(None, ledger::Tx::Seat { claim: Signed::new(SEAT_DOMAIN, &seat, claim) }).await?)
     }
 
     /// Gives up the seat of this folder at the end of the epoch.
     pub async fn leave_seat(&self) -> Result<u64> {
         let key = self.shared.store.secret(SEAT_FILE)?.id();
-        self.spend(None, ledger::Tx::Unseat { key }).await
+        Ok(self.spend(None, ledger::Tx::Unseat { key }).await?)
     }
 
     /// Gives a seat to the new key of a folder that was copied or restored, in place of the old one.
@@ -269,31 +249,6 @@ impl Node {
         self.take_seat().await?;
         mark::reseated(&self.shared.store);
         Ok(())
-    }
-
-    /// Submits a transaction and waits until it is final.
-    pub async fn say(&self, network: Option<&str>, tx: &Tx) -> Result<u64> {
-        let log = self.pick(network)?;
-        let kept = self.picked(network)?;
-        if let Err(reject) = log.submit(&tx.to_bytes()) {
-            bail!("refused: {}", why(reject));
-        }
-        let mut heights = kept.keeper.height();
-        let done = async {
-            while !kept.keeper.look(|orderer| orderer.state().used(tx)) {
-                heights.changed().await?;
-            }
-            let height = *heights.borrow();
-            anyhow::Ok(height)
-        };
-        match tokio::time::timeout(FINAL_WITHIN, done).await {
-            Ok(height) => height,
-            Err(_) => bail!(
-                "not final yet after {} s: {}",
-                FINAL_WITHIN.as_secs(),
-                log.trouble().unwrap_or_else(|| "too few validators answer".into())
-            ),
-        }
     }
 }
 
@@ -379,16 +334,6 @@ impl ProofFile {
 /// What a run is called, where the chain has it still.
 fn run_name(kept: &Kept, run: &RunId) -> Option<String> {
     kept.keeper.look(|orderer| orderer.state().runs().runs.get(run).map(|run| run.spec.name.clone()))
-}
-
-/// A refusal for people.
-fn why(reject: base::Reject) -> String {
-    match reject {
-        base::Reject::Insufficient => "there is not so much (with the fee) in the account".into(),
-        base::Reject::BadAmount => "the amount is zero, or more than can be added".into(),
-        base::Reject::UnknownRun => "the chain of this node does not have this run".into(),
-        other => other.to_string(),
-    }
 }
 
 fn trust(validators: usize) -> String {

@@ -1,29 +1,32 @@
-//! The compute of one run: a trainer thread for units and a second thread for everything that
-//! follows from the log (initial weights, apply, verification), so that neither waits for the other.
+//! The compute of one run: a trainer thread for units, a second thread for everything that follows
+//! from the log (initial weights, apply, verification), and one that measures; none waits for another.
 
 mod kept;
+#[cfg(test)]
+mod tests;
+mod unit;
+
+pub(crate) use kept::INITIAL;
+pub(crate) use unit::Resting;
 
 use crate::content::Contents;
 use crate::store::{Store, write_whole};
-use crate::throttle::{Answers, Duty, Throttle, give_way};
-use anyhow::{Context, Result, anyhow};
-use base::{ChunkTree, Hash, Reject};
-use data::{Corpus, Order, Split};
+use crate::throttle::{Answers, Duty};
+use anyhow::{Context, Result};
+use base::{ChunkTree, Hash};
+use data::{Corpus, Order};
 use model::update::Format;
-use model::{
-    Batch, Config, Contribution, Layout, Part, Private, Trainer, Weights, apply, restitution, shares, verify_update,
-};
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use model::{Applied, Config, Contribution, Layout, Part, Weights, apply};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use swarm::{Candidate, Closed, Commit, Init, Mode, RunId, Spec, Train};
+use swarm::{Closed, Mode, RunId, Spec};
 
-/// Versions of the weights that are kept for training and for others to fetch.
-const VERSIONS_KEPT: usize = 4;
-/// File of a run that began with published weights: those weights.
-pub(crate) const INITIAL: &str = "initial";
+/// Versions of the weights that are kept. A unit trains from one that is up to a round behind, a dispute needs the
+/// one before; and a newcomer fetches one that a quorum reported, which is one or two behind, while further rounds
+/// close: with fewer it would find its version gone.
+pub(crate) const VERSIONS_KEPT: usize = 4;
 /// Weights are written to disk at most this often.
 const SNAPSHOT_EVERY: Duration = Duration::from_secs(5);
 
@@ -36,7 +39,7 @@ pub struct Limits {
     pub duty_percent: u32,
 }
 
-/// Everything that the two threads of a run share.
+/// Everything that the threads of a run share.
 pub(crate) struct Work {
     pub(crate) run: RunId,
     pub(crate) spec: Spec,
@@ -53,10 +56,17 @@ pub(crate) struct Work {
     order: Order,
     pub(crate) pool: rayon::ThreadPool,
     versions: Mutex<Versions>,
-    private: Mutex<BTreeMap<Hash, Private>>,
-    /// Private states kept on disk: the last few of one member, or those of all in a replay.
+    /// The version of the weights on disk.
+    disk: Mutex<u64>,
+    /// The last private states so many of which are kept on disk beside the accepted one.
     privates_kept: usize,
+    /// Private states of others that are kept, however old: in a replay, those that the log names.
+    privates_named: Mutex<BTreeSet<Hash>>,
+    /// Whether this node's units may go on from another member's moments.
+    inherits: AtomicBool,
     pub(crate) meter: Meter,
+    /// Held while a unit is computed.
+    pub(crate) computing: tokio::sync::Mutex<()>,
     /// What is under way is let go of.
     left: AtomicBool,
 }
@@ -81,15 +91,10 @@ pub(crate) enum Step {
     Differs(u32, Hash),
 }
 
-/// A unit was let go of because the owner needs the machine.
-#[derive(Debug, thiserror::Error)]
-#[error("its owner needs the machine")]
-pub(crate) struct Resting;
-
 /// Counters for displays.
 #[derive(Debug, Default)]
 pub struct Meter {
-    /// Milliseconds that the trainer computed, codec, hashing and disk not counted.
+    /// Milliseconds that the trainer computed: its rests, codec, hashing and disk not counted.
     pub busy_ms: AtomicU64,
     /// Tokens trained.
     pub tokens: AtomicU64,
@@ -111,6 +116,7 @@ impl Work {
         privates_kept: usize,
     ) -> Result<Arc<Self>> {
         let config = Config::from_json(spec.config.as_bytes())?;
+        crate::rules::check(spec, &config)?;
         let layout = Layout::new(&config, &Part::whole(&config));
         anyhow::ensure!(
             layout.len as u64 == spec.params,
@@ -118,6 +124,7 @@ impl Work {
             spec.params,
             layout.len
         );
+        crate::rules::check_updates(spec, &layout)?;
         let step = config.step_bytes(spec.micro_batch.into(), spec.seq_len.into());
         crate::room::on_device(store.dir(), device, spec.params, step)?;
         let corpus = Arc::new(Corpus::open(&store.corpus_dir(&spec.manifest)?)?);
@@ -148,9 +155,12 @@ impl Work {
             order,
             pool,
             versions: Mutex::default(),
-            private: Mutex::default(),
+            disk: Mutex::default(),
             privates_kept,
+            privates_named: Mutex::default(),
+            inherits: AtomicBool::new(true),
             meter: Meter::default(),
+            computing: tokio::sync::Mutex::default(),
             left: AtomicBool::new(false),
         }))
     }
@@ -179,7 +189,7 @@ impl Work {
         Some((*version, weights.clone(), tree.root()))
     }
 
-    /// What weights, private states and updates of this run can be long, in bytes: three values for each parameter, and some.
+    /// What weights and private states of this run can be long, in bytes: three values for each parameter, and some.
     pub(crate) fn bytes_max(&self) -> u64 {
         self.spec.params.saturating_mul(16).saturating_add(1 << 20)
     }
@@ -198,41 +208,19 @@ impl Work {
         Ok(self.adopt(0, weights))
     }
 
-    /// Weights that were fetched, or published ones with which the run begins; those stay for replays.
+    /// Weights that were fetched.
     pub(crate) fn adopt_bytes(&self, version: u64, bytes: &[u8]) -> Result<(u64, Hash)> {
         let weights = Weights::from_bytes(&self.layout, self.common_moments(), bytes)?;
-        if version == 0 && self.spec.init != Init::Seed {
-            let initial = self.store.run_dir(&self.run)?.join(INITIAL);
-            if !initial.exists() {
-                write_whole(&initial, bytes, false)?;
-            }
-        }
+        self.keep_initial(version, &weights)?;
         Ok(self.adopt(version, weights))
-    }
-
-    /// Weights on disk: version and root.
-    pub(crate) fn load_snapshot(&self) -> Option<(u64, Hash)> {
-        let bytes = std::fs::read(self.snapshot_path().ok()?).ok()?;
-        let (version, rest) = bytes.split_at_checked(8)?;
-        let version = u64::from_le_bytes(version.try_into().ok()?);
-        let (root, rest) = rest.split_at_checked(32)?;
-        let found = self.adopt_bytes(version, rest).ok()?;
-        // Damaged on disk: as if it were not there.
-        if found.1.0 != root {
-            self.versions().held.clear();
-            return None;
-        }
-        Some(found)
     }
 
     /// Applies a closed round to the version before it.
     pub(crate) fn apply(&self, closed: &Closed) -> Result<(u64, Hash)> {
         let begun = Instant::now();
         let version = closed.round.0;
-        if closed.plain.is_some() {
-            let made = self.versions().made.take();
-            let (made_version, weights, tree) = made.context("the weights of this plain round are gone")?;
-            anyhow::ensure!(made_version == version + 1, "another plain round's weights");
+        if let Some((_, root)) = &closed.plain {
+            let (weights, tree) = self.take_made(version + 1, root)?;
             return Ok(self.adopt_tree(version + 1, weights, tree));
         }
         let (before, tree) = self.version(version)?;
@@ -261,9 +249,12 @@ impl Work {
             (versions.spare.take().unwrap_or_default(), std::mem::take(&mut versions.mean))
         };
         weights.copy_from(before);
-        let rule = self.rule(closed.tokens_before, closed.steps_before);
-        self.pool.install(|| apply(&self.layout, &mut weights, &set, &rule, &mut mean))?;
+        let rule = self.rule_of(closed);
+        let applied = self.pool.install(|| apply(&self.layout, &mut weights, &set, &rule, &mut mean))?;
         self.versions().mean = mean;
+        if applied == Applied::Void {
+            tracing::warn!(run = %self.run.short(), round = %closed.round, "a step is not finite: the weights stay");
+        }
         Ok(weights)
     }
 
@@ -289,6 +280,7 @@ impl Work {
             if weights.tree().root() == *root {
                 // What was made of the damaged weights goes with them.
                 self.versions().held.split_off(&version);
+                *self.disk() = 0;
                 self.adopt(version, weights);
                 return Ok(Step::Repaired);
             }
@@ -297,26 +289,6 @@ impl Work {
         let chunk = theirs.and_then(|theirs| ours.differing(theirs).first().copied()).unwrap_or(0);
         let hash = ours.chunks.get(chunk).context("weights without a chunk")?;
         Ok(Step::Differs(chunk as u32, *hash))
-    }
-
-    /// Checks a fetched update completely and keeps it.
-    pub(crate) fn verify(&self, candidate: &Candidate, bytes: Vec<u8>) -> Result<(), Reject> {
-        if bytes.len() as u64 != candidate.size {
-            return Err(Reject::WrongSize);
-        }
-        verify_update(&self.layout, &bytes, self.format(), f64::from_bits(candidate.norm_sq_bits))?;
-        self.keep_update(&candidate.update, bytes.into());
-        Ok(())
-    }
-
-    /// Lets go of updates.
-    pub(crate) fn forget(&self, updates: &[Hash]) {
-        for update in updates {
-            self.contents.remove(update);
-            if let Ok(path) = self.update_path(update) {
-                let _ = std::fs::remove_file(path);
-            }
-        }
     }
 
     fn adopt(&self, version: u64, weights: Weights) -> (u64, Hash) {
@@ -331,6 +303,8 @@ impl Work {
         }
         let due = {
             let mut versions = self.versions();
+            // What the log did not take in time it takes no more.
+            versions.made.take_if(|(made, ..)| *made <= version);
             versions.held.insert(version, (weights.clone(), tree));
             while versions.held.len() > VERSIONS_KEPT {
                 let Some((_, (weights, old))) = versions.held.pop_first() else { break };
@@ -349,143 +323,6 @@ impl Work {
             tracing::warn!(%error, "the weights could not be written");
         }
         (version, root)
-    }
-
-    /// Writes the newest weights to disk now.
-    pub(crate) fn save(&self) -> Result<()> {
-        match self.newest() {
-            Some((version, weights, root)) => self.snapshot(version, &weights, &root),
-            None => Ok(()),
-        }
-    }
-
-    fn snapshot(&self, version: u64, weights: &Weights, root: &Hash) -> Result<()> {
-        let mut bytes = version.to_le_bytes().to_vec();
-        bytes.extend_from_slice(&root.0);
-        bytes.extend_from_slice(&weights.bytes());
-        write_whole(&self.snapshot_path()?, &bytes, false)
-    }
-
-    fn snapshot_path(&self) -> Result<PathBuf> {
-        Ok(self.store.run_dir(&self.run)?.join("weights"))
-    }
-
-    // --- units ---------------------------------------------------------------------------------
-
-    /// Does a unit and gives what is to be committed.
-    /// At most `steps_max` inner steps: the plan's, or what a replay knows to have been done.
-    pub(crate) fn unit(&self, trainer: &mut Trainer, train: &Train, steps_max: u64) -> Result<Commit> {
-        let begun = Instant::now();
-        let weights = self.versions().held.get(&train.base).map(|(weights, _)| weights.clone());
-        let weights = weights.with_context(|| format!("version {} of the weights is gone", train.base))?;
-        let (state, mut private) = self.begin(train);
-        // Lost is lost: who finds its state gone gets nothing back, the same for whoever replays it.
-        if state == train.state {
-            self.settle(train, &mut private)?;
-        }
-        let mut plan = self.plan(train)?;
-        plan.inner_steps = plan.inner_steps.min(steps_max);
-        let mut window = Vec::new();
-        let window_end = Duration::from_millis(train.window_ms / 4 * 3);
-        let throttle = Throttle::new(self.duty.clone());
-        let (per_batch, rested) = (u64::from(self.spec.micro_batch), AtomicBool::new(false));
-        let next = |i: u64| -> Result<Batch> {
-            window.clear();
-            for row in 0..per_batch {
-                let at = self.order.at(train.position + i * per_batch + row);
-                self.corpus.window(Split::Train, at.index, u64::from(self.spec.seq_len), &mut window)?;
-            }
-            throttle.rest();
-            if let Some(answers) = &self.answers {
-                give_way(answers, begun + window_end, || self.rests());
-            }
-            // What is begun is let go of: nobody waits for who rests.
-            rested.store(self.rests(), Ordering::Relaxed);
-            anyhow::ensure!(!rested.load(Ordering::Relaxed), Resting);
-            Ok(Batch { ids: window.clone() })
-        };
-        let stop = || begun.elapsed() > window_end;
-        let computing = Instant::now();
-        let done = self.pool.install(|| -> Result<_> {
-            let done = if train.plain {
-                let rule = self.rule(train.tokens_before, train.steps_before);
-                let (made, unit) = trainer.plain_unit(&weights, &mut private, &plan, &rule, next, stop)?;
-                (unit, Some(made))
-            } else {
-                (trainer.unit(&weights, &mut private, &plan, next, stop)?, None)
-            };
-            throttle.rest();
-            Ok(done)
-        });
-        let (unit, made) = done.map_err(|error| if rested.load(Ordering::Relaxed) { Resting.into() } else { error })?;
-        let busy = computing.elapsed().saturating_sub(unit.codec_time);
-        let size = unit.update.bytes.len() as u64;
-        let update = match made {
-            Some(made) => self.keep_made(train.base + 1, made)?,
-            None => {
-                let root = ChunkTree::of(&unit.update.bytes).root();
-                self.keep_update(&root, unit.update.bytes.clone().into());
-                root
-            }
-        };
-        let state_next = self.keep_private(private)?;
-        self.meter.busy_ms.fetch_add(busy.as_millis() as u64, Ordering::Relaxed);
-        self.meter.tokens.fetch_add(unit.tokens, Ordering::Relaxed);
-        self.meter.update_bytes.fetch_add(size, Ordering::Relaxed);
-        Ok(Commit {
-            run: self.run,
-            round: train.round,
-            root: train.root,
-            class: self.class,
-            tokens: unit.tokens,
-            steps: unit.steps as u32,
-            update,
-            norm_sq_bits: unit.update.norm_sq.to_bits(),
-            size,
-            state,
-            state_next,
-            trace: unit.trace,
-            loss_micro: (unit.nats / unit.tokens.max(1) as f64 * 1e6) as u64,
-        })
-    }
-
-    /// The private state from which a unit goes on: one's own; a newcomer's is another's moments and none
-    /// of its feedback; else none.
-    fn begin(&self, train: &Train) -> (Hash, Private) {
-        if let Some(private) = self.private_state(&train.state) {
-            return (train.state, private);
-        }
-        let none = Private::zero(&self.layout);
-        let donor = train.inherit.and_then(|(_, state)| Some((state, self.private_state(&state)?)));
-        match donor {
-            Some((state, donor)) => (state, Private { moments: donor.moments, ..none }),
-            None => (Hash::default(), none),
-        }
-    }
-
-    /// Gives back to the error feedback what was left out or scaled down.
-    fn settle(&self, train: &Train, private: &mut Private) -> Result<()> {
-        for settle in &train.settle {
-            let scale = match settle.set.iter().position(|c| c.update == settle.update) {
-                None => 0,
-                Some(own) => {
-                    let set: Vec<(u64, f64)> =
-                        settle.set.iter().map(|c| (c.tokens, f64::from_bits(c.norm_sq_bits))).collect();
-                    shares(&set)[own].0
-                }
-            };
-            if scale < 1 << 16 {
-                let bytes = self.update(&settle.update)?;
-                restitution(&self.layout, &mut private.e, &bytes, scale)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// A new trainer on the run's device.
-    pub(crate) fn trainer(&self) -> Result<Trainer> {
-        let device = model::open(&self.device).map_err(|e| anyhow!("{e}"))?;
-        Ok(self.pool.install(|| Trainer::new(&self.config, &device)))
     }
 }
 

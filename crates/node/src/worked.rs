@@ -57,13 +57,13 @@ pub(crate) enum Deed {
 
 /// What `account` did in a block, in order, by run.
 pub(crate) fn deeds(account: &NodeId, block: &Block, happened: &[Happened]) -> BTreeMap<RunId, Vec<Deed>> {
-    let refused = crate::history::refused(happened);
+    let refused = crate::history::refused(block, happened);
     let mut deeds: BTreeMap<RunId, Vec<Deed>> = BTreeMap::new();
     for tx in &block.txs {
         let Tx::Wallet { tx: signed } = tx else { continue };
         if let Wallet::Fund { pot, amount } = &signed.value.tx
             && signed.by == *account
-            && !refused.contains(&tx.hash())
+            && !refused.contains_key(&tx.hash())
         {
             deeds.entry(*pot).or_default().push(Deed::Funded(amount.0));
         }

@@ -1,6 +1,6 @@
 //! `talkoo demo ledger`: four validators, one killed, work and pay go on; then balances and a proof.
 
-use super::{Peer, SPEEDS, calibrate, duty, say, wait_for};
+use super::{FIRST_WITHIN, Peer, SPEEDS, calibrate, duty, say, wait_for};
 use crate::{Common, render};
 use anyhow::{Context, Result, ensure};
 use base::{NodeId, Wire};
@@ -52,8 +52,9 @@ pub(super) async fn show(common: &Common, args: &LedgerArgs, stage: &Path) -> Re
     }
     let at = |peers: &[Option<Peer>], i: usize| peers[i].as_ref().map(|peer| peer.dir.clone()).context("it was killed");
     let first = peers[0].as_ref().context("it runs")?;
-    let ticket = wait_for(first, "the ticket", |run| (!run.name.is_empty()).then(|| run.ticket.clone())).await?;
-    let run = wait_for(first, "the run", |run| Some(run.run.clone())).await?;
+    let ticket =
+        wait_for(first, "the ticket", FIRST_WITHIN, |run| (!run.name.is_empty()).then(|| run.ticket.clone())).await?;
+    let run = wait_for(first, "the run", FIRST_WITHIN, |run| Some(run.run.clone())).await?;
     for i in 1..SPEEDS.len() {
         ask(&at(&peers, i)?, Request::Join { ticket: ticket.clone() }).await?;
     }
@@ -66,10 +67,7 @@ pub(super) async fn show(common: &Common, args: &LedgerArgs, stage: &Path) -> Re
         paid["final_at"]
     ));
     let parts: Vec<String> = duties.iter().map(|duty| format!("{duty} %")).collect();
-    say(&format!(
-        "all four train it, with {} of a core's time; each round pays by verified tokens\n",
-        parts.join(", ")
-    ));
+    say(&format!("all four train it, with {} of a core's time; each round pays by claimed tokens\n", parts.join(", ")));
 
     // The second one watches: the first will be gone.
     let watched = at(&peers, 1)?;

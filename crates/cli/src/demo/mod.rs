@@ -40,13 +40,19 @@ enum DemoAct {
     Serve(serve::ServeDemoArgs),
 }
 
-/// Relative speeds of the peers, percent of the fastest; the one alone is as fast as the fastest.
+/// Relative speeds of the peers, percent of the fastest; those alone are as fast as the fastest.
 const SPEEDS: [u32; 4] = [100, 75, 75, 50];
 /// What a round of the demo takes beyond its training: all members begin at once on few cores, then exchange and apply.
 const ROUND_SECONDS: f64 = 0.27;
 /// What all members together train at most, tokens per second: on a faster machine each gets a smaller part of it.
 /// A round of 1,024 tokens is to take longer in training than in what a round costs beyond it.
 const GROUP_SPEED: f64 = 3_600.0;
+/// What a peer shows first comes within this.
+const FIRST_WITHIN: Duration = Duration::from_secs(60);
+/// Tokens of a step of those who train alone beside the group: nobody knows before which of them suits one machine best.
+const ALONE_BATCHES: [u64; 3] = [256, 512, 1024];
+/// Tokens of a step of the group.
+const GROUP_BATCH: u64 = 1024;
 /// Held-out tokens of the final measurement.
 const EVAL_TOKENS: u64 = 40_000;
 
@@ -64,7 +70,7 @@ impl Drop for Stage {
     }
 }
 
-/// Percent of a core's time that peer `i` may compute. Together with the one alone they stay well below
+/// Percent of a core's time that peer `i` may compute. Together with those alone they stay well below
 /// what the machine has, so that each is a machine of its own speed and none takes from another.
 fn duty(i: usize, speed: f64) -> u32 {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -193,11 +199,12 @@ impl Mode {
     }
 }
 
-/// The run file of an act. `members` 1 is the one that trains alone, with a batch that suits it.
-fn run_file(mode: Mode, alone: bool, tokens: u64) -> String {
+/// The run file of an act, of the group or of one that trains alone with steps of so many tokens.
+fn run_file(mode: Mode, alone: Option<u64>, tokens: u64) -> String {
     // Small models learn by the number of steps. Members share a step in single sequences, so that
-    // unequal speeds divide well; the one alone takes the larger micro-batch that suits it.
-    let micro_batch = if alone { 4 } else { 1 };
+    // unequal speeds divide well; one alone takes the larger micro-batch that suits it.
+    let micro_batch = alone.map_or(1, |batch| (batch / 128).min(4));
+    let batch = alone.unwrap_or(GROUP_BATCH);
     let round = match mode {
         Mode::Gradients => "mode = \"gradients\"\nbits = 8\ntarget_seconds = 1",
         Mode::Local => "mode = \"local\"\nbits = 2\ndensity = 1\ndelay = 0\ntarget_seconds = 4",
@@ -205,7 +212,7 @@ fn run_file(mode: Mode, alone: bool, tokens: u64) -> String {
     let steps = if mode == Mode::Local { "inner_steps = 10\n" } else { "" };
     format!(
         "[run]\nname = \"bard\"\nseed = 7\n[model]\nsize = \"tiny\"\n[data]\nmanifest = \"corpus\"\nseq_len = 128\n\
-         [train]\ntokens = {tokens}\nbatch_tokens = 1024\nmicro_batch = {micro_batch}\nlr = 3e-3\nwarmup = 0.05\n{steps}\
+         [train]\ntokens = {tokens}\nbatch_tokens = {batch}\nmicro_batch = {micro_batch}\nlr = 3e-3\nwarmup = 0.05\n{steps}\
          [round]\n{round}\n[out]\nevery_rounds = 1000000\n"
     )
 }
@@ -216,27 +223,28 @@ async fn act(args: &DemoArgs, stage: &Path, speed: f64, mode: Mode) -> Result<Ac
     let seconds = if main { args.seconds } else { args.local_seconds };
     let parts: f64 = (0..SPEEDS.len()).map(|i| f64::from(duty(i, speed)) / 100.0).sum();
     // What a round costs beyond training, with all members on this machine.
-    let round = 1024.0 / (speed * parts) + ROUND_SECONDS;
-    let tokens = (1024.0 / round * seconds as f64) as u64;
+    let round = GROUP_BATCH as f64 / (speed * parts) + ROUND_SECONDS;
+    let tokens = (GROUP_BATCH as f64 / round * seconds as f64) as u64;
     say(&format!("\n== {} mode: {} tokens in about {seconds} s", mode.name(), render::grouped(tokens)));
-    std::fs::write(stage.join("run.toml"), run_file(mode, false, tokens))?;
+    std::fs::write(stage.join("run.toml"), run_file(mode, None, tokens))?;
     let file = stage.join("run.toml").to_string_lossy().into_owned();
     let name = |i: usize| format!("{}-{i}", mode.name());
     let mut peers = vec![Peer::start(stage, &name(1), duty(0, speed), &["train", "create", &file])?];
-    let ticket = wait_for(&peers[0], "the ticket", |run| {
+    let ticket = wait_for(&peers[0], "the ticket", FIRST_WITHIN, |run| {
         (!run.ticket.is_empty() && !run.name.is_empty()).then(|| run.ticket.clone())
     })
     .await?;
     for i in 1..SPEEDS.len() {
         peers.push(Peer::start(stage, &name(i + 1), duty(i, speed), &["train", "join", &ticket])?);
     }
-    let mut alone = None;
-    if main {
-        // Its schedule ends with the group's, so that it is at its best when they are compared.
-        let tokens = (speed * f64::from(duty(0, speed)) / 100.0 * seconds as f64 * 0.7) as u64;
-        std::fs::write(stage.join("alone.toml"), run_file(mode, true, tokens))?;
-        let file = stage.join("alone.toml").to_string_lossy().into_owned();
-        alone = Some(Peer::start(stage, "alone", duty(0, speed), &["train", "create", &file])?);
+    let mut alone = Vec::new();
+    for batch in ALONE_BATCHES.into_iter().filter(|_| main) {
+        // Planned for the group's whole time, and given more if it needs it: it is compared at the end of its own schedule.
+        let tokens = (speed * f64::from(duty(0, speed)) / 100.0 * seconds as f64) as u64;
+        let file = stage.join(format!("alone-{batch}.toml"));
+        std::fs::write(&file, run_file(mode, Some(batch), tokens))?;
+        let arguments = ["train", "create", &file.to_string_lossy()];
+        alone.push(Peer::start(stage, &format!("alone-{batch}"), duty(0, speed), &arguments)?);
     }
     let begun = Instant::now();
     let mut roots: BTreeMap<u64, BTreeMap<String, usize>> = BTreeMap::new();
@@ -249,7 +257,7 @@ async fn act(args: &DemoArgs, stage: &Path, speed: f64, mode: Mode) -> Result<Ac
         let Some(run) = peers[0].run().await else { continue };
         let part = run.tokens.0 as f64 / run.tokens.1.max(1) as f64;
         if begun.elapsed().as_secs().is_multiple_of(10) {
-            progress(&run, alone.as_ref()).await;
+            progress(&run, alone.first()).await;
         }
         if !killed && part > 0.4 {
             killed = true;
@@ -276,17 +284,8 @@ async fn act(args: &DemoArgs, stage: &Path, speed: f64, mode: Mode) -> Result<Ac
     let id: Hash = run.run.parse()?;
     let (bits, theta) = measure(&peers[0].dir, &id, &stage.join("corpus"))?;
     say(&format!("held out: {bits:.3} bits per byte (a uniform guess over 2 048 tokens has {:.2})", untrained(stage)?));
-    if let Some(peer) = &mut alone {
-        // It may end its schedule, which is planned to end before the group's.
-        let run = wait_for(peer, "the one alone", |run| run.ended.then(|| run.clone())).await?;
-        peer.stop().await;
-        let (alone_bits, _) = measure(&peer.dir, &run.run.parse()?, &stage.join("corpus"))?;
-        say(&format!(
-            "one of these members alone, beside it and to the end of its own schedule ({} tokens): {alone_bits:.3} bits per byte",
-            render::grouped(run.tokens.0)
-        ));
-        ensure!(bits < alone_bits, "the group did not beat one of its members: {bits:.3} against {alone_bits:.3}");
-        ensure!(bits < 0.75 * untrained(stage)?, "held-out bits per byte fell by less than a quarter");
+    if main {
+        beside(stage, &mut alone, (bits, took), limit).await?;
     }
     if main {
         let saved = node::saved(&peers[0].dir, &id)?;
@@ -296,6 +295,31 @@ async fn act(args: &DemoArgs, stage: &Path, speed: f64, mode: Mode) -> Result<Ac
         peer.stop().await;
     }
     Ok(Act { run, roots, took, bits, theta })
+}
+
+/// Waits for those who trained alone, and says who did better. That is no error: what noise decides fails nobody's first
+/// command.
+async fn beside(stage: &Path, alone: &mut [Peer], (bits, took): (f64, f64), limit: Duration) -> Result<()> {
+    say("-- three trained alone beside the group, each as fast as its fastest member, with steps of different sizes:");
+    let mut best = f64::INFINITY;
+    for (peer, batch) in alone.iter_mut().zip(ALONE_BATCHES) {
+        let begun = Instant::now();
+        let run = wait_for(peer, "the end of one alone", limit, |run| run.ended.then(|| run.clone())).await?;
+        peer.stop().await;
+        let (bits, _) = measure(&peer.dir, &run.run.parse()?, &stage.join("corpus"))?;
+        say(&format!(
+            "   steps of {batch:>4} tokens, {} tokens in about {:.0} s: {bits:.3} bits per byte",
+            render::grouped(run.tokens.0),
+            took + begun.elapsed().as_secs_f64()
+        ));
+        best = best.min(bits);
+    }
+    let verdict = if bits < best { "better" } else { "no better" };
+    say(&format!(
+        "the group is {verdict} than the best of them: {bits:.3} against {best:.3} ({:+.1} %)",
+        100.0 * (bits / best - 1.0)
+    ));
+    Ok(())
 }
 
 async fn progress(run: &RunStatus, alone: Option<&Peer>) {
@@ -360,20 +384,25 @@ async fn agreed_roots(
     Ok(roots.values().filter(|seen| seen.values().sum::<usize>() > 1).count())
 }
 
-async fn wait_for<T>(peer: &Peer, what: &str, mut found: impl FnMut(&RunStatus) -> Option<T>) -> Result<T> {
-    let deadline = Instant::now() + Duration::from_secs(60);
+async fn wait_for<T>(
+    peer: &Peer,
+    what: &str,
+    limit: Duration,
+    mut found: impl FnMut(&RunStatus) -> Option<T>,
+) -> Result<T> {
+    let deadline = Instant::now() + limit;
     while Instant::now() < deadline {
         if let Some(found) = peer.run().await.as_ref().and_then(&mut found) {
             return Ok(found);
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    bail!("{what} did not come within a minute; see the logs beside {}", peer.dir.display())
+    bail!("{what} did not come in time; see the logs beside {}", peer.dir.display())
 }
 
 /// Speed of one thread on the demo's model while the other cores compute too: they share more than it seems.
 fn calibrate(common: &Common, stage: &Path) -> Result<f64> {
-    let text = run_file(Mode::Gradients, false, 1_000_000);
+    let text = run_file(Mode::Gradients, None, 1_000_000);
     let file = swarm::RunFile::parse(&text)?;
     let vocab = Corpus::open(&stage.join("corpus"))?.manifest().vocab as usize;
     let config = model::Config::preset("tiny", vocab, file.data.seq_len as usize)?;
@@ -394,8 +423,9 @@ fn measure(dir: &Path, run: &Hash, corpus: &Path) -> Result<(f64, Vec<f32>)> {
     let mut trainer = Trainer::new(&saved.config, &model::open("cpu")?);
     let corpus = Corpus::open(corpus)?;
     let theta = saved.weights.theta().to_vec();
-    let bits =
-        node::bits_per_byte(&mut trainer, &theta, &corpus, (u64::from(saved.spec.seq_len), EVAL_TOKENS), || false)?;
+    let (rows, seq_len) = (saved.spec.micro_batch.into(), saved.spec.seq_len.into());
+    let heldout = node::Heldout { rows, seq_len, tokens: EVAL_TOKENS };
+    let bits = node::bits_per_byte(&mut trainer, &theta, &corpus, heldout, || false)?;
     Ok((bits.context("the corpus has a held-out split")?, theta))
 }
 

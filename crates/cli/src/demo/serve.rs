@@ -1,7 +1,7 @@
 //! `talkoo demo serve`: the loop closes. Two machines train a model, then serve it; a third one asks, one of the two is
 //! killed in mid-answer, the other goes on; every word is signed for and paid once.
 
-use super::{Peer, calibrate, say, wait_for};
+use super::{FIRST_WITHIN, Peer, calibrate, say, wait_for};
 use crate::{Common, render};
 use anyhow::{Context, Result, ensure};
 use base::NodeId;
@@ -130,7 +130,7 @@ async fn train(common: &Common, args: &ServeDemoArgs, stage: &Path) -> Result<no
     std::fs::write(stage.join("run.toml"), text)?;
     let file = stage.join("run.toml").to_string_lossy().into_owned();
     let mut first = Peer::start(stage, NAMES[0], DUTY, &["train", "create", &file])?;
-    let ticket = wait_for(&first, "the ticket", |run| {
+    let ticket = wait_for(&first, "the ticket", FIRST_WITHIN, |run| {
         (!run.name.is_empty()).then(|| run.ticket.clone()).filter(|t| !t.is_empty())
     })
     .await?;
@@ -233,7 +233,7 @@ struct Answer {
 /// Asks, shows the words as they come, and kills a machine in the middle.
 async fn ask(trade: &Arc<Trade>, max_tokens: u64, mut kill: Option<&mut Child>) -> Result<Answer> {
     let ask = Ask {
-        model: "bard".into(),
+        model: format!("{}bard", node::NET),
         input: Input::Text(QUESTION.into()),
         max_tokens: Some(max_tokens),
         sampling: Sampling { temperature: 0.8, seed: 11, ..Sampling::default() },

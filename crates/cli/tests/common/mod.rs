@@ -101,6 +101,41 @@ pub fn watch(dir: &Path, begun: Instant, what: &str, done: impl Fn(&Value) -> bo
     }
 }
 
+/// Follows what a node says of itself, second by second, until it is as it should be, at most until the deadline.
+pub fn says(dir: &Path, what: &str, good: impl Fn(&Value) -> bool) -> Value {
+    let (begun, mut last) = (Instant::now(), Value::Null);
+    let (_status, lines) = start(dir, &["status", "--watch"]);
+    for line in lines {
+        last = serde_json::from_str(&line.expect("a line")).expect("JSON");
+        if good(&last) {
+            return last;
+        }
+        assert!(begun.elapsed() < DEADLINE, "{what} did not come in time: {last:#}");
+    }
+    panic!("{what} did not come before the node ended: {last:#}");
+}
+
+/// The same of its panel.
+pub fn shows(dir: &Path, what: &str, good: impl Fn(&Value) -> bool) -> Value {
+    says(dir, what, |status| good(&status["panel"]))["panel"].clone()
+}
+
+/// Hundredths of a second that a process computes in the next second of wall clock.
+#[cfg(target_os = "linux")]
+pub fn computes(pid: u32) -> u64 {
+    let computed = || {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+        let fields: Vec<&str> = text.rsplit_once(')').expect("a name").1.split_whitespace().collect();
+        fields[11].parse::<u64>().expect("a number") + fields[12].parse::<u64>().expect("a number")
+    };
+    let (before, begun) = (computed(), Instant::now());
+    // What is measured here is time that passes.
+    while begun.elapsed() < Duration::from_secs(1) {
+        std::thread::park_timeout(Duration::from_secs(1).saturating_sub(begun.elapsed()));
+    }
+    computed() - before
+}
+
 pub fn active(run: &Value) -> usize {
     let members = run["members"].as_array().map(Vec::as_slice).unwrap_or_default();
     members.iter().filter(|member| member["status"] == "active").count()
@@ -123,6 +158,12 @@ pub fn stop(peer: &mut Peer) {
     assert!(peer.0.wait().expect("the process ends").success(), "a stopped node ends cleanly");
 }
 
+/// Addresses of this machine whose ports were free a moment ago, each another one.
+pub fn free(n: usize) -> Vec<String> {
+    let sockets: Vec<UdpSocket> = (0..n).map(|_| UdpSocket::bind("127.0.0.1:0").expect("a socket")).collect();
+    sockets.iter().map(|socket| socket.local_addr().expect("bound").to_string()).collect()
+}
+
 /// Data folders, each with a seat in the network `lab`, and where their nodes listen.
 pub struct Lab {
     pub dirs: Vec<PathBuf>,
@@ -138,10 +179,7 @@ pub fn lab(stage: &Path) -> Lab {
 /// The same, of `n`; its file is `stage`/lab.network.
 pub fn founded(stage: &Path, n: usize) -> Lab {
     let dirs: Vec<PathBuf> = (0..n).map(|i| stage.join(format!("node-{i}"))).collect();
-    // Ports that were free a moment ago.
-    let sockets: Vec<UdpSocket> = (0..n).map(|_| UdpSocket::bind("127.0.0.1:0").expect("a socket")).collect();
-    let binds: Vec<String> = sockets.iter().map(|s| s.local_addr().expect("bound").to_string()).collect();
-    drop(sockets);
+    let binds = free(n);
     let file = stage.join("lab.network");
     let file = file.to_str().expect("utf-8");
     let seat = |i: usize| json(&dirs[i], &["--bind", &binds[i], "network", "seat"])["seat"].clone();

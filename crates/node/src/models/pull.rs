@@ -218,7 +218,7 @@ async fn fetch(net: &Net, ticket: &ModelTicket, arriving: &super::Arriving, told
     ticket.peers.iter().for_each(|address| net.know(address));
     let named: BTreeSet<NodeId> = ticket.peers.iter().map(|address| address.node).collect();
     let (holders, mut heard) = watch::channel(named.clone());
-    let (_words, words) = watch::channel(Vec::new());
+    let (_words, words) = watch::channel(None);
     let begin: Vec<NodeId> = named.iter().copied().collect();
     net.speak(Topic { topic: topic(&ticket.hash), words, hear: Arc::new(Holders(holders)) }, &begin);
     if ticket.bytes > FEW * CHUNK_BYTES as u64 {

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 /// What a node tells in the topic of each model that it has shared since it began.
 #[derive(Default)]
-pub(crate) struct Shares(std::sync::Mutex<BTreeMap<Hash, watch::Sender<Vec<u8>>>>);
+pub(crate) struct Shares(std::sync::Mutex<BTreeMap<Hash, watch::Sender<Option<Vec<u8>>>>>);
 
 /// What a node says that has the model.
 pub(super) const HERE: &[u8] = b"here";
@@ -34,7 +34,7 @@ impl Node {
         for (hash, words) in shares.iter() {
             if published.iter().all(|model| model.hash != *hash) {
                 self.shared.contents.remove(hash);
-                words.send_replace(Vec::new());
+                words.send_replace(None);
             }
         }
         for model in published {
@@ -51,13 +51,13 @@ impl Node {
             };
             self.shared.contents.add_file(None, models.path(&model), tree);
             let words = shares.entry(model.hash).or_insert_with(|| {
-                let (sender, words) = watch::channel(Vec::new());
+                let (sender, words) = watch::channel(None);
                 before.iter().for_each(|address| self.shared.net.know(address));
                 let others: Vec<NodeId> = before.iter().map(|address| address.node).collect();
                 self.shared.net.speak(Topic { topic: topic(&model.hash), words, hear: Arc::new(()) }, &others);
                 sender
             });
-            words.send_replace(HERE.to_vec());
+            words.send_replace(Some(HERE.to_vec()));
             let ticket = ModelTicket {
                 name: model.name.clone(),
                 hash: model.hash,

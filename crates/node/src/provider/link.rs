@@ -1,20 +1,23 @@
 //! Questions of peers, from their streams to the provider and back.
 
 use super::writing::READ_WITHIN;
-use super::{FRAMES, Provider};
+use super::{Asker, FRAMES, Provider};
 use base::{NodeId, Reject, Wire};
 use market::{FRAME_MAX, Frame, Reason, Say};
 use std::pin::Pin;
 use tokio::sync::mpsc;
 
+/// After its question a client sends vouchers, which are shorter than this.
+const VOUCHER_MAX: usize = 1_024;
+
 impl net::Answerer for Provider {
-    fn frame_max(&self) -> usize {
-        FRAME_MAX
+    fn frame_max(&self) -> (usize, usize) {
+        (FRAME_MAX, VOUCHER_MAX)
     }
 
     fn answer(&self, by: NodeId, first: Vec<u8>, talk: net::Talk) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         Box::pin(async move {
-            let net::Talk { mut say, mut hear } = talk;
+            let net::Talk { mut say, mut hear, origin, room } = talk;
             let request = match market::Say::from_bytes(&first) {
                 Ok(Say::Ask { request }) if !self.is_public() => {
                     let reason = Reason::Model(request.ask.model);
@@ -24,6 +27,9 @@ impl net::Answerer for Provider {
                 Ok(Say::Ask { request }) => request,
                 _ => return self.refuse(Reject::Malformed),
             };
+            // It is all in the request: megabytes, for as long as an answer takes.
+            drop(first);
+            let asker = Asker { by, origin: Some(origin), room };
             let (out, mut frames) = mpsc::channel::<Frame>(FRAMES);
             let (sender, says) = mpsc::channel(FRAMES);
             // Owns the frames: when it ends, whoever makes them notices.
@@ -57,7 +63,7 @@ impl net::Answerer for Provider {
                 std::future::pending::<()>().await;
             };
             tokio::select! {
-                _ = async { tokio::join!(Provider::answer(self, by, request, out, says), sending) } => {}
+                _ = async { tokio::join!(self.answer_to(asker, request, out, says), sending) } => {}
                 () = heard => {}
             }
         })

@@ -2,18 +2,20 @@
 
 mod did;
 mod gate;
+mod lines;
 mod link;
 mod writing;
 
 use crate::books::{Answered, Books};
 use crate::idling::Told;
-use crate::serve::{Local, Served};
+use crate::serve::{Local, Ready, Served};
 use crate::store::Store;
 use crate::throttle::Answers;
 use base::{Hash, Keypair, Millis, NodeId, Reject, RejectCounts, Wire};
 use did::Did;
 use engine::Pace;
 use gate::Gate;
+use lines::{Asker, Lines, is_backed, line_of, stranger_of};
 use market::{
     CHUNK, Frame, OFFER_MS, Offer, Offers, Piece, Price, Reason, Request, Runtime, Say, Telling, Terms, Tier,
 };
@@ -47,7 +49,9 @@ pub(crate) struct Provider {
     /// The owner needs the machine: others are told so, and go on elsewhere.
     told: watch::Sender<Told>,
     payers: Semaphore,
-    strangers: Semaphore,
+    strangers: Lines,
+    /// Questions of others whose tokens are being counted.
+    reading: Arc<Semaphore>,
 }
 
 /// What a provider knows of a model that it serves.
@@ -60,9 +64,14 @@ struct Desk {
 
 /// A client pays what it owes within this.
 pub(super) const PAY_WITHIN: Duration = Duration::from_secs(5);
-/// Questions that wait to be paid, of clients with an allotment and of others.
+/// Questions that wait to be paid, of clients with an allotment and of others; and of others from one network.
 const PAYERS: usize = 64;
-const STRANGERS: usize = 16;
+const STRANGERS: usize = 64;
+const STRANGERS_EACH: usize = 4;
+/// Questions of others that are rendered and tokenised at a time: it costs time before anything is paid.
+const READING: usize = 4;
+/// What was written is read within this after the engine has ended.
+const READ_AFTER: Duration = Duration::from_secs(60);
 /// Frames that wait for a slow reader; then its answer waits too.
 pub(super) const FRAMES: usize = 64;
 /// Tokens that are read and written to learn how fast a model is here.
@@ -79,7 +88,8 @@ impl Provider {
         let key = store.keypair()?;
         let class = format!("talkoo {} {}", env!("CARGO_PKG_VERSION"), engine::class());
         let (refused, counts) = Default::default();
-        let (payers, strangers) = (Semaphore::new(PAYERS), Semaphore::new(STRANGERS));
+        let (payers, strangers) = (Semaphore::new(PAYERS), Lines::new(STRANGERS, STRANGERS_EACH));
+        let reading = Arc::new(Semaphore::new(READING));
         let (desks, did) = (Mutex::default(), Did::new(answers));
         let told = watch::Sender::new(Told::Works);
         let provider = Self {
@@ -96,6 +106,7 @@ impl Provider {
             told,
             payers,
             strangers,
+            reading,
         };
         for served in provider.local.all() {
             provider.open(&served).await;
@@ -112,7 +123,7 @@ impl Provider {
     /// A desk for a model, at which its places are handed out.
     async fn open(&self, served: &Arc<Served>) {
         let rates = measure(served).await;
-        let gate = Arc::new(Gate::new(served.engine().info().slots));
+        let gate = Arc::new(Gate::new(places(served)));
         let mut desks = self.desks.lock().expect("nobody panics while holding it");
         desks.retain(|model, _| self.local.of(model).is_some());
         desks.insert(served.card().hash, Desk { rates, gate });
@@ -149,7 +160,7 @@ impl Provider {
             tools: card.tools,
             price: self.config.price,
             tier: Tier::Open,
-            slots: u16::try_from(info.slots).unwrap_or(u16::MAX),
+            slots: u16::try_from(places(served)).unwrap_or(u16::MAX),
             prompt_rate,
             decode_rate,
             since: self.since,
@@ -179,18 +190,24 @@ impl Provider {
         *self.counts.lock().expect("nobody panics while holding it").entry(what).or_default() += 1;
     }
 
-    /// Answers one question; frames go to `out` until the answer ends or nobody takes them any more. `by` this node
-    /// itself: nothing is paid.
+    /// Answers a question of the owner: nothing is paid. Frames go to `out` until the answer ends or nobody takes them any
+    /// more.
     pub(crate) async fn answer(
         &self,
         by: NodeId,
         request: Request,
         out: mpsc::Sender<Frame>,
-        mut says: mpsc::Receiver<Say>,
+        says: mpsc::Receiver<Say>,
     ) {
+        self.answer_to(Asker { by, origin: None, room: None }, request, out, says).await;
+    }
+
+    /// The same of anybody.
+    async fn answer_to(&self, asker: Asker, request: Request, out: mpsc::Sender<Frame>, mut says: mpsc::Receiver<Say>) {
+        let by = asker.by;
         let model = self.local.of(&request.model);
         let outcome = tokio::select! {
-            outcome = self.try_answer(by, request, &out, &mut says) => outcome,
+            outcome = self.try_answer(asker, request, &out, &mut says) => outcome,
             () = out.closed() => {
                 self.count("cancelled");
                 return;
@@ -224,68 +241,86 @@ impl Provider {
 
     async fn try_answer(
         &self,
-        by: NodeId,
+        asker: Asker,
         request: Request,
         out: &mpsc::Sender<Frame>,
         says: &mut mpsc::Receiver<Say>,
     ) -> Result<(), Reason> {
+        let by = asker.by;
         let own = by == self.key.id();
         let served = self.local.of(&request.model).ok_or_else(|| Reason::Model(request.ask.model.clone()))?;
         let price = if own { Price::default() } else { self.config.price };
-        if !own && (!self.config.public || request.price != price) {
+        let money = price.is_free() || self.books.is_money(&request.chain);
+        if !own && (!self.config.public || request.price != price || !money) {
             return Err(Reason::Price);
         }
-        let (info, engine) = (served.engine().info(), served.engine().clone());
+        let info = served.engine().info();
         let unknown = || Reason::Model(request.ask.model.clone());
         let gate = self.gate(&request.model).ok_or_else(unknown)?;
         let busy = || Reason::Busy(gate.again_ms());
+        // What is set aside on a chain of somebody's own costs nothing.
+        let counts = !price.is_free() || self.books.is_home(&request.chain);
+        let allotted = self.books.allotted(&request.chain, &by, &self.key.id());
+        let known = counts && allotted.is_some_and(|allotted| is_backed(&allotted, price));
+        let line = line_of(&asker, known);
         // Whoever pays gets a place when it has paid; the owner has the engine's own queue.
         let mut place = match () {
             () if own => None,
-            () if price.is_free() => Some(gate.knock(by, false).ok_or_else(busy)?),
-            () if gate.has_room(&by) => None,
+            () if price.is_free() => Some(gate.knock(line, false).ok_or_else(busy)?),
+            () if gate.has_room(&line) => None,
             () => return Err(busy()),
         };
+        // Reading takes time before anything is paid: until then a question holds a place of those that have not. Those
+        // of whom the chain knows nothing yet have places of their own.
+        let unpaid = match () {
+            () if price.is_free() => (None, None),
+            () if known => (Some(self.payers.try_acquire().map_err(|_| busy())?), None),
+            () => (None, Some(self.strangers.enter(stranger_of(&asker)).ok_or_else(busy)?)),
+        };
+        let prompt = self.prompt_of(asker, &served, &request, out).await?;
+        let read = prompt.len() as u64;
         let pace = (!price.is_free()).then(Pace::default);
         let (asked, model, paced) = (request.clone(), served.clone(), pace.clone());
         let prepare = move || {
             let Request { owner, ask, written, .. } = asked;
-            let prompt = model.prompt(&ask.input)?;
-            let (read, max) = (prompt.len() as u64, model.card().context);
-            let all = read + written.len() as u64;
-            // A whole answer of another provider may fill it to the last token.
-            if all > max || all == max && written.is_empty() && ask.max_tokens != Some(0) {
-                return Err(Reason::TooLong { asked: all, max });
-            }
             let client = Hash::of("talkoo 2026 reader v1", &(by, owner).to_bytes()).0;
-            Ok((read, model.prepare(&client, &ask, prompt, written, paced)?))
+            model.prepare(&client, own, &ask, prompt, written, paced)
         };
-        let prepared = tokio::task::spawn_blocking(prepare).await;
-        let (read, ready) = prepared.map_err(|_| Reason::Failed("the question could not be read".into()))??;
         let runtime = Runtime {
             model: request.model,
             template: info.template_hash,
             tokenizer: info.vocabulary_hash,
-            class: self.class.clone(),
+            // Whose answers depend on its threads and its neighbours is in no class with anybody.
+            class: if info.exact {
+                self.class.clone()
+            } else {
+                format!("{} alone {}", self.class, self.key.id().short())
+            },
         };
         let till = self.books.till(&request.chain, &by);
         let last = till.voucher().filter(|_| !price.is_free()).cloned();
         if !till.trusts(price.of(0, CHUNK)) {
             return Err(Reason::Unpaid("too much of what this account was given was never paid".into()));
         }
+        if !own && !price.is_free() && !till.may_begin(price.of(0, CHUNK)) {
+            return Err(busy());
+        }
         let terms = Terms { runtime, time: chain::clock(), read, context: info.context as u64, last };
         let telling = Telling::new(&request, by, &terms);
         let (books, chunk) = (self.books.clone(), price.of(0, CHUNK));
         let (payer, name) = ((request.chain, by), &served.card().name);
         let paying = pace.map(|pace| Paying::new(payer, name, pace, chunk, books));
+        // A shape is made into a grammar after it was paid for, or by whom it costs a place.
+        let (mut later, mut ready) = (Some(prepare), None);
+        if paying.is_none() {
+            ready = self.prepared(later.take(), out).await?;
+        }
         send(out, Frame::Taken { terms }).await?;
         if let Some(paying) = &paying {
-            // Those of whom the chain knows nothing yet wait in a place of their own.
-            let stranger = self.books.allotted(&request.chain, &by, &self.key.id()).is_none();
-            let waiting = if stranger { &self.strangers } else { &self.payers };
-            let _waits = waiting.try_acquire().map_err(|_| busy())?;
             self.paid_for_reading(paying, telling.receipt().cost, out, says).await?;
-            place = gate.knock(by, true);
+            drop(unpaid);
+            place = gate.knock(line, true);
+            ready = self.prepared(later.take(), out).await?;
         }
         if let Some(place) = &mut place {
             self.wait(place, &busy, out, says).await?;
@@ -293,11 +328,76 @@ impl Provider {
         if let Some(paying) = &paying {
             paying.allow(0);
         }
-        let pieces = served.start(ready)?;
-        let written = self.write(telling, pieces, paying.as_ref(), &engine, out, says).await;
-        drop(place);
-        written
+        let ready = ready.ok_or_else(|| Reason::Failed("the question was not prepared".into()))?;
+        let engine = served.engine().clone();
+        // The place is for the engine's time: it is free with the last token, whenever that is read.
+        let (written, ended) = tokio::sync::oneshot::channel::<()>();
+        let pieces = served.start(ready, Some(Box::new((place, written))))?;
+        let pause = if own { Duration::ZERO } else { writing::FRAME_EVERY };
+        tokio::select! {
+            written = self.write(telling, pieces, (paying.as_ref(), pause), &engine, out, says) => written,
+            () = async { let _ = ended.await; tokio::time::sleep(READ_AFTER).await } => Err(writing::gone()),
+        }
     }
+
+    /// The tokens of a question. Before anything is paid it costs time, so few are read at once.
+    async fn prompt_of(
+        &self,
+        asker: Asker,
+        served: &Arc<Served>,
+        request: &Request,
+        out: &mpsc::Sender<Frame>,
+    ) -> Result<Vec<i32>, Reason> {
+        let stopping = |_| Reason::Failed("the node is stopping".into());
+        let permit = match asker.origin {
+            None => None,
+            Some(_) => Some(self.alive_until(self.reading.clone().acquire_owned(), out).await?.map_err(stopping)?),
+        };
+        let (model, ask, written, room) =
+            (served.clone(), request.ask.clone(), request.written.len() as u64, asker.room);
+        let read = move || {
+            // Kept until it was read, also when nobody waits for it any more.
+            let _kept = (permit, room);
+            let prompt = model.prompt(&ask.input)?;
+            let (all, max) = (prompt.len() as u64 + written, model.card().context);
+            // A whole answer of another provider may fill it to the last token.
+            if all > max || all == max && written == 0 && ask.max_tokens != Some(0) {
+                return Err(Reason::TooLong { asked: all, max });
+            }
+            Ok(prompt)
+        };
+        let read = self.alive_until(tokio::task::spawn_blocking(read), out).await?;
+        read.map_err(|_| Reason::Failed("the question could not be read".into()))?
+    }
+
+    /// Waits for something, and says meanwhile that somebody is there.
+    async fn alive_until<T>(&self, what: impl Future<Output = T>, out: &mpsc::Sender<Frame>) -> Result<T, Reason> {
+        let mut what = std::pin::pin!(what);
+        let mut alive = tokio::time::interval(Duration::from_millis(market::ALIVE_MS));
+        alive.reset();
+        loop {
+            tokio::select! {
+                done = &mut what => return Ok(done),
+                _ = alive.tick() => send(out, Frame::Alive {}).await?,
+            }
+        }
+    }
+
+    /// Looks whether a question can be answered, where that takes nobody's time but its own.
+    async fn prepared(
+        &self,
+        prepare: Option<impl FnOnce() -> Result<Ready, Reason> + Send + 'static>,
+        out: &mpsc::Sender<Frame>,
+    ) -> Result<Option<Ready>, Reason> {
+        let Some(prepare) = prepare else { return Ok(None) };
+        let prepared = self.alive_until(tokio::task::spawn_blocking(prepare), out).await?;
+        prepared.map_err(|_| Reason::Failed("the question could not be prepared".into()))?.map(Some)
+    }
+}
+
+/// How many answers others get at a time: one slot is the owner's own.
+fn places(served: &Served) -> usize {
+    served.engine().info().slots.saturating_sub(1).max(1)
 }
 
 fn name(reason: &Reason) -> &'static str {
@@ -328,8 +428,8 @@ async fn measure(served: &Arc<Served>) -> (u32, u32) {
     let prompt: Vec<i32> = (0..TRIAL.0.min(room).max(1) as i32).map(|i| i % 200 + 5).collect();
     let begun = std::time::Instant::now();
     let read = prompt.len();
-    let ready = served.prepare(&[0; 32], &ask, prompt, Vec::new(), None);
-    let Ok(mut pieces) = ready.and_then(|ready| served.start(ready)) else { return (1, 1) };
+    let ready = served.prepare(&[0; 32], true, &ask, prompt, Vec::new(), None);
+    let Ok(mut pieces) = ready.and_then(|ready| served.start(ready, None)) else { return (1, 1) };
     let (mut first, mut written) = (None, 0u32);
     while let Some(piece) = pieces.recv().await {
         match piece {

@@ -1,12 +1,12 @@
 //! An answer on its way to who asked: no further than it is paid.
 
 use super::gate::Place;
-use super::{PAY_WITHIN, Provider};
+use super::{PAY_WITHIN, Provider, READ_AFTER};
 use crate::books::{Answered, Books};
 use base::{Hash, NodeId, Reject};
 use engine::Pace;
 use ledger::Credits;
-use market::{ALIVE_MS, CHUNK, Frame, Piece, Reason, Say, TOKENS_MAX, Telling, Till, Tokens};
+use market::{ALIVE_MS, CHUNK, Frame, Piece, Reason, Say, TOKENS_MAX, Telling, Till};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,6 +14,12 @@ use tokio::sync::mpsc;
 
 /// Who does not read for so long is gone.
 pub(super) const READ_WITHIN: Duration = Duration::from_secs(20);
+/// Words go to others on a clock, not as they come: when a packet goes says nothing of the word in it.
+pub(super) const FRAME_EVERY: Duration = Duration::from_millis(50);
+/// In mid-answer a client may have to allot more first, which takes a few blocks; the engine waits meanwhile.
+const ALLOT_WITHIN: Duration = Duration::from_secs(3 * PAY_WITHIN.as_secs());
+/// Vouchers that somebody may need to pay for reading: each is written to disk.
+const READING_VOUCHERS_MAX: usize = 16;
 
 impl Provider {
     /// Waits for somebody's turn.
@@ -41,13 +47,15 @@ impl Provider {
         &self,
         mut telling: Telling,
         mut pieces: mpsc::UnboundedReceiver<Piece>,
-        paying: Option<&Paying>,
+        (paying, pause): (Option<&Paying>, Duration),
         engine: &engine::Engine,
         out: &mpsc::Sender<Frame>,
         says: &mut mpsc::Receiver<Say>,
     ) -> Result<(), Reason> {
+        let mut reader = Reader::new(out, if paying.is_some() { READ_AFTER } else { Duration::MAX });
+        let mut next = tokio::time::Instant::now();
         let mut alive = tokio::time::interval(Duration::from_millis(ALIVE_MS));
-        let mut due = tokio::time::Instant::now() + PAY_WITHIN;
+        let mut due = tokio::time::Instant::now() + ALLOT_WITHIN;
         let (mut vouchers, mut writing) = (0, self.did.begin(telling.receipt().read));
         loop {
             let piece = tokio::select! {
@@ -69,36 +77,39 @@ impl Provider {
                     if let Some(paying) = paying {
                         if paying.allow(telling.receipt().written) {
                             engine.wake();
-                            due = tokio::time::Instant::now() + PAY_WITHIN;
+                            due = tokio::time::Instant::now() + ALLOT_WITHIN;
                         } else if tokio::time::Instant::now() > due {
                             return Err(Reason::Unpaid("no voucher came in time".into()));
                         }
                     }
-                    send(out, Frame::Alive {}).await?;
+                    reader.send(Frame::Alive {}).await?;
                     continue;
                 }
             };
             alive.reset();
-            due = tokio::time::Instant::now() + PAY_WITHIN;
+            due = tokio::time::Instant::now() + ALLOT_WITHIN;
             let token = match piece {
                 Some(Piece::Token(token)) => token,
                 Some(Piece::Read { cached, echo, .. }) => {
-                    send(out, Frame::Read { cached, echo: Tokens(echo) }).await?;
+                    for frame in telling.read(cached, echo) {
+                        reader.send(frame).await?;
+                    }
                     continue;
                 }
-                Some(end) => return self.end(telling, end, paying, out, says).await,
+                Some(end) => return self.end(telling, end, paying, reader, says).await,
                 None => return Err(Reason::Failed("the model is not served any more".into())),
             };
             let mut tokens = vec![token];
             let mut end = None;
-            // What is there already goes with it.
+            // What comes until the clock strikes goes with it.
             while tokens.len() < TOKENS_MAX && end.is_none() {
-                match pieces.try_recv() {
-                    Ok(Piece::Token(token)) => tokens.push(token),
-                    Ok(other) => end = Some(other),
-                    Err(_) => break,
+                match tokio::time::timeout_at(next, pieces.recv()).await {
+                    Ok(Some(Piece::Token(token))) => tokens.push(token),
+                    Ok(Some(other)) => end = Some(other),
+                    Ok(None) | Err(_) => break,
                 }
             }
+            next = tokio::time::Instant::now() + pause;
             let before = telling.receipt().cost;
             writing.wrote(tokens.len());
             let frame = telling.written(&self.key, tokens);
@@ -108,9 +119,9 @@ impl Provider {
                     engine.wake();
                 }
             }
-            send(out, frame).await?;
+            reader.send(frame).await?;
             if let Some(end) = end {
-                return self.end(telling, end, paying, out, says).await;
+                return self.end(telling, end, paying, reader, says).await;
             }
         }
     }
@@ -121,13 +132,13 @@ impl Provider {
         mut telling: Telling,
         piece: Piece,
         paying: Option<&Paying>,
-        out: &mpsc::Sender<Frame>,
+        mut reader: Reader<'_>,
         says: &mut mpsc::Receiver<Say>,
     ) -> Result<(), Reason> {
         let Piece::End { finish, text, .. } = piece else {
             return Err(Reason::Failed("the model lost its place".into()));
         };
-        send(out, telling.end(&self.key, finish?, text)).await?;
+        reader.send(telling.end(&self.key, finish?, text)).await?;
         let Some(paying) = paying else { return Ok(()) };
         // Until it has said all it has to say: what other answers owe is not this one's.
         let wait = async {
@@ -154,11 +165,17 @@ impl Provider {
     ) -> Result<(), Reason> {
         // An allotment may have to become final first, here too.
         let deadline = tokio::time::Instant::now() + PAY_WITHIN * 6;
-        let mut early = None;
+        let (mut early, mut vouchers) = (None, 0);
         while !paying.read(cost) {
             let wait = tokio::time::timeout(Duration::from_millis(ALIVE_MS), says.recv());
             let voucher = match wait.await {
-                Ok(Some(Say::Pay { voucher })) => Some(voucher),
+                Ok(Some(Say::Pay { .. })) if vouchers == READING_VOUCHERS_MAX => {
+                    return Err(Reason::Unpaid("more vouchers than reading needs".into()));
+                }
+                Ok(Some(Say::Pay { voucher })) => {
+                    vouchers += 1;
+                    Some(voucher)
+                }
                 Ok(_) => return Err(Reason::Unpaid("it ended before it was paid".into())),
                 Err(_) if tokio::time::Instant::now() > deadline => {
                     return Err(Reason::Unpaid("no voucher came in time".into()));
@@ -244,6 +261,27 @@ impl Drop for Paying {
     }
 }
 
+/// Who reads an answer. One that is paid by pieces keeps its place while it is read, so it is not waited for without
+/// end.
+struct Reader<'a> {
+    out: &'a mpsc::Sender<Frame>,
+    /// How long frames may wait for it, all of them together.
+    left: Duration,
+}
+
+impl<'a> Reader<'a> {
+    fn new(out: &'a mpsc::Sender<Frame>, left: Duration) -> Self {
+        Self { out, left }
+    }
+
+    async fn send(&mut self, frame: Frame) -> Result<(), Reason> {
+        let begun = tokio::time::Instant::now();
+        let sent = tokio::time::timeout(READ_WITHIN.min(self.left), self.out.send(frame)).await;
+        self.left = self.left.saturating_sub(begun.elapsed());
+        if matches!(sent, Ok(Ok(()))) { Ok(()) } else { Err(gone()) }
+    }
+}
+
 pub(super) async fn send(out: &mpsc::Sender<Frame>, frame: Frame) -> Result<(), Reason> {
     match tokio::time::timeout(READ_WITHIN, out.send(frame)).await {
         Ok(Ok(())) => Ok(()),
@@ -254,4 +292,42 @@ pub(super) async fn send(out: &mpsc::Sender<Frame>, frame: Frame) -> Result<(), 
 /// Nobody is there to hear it.
 pub(super) fn gone() -> Reason {
     Reason::Failed("nobody reads any more".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn frames_wait_for_a_slow_reader_for_so_long_in_all() {
+        let (out, mut frames) = mpsc::channel(1);
+        let mut reader = Reader::new(&out, Duration::from_millis(60));
+        let begun = std::time::Instant::now();
+        // Each frame is read long before it would be too late for that one.
+        let reading = async {
+            let mut late = tokio::time::interval(Duration::from_millis(20));
+            while frames.recv().await.is_some() {
+                late.tick().await;
+            }
+        };
+        let sending = async {
+            loop {
+                if let Err(reason) = reader.send(Frame::Alive {}).await {
+                    return reason;
+                }
+            }
+        };
+        let reason = tokio::select! {
+            reason = sending => reason,
+            () = reading => unreachable!("it reads on"),
+        };
+        assert_eq!(reason, gone());
+        assert!(begun.elapsed() < READ_WITHIN);
+        // Who reads in time is never cut off.
+        let (out, _frames) = mpsc::channel(1_000);
+        let mut reader = Reader { out: &out, left: Duration::ZERO };
+        for _ in 0..1_000 {
+            assert_eq!(reader.send(Frame::Alive {}).await, Ok(()));
+        }
+    }
 }

@@ -1,37 +1,37 @@
 //! Taking a question through to its answer: carries out what a [`Session`] decides.
 
 use super::Trade;
+use super::attempt::{Attempt, FRAMES};
 use super::checking::Said;
+use super::names::Target;
 use crate::receipt::receipt_text;
-use base::{Hash, Machine, Millis, NodeId, Outbox, Reject, Wire};
+use base::{Hash, Machine, Millis, NodeId, Outbox, Wire};
+use gateway::{Answer, Origin};
 use market::{
-    Ask, Candidate, Event, FRAME_MAX, Frame, Input, Need, Order, Outcome, Piece, Price, Reason, Request, Say, Session,
+    Ask, Candidate, Event, FRAME_MAX, Input, Need, Order, Outcome, Piece, Price, Reason, Request, Say, Session,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-/// Frames that wait for a session.
-const FRAMES: usize = 256;
 /// Conversations whose reader is remembered.
 const READERS_MAX: usize = 1024;
 /// Who asked hears within this that it was taken, or until then still that all are busy.
 const TOLD_WITHIN: Duration = Duration::from_secs(1);
-/// The last voucher of an answer goes out within this.
-const LAST_WORD: Duration = Duration::from_secs(2);
 
 /// Who may be asked.
 pub(super) enum Whom {
     /// This node itself, or whoever fits best.
     Any,
+    /// This node itself: nothing leaves the machine.
+    Own,
+    /// Whoever fits best, but not this node.
+    Others,
     /// Nobody but this one.
     Only(NodeId),
-    /// Any other, but this one and this node itself.
-    Not(NodeId),
 }
 
 impl Trade {
@@ -42,18 +42,37 @@ impl Trade {
         name: &str,
         ask: Ask,
     ) -> Result<UnboundedReceiver<Piece>, Reason> {
-        self.ask_whom(client, (name.to_owned(), Whom::Any), ask, Vec::new()).await
+        Ok(self.answer(client, name, ask).await?.pieces)
     }
 
-    /// The same of certain providers, with the beginning of the answer.
+    /// The same, with who took it.
+    pub(super) async fn answer(self: &Arc<Self>, client: &[u8; 32], name: &str, ask: Ask) -> Result<Answer, Reason> {
+        let Target { whom, weights, context, name: model } = self.target(&ask.model)?;
+        // Others know the model by its own name.
+        let ask = Ask { model, ..ask };
+        self.begin(client, (name.to_owned(), whom), (weights, context), ask, Vec::new()).await
+    }
+
+    /// The same of certain providers, of weights that take so many tokens, with the beginning of the answer.
     pub(super) async fn ask_whom(
         self: &Arc<Self>,
         client: &[u8; 32],
         named: (String, Whom),
+        (model, context): (Hash, u64),
         ask: Ask,
         written: Vec<i32>,
     ) -> Result<UnboundedReceiver<Piece>, Reason> {
-        let (model, context) = self.weights(&ask.model).ok_or_else(|| Reason::Model(ask.model.clone()))?;
+        Ok(self.begin(client, named, (model, context), ask, written).await?.pieces)
+    }
+
+    async fn begin(
+        self: &Arc<Self>,
+        client: &[u8; 32],
+        named: (String, Whom),
+        (model, context): (Hash, u64),
+        ask: Ask,
+        written: Vec<i32>,
+    ) -> Result<Answer, Reason> {
         let id = crate::platform::random_secret().map_err(|error| Reason::Failed(error.to_string()))?;
         let own = Hash::keyed(&self.shared.key.secret(), client);
         let conversation = beginning(&own, &ask);
@@ -63,7 +82,9 @@ impl Trade {
         // What is only about right must not exclude anybody.
         let context = (read / 2).min(context);
         let need = Need { model, context, read, written: length, price: self.config.price, knows };
-        let request = Request { written, ..Request::new(Hash(id), model, own, ask) };
+        // Nobody links what a user asks on two days.
+        let owner = Hash::of("talkoo 2026 owner of a day v1", &(own, chain::clock().0 / owner::DAY_MS).to_bytes());
+        let request = Request { written, ..Request::new(Hash(id), model, owner, ask) };
         let bytes = Say::Ask { request: request.clone() }.to_bytes();
         if bytes.len() > FRAME_MAX || Say::from_bytes(&bytes).is_err() {
             let why = "it has more words, messages or parameters than can be asked at a time".into();
@@ -73,8 +94,8 @@ impl Trade {
         let (pieces, receiver) = unbounded_channel();
         let (taken, answered) = oneshot::channel();
         tokio::spawn(self.clone().drive(session, need, conversation, named, pieces, taken));
-        answered.await.unwrap_or_else(|_| Err(Reason::Failed("the node is stopping".into())))?;
-        Ok(receiver)
+        let origin = answered.await.unwrap_or_else(|_| Err(Reason::Failed("the node is stopping".into())))?;
+        Ok(Answer { origin, pieces: receiver })
     }
 
     fn now(&self) -> Millis {
@@ -84,21 +105,28 @@ impl Trade {
     fn choose(&self, need: &Need, without: &[NodeId], whom: &Whom) -> Event {
         let me = self.shared.net.id();
         let mine = self.provider.local.of(&need.model).filter(|_| !without.contains(&me));
-        if let (Some(served), Whom::Any) = (mine, whom) {
+        if let (Some(served), Whom::Any | Whom::Own) = (mine, whom) {
             // One's own machine costs nothing.
             let offer = market::Offer { price: Price::default(), ..self.provider.offer(Hash::default(), &served) };
-            return Event::Chosen(Some(Candidate { provider: me, offer, expected_ms: 0 }));
+            let prompt_rate = u64::from(offer.prompt_rate).max(1);
+            let own = Candidate { provider: me, offer, expected_ms: 0, prompt_rate, known: true };
+            return Event::Chosen(Some(own));
+        }
+        if let Whom::Own = whom {
+            return Event::Chosen(None);
         }
         let mut index = self.index.lock().expect("nobody panics while holding it");
         let mut without = without.to_vec();
         without.push(me);
         match whom {
-            Whom::Any => {}
-            Whom::Not(provider) => without.push(*provider),
+            Whom::Any | Whom::Own | Whom::Others => {}
             Whom::Only(provider) => {
                 let offer = index.providers(&need.model).find(|(known, _)| *known == provider);
                 let offer = offer.filter(|_| !without.contains(provider)).map(|(_, offer)| offer.clone());
-                let candidate = |offer| Candidate { provider: *provider, offer, expected_ms: 0 };
+                let candidate = |offer: market::Offer| {
+                    let prompt_rate = u64::from(offer.prompt_rate).max(1);
+                    Candidate { provider: *provider, offer, expected_ms: 0, prompt_rate, known: false }
+                };
                 return Event::Chosen(offer.map(candidate));
             }
         }
@@ -119,13 +147,16 @@ impl Trade {
         conversation: Hash,
         (name, whom): (String, Whom),
         pieces: UnboundedSender<Piece>,
-        taken: oneshot::Sender<Result<(), Reason>>,
+        taken: oneshot::Sender<Result<Origin, Reason>>,
     ) {
         let (events, mut happened) = mpsc::channel(FRAMES);
         let mut out = Outbox::default();
         let mut attempts: BTreeMap<u32, Attempt> = BTreeMap::new();
         let (mut taken, mut tell_at) = (Some(taken), None);
-        let (mut read, mut ids) = (0, Vec::new());
+        let (mut read, mut ids, mut text) = (0, Vec::new(), String::new());
+        // Who took it and was not let go of, else who was last; and whether nobody else knows of the question.
+        let (mut takers, mut before) = (Vec::<(u32, NodeId)>::new(), None);
+        let (me, mut local) = (self.shared.net.id(), true);
         session.step(self.now(), Event::Begin, &mut out);
         loop {
             let orders: Vec<Order> = out.drain().collect();
@@ -137,9 +168,13 @@ impl Trade {
                     }
                     Order::Open { attempt, provider, request } => {
                         tracing::debug!(attempt, provider = provider.short(), "asking");
+                        local &= provider == me;
                         attempts.insert(attempt, self.open(attempt, provider, *request, &events));
                     }
                     Order::Close(attempt) => {
+                        if let Some(at) = takers.iter().position(|(number, _)| *number == attempt) {
+                            before = Some(takers.remove(at));
+                        }
                         // A voucher may still be on its way; else it is let go of at once.
                         if let Some(attempt) = attempts.remove(&attempt).filter(|attempt| attempt.paid) {
                             tokio::spawn(attempt.finish());
@@ -148,8 +183,11 @@ impl Trade {
                     Order::Taken(terms, attempt) => {
                         // It may still lose its place to somebody who had less.
                         tell_at.get_or_insert_with(|| Instant::now() + TOLD_WITHIN);
-                        if let (Some(last), Some(attempt)) = (&terms.last, attempts.get(&attempt)) {
-                            let _ = self.books.recall(&attempt.chain, &attempt.provider, last);
+                        let Some(open) = attempts.get_mut(&attempt) else { continue };
+                        takers.push((attempt, open.provider));
+                        open.bound = open.costs_at_most(&terms);
+                        if let Some(last) = &terms.last {
+                            let _ = self.books.recall(&open.chain, &open.provider, last);
                         }
                     }
                     Order::Pay { attempt, provider, amount } => {
@@ -158,6 +196,7 @@ impl Trade {
                         // It may take a block or two: nobody waits for that but the provider.
                         let (trade, chain, says, events) =
                             (self.clone(), open.chain, open.says.clone(), events.clone());
+                        let amount = (amount, open.bound);
                         tokio::spawn(async move {
                             match trade.pay(chain, provider, amount).await {
                                 Ok(voucher) => drop(says.send(Say::Pay { voucher }).await),
@@ -167,11 +206,15 @@ impl Trade {
                     }
                     Order::Note(provider, outcome) => self.note(provider, outcome, conversation).await,
                     Order::Show(piece) => {
-                        let Piece::End { finish, .. } = &piece else {
-                            taken.take().map(|taken| taken.send(Ok(())));
+                        let Piece::End { finish, text: last, .. } = &piece else {
+                            let taker = takers.first().or(before.as_ref());
+                            taken.take().map(|taken| taken.send(Ok(origin(me, taker, local))));
                             match &piece {
                                 Piece::Read { tokens, .. } => read = *tokens,
-                                Piece::Token(token) => ids.push(token.id),
+                                Piece::Token(token) => {
+                                    ids.push(token.id);
+                                    text += &token.text;
+                                }
                                 Piece::End { .. } => {}
                             }
                             let _ = pieces.send(piece);
@@ -180,7 +223,10 @@ impl Trade {
                         self.count(session.tries());
                         match (finish, taken.take()) {
                             (Err(reason), Some(taken)) => return drop(taken.send(Err(reason.clone()))),
-                            (_, taken) => drop(taken.map(|taken| taken.send(Ok(())))),
+                            (_, taken) => {
+                                let taker = takers.first().or(before.as_ref());
+                                drop(taken.map(|taken| taken.send(Ok(origin(me, taker, local)))));
+                            }
                         }
                         if let (Ok(finish), false) = (finish, name.is_empty()) {
                             let receipts = session.receipts();
@@ -190,7 +236,9 @@ impl Trade {
                             }
                             if let [one] = receipts.0.as_slice() {
                                 let (ask, provider, finish) = (session.ask().clone(), one.by, *finish);
-                                self.check_some(Said { ask, provider, read, ids: std::mem::take(&mut ids), finish });
+                                let (weights, ids) = ((need.model, need.context), std::mem::take(&mut ids));
+                                let text = std::mem::take(&mut text) + last;
+                                self.check_some(Said { ask, weights, provider, read, ids, text, finish });
                             }
                         }
                         let _ = pieces.send(piece);
@@ -207,7 +255,8 @@ impl Trade {
                 event = happened.recv() => event,
                 () = at(due) => Some(Event::Tick),
                 () = at(tell_at.filter(|_| taken.is_some())) => {
-                    taken.take().map(|taken| taken.send(Ok(())));
+                    let taker = takers.first().or(before.as_ref());
+                    taken.take().map(|taken| taken.send(Ok(origin(me, taker, local))));
                     continue;
                 }
                 () = pieces.closed(), if due.is_some() => Some(Event::Cancel),
@@ -225,7 +274,11 @@ impl Trade {
 
     fn count(&self, tries: u32) {
         let mut counts = self.counts.lock().expect("nobody panics while holding it");
-        *counts = (counts.0 + 1, counts.1 + u64::from(tries));
+        if tries == 0 {
+            counts.refused += 1;
+        } else {
+            (counts.asked, counts.tries) = (counts.asked + 1, counts.tries + u64::from(tries));
+        }
     }
 
     async fn note(&self, provider: NodeId, outcome: Outcome, conversation: Hash) {
@@ -245,101 +298,12 @@ impl Trade {
             Outcome::Busy { .. } => {}
         }
     }
-
-    /// Asks a provider: this node itself, or another.
-    fn open(&self, number: u32, provider: NodeId, request: Request, events: &mpsc::Sender<Event>) -> Attempt {
-        let chain = request.chain;
-        let (says, mut said) = mpsc::channel(FRAMES);
-        let events = events.clone();
-        let mut tasks = JoinSet::new();
-        if provider == self.shared.net.id() {
-            let (out, mut frames) = mpsc::channel(FRAMES);
-            let own = self.provider.clone();
-            tasks.spawn(async move {
-                let answer = own.answer(provider, request, out, said);
-                let pass = async {
-                    while let Some(frame) = frames.recv().await {
-                        if events.send(Event::Frame(number, frame)).await.is_err() {
-                            return;
-                        }
-                    }
-                    let _ = events.send(Event::Lost(number)).await;
-                };
-                tokio::join!(answer, pass);
-            });
-            return Attempt { provider, chain, says, tasks, paid: false };
-        }
-        let net = self.shared.net.clone();
-        tasks.spawn(async move {
-            let first = Say::Ask { request }.to_bytes();
-            let asked = async || {
-                let mut talk = net.talk(provider, FRAME_MAX).await?;
-                talk.say.frame(&first).await?;
-                // The first word comes at once, or the connection is one to a process that is gone.
-                let word = talk.hear.frame().await?.ok_or(Reject::NotHeld)?;
-                Ok::<_, Reject>((talk, word))
-            };
-            let mut begun = asked().await;
-            if let Err(Reject::NotHeld) = begun {
-                tracing::debug!(number, provider = provider.short(), "not reached, once more");
-                net.forget(provider).await;
-                begun = asked().await;
-            }
-            let (net::Talk { mut say, mut hear }, word) = match begun {
-                Ok(begun) => begun,
-                Err(Reject::NotHeld) => return drop(events.send(Event::Lost(number)).await),
-                Err(reject) => return drop(events.send(Event::Wrong(number, reject)).await),
-            };
-            let hearing = async {
-                let mut word = Ok(Some(word));
-                loop {
-                    let event = match word {
-                        Ok(Some(bytes)) => match Frame::from_bytes(&bytes) {
-                            Ok(frame) => Event::Frame(number, frame),
-                            Err(_) => Event::Wrong(number, Reject::Malformed),
-                        },
-                        Ok(None) | Err(Reject::NotHeld) => Event::Lost(number),
-                        Err(reject) => Event::Wrong(number, reject),
-                    };
-                    let last = !matches!(event, Event::Frame(..));
-                    if events.send(event).await.is_err() || last {
-                        return;
-                    }
-                    word = hear.frame().await;
-                }
-            };
-            let saying = async {
-                while let Some(word) = said.recv().await {
-                    if say.frame(&word.to_bytes()).await.is_err() {
-                        return;
-                    }
-                }
-                // Said to the end: the provider sees that nothing more comes, after the last voucher.
-                say.finish();
-                say.stopped().await;
-            };
-            tokio::join!(saying, hearing);
-        });
-        Attempt { provider, chain, says, tasks, paid: false }
-    }
 }
 
-/// A provider that was asked. Dropped, it is let go of, and so cancelled.
-struct Attempt {
-    provider: NodeId,
-    chain: Hash,
-    says: mpsc::Sender<Say>,
-    tasks: JoinSet<()>,
-    paid: bool,
-}
-
-impl Attempt {
-    /// Lets what was said go out.
-    async fn finish(self) {
-        let Self { says, mut tasks, .. } = self;
-        drop(says);
-        let _ = tokio::time::timeout(LAST_WORD, tasks.join_next()).await;
-    }
+/// Where an answer comes from: of whoever took the question first.
+fn origin(me: NodeId, taker: Option<&(u32, NodeId)>, local: bool) -> Origin {
+    let other = taker.map(|(_, provider)| *provider).filter(|provider| *provider != me);
+    Origin { provider: other.map_or_else(|| Origin::own().provider, |other| other.to_string()), local }
 }
 
 /// Waits until then, or for ever.

@@ -1,13 +1,19 @@
 //! This node in the market: offers what it serves, knows who offers what, and takes questions through to answers.
 
+mod allotments;
 mod asking;
+mod attempt;
 mod checking;
 mod local;
 mod money;
+mod names;
+#[cfg(test)]
+mod tests;
 
 pub use checking::Check;
 pub(crate) use local::answer as answer_local;
 pub use local::{Said, Telling};
+pub use names::NET;
 
 use crate::Node;
 use crate::books::Books;
@@ -17,13 +23,12 @@ use crate::provider::{OfferConfig, Provider};
 use crate::serve::Local;
 use anyhow::{Context, Result};
 use base::{Hash, NodeId, Reject, Rng, Wire};
-use gateway::{Answers, Asked};
+use gateway::{Answer, Answers, Asked};
 use ledger::Credits;
-use market::{Ask, Index, Input, ModelCard, Offers, Piece, Price, Reason};
-use std::collections::{BTreeMap, VecDeque};
+use market::{Ask, Index, Input, ModelCard, Offers, Price, Reason};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
-use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -39,6 +44,10 @@ pub struct TradeConfig {
     pub budget: Credits,
     /// Of 100 answers that were really asked for, how many are shown to a second provider to be checked.
     pub check_percent: u32,
+    /// Names for which other machines may be asked where no model of this one has them, or where it fails.
+    pub for_names: Vec<String>,
+    /// Nobody but these is asked; empty: everybody.
+    pub providers: Vec<NodeId>,
 }
 
 /// A provider of a model, for displays.
@@ -63,13 +72,31 @@ pub struct Trade {
     readers: Mutex<VecDeque<(Hash, NodeId)>>,
     /// Topics in which this node speaks, by chain.
     topics: Mutex<BTreeMap<Hash, Speaker>>,
+    /// Names of the models that were served here, loaded or not.
+    own: Mutex<BTreeSet<String>>,
+    pins: names::Pins,
     /// One allotment at a time: two would be made for one need.
     allotting: tokio::sync::Mutex<()>,
-    counts: Mutex<(u64, u64)>,
+    /// What answers that wait for one may cost, by chain and provider.
+    wanted: Mutex<BTreeMap<(Hash, NodeId), u64>>,
+    /// When a provider was last promised something on its allotment, since the start.
+    used: Mutex<BTreeMap<(Hash, NodeId), Instant>>,
+    counts: Mutex<Counts>,
     /// Verdicts of spot checks, by name.
     checks: Mutex<BTreeMap<&'static str, u64>>,
     tasks: Mutex<JoinSet<()>>,
     begun: Instant,
+}
+
+/// Questions of this node.
+#[derive(Debug, Clone, Copy, Default)]
+struct Counts {
+    /// Given to somebody, this node itself included.
+    asked: u64,
+    /// To so many in all.
+    tries: u64,
+    /// Given to nobody: all that could be asked were known to be busy.
+    refused: u64,
 }
 
 /// An offer is said again this often, before it ends.
@@ -81,8 +108,6 @@ const TERMINAL: [u8; 32] = *b"talkoo run, the node's own owner";
 
 /// Providers of a model that are looked at to know what it takes.
 const SEEN: usize = 64;
-/// Models of others that are listed.
-const LISTED: usize = 256;
 
 /// The topic of a network's offers.
 fn topic(chain: &Hash) -> Hash {
@@ -91,7 +116,7 @@ fn topic(chain: &Hash) -> Hash {
 
 /// This node in one topic.
 struct Speaker {
-    words: watch::Sender<Vec<u8>>,
+    words: watch::Sender<Option<Vec<u8>>>,
     more: net::More,
 }
 
@@ -99,6 +124,8 @@ struct Ear {
     index: Arc<Mutex<Index>>,
     shared: Arc<Shared>,
     chain: Hash,
+    /// Whose offers are taken; empty: everybody's.
+    only: Vec<NodeId>,
 }
 
 impl net::Hears for Ear {
@@ -107,6 +134,8 @@ impl net::Hears for Ear {
         match Offers::from_bytes(words) {
             // Members of a topic that serve nothing say nothing.
             _ if words.is_empty() => {}
+            // Who is not known is never asked, by no way through this node.
+            _ if !self.only.is_empty() && !self.only.contains(&by) => {}
             Ok(offers) if offers.0.iter().any(|offer| offer.chain != self.chain) => index.refuse(Reject::WrongChain),
             Ok(offers) => {
                 let Some((bond, public)) = self.standing(&by) else {
@@ -155,6 +184,7 @@ impl Node {
         }
         shared.net.answer(provider.clone());
         let seed = Hash::of("talkoo 2026 choice v1", &crate::platform::random_secret()?).seed();
+        let pins = names::Pins::open(shared.store.dir());
         let trade = Arc::new(Trade {
             shared,
             node: Arc::downgrade(self),
@@ -165,12 +195,17 @@ impl Node {
             config,
             readers: Mutex::default(),
             topics: Mutex::default(),
+            own: Mutex::default(),
+            pins,
             allotting: tokio::sync::Mutex::default(),
+            wanted: Mutex::default(),
+            used: Mutex::default(),
             checks: Mutex::default(),
             counts: Mutex::default(),
             tasks: Mutex::default(),
             begun: Instant::now(),
         });
+        trade.remember_own();
         for log in trade.shared.chains.all() {
             let sources = log.sources(&self.id());
             trade.enter(log.chain(), &sources);
@@ -191,6 +226,7 @@ impl Node {
                 tick.tick().await;
                 let Some(trade) = redeeming.upgrade() else { return };
                 trade.redeem().await;
+                trade.close_unused().await;
             }
         });
         drop(tasks);
@@ -207,7 +243,8 @@ impl Trade {
             return speaker.more.add(peers);
         }
         let (sender, words) = watch::channel(self.words(&chain));
-        let hear = Arc::new(Ear { index: self.index.clone(), shared: self.shared.clone(), chain });
+        let only = self.config.providers.clone();
+        let hear = Arc::new(Ear { index: self.index.clone(), shared: self.shared.clone(), chain, only });
         let more = self.shared.net.speak(net::Topic { topic: topic(&chain), words, hear }, peers);
         topics.insert(chain, Speaker { words: sender, more });
     }
@@ -230,8 +267,11 @@ impl Trade {
         self.shared.fresh(&net::Ticket { chain, run, anchor: None, peers: vec![self.shared.net.address()] })
     }
 
-    fn words(&self, chain: &Hash) -> Vec<u8> {
-        if self.provider.is_public() { self.provider.offers(*chain).to_bytes() } else { Vec::new() }
+    /// A node that only asks says nothing: not even its key and where it is.
+    fn words(&self, chain: &Hash) -> Option<Vec<u8>> {
+        // Credits of a network of one validator are worth what that one says: they buy nothing here.
+        let sells = self.config.offer.price.is_free() || self.books.is_money(chain);
+        (self.provider.is_public() && sells).then(|| self.provider.offers(*chain).to_bytes())
     }
 
     fn renew(&self) {
@@ -250,6 +290,7 @@ impl Trade {
         for served in models.all() {
             self.provider.add(served).await;
         }
+        self.remember_own();
         self.renew();
     }
 
@@ -303,26 +344,31 @@ impl Trade {
 
     /// What is served and how it went, for displays.
     pub(crate) fn panel(&self) -> serde_json::Value {
-        let local = self.provider.local.all();
         let models: Vec<serde_json::Value> = (self.models().into_iter())
             .map(|card| {
                 serde_json::json!({
                     "name": card.name, "hash": card.hash.to_string(), "context": card.context, "providers": card.providers,
-                    "local": local.iter().any(|served| served.card().hash == card.hash),
+                    "local": self.provider.local.named(&card.name).is_some(),
                 })
             })
             .collect();
         let mut panel = self.provider.did.json();
         panel["models"] = models.into();
-        panel["asked"] = self.asked().0.into();
+        panel["asked"] = (self.asked().0 + self.refused()).into();
         panel["counts"] = serde_json::json!(self.served().into_iter().collect::<Vec<_>>());
         panel["checks"] = serde_json::json!(self.checks());
         panel
     }
 
-    /// Questions asked, and providers asked for them.
+    /// Questions that were given to somebody, and providers asked for them.
     pub fn asked(&self) -> (u64, u64) {
-        *self.counts.lock().expect("nobody panics while holding it")
+        let counts = *self.counts.lock().expect("nobody panics while holding it");
+        (counts.asked, counts.tries)
+    }
+
+    /// Questions that ended here, before anybody was asked.
+    pub fn refused(&self) -> u64 {
+        self.counts.lock().expect("nobody panics while holding it").refused
     }
 
     /// Waits until somebody else offers a model, or `model` itself; whether that came in time.
@@ -335,19 +381,6 @@ impl Trade {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-    }
-
-    /// The weights of a name: of this machine, else of most providers; `NAME@HASH` says which.
-    fn weights(&self, name: &str) -> Option<(Hash, u64)> {
-        if let Some(served) = self.provider.local.named(name) {
-            return Some((served.card().hash, served.card().context));
-        }
-        let (plain, hash) = name.rsplit_once('@').map_or((name, None), |(plain, hash)| (plain, Some(hash)));
-        let mut index = self.index.lock().expect("nobody panics while holding it");
-        index.advance(chain::clock());
-        let model = index.named(name, None).or_else(|| hash.and_then(|hash| index.named(plain, Some(hash))))?;
-        let context = index.providers(&model).take(SEEN).map(|(_, offer)| u64::from(offer.context)).max()?;
-        Some((model, context))
     }
 }
 
@@ -381,44 +414,26 @@ impl Trade {
     /// Redeems what clients have promised, and says that nothing is offered any more.
     pub async fn close(&self) {
         for speaker in self.topics.lock().expect("nobody panics while holding it").values() {
-            speaker.words.send_replace(Offers::default().to_bytes());
+            // Whoever never offered anything has nothing to take back.
+            speaker.words.send_if_modified(|words| {
+                let said = words.as_mut().map(|words| *words = Offers::default().to_bytes());
+                said.is_some()
+            });
         }
         self.redeem().await;
         self.tasks.lock().expect("nobody panics while holding it").abort_all();
-    }
-
-    /// Models that can be asked: of this machine first, then those of most providers.
-    pub fn models(&self) -> Vec<ModelCard> {
-        let local = self.provider.local.all();
-        let mut out: Vec<ModelCard> = local.iter().map(|served| served.card().clone()).collect();
-        let mut index = self.index.lock().expect("nobody panics while holding it");
-        index.advance(chain::clock());
-        let mut offers: Vec<(&market::Offer, usize)> = index.models().collect();
-        offers.sort_by_key(|(_, providers)| std::cmp::Reverse(*providers));
-        for (offer, providers) in offers.into_iter().take(LISTED) {
-            if let Some(known) = out.iter_mut().find(|card| card.hash == offer.model) {
-                known.providers += providers as u64;
-                continue;
-            }
-            let taken = out.iter().any(|card| card.name == offer.name);
-            let hash = &offer.model.to_string()[..12];
-            let name = if taken { format!("{}@{hash}", offer.name) } else { offer.name.clone() };
-            let (context, since, providers) = (u64::from(offer.context), offer.since.0 / 1000, providers as u64);
-            out.push(ModelCard { name, hash: offer.model, context, tools: offer.tools, since, providers });
-        }
-        out
     }
 }
 
 impl Asker {
     fn served(&self, model: &str) -> Result<Arc<crate::serve::Served>, Reason> {
         let local = self.0.provider.local.named(model);
-        local.ok_or_else(|| match self.0.weights(model) {
-            Some(_) => Reason::Unsupported {
+        local.ok_or_else(|| match self.0.target(model) {
+            Ok(_) => Reason::Unsupported {
                 what: "model".into(),
                 why: "it is served by others, and its vocabulary is not on this machine".into(),
             },
-            None => Reason::Model(model.to_owned()),
+            Err(reason) => reason,
         })
     }
 }
@@ -428,9 +443,14 @@ impl Answers for Asker {
         self.0.models()
     }
 
-    fn ask(&self, client: &[u8; 32], name: &str, ask: Ask) -> Asked<'_, UnboundedReceiver<Piece>> {
+    fn unlisted(&self, model: &str) -> Reason {
+        // One that came since is listed the next time.
+        self.0.target(model).err().unwrap_or_else(|| Reason::Away(format!("`{model}` was not offered a moment ago")))
+    }
+
+    fn ask(&self, client: &[u8; 32], name: &str, ask: Ask) -> Asked<'_, Answer> {
         let (client, name) = (*client, name.to_owned());
-        Box::pin(async move { self.0.ask(&client, &name, ask).await })
+        Box::pin(async move { self.0.answer(&client, &name, ask).await })
     }
 
     fn receipt(&self, name: &str) -> Option<String> {
@@ -452,8 +472,12 @@ impl Answers for Asker {
     }
 
     fn tokenize(&self, model: &str, text: &str) -> Asked<'_, Vec<i32>> {
-        let ids = self.served(model).and_then(|served| served.tokens(text));
-        Box::pin(async move { ids })
+        let (served, text) = (self.served(model), text.to_owned());
+        Box::pin(async move {
+            let served = served?;
+            let ids = tokio::task::spawn_blocking(move || served.tokens(&text)).await;
+            ids.map_err(|_| Reason::Failed("the text could not be read".into()))?
+        })
     }
 
     fn detokenize(&self, model: &str, ids: &[i32]) -> Asked<'_, String> {

@@ -5,12 +5,43 @@ use base::{Hash, NodeId, Reject, Signed};
 use ledger::{Credits, Voucher};
 use std::time::Duration;
 
-/// Allotted at a time, in parts of the budget.
+/// Allotted at a time beyond one answer, in parts of the budget, at most.
 const ALLOT_PARTS: u64 = 8;
 /// Vouchers are redeemed when they are worth so many fees more than before.
 const REDEEM_FEES: u64 = 20;
 /// The chain of a provider's network comes within this.
 const CHAIN_WITHIN: Duration = Duration::from_secs(25);
+
+/// What answers that wait for an allotment to one provider may cost, together. Dropped, it is not waited for any more.
+struct Wanted<'a> {
+    trade: &'a Trade,
+    of: (Hash, NodeId),
+    bound: Credits,
+}
+
+impl<'a> Wanted<'a> {
+    fn new(trade: &'a Trade, of: (Hash, NodeId), bound: Credits) -> Self {
+        let mut wanted = trade.wanted.lock().expect("nobody panics while holding it");
+        let all = wanted.entry(of).or_default();
+        *all = all.saturating_add(bound.0);
+        Self { trade, of, bound }
+    }
+
+    fn all(&self) -> u64 {
+        let wanted = self.trade.wanted.lock().expect("nobody panics while holding it");
+        wanted.get(&self.of).copied().unwrap_or_default()
+    }
+}
+
+impl Drop for Wanted<'_> {
+    fn drop(&mut self) {
+        let mut wanted = self.trade.wanted.lock().expect("nobody panics while holding it");
+        if let Some(all) = wanted.get_mut(&self.of) {
+            *all = all.saturating_sub(self.bound.0);
+        }
+        wanted.retain(|_, all| *all > 0);
+    }
+}
 
 impl Trade {
     /// Redeems what clients have promised, where it is worth the fee, or where the client wants its money back.
@@ -38,14 +69,24 @@ impl Trade {
         }
     }
 
-    /// A voucher for `amount` more; allots to the provider first where the budget allows it.
-    pub(super) async fn pay(&self, chain: Hash, provider: NodeId, amount: Credits) -> Result<Signed<Voucher>, String> {
+    /// A voucher for `amount` more of an answer that costs at most `bound`; allots to the provider first where the budget
+    /// allows it.
+    pub(super) async fn pay(
+        &self,
+        chain: Hash,
+        provider: NodeId,
+        (amount, bound): (Credits, Credits),
+    ) -> Result<Signed<Voucher>, String> {
+        self.use_allotment(chain, provider);
         match self.books.promise(&self.shared.key, chain, provider, amount) {
             Ok(voucher) => return Ok(voucher),
             Err(Reject::NoAllotment | Reject::Insufficient) => {}
             Err(reject) => return Err(reject.to_string()),
         }
+        let wanted = Wanted::new(self, (chain, provider), bound.max(amount));
         let _one = self.allotting.lock().await;
+        // Nobody takes the deposit back while it is needed.
+        self.use_allotment(chain, self.shared.net.id());
         // Somebody else may have allotted meanwhile.
         if let Ok(voucher) = self.books.promise(&self.shared.key, chain, provider, amount) {
             return Ok(voucher);
@@ -58,7 +99,10 @@ impl Trade {
         }
         let spent = self.books.set_aside();
         let left = self.config.budget.less(spent).unwrap_or_default();
-        let part = Credits(self.config.budget.0 / ALLOT_PARTS).max(amount).min(left);
+        // A stranger gets what this answer may cost, one that has been paid before as much again as it was promised.
+        let grown = self.books.promised(&chain, &provider).0.min(self.config.budget.0 / ALLOT_PARTS);
+        // Those who wait for their turn here are served with it: each allotment takes blocks.
+        let part = Credits(wanted.all().saturating_add(grown)).max(amount).min(left);
         if part < amount {
             return Err(format!(
                 "it costs {amount} credits more, {left} are left of the budget of {}, which counts from the first start; `--budget` sets it",
@@ -86,12 +130,11 @@ impl Trade {
         self.books.set_aside_more(part).map_err(told)?;
         let done = node.spend(Some(&network), ledger::Tx::Allot { parts }).await;
         if let Err(error) = done {
-            let why = format!("{error:#}");
-            // What was never said is not spent; what is not final yet may be.
-            if why.starts_with("refused") {
+            // What has no effect is not spent; what is not final yet may be.
+            if error.has_no_effect() {
                 self.books.set_aside_less(part).map_err(told)?;
             }
-            return Err(format!("the allotment: {why}"));
+            return Err(format!("the allotment: {error:#}"));
         }
         self.books.promise(&self.shared.key, chain, provider, amount).map_err(|reject| reject.to_string())
     }

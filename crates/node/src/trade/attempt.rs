@@ -1,0 +1,193 @@
+//! One provider that is asked: the stream to it, and what is heard there.
+
+use super::Trade;
+use base::{Hash, NodeId, Reject, Wire};
+use ledger::Credits;
+use market::{Event, FRAME_MAX, Frame, Price, Request, Say};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+/// Frames that wait for a session.
+pub(super) const FRAMES: usize = 256;
+/// The last voucher of an answer goes out within this.
+const LAST_WORD: Duration = Duration::from_secs(2);
+/// Tokens that few answers without a bound are longer than.
+const LONG: u64 = 2_048;
+
+impl Trade {
+    /// Asks a provider: this node itself, or another.
+    pub(super) fn open(
+        &self,
+        number: u32,
+        provider: NodeId,
+        request: Request,
+        events: &mpsc::Sender<Event>,
+    ) -> Attempt {
+        let chain = request.chain;
+        let most = (request.price, request.written.len() as u64, request.ask.max_tokens);
+        let (says, mut said) = mpsc::channel(FRAMES);
+        let events = events.clone();
+        let mut tasks = JoinSet::new();
+        if provider == self.shared.net.id() {
+            let (out, mut frames) = mpsc::channel(FRAMES);
+            let own = self.provider.clone();
+            tasks.spawn(async move {
+                let answer = own.answer(provider, request, out, said);
+                let pass = async {
+                    while let Some(frame) = frames.recv().await {
+                        if events.send(Event::Frame(number, frame)).await.is_err() {
+                            return;
+                        }
+                    }
+                    let _ = events.send(Event::Lost(number)).await;
+                };
+                tokio::join!(answer, pass);
+            });
+            return Attempt { provider, chain, says, tasks, paid: false, most, bound: Credits::ZERO };
+        }
+        let net = self.shared.net.clone();
+        // With the weights at hand, a token's bytes are what they are here.
+        let vocabulary = self.provider.local.of(&request.model).map(|served| served.engine().clone());
+        tasks.spawn(async move {
+            let first = Say::Ask { request }.to_bytes();
+            let asked = async || {
+                let mut talk = net.talk(provider, FRAME_MAX).await.map_err(Silence::NoWay)?;
+                talk.say.frame(&first).await.map_err(Silence::after)?;
+                let _ = events.send(Event::Reached(number)).await;
+                // The first word comes at once, or the connection is one to a process that is gone.
+                let word = talk.hear.frame().await.map_err(Silence::after)?.ok_or(Silence::Lost)?;
+                Ok::<_, Silence>((talk, word))
+            };
+            let mut begun = asked().await;
+            if let Err(Silence::Lost | Silence::NoWay(Reject::NotHeld)) = begun {
+                tracing::debug!(number, provider = provider.short(), "not reached, once more");
+                net.forget(provider).await;
+                let got_it = matches!(begun, Err(Silence::Lost));
+                begun = asked().await;
+                // It got the question, and then there was no way to it any more.
+                if got_it && matches!(begun, Err(Silence::NoWay(_))) {
+                    begun = Err(Silence::Lost);
+                }
+            }
+            let (net::Talk { mut say, mut hear, .. }, word) = match begun {
+                Ok(begun) => begun,
+                Err(silence) => return drop(events.send(silence.event(number)).await),
+            };
+            let hearing = async {
+                let mut word = Ok(Some(word));
+                loop {
+                    let event = match word {
+                        Ok(Some(bytes)) => match Frame::from_bytes(&bytes) {
+                            Ok(frame) if !in_words_of(vocabulary.as_deref(), &frame) => {
+                                Event::Wrong(number, Reject::WrongWork)
+                            }
+                            Ok(frame) => Event::Frame(number, frame),
+                            Err(_) => Event::Wrong(number, Reject::Malformed),
+                        },
+                        Ok(None) => Event::Lost(number),
+                        Err(reject) => Silence::after(reject).event(number),
+                    };
+                    let last = !matches!(event, Event::Frame(..));
+                    if events.send(event).await.is_err() || last {
+                        return;
+                    }
+                    word = hear.frame().await;
+                }
+            };
+            let saying = async {
+                while let Some(word) = said.recv().await {
+                    if say.frame(&word.to_bytes()).await.is_err() {
+                        return;
+                    }
+                }
+                // Said to the end: the provider sees that nothing more comes, after the last voucher.
+                say.finish();
+                say.stopped().await;
+            };
+            tokio::join!(saying, hearing);
+        });
+        Attempt { provider, chain, says, tasks, paid: false, most, bound: Credits::ZERO }
+    }
+}
+
+/// Why nothing is heard of a provider.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Silence {
+    /// There was no way to it: what is wrong is on this side or between.
+    NoWay(Reject),
+    /// It got the question, or may have; the way broke since.
+    Lost,
+    /// It sent what no honest provider sends.
+    Broken(Reject),
+}
+
+impl Silence {
+    /// What a reject means once there was a way.
+    fn after(reject: Reject) -> Self {
+        if reject == Reject::NotHeld { Self::Lost } else { Self::Broken(reject) }
+    }
+
+    fn event(self, number: u32) -> Event {
+        match self {
+            Self::NoWay(Reject::NotHeld) => Event::Unreachable(number),
+            Self::NoWay(_) => Event::NoRoom(number),
+            Self::Lost => Event::Lost(number),
+            Self::Broken(reject) => Event::Wrong(number, reject),
+        }
+    }
+}
+
+/// Whether the bytes of a frame's tokens are those of the own vocabulary, where there is one.
+fn in_words_of(vocabulary: Option<&engine::Engine>, frame: &Frame) -> bool {
+    match (vocabulary, frame) {
+        (Some(engine), Frame::Written { tokens, .. }) => {
+            tokens.0.iter().all(|token| engine.piece(token.id) == token.bytes)
+        }
+        _ => true,
+    }
+}
+
+/// A provider that was asked. Dropped, it is let go of, and so cancelled.
+pub(super) struct Attempt {
+    pub(super) provider: NodeId,
+    pub(super) chain: Hash,
+    pub(super) says: mpsc::Sender<Say>,
+    tasks: JoinSet<()>,
+    pub(super) paid: bool,
+    /// The price, tokens of the answer before it, and tokens of the answer at most.
+    most: (Price, u64, Option<u64>),
+    /// What its answer costs at most, once it was taken.
+    pub(super) bound: Credits,
+}
+
+impl Attempt {
+    /// What an answer on these terms costs at most: with an answer of ordinary length where the question bounds none.
+    pub(super) fn costs_at_most(&self, terms: &market::Terms) -> Credits {
+        let (price, from, max) = &self.most;
+        let there = terms.read.saturating_add(*from);
+        let room = terms.context.saturating_sub(there);
+        price.of(there, max.unwrap_or(LONG).saturating_sub(*from).min(room))
+    }
+
+    /// Lets what was said go out.
+    pub(super) async fn finish(self) {
+        let Self { says, mut tasks, .. } = self;
+        drop(says);
+        let _ = tokio::time::timeout(LAST_WORD, tasks.join_next()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_provider_sends_is_held_against_it() {
+        let event = |silence: Silence| silence.event(3);
+        assert_eq!(event(Silence::NoWay(Reject::TooMany)), Event::NoRoom(3), "our own pool is full");
+        assert_eq!(event(Silence::NoWay(Reject::NotHeld)), Event::Unreachable(3));
+        assert_eq!(event(Silence::after(Reject::NotHeld)), Event::Lost(3));
+        assert_eq!(event(Silence::after(Reject::Oversized)), Event::Wrong(3, Reject::Oversized));
+    }
+}

@@ -1,0 +1,209 @@
+//! What this node does with questions where it is short of connections or of memory.
+
+use super::*;
+use crate::{Limits, NodeConfig, Served};
+use base::Keypair;
+use engine::{Engine, EngineConfig};
+use market::{Event, FRAME_MAX, Frame, Piece, Request, Sampling};
+use std::net::UdpSocket;
+use std::path::Path;
+use std::task::Poll;
+use tokio::sync::mpsc;
+
+/// More connections than a pool has room for.
+const DIALS: u16 = 300;
+/// Dials to a silent socket last longer.
+const WITHIN: Duration = Duration::from_secs(9);
+
+fn key(i: u16) -> NodeId {
+    let mut secret = [9; 32];
+    secret[..2].copy_from_slice(&i.to_le_bytes());
+    Keypair::from_secret(secret).id()
+}
+
+async fn start(dir: &Path, local: Local, config: TradeConfig) -> (Arc<Node>, Arc<Trade>) {
+    let node = NodeConfig {
+        dir: dir.to_owned(),
+        bind: ([127, 0, 0, 1], 0).into(),
+        mdns: false,
+        relays: vec![],
+        rates: (0, 0),
+        minded: false,
+        limits: Limits { threads: 1, duty_percent: 100 },
+        device: "cpu".into(),
+        eval_tokens: 0,
+    };
+    let node = Node::start(node).await.expect("a node starts");
+    let trade = node.trade(local, config).await.expect("it trades");
+    (node, trade)
+}
+
+/// A model of random weights that is called `own`.
+fn own(dir: &Path) -> Local {
+    let path = dir.join("own.gguf");
+    if !path.exists() {
+        let config = model::Config::preset("nano", 2048, 256).expect("a preset");
+        let layout = model::Layout::new(&config, &model::Part::whole(&config));
+        let theta = model::init(&layout, config.num_hidden_layers, 5);
+        let tokenizer = std::fs::read("../../corpus/tokenizer.json").expect("the shipped tokenizer");
+        let (card, kind) = (model::ModelCard::default(), model::GgufType::Q8_0);
+        model::export_gguf(&path, &config, &theta, &tokenizer, 0, &card, kind).expect("written");
+    }
+    let config = EngineConfig { path, hash: None, threads: 1, slots: 2, context: 0, memory: 0, vram: 0 };
+    Local::new(vec![Served::new(Engine::load(config).expect("loaded"))])
+}
+
+fn question(model: &str) -> Ask {
+    Ask {
+        model: model.into(),
+        input: Input::Text("a question".into()),
+        max_tokens: Some(1),
+        sampling: Sampling::default(),
+        stop: Vec::new(),
+        logprobs: None,
+        echo: false,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_pool_of_our_own_accuses_no_provider() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (node, trade) = start(dir.path(), Local::default(), TradeConfig::default()).await;
+    // A socket that answers nobody: dials to it take their place until they give up.
+    let silent = UdpSocket::bind("127.0.0.1:0").expect("bound");
+    let socket = silent.local_addr().expect("an address");
+    let mut dials = Vec::new();
+    for i in 0..DIALS {
+        let net = trade.shared.net.clone();
+        net.know(&net::Address { node: key(i), sockets: vec![socket], relay: None });
+        let mut dial = Box::pin(async move { net.talk(key(i), FRAME_MAX).await.is_ok() });
+        // Begun here, so that its place is taken before the question comes.
+        std::future::poll_fn(|context| Poll::Ready(dial.as_mut().poll(context).is_ready())).await;
+        dials.push(dial);
+        tokio::task::yield_now().await;
+    }
+    let (events, mut happened) = mpsc::channel(8);
+    let (begun, provider) = (Instant::now(), key(DIALS));
+    loop {
+        let request = Request::new(Hash::default(), Hash::default(), Hash::default(), question("a model"));
+        let _attempt = trade.open(1, provider, request, &events);
+        match happened.recv().await.expect("an event") {
+            Event::NoRoom(1) => break,
+            // Not full yet, and there is no way to a key without an address.
+            Event::Unreachable(1) => assert!(begun.elapsed() < WITHIN, "the pool is never full"),
+            other => panic!("a provider that was never reached is accused: {other:?}"),
+        }
+    }
+    drop(dials);
+    trade.close().await;
+    node.close().await.expect("it ends");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_for_an_unloaded_model_leaves_no_machine() {
+    let stage = tempfile::tempdir().expect("a folder");
+    let offer = OfferConfig { public: true, ..OfferConfig::default() };
+    let serves = TradeConfig { offer, ..TradeConfig::default() };
+    let (peer, offers) = start(&stage.path().join("peer"), own(stage.path()), serves).await;
+    let (node, trade) = start(&stage.path().join("node"), own(stage.path()), TradeConfig::default()).await;
+    trade.join(&offers.ticket(offers.networks()[0])).expect("joined");
+    assert!(trade.wait_for(Some("net/own"), Duration::from_secs(60)).await, "the peer offers the same name");
+    let heard =
+        || offers.served().into_iter().filter(|(name, _)| !name.starts_with("offer_")).map(|(_, n)| n).sum::<u64>();
+    let ask = async |model: &str| {
+        let mut pieces = trade.ask(&[1; 32], "a question", question(model)).await?;
+        while let Some(piece) = pieces.recv().await {
+            if let Piece::End { finish, .. } = piece {
+                return finish.map(|_| ());
+            }
+        }
+        Err(Reason::Failed("it broke off".into()))
+    };
+    assert_eq!(ask("own").await, Ok(()), "it is loaded, and answers here");
+    trade.told(Told::Sheds);
+    assert!(matches!(ask("own").await, Err(Reason::Away(_))));
+    assert_eq!((trade.unloaded(), heard()), (vec!["own".to_owned()], 0), "nothing left the machine");
+    assert_eq!(ask("net/own").await, Ok(()), "under its other name it does");
+    for (node, trade) in [(node, trade.clone()), (peer, offers.clone())] {
+        trade.close().await;
+        node.close().await.expect("it ends");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_allotment_comes_back_to_the_budget_once() {
+    let stage = tempfile::tempdir().expect("a folder");
+    let (node, trade) = start(&stage.path().join("node"), Local::default(), TradeConfig::default()).await;
+    let chain = trade.networks()[0];
+    trade.books.set_aside_more(Credits(100)).expect("it is kept");
+    let back = |serial| trade.books.give_back(&chain, &key(1), serial, Credits(30)).expect("it is kept");
+    assert_eq!(([back(1), back(1)], trade.books.set_aside()), ([true, false], Credits(70)));
+    // The next one to the same provider is another.
+    assert_eq!(([back(2), back(2)], trade.books.set_aside()), ([true, false], Credits(40)));
+    trade.close().await;
+    node.close().await.expect("it ends");
+}
+
+/// What a provider says beside that it lives.
+async fn first(frames: &mut mpsc::Receiver<Frame>) -> Option<Frame> {
+    loop {
+        match frames.recv().await {
+            Some(Frame::Alive {}) => {}
+            other => return other,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_without_a_place_is_refused_before_its_question_is_read() {
+    let stage = tempfile::tempdir().expect("a folder");
+    let price = Price { input: Credits::whole(1), output: Credits::whole(2) };
+    let sells = TradeConfig { offer: OfferConfig { public: true, price }, ..TradeConfig::default() };
+    let (node, trade) = start(&stage.path().join("node"), own(stage.path()), sells).await;
+    let (home, model) = (trade.networks()[0], trade.provider.local.all()[0].card().hash);
+    let ask = || {
+        let request = Request { chain: home, price, ..Request::new(home, model, Hash::default(), question("own")) };
+        let ((out, frames), (says, said)) = (mpsc::channel(8), mpsc::channel(8));
+        let trade = trade.clone();
+        let answer = tokio::spawn(async move { trade.provider.answer(key(1), request, out, said).await });
+        (answer, frames, says)
+    };
+    let mut waiting = Vec::new();
+    // As many as may wait to pay, none of which does.
+    for _ in 0..4 {
+        let (answer, mut frames, says) = ask();
+        assert!(matches!(first(&mut frames).await, Some(Frame::Taken { .. })));
+        waiting.push((answer, frames, says));
+    }
+    let (answer, mut frames, _says) = ask();
+    assert!(matches!(first(&mut frames).await, Some(Frame::Refused { reason: Reason::Busy(_) })));
+    answer.await.expect("it ends");
+    for (answer, frames, says) in waiting {
+        drop((frames, says));
+        answer.await.expect("it ends");
+    }
+    trade.close().await;
+    node.close().await.expect("it ends");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credits_of_a_strangers_network_of_one_buy_no_answer() {
+    let stage = tempfile::tempdir().expect("a folder");
+    let price = Price { input: Credits::whole(1), output: Credits::whole(2) };
+    let sells = TradeConfig { offer: OfferConfig { public: true, price }, ..TradeConfig::default() };
+    let (node, trade) = start(&stage.path().join("node"), own(stage.path()), sells).await;
+    let (mint, minting) = start(&stage.path().join("mint"), Local::default(), TradeConfig::default()).await;
+    let (home, theirs) = (trade.networks()[0], minting.networks()[0]);
+    trade.join(&minting.ticket(theirs)).expect("joined");
+    assert!(trade.words(&theirs).is_none() && trade.words(&home).is_some(), "it is sold at home only");
+    let model = trade.provider.local.all()[0].card().hash;
+    let request = Request { chain: theirs, price, ..Request::new(home, model, Hash::default(), question("own")) };
+    let (out, mut frames) = mpsc::channel(8);
+    let (_says, said) = mpsc::channel(8);
+    trade.provider.answer(mint.id(), request, out, said).await;
+    assert_eq!(frames.recv().await, Some(Frame::Refused { reason: Reason::Price }));
+    for (node, trade) in [(node, trade), (mint, minting)] {
+        trade.close().await;
+        node.close().await.expect("it ends");
+    }
+}

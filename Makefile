@@ -6,7 +6,7 @@ SERVE ?= 1
 export SERVE
 BIN = $(shell $(CARGO) metadata --format-version 1 --no-deps 2>/dev/null | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug
 
-.PHONY: conformance install uninstall demo demo-ledger demo-serve test nightly bench claims claims-full lint fuzz build prerequisites
+.PHONY: conformance install uninstall demo demo-ledger demo-serve test nightly bench claims claims-full claims-check lint fuzz build prerequisites
 
 demo: build ## four peers train together on this machine (about four minutes)
 	$(BIN)/talkoo demo
@@ -47,6 +47,9 @@ claims: build ## the quick figures (under ten minutes)
 
 claims-full: build ## all figures
 	$(BIN)/claims --full
+
+claims-check: build ## which figures fall short, got worse, or are older than the code; an error where no noise can be the reason
+	$(BIN)/claims --check
 
 lint: prerequisites
 	$(CARGO) fmt --all --check

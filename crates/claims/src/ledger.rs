@@ -1,6 +1,6 @@
 //! Speed of the books, on one core, signatures apart.
 
-use crate::{Bar, Book, median};
+use crate::{Bar, Book};
 use base::{NodeId, Rng, Signature, Signed};
 use ledger::{Credits, Envelope, Ledger, Params, SignedTx, Tx};
 use std::hint::black_box;
@@ -11,7 +11,8 @@ const BLOCKS: usize = 30;
 
 pub(crate) fn measure(book: &mut Book) {
     let (rate, _) = blocks(10_000);
-    let how = "10,000 accounts, blocks of 1,000 transfers among random ones, the root after each, median of 30 blocks";
+    let how = "10,000 accounts, blocks of 1,000 transfers among random ones, their signatures not checked, the root after each, median of \
+         30 blocks";
     book.add("quick", "ledger.apply.rate", (rate, "transfers/s"), Bar::Least(100_000.0), ">= 500000", how);
     let (_, root_ms) = blocks(1_000_000);
     let how = "1,000,000 accounts, the root after a block of 1,000 transfers among random ones, median of 30 blocks";
@@ -19,7 +20,7 @@ pub(crate) fn measure(book: &mut Book) {
 }
 
 /// Transfers per second, and milliseconds of the root alone.
-fn blocks(accounts: u64) -> (f64, f64) {
+fn blocks(accounts: u64) -> (Vec<f64>, Vec<f64>) {
     let id = |i: u64| {
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&i.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
@@ -52,5 +53,5 @@ fn blocks(accounts: u64) -> (f64, f64) {
         roots.push((whole - applied).as_secs_f64() * 1e3);
     }
     assert_eq!(ledger.held(), u128::from(ledger.supply().0), "money is conserved");
-    (median(rates), median(roots))
+    (rates, roots)
 }

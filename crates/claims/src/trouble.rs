@@ -1,39 +1,31 @@
 //! Serving under trouble: providers that are killed in mid-answer, and twice as many questions as can be answered.
 
+mod overload;
+
 use crate::market::{question, start};
 use crate::serve::{answer, job, prompt, written};
-use crate::{Bar, Book, Figure, Process};
+use crate::{Bar, Book, Figure, Measured, Process};
 use anyhow::{Context, Result, ensure};
 use base::NodeId;
 use engine::{Engine, EngineConfig, Event, Job, Written};
 use market::{Checked, Piece, judge};
-use node::{Local, Node, OfferConfig, Served, Trade, TradeConfig};
+use node::{Local, Trade, TradeConfig};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 const KILLS: usize = 200;
 const ACROSS_KILLS: usize = 40;
 const TOKENS: u64 = 96;
-const CLIENTS: usize = 4;
-const OVERLOAD: Duration = Duration::from_secs(120);
-const MEASURED: Duration = Duration::from_secs(20);
 
 const IDENTICAL: Figure<'static> =
     Figure { name: "serve.failover.identical", unit: "%", bar: Bar::Least(100.0), goal: "100" };
 const ACROSS: Figure<'static> =
     Figure { name: "serve.failover.across", unit: "% coherent and said", bar: Bar::Least(100.0), goal: "100" };
 const GAP: Figure<'static> = Figure { name: "serve.failover.gap.p95", unit: "s", bar: Bar::Most(2.0), goal: "<= 0.5" };
-const COMPLETED: Figure<'static> =
-    Figure { name: "serve.overload.completed", unit: "% of capacity", bar: Bar::Least(95.0), goal: ">= 98" };
-const ATTEMPTS: Figure<'static> =
-    Figure { name: "serve.overload.attempts", unit: "per question", bar: Bar::Most(1.2), goal: "<= 1.05" };
-const FAIRNESS: Figure<'static> =
-    Figure { name: "serve.overload.fairness", unit: "Jain", bar: Bar::Least(0.95), goal: ">= 0.99" };
 
 /// Three areas, for each takes its time: `kills`, `across`, `overload`.
 pub(crate) fn measure(book: &mut Book, area: &str, full: bool) -> Result<()> {
@@ -41,7 +33,7 @@ pub(crate) fn measure(book: &mut Book, area: &str, full: bool) -> Result<()> {
         let kept: &[Figure<'static>] = match area {
             "kills" => &[IDENTICAL, GAP],
             "across" => &[ACROSS],
-            _ => &[COMPLETED, ATTEMPTS, FAIRNESS],
+            _ => &overload::FIGURES,
         };
         book.keep(kept);
         return Ok(());
@@ -50,7 +42,7 @@ pub(crate) fn measure(book: &mut Book, area: &str, full: bool) -> Result<()> {
     match area {
         "kills" => runtime.block_on(kills(book)),
         "across" => runtime.block_on(across(book)),
-        _ => runtime.block_on(overload(book)),
+        _ => runtime.block_on(overload::measure(book)),
     }
 }
 
@@ -111,7 +103,7 @@ async fn kills(book: &mut Book) -> Result<()> {
     let mut gaps: Vec<f64> = answers.iter().map(|killed| killed.gap).collect();
     gaps.sort_by(f64::total_cmp);
     let how = format!("the longest silence of each of these answers; median {:.2} s", gaps[kills / 2]);
-    book.full(GAP, gaps[kills * 95 / 100], &how);
+    book.full(GAP, Measured::out_of(gaps[kills * 95 / 100], &gaps), &how);
     Ok(())
 }
 
@@ -226,120 +218,16 @@ fn likely(engine: &Engine, seed: usize, ids: Vec<i32>) -> Result<bool> {
             // Those of the answer: nothing is known of the question's first token.
             let scored: Vec<_> = logprobs.iter().skip(24 - 1).map(token).collect();
             ensure!(scored.len() == ids.len(), "{} tokens of {} were scored", scored.len(), ids.len());
-            let checked =
-                Checked { ask: &ask, finish: market::Finish::Length, read: (24, 24), scored: &scored, more: 0 };
+            let checked = Checked {
+                ask: &ask,
+                finish: market::Finish::Length,
+                read: (24, 24),
+                text: "",
+                scored: &scored,
+                more: 0,
+            };
             return Ok(!judge(&checked).is_bad());
         }
     }
     anyhow::bail!("the engine ended")
-}
-
-/// Two providers, four clients, twice as many questions as can be answered.
-async fn overload(book: &mut Book) -> Result<()> {
-    let stage = tempfile::tempdir()?;
-    let path = stage.path().join("figure.gguf");
-    written(&path, "small")?;
-    let mut providers: Vec<(Arc<Node>, Arc<Trade>)> = Vec::new();
-    for i in 0..2 {
-        let engine = Engine::load(EngineConfig {
-            path: path.clone(),
-            hash: None,
-            threads: 1,
-            slots: 2,
-            context: 512,
-            memory: 0,
-            vram: 0,
-        })?;
-        let offer = OfferConfig { public: true, ..OfferConfig::default() };
-        let config = TradeConfig { offer, ..TradeConfig::default() };
-        let local = Local::new(vec![Served::new(engine)]);
-        let provider = start(&stage.path().join(format!("provider-{i}")), local, config, &[]).await?;
-        if let Some((_, first)) = providers.first() {
-            provider.1.join(&first.ticket(first.networks()[0]))?;
-        }
-        providers.push(provider);
-    }
-    let first = providers[0].1.clone();
-    let ticket = first.ticket(first.networks()[0]);
-    let mut clients = Vec::new();
-    for i in 0..CLIENTS {
-        let dir = stage.path().join(format!("client-{i}"));
-        let client = start(&dir, Local::default(), TradeConfig::default(), &[]).await?;
-        client.1.join(&ticket)?;
-        offered(&client.1, 2, 0).await?;
-        clients.push(client);
-    }
-    // As many at a time as there are places, so that none stands idle and none is refused.
-    let done: Vec<AtomicU64> = (0..CLIENTS).map(|_| AtomicU64::new(0)).collect();
-    let done: Arc<Vec<AtomicU64>> = Arc::new(done);
-    let closed = phase(&clients, &done, MEASURED, None).await;
-    let capacity = closed as f64 / MEASURED.as_secs_f64();
-    let before: Vec<(u64, u64)> = clients.iter().map(|(_, trade)| trade.asked()).collect();
-    let rate = 2.0 * capacity / CLIENTS as f64;
-    let total = phase(&clients, &done, OVERLOAD, Some(rate)).await;
-    let each: Vec<f64> = done.iter().map(|n| n.load(Ordering::Relaxed) as f64).collect();
-    let after: Vec<(u64, u64)> = clients.iter().map(|(_, trade)| trade.asked()).collect();
-    let asked: u64 = after.iter().zip(&before).map(|(a, b)| a.0 - b.0).sum();
-    let tries: u64 = after.iter().zip(&before).map(|(a, b)| a.1 - b.1).sum();
-    let sum: f64 = each.iter().sum();
-    let squares: f64 = each.iter().map(|n| n * n).sum();
-    let how = format!(
-        "two providers of two places each, {CLIENTS} clients, {asked} questions in {} s, twice the {capacity:.1}/s that closed loops \
-         get answered; those that find no room are told when to come back and counted as refused",
-        OVERLOAD.as_secs()
-    );
-    let completed = total as f64 / OVERLOAD.as_secs_f64() / capacity * 100.0;
-    book.full(COMPLETED, completed, &how);
-    book.full(ATTEMPTS, tries as f64 / asked.max(1) as f64, "providers asked for each question, in the same minutes");
-    book.full(FAIRNESS, sum * sum / (CLIENTS as f64 * squares).max(1.0), "answers of each client, in the same minutes");
-    for (node, trade) in clients.into_iter().chain(providers) {
-        trade.close().await;
-        node.close().await?;
-    }
-    Ok(())
-}
-
-/// Answers in so long: questions at a rate from each client, or, without one, a new one whenever one is done.
-async fn phase(
-    clients: &[(Arc<Node>, Arc<Trade>)],
-    done: &Arc<Vec<AtomicU64>>,
-    time: Duration,
-    rate: Option<f64>,
-) -> u64 {
-    done.iter().for_each(|n| n.store(0, Ordering::Relaxed));
-    let end = Instant::now() + time;
-    let mut tasks = tokio::task::JoinSet::new();
-    for (i, (_, trade)) in clients.iter().enumerate() {
-        let (trade, done) = (trade.clone(), done.clone());
-        tasks.spawn(async move {
-            let mut asked = tokio::task::JoinSet::new();
-            let mut n = 0usize;
-            while Instant::now() < end {
-                n += 1;
-                let one = ask(trade.clone(), done.clone(), i, i * 1_000_000 + n, end);
-                match rate {
-                    None => one.await,
-                    Some(rate) => {
-                        asked.spawn(one);
-                        tokio::time::sleep(Duration::from_secs_f64(1.0 / rate)).await;
-                    }
-                }
-                while asked.try_join_next().is_some() {}
-            }
-            asked.abort_all();
-        });
-    }
-    while tasks.join_next().await.is_some() {}
-    done.iter().map(|n| n.load(Ordering::Relaxed)).sum()
-}
-
-async fn ask(trade: Arc<Trade>, done: Arc<Vec<AtomicU64>>, client: usize, seed: usize, end: Instant) {
-    let Ok(mut pieces) = trade.ask(&[6; 32], "load", question(prompt(seed, 32), 48)).await else { return };
-    while let Some(piece) = pieces.recv().await {
-        if let Piece::End { finish: Ok(_), .. } = piece
-            && Instant::now() < end
-        {
-            done[client].fetch_add(1, Ordering::Relaxed);
-        }
-    }
 }

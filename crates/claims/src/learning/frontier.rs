@@ -1,23 +1,14 @@
 //! Loss over bytes, as a table and a picture that are committed.
 
-use super::{MICRO_TOKENS, Outcome, SIZE, Setting, WORKERS};
+use super::{Best, ROWS, Row, SEQ_LEN, SIZE, WORKERS};
 use anyhow::Result;
 use std::fmt::Write;
 
-type Reference = (Setting, f64);
-
 /// Writes `docs/frontier.md` and `docs/frontier.svg`.
-pub(super) fn write(
-    named: &[(Setting, Outcome)],
-    more: &[(Setting, Outcome)],
-    (one, one_bits): Reference,
-    (alone, alone_bits): Reference,
-    seeds: u64,
-    stamp: &str,
-) -> Result<()> {
-    let mut rows: Vec<(Setting, Outcome, u64)> = named.iter().map(|&(s, o)| (s, o, seeds)).collect();
-    rows.extend(more.iter().map(|&(s, o)| (s, o, 1)));
-    rows.sort_by(|a, b| b.1.bits_per_token.total_cmp(&a.1.bits_per_token));
+pub(super) fn write(rows: &[Row], (one, own, alone): (&Best, &Best, &Best), stamp: &str) -> Result<()> {
+    let mut rows: Vec<&Row> = rows.iter().collect();
+    rows.sort_by(|a, b| b.mean().bits_per_token.total_cmp(&a.mean().bits_per_token));
+    let (one_bits, alone_bits) = (one.row.mean().bits_per_byte, alone.row.mean().bits_per_byte);
     let over = |bits: f64, one: f64| 100.0 * (bits / one - 1.0);
     let mut text = String::new();
     writeln!(text, "# Loss over bytes\n")?;
@@ -28,53 +19,61 @@ pub(super) fn write(
     )?;
     writeln!(
         text,
-        "{WORKERS} workers in one process with the real codec and the real apply; size `{SIZE}` (1.1 M parameters), {}\n\
-         tokens of the shipped corpus, {} tokens per inner step, peak learning rate {} for every row. `bits/token` is\n\
-         what all members send together, each update counted once, per token of training. Small and short: measure\n\
-         again at your scale.\n",
-        one.tokens,
-        WORKERS * MICRO_TOKENS,
-        one.lr
+        "{WORKERS} workers in one process with the real codec and the real apply, no network; size `{SIZE}` (1.1 M parameters),\n\
+         {} tokens of the shipped corpus, {} tokens per inner step, peak learning rate {} for every row. `bits/token` is\n\
+         what all members send together, each update counted once, per token of training. With `delay` a round begins before\n\
+         the last one is applied. Small and short: measure again at your scale.\n",
+        one.row.setting.tokens,
+        ROWS * SEQ_LEN as u64,
+        one.row.setting.lr
     )?;
     writeln!(
         text,
-        "- one machine, same global batch, best learning rate of three: **{one_bits:.4}** held-out bits per byte\n\
-         - one member alone for the same time ({} tokens, best of nine batches and rates: {} tokens, {}): \
-         **{alone_bits:.4}** (+{:.1} %)\n",
-        alone.tokens,
-        alone.micro_batches * MICRO_TOKENS,
-        alone.lr,
+        "Held-out bits per byte, the mean over seeds and from the least to the most:\n\n\
+         - one machine, same global batch, best learning rate: **{}**\n\
+         - one machine, as many tokens, its own best batch and learning rate: **{}** ({:+.1} %)\n\
+         - one member alone with a quarter of the tokens, as if four were four times as fast, its own best batch and learning\n  \
+         rate: **{}** ({:+.1} %)\n",
+        one.text(),
+        own.text(),
+        over(own.row.mean().bits_per_byte, one_bits),
+        alone.text(),
         over(alone_bits, one_bits)
     )?;
     writeln!(text, "![loss over bits per token](frontier.svg)\n")?;
     writeln!(
         text,
-        "| rounds | H | density | bits | bits/parameter | bits/token | bits/byte held out | over one machine | better than alone | seeds |"
+        "| rounds | H | density | bits | delay | bits/parameter | bits/token | bits/byte held out | least to most | over one machine | better than alone | seeds |"
     )?;
-    writeln!(text, "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")?;
-    for (setting, outcome, seeds) in &rows {
+    writeln!(text, "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|")?;
+    for row in &rows {
+        let (setting, outcome, (least, most)) = (row.setting, row.mean(), row.spread());
         let (sparsity, bits) = setting.format.unwrap_or_default();
         writeln!(
             text,
-            "| {} | {} | 1/{} | {bits} | {:.3} | {:.1} | {:.4} | {:+.1} % | {:+.1} % | {seeds} |",
+            "| {} | {} | 1/{} | {bits} | {} | {:.3} | {:.1} | {:.4} | {least:.4}–{most:.4} | {:+.1} % | {:+.1} % | {} |",
             if setting.gradients { "gradients" } else { "local" },
             setting.inner_steps,
             1u32 << sparsity,
+            u8::from(setting.delay),
             outcome.bits_per_parameter,
             outcome.bits_per_token,
             outcome.bits_per_byte,
             over(outcome.bits_per_byte, one_bits),
             -over(outcome.bits_per_byte, alone_bits),
+            row.outcomes.len(),
         )?;
     }
     std::fs::write("docs/frontier.md", text)?;
     let points: Vec<(f64, f64, String, bool)> = (rows.iter())
-        .map(|(setting, outcome, _)| {
+        .map(|row| {
+            let (setting, outcome) = (row.setting, row.mean());
             let (sparsity, bits) = setting.format.unwrap_or_default();
+            let delay = if setting.delay { " delay 1" } else { "" };
             let label = if setting.gradients {
-                format!("gradients 1/{} {bits} bit", 1u32 << sparsity)
+                format!("gradients 1/{} {bits} bit{delay}", 1u32 << sparsity)
             } else {
-                format!("H {} 1/{} {bits} bit", setting.inner_steps, 1u32 << sparsity)
+                format!("H {} 1/{} {bits} bit{delay}", setting.inner_steps, 1u32 << sparsity)
             };
             (outcome.bits_per_token, over(outcome.bits_per_byte, one_bits), label, setting.gradients)
         })

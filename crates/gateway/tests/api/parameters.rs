@@ -49,6 +49,8 @@ fn telling(endpoint: Endpoint, name: &str) -> Value {
     match name {
         "model" => "none".into(),
         "messages" => json!([{ "role": "user", "content": "hello" }]),
+        // The parrot's vectors are alike: two texts have two.
+        "input" if endpoint == Endpoint::Embeddings => json!(["hello", "there"]),
         "prompt" | "input" | "instructions" => "hello".into(),
         "max_tokens" | "max_completion_tokens" | "max_output_tokens" | "n_predict" | "num_predict" => 5.into(),
         "echo" | "stream" | "structured_outputs.json_object" | "stream_options.include_usage" => true.into(),

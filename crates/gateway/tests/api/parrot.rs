@@ -71,10 +71,7 @@ impl Answers for Parrot {
             if texts.contains(&Input::Text("refuse".into())) {
                 return Err(Reason::Unsupported { what: "model".into(), why: "it writes".into() });
             }
-            // Of another text another vector, and so many tokens as it has bytes.
-            let bytes = |text: &Input| if let Input::Text(text) = text { text.len() } else { 1 };
-            let read = texts.iter().map(|text| bytes(text) as u64).sum();
-            Ok((texts.iter().map(|text| vec![0.6, bytes(text) as f32]).collect(), read))
+            Ok((texts.iter().map(|_| vec![0.6, 0.8]).collect(), texts.len() as u64))
         })
     }
 

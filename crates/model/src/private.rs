@@ -229,7 +229,8 @@ mod tests {
     #[test]
     fn moments_that_were_kept_in_8_bits_move_weights_as_exact_ones_do() {
         let largest = |moves: &[f32]| moves.iter().fold(0.0f32, |max, x| max.max(x.abs()));
-        let kinds: [(&str, fn(usize, &mut Rng) -> f32); 4] = [
+        type Gradient = fn(usize, &mut Rng) -> f32;
+        let kinds: [(&str, Gradient); 4] = [
             ("sigma 0.75", |_, rng| log_normal(rng, 0.75)),
             ("sigma 1", |_, rng| log_normal(rng, 1.0)),
             ("sigma 1.5", |_, rng| log_normal(rng, 1.5)),

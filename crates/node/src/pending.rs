@@ -374,7 +374,7 @@ mod tests {
         assert_eq!(stage.next(&wallet), 1, "its number stays taken");
         drop(wallet);
         let wallet = stage.pending("here");
-        assert_eq!(wallet.all(), [lost.clone()], "it is submitted again");
+        assert_eq!(wallet.all(), vec![lost.clone()], "it is submitted again");
         let told = added(&wallet, &lost);
         wallet.refused(&net::submitted(&lost.to_bytes()), Reject::TooMany);
         assert_eq!(*told.borrow(), Progress::Waits(Some(Reject::TooMany)), "the owner hears of the refusal");

@@ -147,6 +147,7 @@ impl Idling {
     }
 
     /// Tells `tell` from now on when work for others begins or stops; how it is now at once.
+    #[cfg(feature = "serve")]
     pub(crate) fn tell(&self, tell: Tell) {
         tell(if *self.duty.borrow() == 0 { Told::Rests } else { Told::Works });
         self.told.lock().expect("nobody panics while holding it").push(tell);

@@ -156,7 +156,7 @@ pub(crate) struct Pair {
 impl Pair {
     pub(crate) async fn new(local: Local, price: Price, relays: Vec<node::RelayAddr>) -> Result<Self> {
         let stage = tempfile::tempdir()?;
-        let offer = OfferConfig { public: true, price };
+        let offer = OfferConfig { public: true, price, accept: Vec::new() };
         let serves = TradeConfig { offer, ..TradeConfig::default() };
         let provider = start(&stage.path().join("provider"), local, serves, &relays).await?;
         let asks = TradeConfig { price, budget: Credits::whole(100), ..TradeConfig::default() };

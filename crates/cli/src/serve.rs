@@ -29,6 +29,9 @@ pub(crate) struct ServeArgs {
     /// Credits that others pay for a million tokens of questions and of answers (default: none).
     #[arg(long, value_name = "IN,OUT", value_parser = price)]
     price: Option<Price>,
+    /// Take credits of this chain, too, whoever validates it; without it those of the own network, and of four and more validators.
+    #[arg(long, value_name = "CHAIN")]
+    accept: Vec<Hash>,
     /// Refuse requests without a key on this machine, too; `talkoo key create` makes one.
     #[arg(long)]
     demand_keys: bool,
@@ -259,6 +262,9 @@ impl ServeArgs {
         serve.temperature = self.temperature.unwrap_or(serve.temperature);
         let both = |price: Price| [price.input, price.output];
         serve.price = self.price.map_or(serve.price, both);
+        if !self.accept.is_empty() {
+            serve.accept = self.accept.iter().map(Hash::to_string).collect();
+        }
         ask.max_price = self.asking.max_price.map_or(ask.max_price, both);
         ask.budget = self.asking.budget.unwrap_or(ask.budget);
         ask.check_percent = self.asking.check.unwrap_or(ask.check_percent);
@@ -296,7 +302,13 @@ impl ServeArgs {
         ensure!((0.0..=2.0).contains(&temperature), "--temperature is between 0 and 2");
         let public = self.offers(common);
         let [input, output] = set.price;
-        let offer = OfferConfig { public, price: self.price.unwrap_or(Price { input, output }) };
+        let named = set
+            .accept
+            .iter()
+            .map(|chain| chain.parse::<Hash>().context("[serve] accept"))
+            .collect::<Result<Vec<_>>>()?;
+        let accept = if self.accept.is_empty() { named } else { self.accept.clone() };
+        let offer = OfferConfig { public, price: self.price.unwrap_or(Price { input, output }), accept };
         let trade = self.asking.enter(common, node, local, offer).await?;
         let listen = self.listen.unwrap_or(set.listen);
         let dir = common.dir();

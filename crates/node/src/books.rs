@@ -58,6 +58,8 @@ pub(crate) struct Books {
     me: NodeId,
     tills: Mutex<BTreeMap<Vec<u8>, Till>>,
     writing: Mutex<()>,
+    /// Chains whose credits the owner takes, whoever validates them.
+    accept: Vec<Hash>,
     /// What computes here.
     device: String,
     before: Answered,
@@ -68,7 +70,7 @@ fn key(chain: &Hash, peer: &NodeId) -> Vec<u8> {
 }
 
 impl Books {
-    pub(crate) fn open(dir: &Path, chains: Arc<Chains>, me: NodeId) -> Result<Self> {
+    pub(crate) fn open(dir: &Path, chains: Arc<Chains>, me: NodeId, accept: Vec<Hash>) -> Result<Self> {
         let path = dir.join("market.redb");
         let database = Database::create(&path).with_context(|| format!("{} is damaged", path.display()))?;
         let write = database.begin_write()?;
@@ -89,7 +91,7 @@ impl Books {
         drop(read);
         let device = chains.home.device().to_owned();
         let (tills, before) = (Mutex::new(tills), Answered::default());
-        let mut books = Self { database, chains, me, tills, writing: Mutex::default(), device, before };
+        let mut books = Self { database, chains, me, accept, tills, writing: Mutex::default(), device, before };
         books.before = books.answered()?.into_values().fold(before, Answered::and);
         Ok(books)
     }
@@ -108,11 +110,13 @@ impl Books {
         *chain == self.chains.home.chain()
     }
 
-    /// Whether credits of a chain pay for answers: of the own network, or of one that four and more validators keep. A
-    /// stranger's chain of one may mint what it likes and leave out what it does not.
+    /// Whether credits of a chain pay for answers: of the own network, of one that four and more validators keep, or of
+    /// one that the owner named. A stranger's chain of one may mint what it likes and leave out what it does not.
     pub(crate) fn is_money(&self, chain: &Hash) -> bool {
         let many = |kept: Arc<crate::log::Kept>| kept.keeper.look(|orderer| orderer.state().validators().len() >= 4);
-        self.is_home(chain) || self.chains.get(chain).and_then(|log| log.kept()).is_some_and(many)
+        self.is_home(chain)
+            || self.accept.contains(chain)
+            || self.chains.get(chain).and_then(|log| log.kept()).is_some_and(many)
     }
 
     fn put(&self, table: TableDefinition<&[u8], &[u8]>, key: &[u8], value: &[u8]) -> Result<()> {

@@ -125,6 +125,8 @@ pub struct ServeTable {
     /// Credits for a million tokens of questions and of answers.
     #[serde(with = "amounts")]
     pub price: [Credits; 2],
+    /// Chains whose credits pay for it, beside the own and those that four and more validate.
+    pub accept: Vec<String>,
     /// Answers that are written at a time.
     pub parallel: u16,
     /// Tokens of a question and its answer together; 0 = as the model was trained, at most 8,192.
@@ -242,6 +244,7 @@ impl Default for ServeTable {
             models: Vec::new(),
             offer: false,
             price: [Credits::ZERO; 2],
+            accept: Vec::new(),
             parallel: 4,
             context: 0,
             answer_tokens: 2048,

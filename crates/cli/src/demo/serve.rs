@@ -176,7 +176,12 @@ async fn serve(stage: &Path, name: &str, model: &Path, ticket: Option<&str>) -> 
         "1",
     ]);
     command.args(["serve", "--listen", "127.0.0.1:0", "--offer", "--price", PRICE_TEXT, "--parallel", "2", "--model"]);
-    command.arg(model).args(ticket.map(|ticket| ["--ticket", ticket]).iter().flatten());
+    command.arg(model);
+    if let Some(text) = ticket {
+        // The second sells in the network of the first, which keeps it alone: its owner has to say so.
+        let chain = text.parse::<net::Ticket>().context("the first one's ticket")?.chain.to_string();
+        command.args(["--ticket", text, "--accept", &chain]);
+    }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
     let mut child = command.kill_on_drop(true).spawn().context("cannot start a server")?;
     let mut lines = BufReader::new(child.stdout.take().context("its output")?).lines();

@@ -32,6 +32,8 @@ pub struct OfferConfig {
     pub public: bool,
     /// What it costs them.
     pub price: Price,
+    /// Chains whose credits pay for it, beside the own and those that four and more validate.
+    pub accept: Vec<Hash>,
 }
 
 /// The models of this machine, and those who may ask.

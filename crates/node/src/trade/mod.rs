@@ -176,7 +176,8 @@ impl Node {
     /// Takes part in the market: serves `local`, asks others for the rest. At most once in the life of a node.
     pub async fn trade(self: &Arc<Self>, local: Local, config: TradeConfig) -> Result<Arc<Trade>> {
         let shared = self.shared.clone();
-        let books = Arc::new(Books::open(shared.store.dir(), shared.chains.clone(), self.id())?);
+        let accept = config.offer.accept.clone();
+        let books = Arc::new(Books::open(shared.store.dir(), shared.chains.clone(), self.id(), accept)?);
         let (offer, answers) = (config.offer.clone(), shared.answers.clone());
         let provider = Arc::new(Provider::new(local, &shared.store, offer, books.clone(), answers).await?);
         if *shared.duty.borrow() == 0 {

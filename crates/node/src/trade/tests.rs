@@ -158,7 +158,8 @@ async fn first(frames: &mut mpsc::Receiver<Frame>) -> Option<Frame> {
 async fn a_stranger_without_a_place_is_refused_before_its_question_is_read() {
     let stage = tempfile::tempdir().expect("a folder");
     let price = Price { input: Credits::whole(1), output: Credits::whole(2) };
-    let sells = TradeConfig { offer: OfferConfig { public: true, price }, ..TradeConfig::default() };
+    let sells =
+        TradeConfig { offer: OfferConfig { public: true, price, accept: Vec::new() }, ..TradeConfig::default() };
     let (node, trade) = start(&stage.path().join("node"), own(stage.path()), sells).await;
     let (home, model) = (trade.networks()[0], trade.provider.local.all()[0].card().hash);
     let ask = || {
@@ -190,7 +191,8 @@ async fn a_stranger_without_a_place_is_refused_before_its_question_is_read() {
 async fn credits_of_a_strangers_network_of_one_buy_no_answer() {
     let stage = tempfile::tempdir().expect("a folder");
     let price = Price { input: Credits::whole(1), output: Credits::whole(2) };
-    let sells = TradeConfig { offer: OfferConfig { public: true, price }, ..TradeConfig::default() };
+    let sells =
+        TradeConfig { offer: OfferConfig { public: true, price, accept: Vec::new() }, ..TradeConfig::default() };
     let (node, trade) = start(&stage.path().join("node"), own(stage.path()), sells).await;
     let (mint, minting) = start(&stage.path().join("mint"), Local::default(), TradeConfig::default()).await;
     let (home, theirs) = (trade.networks()[0], minting.networks()[0]);

@@ -53,7 +53,7 @@ async fn four_peers(book: &mut Book) -> Result<()> {
     let first = Node::start(node_config(&dir.path().join("1"))).await?;
     let ticket = first.create(spec, &corpus, None, ledger::Credits::ZERO).await?;
     let mut watch = first.watch();
-    let wait = Duration::from_secs(60);
+    let wait = Duration::from_secs(180);
     let one = watch.wait_for(|status| status.runs.first().is_some_and(|run| run.version >= 1));
     tokio::time::timeout(wait, one).await.context("the first round did not close")??;
     let how = "within this program, nano model: shipped corpus built, node started, run created, first round closed (one member)";

@@ -27,13 +27,16 @@ pub(crate) fn measure(book: &mut Book) -> Result<()> {
         let mut network = Network::start(stage.path())?;
         let latency = network.latency().await?;
         let rate = network.rate().await?;
-        let alive = network.blocks(SENDERS + 1).await?;
+        let alive = network.load(SENDERS + 1);
+        let alive = network.blocks(alive).await?;
+        // Signed before: nothing is between the end of one and the counting.
+        let load = network.load(2 * SENDERS);
         let gone = network.validators[3].take().context("it runs")?;
         // From the moment on in which nothing comes from it any more: until its turns as leader are skipped, the others
         // wait for it. What it still does by itself before it stops reaches nobody.
         network.local.part(&[3]);
         let stopped = tokio::spawn(async move { gone.stop().await });
-        let dead = network.blocks(2 * SENDERS).await?;
+        let dead = network.blocks(load).await?;
         stopped.await?;
         anyhow::Ok((latency, rate, alive, dead))
     })?;
@@ -129,9 +132,13 @@ impl Network {
         Ok(SENDERS as f64 / begun.elapsed().as_secs_f64())
     }
 
-    /// Blocks under a light load of transfers of the senders from `first` on, from now on.
-    async fn blocks(&mut self, first: usize) -> Result<Blocks> {
-        let txs: Vec<Vec<u8>> = (first..first + SENDERS - 1).map(|i| self.transfer(i, 0)).collect();
+    /// Transfers of the senders from `first` on.
+    fn load(&self, first: usize) -> Vec<Vec<u8>> {
+        (first..first + SENDERS - 1).map(|i| self.transfer(i, 0)).collect()
+    }
+
+    /// Blocks under a light load, from now on.
+    async fn blocks(&mut self, txs: Vec<Vec<u8>>) -> Result<Blocks> {
         let (begun, mut heights) = (Instant::now(), self.at(0).height());
         let from = *heights.borrow_and_update();
         let (mut last, mut gap) = (begun, Duration::ZERO);

@@ -71,6 +71,12 @@ pub(super) async fn cancels(book: &mut Book) -> Result<()> {
     let (provider, chain) = (pair.provider.0.id(), pair.provider.1.networks()[0]);
     let tx = ledger::Tx::Transfer { to: pair.client.0.id(), amount: Credits::whole(200) };
     pair.provider.0.spend(None, tx).await?;
+    let (payer, network, begun) = (&pair.client.0, chain.to_string(), Instant::now());
+    // The client's chain is a block behind.
+    while payer.account(Some(&network), &payer.id())?.balance_micro == 0 {
+        ensure!(begun.elapsed() < END_WITHIN, "the client was not paid");
+        tokio::time::sleep(SETTLED).await;
+    }
     let client = &pair.client.1;
     let promised = || client.promised(&chain, &provider).0;
     let (mut times, mut beyond, mut owed_all, mut i) = (Vec::new(), 0, 0, 0);

@@ -226,7 +226,8 @@ fn likeliest(logits: &[f32]) -> i32 {
 fn through_gateway(engine: Engine) -> Result<Vec<f64>> {
     let served = Served::new(engine);
     let engine = served.engine().clone();
-    let model = served.card().name.clone();
+    // Another node's: what has its name here would be answered here.
+    let model = format!("{}{}", node::NET, served.card().name);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let pair = runtime.block_on(Pair::new(Local::new(vec![served]), Price::default(), Vec::new()))?;
     let (answers, keys) = (Arc::new(pair.client.1.asker()), Arc::new(Keys::default()));
@@ -265,9 +266,12 @@ fn streamed(address: SocketAddr, body: &str, key: &str) -> Result<usize> {
         body.len()
     );
     stream.write_all(head.as_bytes())?;
-    let mut chunks = 0;
+    let (mut chunks, mut said) = (0, Vec::new());
     for line in BufReader::new(stream).lines() {
-        chunks += usize::from(line?.starts_with("data: "));
+        let line = line?;
+        chunks += usize::from(line.starts_with("data: "));
+        said.push(line);
     }
+    ensure!(chunks > 0, "no stream: {}", said.join(" "));
     Ok(chunks)
 }

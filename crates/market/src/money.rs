@@ -67,8 +67,9 @@ impl Purse {
 /// A provider's side: what a client has been given and what it has promised. Kept on disk before what a voucher pays
 /// for is done.
 ///
-/// While an answer is written, half a [`CHUNK`](crate::CHUNK) may be unpaid when the next half is begun: a client that pays
-/// that often never waits, and one that does not costs a chunk at most, for each answer that it has open.
+/// While an answer is written, half a [`CHUNK`](crate::CHUNK) may be unpaid when the next half is begun, and as much again in
+/// all that answers before it left: a client that pays that often never waits, and one that does not costs a chunk at most
+/// for each answer that it has open, and half of one.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Till {
     earned: Credits,
@@ -160,21 +161,33 @@ impl Till {
         self.open += 1;
     }
 
-    /// An answer is over. With the last one, what is not paid never will be.
-    pub fn end(&mut self) {
+    /// An answer is over for which so much is `owed`. What is not paid by then never will be: it is no debt of the answers
+    /// beside it, whose next word would wait for it. Vouchers overtake each other, so that whose debt it is is not known to
+    /// the last credit.
+    pub fn end(&mut self, owed: Credits, chunk: Credits) {
         self.open = self.open.saturating_sub(1);
+        let beyond = self.owed().less(self.unpaid_of_open(chunk)).unwrap_or_default();
+        let owed = if self.open == 0 { self.owed() } else { self.owed().min(owed).max(beyond) };
+        self.lost = Credits(self.lost.0.saturating_add(owed.0));
+        self.earned = Credits(self.earned.0.saturating_sub(owed.0));
         if self.open == 0 {
-            let owed = self.owed();
-            self.lost = Credits(self.lost.0.saturating_add(owed.0));
-            self.earned = Credits(self.earned.0 - owed.0);
+            // What was paid beyond that came too late to be told from what is lost.
+            let late = self.promised().less(self.earned).unwrap_or_default().min(self.lost);
+            self.lost = Credits(self.lost.0.saturating_sub(late.0));
+            self.earn(late);
         }
+    }
+
+    /// What open answers may owe together when the next half of a chunk is begun.
+    fn unpaid_of_open(&self, chunk: Credits) -> Credits {
+        Credits((chunk.0 / 2).saturating_mul(u64::from(self.open)))
     }
 
     /// Notes that a question is read, if that is paid; what other answers may owe is left to them. A client that has
     /// promised nothing at all is not begun with.
     pub fn read(&mut self, cost: Credits, chunk: Credits) -> bool {
         let others = chunk.0.saturating_mul(u64::from(self.open.saturating_sub(1)).min(OPEN_NEW));
-        let room = self.promised().0.saturating_add(others);
+        let room = self.promised().0.saturating_add(others).saturating_add(chunk.0 / 2);
         let fits = self.voucher.is_some() && self.earned.plus(cost).is_ok_and(|sum| sum.0 <= room);
         if fits {
             self.earn(cost);
@@ -182,9 +195,10 @@ impl Till {
         fits
     }
 
-    /// Whether the next half of a chunk may be written: no more than half of one is owed for each open answer.
+    /// Whether the next half of a chunk may be written: no more than half of one is owed for each open answer, and half of
+    /// one that nobody can say whose it is.
     pub fn may_write(&self, chunk: Credits) -> bool {
-        self.owed().0 <= (chunk.0 / 2).saturating_mul(u64::from(self.open.max(1)))
+        self.owed() <= Credits(self.unpaid_of_open(chunk).0.saturating_add(chunk.0 / 2))
     }
 
     /// Whether the client is trusted with another chunk: who breaks off now and then is, who never pays is not.

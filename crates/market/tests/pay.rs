@@ -52,9 +52,9 @@ fn vouchers_are_taken_once_and_in_order() {
     assert!(till.may_write(Credits(64)), "half a chunk for each of the two");
     till.earn(Credits(1));
     assert!(!till.may_write(Credits(64)));
-    till.end();
+    till.end(Credits::ZERO, Credits(64));
     assert_eq!(till.owed(), Credits(65), "the other answer still owes it");
-    till.end();
+    till.end(Credits::ZERO, Credits(64));
     assert_eq!(till.owed(), Credits::ZERO);
     let mut till = Till::default();
     assert!(!till.read(Credits::ZERO, Credits(64)), "somebody who has promised nothing");
@@ -82,7 +82,7 @@ fn crashes_and_lost_disks_pay_nothing_twice() {
                 kept = till.clone();
             } else {
                 breaks += 1;
-                till.end();
+                till.end(Credits::ZERO, Credits(64));
             }
             if rng.chance(1, 20) {
                 // The provider is killed: what it kept is what counts.
@@ -114,7 +114,7 @@ fn who_never_pays_is_given_two_chunks_and_no_more() {
     let mut given = 0;
     while till.trusts(chunk) {
         till.earn(chunk);
-        till.end();
+        till.end(Credits::ZERO, Credits(64));
         given += 1;
         assert!(given < 10);
     }
@@ -128,7 +128,41 @@ fn who_never_pays_is_given_two_chunks_and_no_more() {
             let voucher = purse.promise(allotted(0), &client, chain, provider.id(), chunk).expect("promised");
             till.take(&chain, &provider.id(), &client.id(), allotted(0), voucher).expect("taken");
         }
-        till.end();
+        till.end(Credits::ZERO, Credits(64));
+    }
+}
+
+#[test]
+fn an_answer_does_not_wait_for_what_the_one_beside_it_left_unpaid() {
+    let chunk = Credits(64);
+    let mut till = Till::default();
+    till.begin();
+    till.begin();
+    till.earn(Credits(40));
+    till.end(Credits(38), chunk);
+    assert_eq!(till.owed(), Credits(2), "vouchers overtook each other");
+    till.earn(Credits(32));
+    assert!(till.may_write(chunk), "no more than half a chunk of its own is owed: {till:?}");
+    till.earn(Credits(31));
+    assert!(!till.may_write(chunk), "a chunk is");
+    till.end(Credits(63), chunk);
+    assert!(till.trusts(chunk));
+}
+
+#[test]
+fn what_is_paid_late_is_not_lost() {
+    let (client, provider, chain) = keys();
+    let chunk = Credits(64);
+    let (mut till, mut purse) = (Till::default(), Purse::default());
+    for _ in 0..20 {
+        till.begin();
+        till.begin();
+        till.earn(Credits(60));
+        till.end(Credits(60), chunk);
+        let voucher = purse.promise(allotted(0), &client, chain, provider.id(), Credits(60)).expect("promised");
+        till.take(&chain, &provider.id(), &client.id(), allotted(0), voucher).expect("a good voucher");
+        till.end(Credits::ZERO, chunk);
+        assert!(till.trusts(Credits(1)), "{till:?}");
     }
 }
 

@@ -241,14 +241,14 @@ impl Books {
         changed
     }
 
-    /// Takes a client's voucher; it is on disk when this returns. What was earned since the last one goes with it: at
+    /// Takes a client's voucher, and says how much it promises beyond the last; it is on disk when this returns. What was earned since the last one goes with it: at
     /// most a chunk is forgotten in a crash.
     pub(crate) async fn take(
         self: &Arc<Self>,
         chain: Hash,
         client: NodeId,
         voucher: Signed<Voucher>,
-    ) -> Result<(), Reject> {
+    ) -> Result<Credits, Reject> {
         let books = self.clone();
         // The disk takes its time: nobody else waits for it.
         let taken = tokio::task::spawn_blocking(move || {
@@ -256,12 +256,15 @@ impl Books {
             // One after the other: what is read here is what is written.
             let _writing = books.writing.lock().expect("nobody panics while holding it");
             let mut kept = books.till(&chain, &client);
+            let before = kept.voucher().filter(|last| last.value.serial == voucher.value.serial);
+            let before = before.map_or(Credits::ZERO, |last| last.value.total);
             if !kept.take(&chain, &books.me, &client, allotted, voucher.clone())? {
-                return Ok(());
+                return Ok(Credits::ZERO);
             }
+            let more = voucher.value.total.less(before).unwrap_or_default();
             books.put(TILLS, &key(&chain, &client), &kept.to_bytes()).map_err(|_| Reject::NotHeld)?;
             books.with_till(&chain, &client, |till| till.take(&chain, &books.me, &client, allotted, voucher))?;
-            Ok(())
+            Ok(more)
         });
         taken.await.unwrap_or(Err(Reject::NotHeld))
     }

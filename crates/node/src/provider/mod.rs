@@ -208,27 +208,32 @@ impl Provider {
     async fn answer_to(&self, asker: Asker, request: Request, out: mpsc::Sender<Frame>, mut says: mpsc::Receiver<Say>) {
         let by = asker.by;
         let model = self.local.of(&request.model);
+        let mut paying = None;
         let outcome = tokio::select! {
-            outcome = self.try_answer(asker, request, &out, &mut says) => outcome,
-            () = out.closed() => {
-                self.count("cancelled");
-                return;
-            }
-            () = self.needed(&by) => Err(Reason::Owner("its owner needs the machine".into())),
+            outcome = self.try_answer(asker, request, &out, &mut says, &mut paying) => Some(outcome),
+            () = out.closed() => None,
+            () = self.needed(&by) => Some(Err(Reason::Owner("its owner needs the machine".into()))),
         };
+        let settled = matches!(outcome, Some(Ok(()) | Err(Reason::Unpaid(_))));
         match outcome {
-            Ok(()) => {
+            None => self.count("cancelled"),
+            Some(Ok(())) => {
                 self.count("answered");
                 let own = u64::from(by == self.key.id());
                 if let Some(model) = model {
                     self.books.count(&model.card().name, Answered { earned_micro: 0, own, others: 1 - own });
                 }
             }
-            Err(reason) => {
+            Some(Err(reason)) => {
                 self.count(name(&reason));
                 // Who does not read does not read this either.
                 let _ = out.try_send(Frame::Refused { reason });
             }
+        }
+        drop(out);
+        // It may be paid for what came until it broke off.
+        if let Some(paying) = paying.filter(|_| !settled) {
+            self.last_words(&paying, &mut says).await;
         }
     }
 
@@ -247,6 +252,7 @@ impl Provider {
         request: Request,
         out: &mpsc::Sender<Frame>,
         says: &mut mpsc::Receiver<Say>,
+        account: &mut Option<Paying>,
     ) -> Result<(), Reason> {
         let by = asker.by;
         let own = by == self.key.id();
@@ -311,14 +317,15 @@ impl Provider {
         let telling = Telling::new(&request, by, &terms);
         let (books, chunk) = (self.books.clone(), price.of(0, CHUNK));
         let (payer, name) = ((request.chain, by), &served.card().name);
-        let paying = pace.map(|pace| Paying::new(payer, name, pace, chunk, books));
+        *account = pace.map(|pace| Paying::new(payer, name, pace, chunk, books));
+        let paying = account.as_ref();
         // A shape is made into a grammar after it was paid for, or by whom it costs a place.
         let (mut later, mut ready) = (Some(prepare), None);
         if paying.is_none() {
             ready = self.prepared(later.take(), out).await?;
         }
         send(out, Frame::Taken { terms }).await?;
-        if let Some(paying) = &paying {
+        if let Some(paying) = paying {
             self.paid_for_reading(paying, telling.receipt().cost, out, says).await?;
             drop(unpaid);
             place = gate.knock(line, true);
@@ -327,7 +334,7 @@ impl Provider {
         if let Some(place) = &mut place {
             self.wait(place, &busy, out, says).await?;
         }
-        if let Some(paying) = &paying {
+        if let Some(paying) = paying {
             paying.allow(0);
         }
         let ready = ready.ok_or_else(|| Reason::Failed("the question was not prepared".into()))?;
@@ -337,7 +344,7 @@ impl Provider {
         let pieces = served.start(ready, Some(Box::new((place, written))))?;
         let pause = if own { Duration::ZERO } else { writing::FRAME_EVERY };
         tokio::select! {
-            written = self.write(telling, pieces, (paying.as_ref(), pause), &engine, out, says) => written,
+            written = self.write(telling, pieces, (paying, pause), &engine, out, says) => written,
             () = async { let _ = ended.await; tokio::time::sleep(READ_AFTER).await } => Err(writing::gone()),
         }
     }

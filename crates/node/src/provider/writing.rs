@@ -20,6 +20,8 @@ pub(super) const FRAME_EVERY: Duration = Duration::from_millis(50);
 const ALLOT_WITHIN: Duration = Duration::from_secs(3 * PAY_WITHIN.as_secs());
 /// Vouchers that somebody may need to pay for reading: each is written to disk.
 const READING_VOUCHERS_MAX: usize = 16;
+/// The same once an answer is over.
+const LAST_VOUCHERS_MAX: usize = 16;
 
 impl Provider {
     /// Waits for somebody's turn.
@@ -140,19 +142,26 @@ impl Provider {
         };
         reader.send(telling.end(&self.key, finish?, text)).await?;
         let Some(paying) = paying else { return Ok(()) };
-        // Until it has said all it has to say: what other answers owe is not this one's.
-        let wait = async {
-            while let Some(Say::Pay { voucher }) = says.recv().await {
-                self.take(paying, voucher).await?;
-            }
-            Ok::<(), Reason>(())
-        };
         // The answer is whole either way; a client that did not pay is remembered by what it owes.
-        let _ = tokio::time::timeout(PAY_WITHIN, wait).await;
+        self.last_words(paying, says).await;
         if paying.owes() {
             self.refuse(Reject::Unpaid);
         }
         Ok(())
+    }
+
+    /// Takes vouchers until a client has said all it has to say, which it does when it has hung up, too: what other answers
+    /// owe is not this one's.
+    pub(super) async fn last_words(&self, paying: &Paying, says: &mut mpsc::Receiver<Say>) {
+        let said = async {
+            for _ in 0..LAST_VOUCHERS_MAX {
+                let Some(Say::Pay { voucher }) = says.recv().await else { return };
+                if self.take(paying, voucher).await.is_err() {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(PAY_WITHIN, said).await;
     }
 
     /// Waits until reading is paid, so that one who does not pay costs nothing.
@@ -189,17 +198,18 @@ impl Provider {
             match self.books.take(paying.chain, paying.by, voucher.clone()).await {
                 // The chain here may be a block behind the client's.
                 Err(Reject::NoAllotment | Reject::Insufficient) => early = Some(voucher),
-                taken => self.told(taken)?,
+                taken => paying.is_paid(self.told(taken)?),
             }
         }
         Ok(())
     }
 
     async fn take(&self, paying: &Paying, voucher: base::Signed<ledger::Voucher>) -> Result<(), Reason> {
-        self.told(self.books.take(paying.chain, paying.by, voucher).await)
+        paying.is_paid(self.told(self.books.take(paying.chain, paying.by, voucher).await)?);
+        Ok(())
     }
 
-    fn told(&self, taken: Result<(), Reject>) -> Result<(), Reason> {
+    fn told<T>(&self, taken: Result<T, Reject>) -> Result<T, Reason> {
         taken.map_err(|reject| {
             self.refuse(reject);
             Reason::Unpaid(format!("the voucher is worth nothing here: {reject}"))
@@ -215,15 +225,16 @@ pub(super) struct Paying {
     /// What a chunk costs.
     chunk: Credits,
     books: Arc<Books>,
-    /// For which model, and what it came to, in micro-credits.
+    /// For which model, what it came to, and what was paid on its stream, in micro-credits.
     model: String,
     sum: AtomicU64,
+    paid: AtomicU64,
 }
 
 impl Paying {
     pub(super) fn new((chain, by): (Hash, NodeId), model: &str, pace: Pace, chunk: Credits, books: Arc<Books>) -> Self {
         books.with_till(&chain, &by, Till::begin);
-        Self { chain, by, pace, chunk, books, model: model.to_owned(), sum: AtomicU64::new(0) }
+        Self { chain, by, pace, chunk, books, model: model.to_owned(), sum: AtomicU64::new(0), paid: AtomicU64::new(0) }
     }
 
     fn read(&self, cost: Credits) -> bool {
@@ -235,6 +246,10 @@ impl Paying {
     fn earn(&self, amount: Credits) {
         self.sum.fetch_add(amount.0, Ordering::Relaxed);
         self.books.with_till(&self.chain, &self.by, |till| till.earn(amount));
+    }
+
+    fn is_paid(&self, more: Credits) {
+        self.paid.fetch_add(more.0, Ordering::Relaxed);
     }
 
     fn owes(&self) -> bool {
@@ -253,8 +268,10 @@ impl Paying {
 
 impl Drop for Paying {
     fn drop(&mut self) {
-        self.books.with_till(&self.chain, &self.by, Till::end);
-        match Credits(self.sum.load(Ordering::Relaxed)) {
+        let sum = Credits(self.sum.load(Ordering::Relaxed));
+        let owed = sum.less(Credits(self.paid.load(Ordering::Relaxed))).unwrap_or_default();
+        self.books.with_till(&self.chain, &self.by, |till| till.end(owed, self.chunk));
+        match sum {
             Credits::ZERO => {}
             sum => self.books.count(&self.model, Answered { earned_micro: sum.0, ..Answered::default() }),
         }

@@ -131,6 +131,51 @@ async fn a_question_for_an_unloaded_model_leaves_no_machine() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_hangs_up_each_time_has_paid_for_what_came() {
+    const WITHIN: Duration = Duration::from_secs(30);
+    let stage = tempfile::tempdir().expect("a folder");
+    // What is on its way when somebody hangs up is lost: on this fast model half a chunk and more each time. Reading is
+    // most of the price, so that it is little.
+    let price = market::Price { input: Credits::whole(128), output: Credits::whole(2) };
+    let offer = OfferConfig { public: true, price, ..OfferConfig::default() };
+    let serves = TradeConfig { offer, ..TradeConfig::default() };
+    let (peer, offers) = start(&stage.path().join("peer"), own(stage.path()), serves).await;
+    let asks = TradeConfig { price, budget: Credits::whole(100), ..TradeConfig::default() };
+    let (node, trade) = start(&stage.path().join("node"), Local::default(), asks).await;
+    let chain = offers.networks()[0];
+    trade.join(&offers.ticket(chain)).expect("joined");
+    assert!(trade.wait_for(Some("net/own"), WITHIN).await, "an offer came");
+    let tx = ledger::Tx::Transfer { to: node.id(), amount: Credits::whole(200) };
+    peer.spend(None, tx).await.expect("given");
+    let (network, mut look) = (chain.to_string(), tokio::time::interval(Duration::from_millis(20)));
+    let given = async {
+        while node.account(Some(&network), &node.id()).is_ok_and(|account| account.balance_micro == 0) {
+            look.tick().await;
+        }
+    };
+    tokio::time::timeout(WITHIN, given).await.expect("the client's chain came after");
+    for i in 0..40 {
+        let ask = Ask { max_tokens: Some(200), ..question("net/own") };
+        let asked = trade.ask(&[1; 32], "hung up", ask).await;
+        let mut pieces = asked.unwrap_or_else(|reason| panic!("after {i} answers: {reason}"));
+        let mut left = 1 + i % 12;
+        while let Some(piece) = pieces.recv().await {
+            left -= usize::from(matches!(piece, Piece::Token(_)));
+            if let Piece::End { finish, .. } = &piece {
+                assert!(finish.is_ok(), "answer {i}: {finish:?}");
+            }
+            if left == 0 {
+                break;
+            }
+        }
+    }
+    for (node, trade) in [(node, trade.clone()), (peer, offers.clone())] {
+        trade.close().await;
+        node.close().await.expect("it ends");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_closed_allotment_comes_back_to_the_budget_once() {
     let stage = tempfile::tempdir().expect("a folder");
     let (node, trade) = start(&stage.path().join("node"), Local::default(), TradeConfig::default()).await;

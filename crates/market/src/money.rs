@@ -110,6 +110,11 @@ impl Till {
         self.earned.less(self.promised()).unwrap_or_default()
     }
 
+    /// Done, never paid and not waited for any more.
+    pub fn lost(&self) -> Credits {
+        self.lost
+    }
+
     /// Takes a voucher of `client` for `me`; `allotted` is what the chain says. Whether it was news: those of answers
     /// beside each other overtake each other.
     pub fn take(

@@ -308,7 +308,10 @@ impl Provider {
         let till = self.books.till(&request.chain, &by);
         let last = till.voucher().filter(|_| !price.is_free()).cloned();
         if !till.trusts(price.of(0, CHUNK)) {
-            return Err(Reason::Unpaid("too much of what this account was given was never paid".into()));
+            let (lost, paid) = (till.lost(), till.promised());
+            return Err(Reason::Unpaid(format!(
+                "of what this account was given, {lost} credits were never paid and {paid} were"
+            )));
         }
         if !own && !price.is_free() && !till.may_begin(price.of(0, CHUNK)) {
             return Err(busy());

@@ -188,8 +188,8 @@ impl Till {
         Credits((chunk.0 / 2).saturating_mul(u64::from(self.open)))
     }
 
-    /// Notes that a question is read, if that is paid; what other answers may owe is left to them. A client that has
-    /// promised nothing at all is not begun with.
+    /// Notes that a question is read, if that is paid but for half a chunk that nobody can say whose it is; what other
+    /// answers may owe is left to them. A client that has promised nothing at all is not begun with.
     pub fn read(&mut self, cost: Credits, chunk: Credits) -> bool {
         let others = chunk.0.saturating_mul(u64::from(self.open.saturating_sub(1)).min(OPEN_NEW));
         let room = self.promised().0.saturating_add(others).saturating_add(chunk.0 / 2);

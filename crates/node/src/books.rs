@@ -241,8 +241,8 @@ impl Books {
         changed
     }
 
-    /// Takes a client's voucher, and says how much it promises beyond the last; it is on disk when this returns. What was earned since the last one goes with it: at
-    /// most a chunk is forgotten in a crash.
+    /// Takes a client's voucher, and says how much it promises beyond the last; it is on disk when this returns. What was
+    /// earned since the last one goes with it: at most a chunk is forgotten in a crash.
     pub(crate) async fn take(
         self: &Arc<Self>,
         chain: Hash,

@@ -68,15 +68,8 @@ comply_chat=chat-basic-response,chat-system-prompt,chat-multi-turn,chat-tool-cal
 comply_chat=$comply_chat,chat-streaming-usage,chat-error-handling
 comply_responses=basic-response,system-prompt,multi-turn,tool-calling,streaming-response,streaming-usage,assistant-phase
 comply_responses=$comply_responses,response-output-phase-schema,compact-response,compact-missing-model,error-handling
-comply() { # FORMAT TESTS: each up to three times, for they name no temperature, and now and then so small a model talks without end
-  local test failed=0
-  for test in ${2//,/ }; do
-    for _ in 1 2 3; do
-      "$place/venv/bin/llm-comply" -u "$base" -k any -m "$name" --timeout 120 --format "$1" --filter "$test" && continue 2
-    done
-    failed=1
-  done
-  return $failed
+comply() { # FORMAT TESTS
+  py comply.py -u "$base" -k any -m "$name" --timeout 120 -v --format "$1" --filter "$2"
 }
 fuzz() { # DOCUMENT OPTION…
   (cd openapi && HYPOTHESIS_STORAGE_DIRECTORY="$data" "$place/venv/bin/schemathesis" run --no-color --output-sanitize false "$@")

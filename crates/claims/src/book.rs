@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
+use std::time::Instant;
 
 const RESULTS: &str = "claims/results.json";
 const HISTORY: &str = "claims/history.jsonl";
@@ -204,6 +205,7 @@ impl Book {
     pub(crate) fn area(&mut self, area: &str, full: bool, measure: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
         self.area = area.to_owned();
         self.measured.clear();
+        let begun = Instant::now();
         if let Err(error) = measure(self) {
             println!("the measurement of {area} failed: {error:#}");
             let missed = |claim: &&Claim| {
@@ -214,6 +216,7 @@ impl Book {
                 self.publish(claim, None);
             }
         }
+        println!("{area}: measured in {} s", begun.elapsed().as_secs());
         self.write()
     }
 

@@ -18,7 +18,7 @@ const SENDERS: usize = 16_000;
 /// Longest wait for anything.
 const LIMIT: Duration = Duration::from_secs(60);
 /// How long blocks are counted.
-const COUNTED: Duration = Duration::from_secs(15);
+const COUNTED: Duration = Duration::from_secs(10);
 
 pub(crate) fn measure(book: &mut Book) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

@@ -25,7 +25,7 @@ const LONG: u64 = 100_000;
 /// Accounts in its state.
 const ACCOUNTS: u64 = 10_000;
 /// How long idle nodes are left alone.
-const IDLE: Duration = Duration::from_secs(90);
+const IDLE: Duration = Duration::from_secs(60);
 /// Empty blocks whose bytes on disk are counted.
 const EMPTY: u64 = 2_000;
 const BLOCKS_PER_DAY: f64 = 86_400.0 / 5.0;

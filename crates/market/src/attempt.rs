@@ -1,8 +1,8 @@
 //! One provider that was asked a question: how long it is waited for, and what it is paid.
 
-use crate::Outcome;
 use crate::session::Output;
-use crate::talk::{ALIVE_MS, Hearing};
+use crate::talk::{ALIVE_MS, CHUNK, Hearing};
+use crate::{Outcome, Price};
 use base::{Millis, NodeId, Outbox};
 use ledger::Credits;
 
@@ -22,6 +22,10 @@ const PIECE_MS: u64 = 60_000;
 const TURN_MS: u64 = 10_000;
 /// Reading takes so many times what was measured or claimed, or somebody else is asked beside it.
 const READING_TIMES: u64 = 3;
+/// What a provider had begun when it was told to stop is heard and paid if it comes within this.
+pub(crate) const LEAVE_MS: u64 = 2_000;
+/// Tokens that an honest one may be ahead: what it writes before it is paid, and what is on its way.
+const RUN_AHEAD: u64 = 2 * CHUNK;
 
 /// A provider that was asked.
 pub(crate) struct Attempt {
@@ -49,6 +53,8 @@ pub(crate) struct Attempt {
     pub(crate) own: bool,
     /// Tokens that it reads in a second, as far as known.
     pub(crate) prompt_rate: u64,
+    /// What it is paid at most, once it was told to stop.
+    pub(crate) most: Option<Credits>,
 }
 
 impl Attempt {
@@ -102,12 +108,26 @@ impl Attempt {
     /// Pays what was delivered and not paid.
     pub(crate) fn pay(&mut self, out: &mut Outbox<Output>) {
         let Some(receipt) = self.hearing.sum() else { return };
-        let due = receipt.cost.less(self.paid).unwrap_or_default();
+        let cost = self.most.map_or(receipt.cost, |most| receipt.cost.min(most));
+        let due = cost.less(self.paid).unwrap_or_default();
         self.paid_written = receipt.written;
         if due > Credits::ZERO {
-            self.paid = receipt.cost;
+            self.paid = cost;
             out.push(Output::Pay { attempt: self.number, provider: self.provider, amount: due });
         }
+    }
+
+    /// Pays what was delivered, and tells it to stop: whether more is on its way that is to be paid.
+    pub(crate) fn stop(&mut self, price: &Price, out: &mut Outbox<Output>) -> bool {
+        self.pay(out);
+        let Some(receipt) = self.hearing.sum() else { return false };
+        let most = receipt.cost.plus(price.of(0, RUN_AHEAD)).unwrap_or(receipt.cost);
+        let more = !self.own && most > receipt.cost;
+        if more {
+            self.most = Some(most);
+            out.push(Output::Stop(self.number));
+        }
+        more
     }
 
     pub(crate) fn answered(&self, now: Millis) -> Outcome {

@@ -67,17 +67,22 @@ impl Purse {
 /// A provider's side: what a client has been given and what it has promised. Kept on disk before what a voucher pays
 /// for is done.
 ///
-/// While an answer is written, half a [`CHUNK`](crate::CHUNK) may be unpaid when the next half is begun, and as much again in
-/// all that answers before it left: a client that pays that often never waits, and one that does not costs a chunk at most
-/// for each answer that it has open, and half of one.
+/// Reading is paid before it is done. While an answer is written, half a [`CHUNK`](crate::CHUNK) may be unpaid when the next
+/// half is begun: a client that pays that often never waits, and one that does not costs a chunk at most for each answer that
+/// it has open. Where answers are beside each other, half a chunk more: vouchers are sums and overtake each other, so that
+/// nobody can say to the last credit which of them one pays for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Till {
     earned: Credits,
     voucher: Option<Signed<Voucher>>,
     /// Done, never paid and not waited for any more.
     lost: Credits,
-    /// Answers under way; of this process, so not kept.
+    /// Answers under way; of this process, so not kept, and neither is what follows.
     open: u32,
+    /// What they have come to.
+    under_way: Credits,
+    /// Whether there were more than one at a time since there was none.
+    beside: bool,
 }
 
 impl Wire for Till {
@@ -87,12 +92,17 @@ impl Wire for Till {
     }
     fn decode(input: &mut base::Reader<'_>) -> Result<Self, base::WireError> {
         let (earned, lost) = Wire::decode(input)?;
-        Ok(Self { earned, lost, voucher: Wire::decode(input)?, open: 0 })
+        let mut till = Self { earned, lost, voucher: Wire::decode(input)?, ..Self::default() };
+        // What was owed belonged to answers that ended with the process.
+        till.earned = till.earned.min(till.promised());
+        Ok(till)
     }
 }
 
-/// Answers that a client may have open before it has paid for any: four chunks unpaid at most.
+/// Answers that a client may have open before it has paid for any: a chunk is unpaid of each at most.
 const OPEN_NEW: u64 = 8;
+/// So many times what is lost a client has to have paid.
+const TRUST: u64 = 8;
 
 impl Till {
     /// The client's last word.
@@ -115,8 +125,8 @@ impl Till {
         self.lost
     }
 
-    /// Takes a voucher of `client` for `me`; `allotted` is what the chain says. Whether it was news: those of answers
-    /// beside each other overtake each other.
+    /// Takes a voucher of `client` for `me`; `allotted` is what the chain says. How much it promises beyond the last one, or
+    /// nothing where it is no news: those of answers beside each other overtake each other.
     pub fn take(
         &mut self,
         chain: &Hash,
@@ -124,7 +134,7 @@ impl Till {
         client: &NodeId,
         allotted: Option<Allotted>,
         voucher: Signed<Voucher>,
-    ) -> Result<bool, Reject> {
+    ) -> Result<Option<Credits>, Reject> {
         let allotted = allotted.filter(|allotted| !allotted.closing).ok_or(Reject::NoAllotment)?;
         let Voucher { chain: on, payee, serial, total } = voucher.value;
         if on != *chain {
@@ -142,16 +152,17 @@ impl Till {
         if !voucher.verify(VOUCHER_DOMAIN) {
             return Err(Reject::BadSignature);
         }
-        let same = self.voucher.as_ref().is_some_and(|old| old.value.serial == serial);
-        if same && total <= self.promised() {
-            return Ok(false);
+        let last = self.voucher.as_ref().filter(|last| last.value.serial == serial).map(|last| last.value.total);
+        if last.is_some_and(|last| total <= last) {
+            return Ok(None);
         }
-        // What was earned on an allotment before is paid by its own vouchers.
-        if !same {
+        if last.is_none() {
+            // What was earned on an allotment before is paid by its own vouchers, and its trust goes with it.
             self.earned = Credits::ZERO;
+            self.lost = Credits(self.lost.0.saturating_sub(self.promised().0 / TRUST));
         }
         self.voucher = Some(voucher);
-        Ok(true)
+        Ok(Some(total.less(last.unwrap_or_default()).unwrap_or_default()))
     }
 
     /// Whether another answer may be begun: each open one may owe half a chunk, and a client that has paid little yet
@@ -164,55 +175,66 @@ impl Till {
     /// An answer is begun.
     pub fn begin(&mut self) {
         self.open += 1;
+        self.beside |= self.open > 1;
     }
 
-    /// An answer is over for which so much is `owed`. What is not paid by then never will be: it is no debt of the answers
-    /// beside it, whose next word would wait for it. Vouchers overtake each other, so that whose debt it is is not known to
-    /// the last credit.
-    pub fn end(&mut self, owed: Credits, chunk: Credits) {
+    /// An answer is over that came to `sum`, of which `paid` came with it. What is not paid by then never will be, and is no
+    /// debt of the answers beside it, whose next word would wait for it. How much was lost with it.
+    pub fn end(&mut self, sum: Credits, paid: Credits, chunk: Credits) -> Credits {
         self.open = self.open.saturating_sub(1);
-        let beyond = self.owed().less(self.unpaid_of_open(chunk)).unwrap_or_default();
-        let owed = if self.open == 0 { self.owed() } else { self.owed().min(owed).max(beyond) };
-        self.lost = Credits(self.lost.0.saturating_add(owed.0));
-        self.earned = Credits(self.earned.0.saturating_sub(owed.0));
+        self.under_way = self.under_way.less(sum).unwrap_or_default();
+        let theirs = self.unpaid_of_open(chunk).min(self.under_way);
+        let beyond = self.owed().less(theirs).unwrap_or_default();
+        let own = sum.less(paid).unwrap_or_default();
+        let lost = if self.open == 0 { self.owed() } else { self.owed().min(own.max(beyond)) };
+        self.lost = Credits(self.lost.0.saturating_add(lost.0));
+        self.earned = Credits(self.earned.0.saturating_sub(lost.0));
         if self.open == 0 {
             // What was paid beyond that came too late to be told from what is lost.
             let late = self.promised().less(self.earned).unwrap_or_default().min(self.lost);
             self.lost = Credits(self.lost.0.saturating_sub(late.0));
-            self.earn(late);
+            self.earned = Credits(self.earned.0.saturating_add(late.0));
+            (self.under_way, self.beside) = (Credits::ZERO, false);
         }
+        lost
     }
 
     /// What open answers may owe together when the next half of a chunk is begun.
     fn unpaid_of_open(&self, chunk: Credits) -> Credits {
-        Credits((chunk.0 / 2).saturating_mul(u64::from(self.open)))
+        let halves = u64::from(self.open) + u64::from(self.beside);
+        Credits((chunk.0 / 2).saturating_mul(halves))
     }
 
-    /// Notes that a question is read, if that is paid but for half a chunk that nobody can say whose it is; what other
-    /// answers may owe is left to them. A client that has promised nothing at all is not begun with.
-    pub fn read(&mut self, cost: Credits, chunk: Credits) -> bool {
+    /// Notes that a question is read, if that is paid; what other answers may owe is left to them, as far as the client has
+    /// set aside for it. A client that has promised nothing at all is not begun with.
+    pub fn read(&mut self, cost: Credits, chunk: Credits, allotted: Option<Allotted>) -> bool {
+        let Some(Voucher { serial, total, .. }) = self.voucher.as_ref().map(|voucher| &voucher.value) else {
+            return false;
+        };
+        let backed = allotted.filter(|allotted| !allotted.closing && allotted.serial == *serial);
         let others = chunk.0.saturating_mul(u64::from(self.open.saturating_sub(1)).min(OPEN_NEW));
-        let room = self.promised().0.saturating_add(others).saturating_add(chunk.0 / 2);
-        let fits = self.voucher.is_some() && self.earned.plus(cost).is_ok_and(|sum| sum.0 <= room);
+        let others = others.saturating_add(chunk.0 / 2).min(self.under_way.0);
+        let room = Credits(total.0.saturating_add(others)).min(backed.map_or(*total, |allotted| allotted.total));
+        let fits = self.earned.plus(cost).is_ok_and(|sum| sum <= room.max(*total));
         if fits {
             self.earn(cost);
         }
         fits
     }
 
-    /// Whether the next half of a chunk may be written: no more than half of one is owed for each open answer, and half of
-    /// one that nobody can say whose it is.
+    /// Whether the next half of a chunk may be written.
     pub fn may_write(&self, chunk: Credits) -> bool {
-        self.owed() <= Credits(self.unpaid_of_open(chunk).0.saturating_add(chunk.0 / 2))
+        self.owed() <= self.unpaid_of_open(chunk)
     }
 
     /// Whether the client is trusted with another chunk: who breaks off now and then is, who never pays is not.
     pub fn trusts(&self, chunk: Credits) -> bool {
-        self.lost.0 <= chunk.0.saturating_mul(2).saturating_add(self.promised().0 / 8)
+        self.lost.0 <= chunk.0.saturating_mul(2).saturating_add(self.promised().0 / TRUST)
     }
 
-    /// Notes what was done.
+    /// Notes what was done for an open answer.
     pub fn earn(&mut self, amount: Credits) {
         self.earned = Credits(self.earned.0.saturating_add(amount.0));
+        self.under_way = Credits(self.under_way.0.saturating_add(amount.0));
     }
 }

@@ -1,7 +1,7 @@
 //! One question on its way: asks a provider, asks another one where that one is busy, silent, dead or dishonest, and
 //! goes on in the middle of an answer from the last word that was signed.
 
-use crate::attempt::Attempt;
+use crate::attempt::{Attempt, LEAVE_MS};
 use crate::rendering::Rendering;
 use crate::talk::{CHUNK, Heard, Hearing, Request};
 use crate::{Candidate, Frame, Outcome, Piece, Reason, Receipt};
@@ -59,6 +59,8 @@ pub enum Output {
     },
     /// A provider will answer.
     Taken(Box<crate::Terms>, u32),
+    /// Tell a provider that nobody wants its answer any more.
+    Stop(u32),
     /// Let go of an attempt.
     Close(u32),
     /// The provider has earned so much more.
@@ -98,6 +100,8 @@ pub struct Session {
     deaths: usize,
     /// The text that was shown, by the bytes of its tokens.
     rendering: Rendering,
+    /// Nobody wants the answer any more: until then what is on its way is heard, and paid.
+    leaving: Option<Millis>,
     ended: bool,
 }
 
@@ -119,6 +123,7 @@ impl Session {
             objected: None,
             deaths: 0,
             rendering,
+            leaving: None,
             ended: false,
         }
     }
@@ -181,6 +186,7 @@ impl Session {
             known,
             own: provider == self.client,
             prompt_rate,
+            most: None,
         });
         out.push(Output::Open { attempt: number, provider, request: Box::new(request) });
     }
@@ -196,7 +202,7 @@ impl Session {
     }
 
     fn end(&mut self, finish: Result<crate::Finish, Reason>, text: String, out: &mut Outbox<Output>) {
-        self.ended = true;
+        (self.ended, self.leaving) = (true, None);
         for attempt in self.attempts.drain(..) {
             out.push(Output::Close(attempt.number));
         }
@@ -379,8 +385,56 @@ impl Session {
         }
     }
 
+    /// What came is paid, and so is what a provider wrote until it was told to stop; what would have come is not.
+    fn cancel(&mut self, now: Millis, out: &mut Outbox<Output>) {
+        let price = self.request.price;
+        for attempt in self.attempts.extract_if(.., |attempt| !attempt.stop(&price, out)).collect::<Vec<_>>() {
+            out.push(Output::Close(attempt.number));
+        }
+        self.leaving = Some(now.plus(LEAVE_MS));
+        self.left(out);
+    }
+
+    /// Takes the last words of those who were told to stop.
+    fn leave(&mut self, now: Millis, input: Input, out: &mut Outbox<Output>) {
+        let over = match input {
+            Input::Frame(number, frame) => {
+                let attempt = self.attempts.iter_mut().find(|attempt| attempt.number == number);
+                let more = attempt.is_some_and(|attempt| match attempt.hearing.take(frame) {
+                    Ok(Heard::Nothing) => true,
+                    Ok(Heard::Pieces(pieces)) => !pieces.iter().any(|piece| matches!(piece, Piece::End { .. })),
+                    _ => false,
+                });
+                (!more).then_some(number)
+            }
+            Input::Wrong(number, _) | Input::Lost(number) | Input::Broke(number, _) => Some(number),
+            Input::Tick if self.leaving.is_some_and(|until| until <= now) => {
+                self.attempts.iter_mut().for_each(|attempt| attempt.pay(out));
+                self.attempts.drain(..).for_each(|attempt| out.push(Output::Close(attempt.number)));
+                None
+            }
+            _ => None,
+        };
+        let over = over.and_then(|number| self.attempts.iter().position(|attempt| attempt.number == number));
+        if let Some(at) = over {
+            let mut attempt = self.attempts.remove(at);
+            attempt.pay(out);
+            out.push(Output::Close(attempt.number));
+        }
+        self.left(out);
+    }
+
+    fn left(&mut self, out: &mut Outbox<Output>) {
+        if self.attempts.is_empty() {
+            self.end(Err(Reason::Failed("it was cancelled".into())), String::new(), out);
+        }
+    }
+
     /// When it wants an [`Input::Tick`].
     pub fn deadline(&self) -> Option<Millis> {
+        if self.leaving.is_some() {
+            return self.leaving;
+        }
         self.attempts.iter().map(|attempt| if attempt.doubted { attempt.dead() } else { attempt.silent() }).min()
     }
 }
@@ -392,6 +446,9 @@ impl Machine for Session {
     fn step(&mut self, now: Millis, input: Input, out: &mut Outbox<Output>) {
         if self.ended {
             return;
+        }
+        if self.leaving.is_some() {
+            return self.leave(now, input, out);
         }
         match input {
             Input::Begin => self.choose(out),
@@ -435,11 +492,7 @@ impl Machine for Session {
                     false => {}
                 }
             }
-            Input::Cancel => {
-                // What came is paid, what would have come is not.
-                self.attempts.iter_mut().for_each(|attempt| attempt.pay(out));
-                self.end(Err(Reason::Failed("it was cancelled".into())), String::new(), out);
-            }
+            Input::Cancel => self.cancel(now, out),
             Input::Tick => self.tick(now, out),
         }
     }

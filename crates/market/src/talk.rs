@@ -103,6 +103,8 @@ pub enum Say {
         /// Signed by the client.
         voucher: Signed<Voucher>,
     },
+    /// Nobody wants the answer any more. The client hears what is on its way still, and pays it.
+    Stop {},
 }
 
 /// What a provider says.

@@ -55,12 +55,14 @@ impl Wire for Say {
                 out.push(1);
                 voucher.encode(out);
             }
+            Self::Stop {} => out.push(2),
         });
     }
     fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
         unpadded(input, |input| match u8::decode(input)? {
             0 => Ok(Self::Ask { request: Wire::decode(input)? }),
             1 => Ok(Self::Pay { voucher: Wire::decode(input)? }),
+            2 => Ok(Self::Stop {}),
             _ => Err(WireError::Invalid("word of a client")),
         })
     }

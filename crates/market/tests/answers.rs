@@ -3,9 +3,9 @@
 
 mod play;
 
-use base::{Hash, Machine, Millis, NodeId, Outbox, Reject, Rng, Wire};
+use base::{Hash, Keypair, Machine, Millis, NodeId, Outbox, Reject, Rng, Wire};
 use market::{Candidate, Event, Finish, Order, Piece, Reason, Receipts, Request, Session};
-use play::{LENGTH, MODEL, ROLES, Role, Shown, ask, offer, play, play_as, play_with, price, text};
+use play::{LENGTH, MODEL, ROLES, Role, Shown, ask, frames, offer, play, play_as, play_with, price, text};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What holds whatever the providers do.
@@ -181,6 +181,48 @@ fn a_node_without_room_for_connections_accuses_nobody() {
     let orders: Vec<Order> = out.drain().collect();
     assert!(!orders.iter().any(|order| matches!(order, Order::Note(..))), "{orders:?}");
     assert!(matches!(orders.last(), Some(Order::Show(Piece::End { finish: Err(Reason::Failed(_)), .. }))));
+}
+
+/// What a session orders that is left after 20 words and then hears `more` of them, and so many ms later that the way broke.
+fn left(more: usize, later: u64) -> Vec<Order> {
+    let (client, key) = (NodeId([1; 32]), Keypair::from_secret([2; 32]));
+    let mut session = Session::new(client, Request::new(Hash::default(), offer().model, Hash::default(), ask()));
+    let mut out = Outbox::default();
+    session.step(Millis(0), Event::Begin, &mut out);
+    let candidate = Candidate { provider: key.id(), offer: offer(), expected_ms: 1, prompt_rate: 1000, known: true };
+    session.step(Millis(0), Event::Chosen(Some(candidate)), &mut out);
+    let opened =
+        out.drain().find_map(|order| if let Order::Open { request, .. } = order { Some(request) } else { None });
+    let frames = frames(Role::Honest, &key, client, &opened.expect("somebody is asked"));
+    let mut frames = frames.into_iter().filter_map(|(_, frame)| frame);
+    // Taken, read, and words.
+    for frame in frames.by_ref().take(2 + 20) {
+        session.step(Millis(1), Event::Frame(1, frame), &mut out);
+    }
+    session.step(Millis(2), Event::Cancel, &mut out);
+    for frame in frames.take(more) {
+        session.step(Millis(3), Event::Frame(1, frame), &mut out);
+    }
+    let late = session.deadline().is_some_and(|due| due <= Millis(3 + later));
+    session.step(Millis(3 + later), if late { Event::Tick } else { Event::Lost(1) }, &mut out);
+    assert_eq!(session.deadline(), None, "it is over");
+    out.drain().collect()
+}
+
+#[test]
+fn who_leaves_pays_what_was_on_its_way_and_no_more() {
+    for (more, later, paid) in [(0, 0, 20), (30, 0, 50), (70, 0, 84), (30, 5_000, 50)] {
+        let orders = left(more, later);
+        let sum: u64 =
+            orders.iter().map(|order| if let Order::Pay { amount, .. } = order { amount.0 } else { 0 }).sum();
+        assert_eq!(sum, price().of(5, paid).0, "{more} words more, of which an honest one writes no more than 64");
+        let shown = orders.iter().filter(|order| matches!(order, Order::Show(Piece::Token(_)))).count();
+        assert_eq!(shown, 20, "nobody wants the rest");
+        let [stop, close] =
+            [Order::Stop(1), Order::Close(1)].map(|what| orders.iter().position(|order| *order == what));
+        assert!(stop.is_some() && stop < close, "it is told, and then left: {orders:?}");
+        assert!(matches!(orders.last(), Some(Order::Show(Piece::End { finish: Err(_), .. }))));
+    }
 }
 
 #[test]

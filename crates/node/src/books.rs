@@ -55,7 +55,7 @@ impl Answered {
 pub(crate) struct Books {
     database: Database,
     chains: Arc<Chains>,
-    me: NodeId,
+    pub(crate) me: NodeId,
     tills: Mutex<BTreeMap<Vec<u8>, Till>>,
     writing: Mutex<()>,
     /// Chains whose credits the owner takes, whoever validates them.
@@ -241,8 +241,23 @@ impl Books {
         changed
     }
 
+    /// Writes down what a client never paid: it is on disk with whatever comes next.
+    pub(crate) fn note_lost(&self, chain: &Hash, client: &NodeId) {
+        let note = || -> Result<()> {
+            let _writing = self.writing.lock().expect("nobody panics while holding it");
+            let mut write = self.database.begin_write()?;
+            write.set_durability(redb::Durability::None)?;
+            let (key, till) = (key(chain, client), self.till(chain, client));
+            write.open_table(TILLS)?.insert(key.as_slice(), till.to_bytes().as_slice())?;
+            Ok(write.commit()?)
+        };
+        if let Err(error) = note() {
+            tracing::warn!(%error, "what a client never paid was not written down");
+        }
+    }
+
     /// Takes a client's voucher, and says how much it promises beyond the last; it is on disk when this returns. What was
-    /// earned since the last one goes with it: at most a chunk is forgotten in a crash.
+    /// earned since the last one is forgotten in a crash: at most a chunk and a half for each open answer.
     pub(crate) async fn take(
         self: &Arc<Self>,
         chain: Hash,
@@ -256,12 +271,9 @@ impl Books {
             // One after the other: what is read here is what is written.
             let _writing = books.writing.lock().expect("nobody panics while holding it");
             let mut kept = books.till(&chain, &client);
-            let before = kept.voucher().filter(|last| last.value.serial == voucher.value.serial);
-            let before = before.map_or(Credits::ZERO, |last| last.value.total);
-            if !kept.take(&chain, &books.me, &client, allotted, voucher.clone())? {
+            let Some(more) = kept.take(&chain, &books.me, &client, allotted, voucher.clone())? else {
                 return Ok(Credits::ZERO);
-            }
-            let more = voucher.value.total.less(before).unwrap_or_default();
+            };
             books.put(TILLS, &key(&chain, &client), &kept.to_bytes()).map_err(|_| Reject::NotHeld)?;
             books.with_till(&chain, &client, |till| till.take(&chain, &books.me, &client, allotted, voucher))?;
             Ok(more)

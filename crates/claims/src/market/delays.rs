@@ -66,9 +66,7 @@ fn written(node: &Node) -> (u64, u64) {
 pub(super) async fn cancels(book: &mut Book) -> Result<()> {
     let (served, _files) = served("nano", 2)?;
     let engine = served.engine().clone();
-    // What is on its way when somebody hangs up is never paid, and this model writes a chunk in that time: reading is most
-    // of the price, so that a client that hangs up a thousand times has still paid for most of what it got.
-    let price = Price { input: Credits::whole(16), output: Credits::whole(2) };
+    let price = Price { input: Credits::whole(1), output: Credits::whole(2) };
     let pair = Pair::new(Local::new(vec![served]), price, Vec::new()).await?;
     let (provider, chain) = (pair.provider.0.id(), pair.provider.1.networks()[0]);
     let tx = ledger::Tx::Transfer { to: pair.client.0.id(), amount: Credits::whole(200) };

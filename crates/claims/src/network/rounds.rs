@@ -28,9 +28,9 @@ struct Length {
 }
 
 const LENGTHS: [Length; 3] = [
-    Length { batch_tokens: 2_048, target_s: 1, rounds: (8, 40) },
-    Length { batch_tokens: 24_576, target_s: 3, rounds: (5, 20) },
-    Length { batch_tokens: 73_728, target_s: 6, rounds: (3, 8) },
+    Length { batch_tokens: 2_048, target_s: 1, rounds: (6, 30) },
+    Length { batch_tokens: 24_576, target_s: 3, rounds: (4, 12) },
+    Length { batch_tokens: 73_728, target_s: 6, rounds: (2, 6) },
 ];
 
 pub(super) fn measure(book: &mut Book, runtime: &tokio::runtime::Runtime) -> Result<()> {

@@ -49,7 +49,7 @@ impl net::Answerer for Provider {
                 let sender = sender;
                 while let Ok(Some(bytes)) = hear.frame().await {
                     match market::Say::from_bytes(&bytes) {
-                        Ok(said @ Say::Pay { .. }) => {
+                        Ok(said @ (Say::Pay { .. } | Say::Stop {})) => {
                             if sender.send(said).await.is_err() {
                                 break;
                             }

@@ -220,7 +220,7 @@ impl Provider {
             Some(Ok(())) => {
                 self.count("answered");
                 let own = u64::from(by == self.key.id());
-                if let Some(model) = model {
+                if let Some(model) = &model {
                     self.books.count(&model.card().name, Answered { earned_micro: 0, own, others: 1 - own });
                 }
             }
@@ -230,7 +230,7 @@ impl Provider {
                 let _ = out.try_send(Frame::Refused { reason });
             }
         }
-        drop(out);
+        drop((out, model));
         // It may be paid for what came until it broke off.
         if let Some(paying) = paying.filter(|_| !settled) {
             self.last_words(&paying, &mut says).await;
@@ -335,7 +335,7 @@ impl Provider {
             ready = self.prepared(later.take(), out).await?;
         }
         if let Some(place) = &mut place {
-            self.wait(place, &busy, out, says).await?;
+            self.wait(place, paying, &busy, out, says).await?;
         }
         if let Some(paying) = paying {
             paying.allow(0);

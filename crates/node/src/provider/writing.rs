@@ -3,12 +3,12 @@
 use super::gate::Place;
 use super::{PAY_WITHIN, Provider, READ_AFTER};
 use crate::books::{Answered, Books};
-use base::{Hash, NodeId, Reject};
+use base::{Hash, NodeId, Reject, Signed};
 use engine::Pace;
-use ledger::Credits;
+use ledger::{Credits, Voucher};
 use market::{ALIVE_MS, CHUNK, Frame, Piece, Reason, Say, TOKENS_MAX, Telling, Till};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -18,16 +18,16 @@ pub(super) const READ_WITHIN: Duration = Duration::from_secs(20);
 pub(super) const FRAME_EVERY: Duration = Duration::from_millis(50);
 /// In mid-answer a client may have to allot more first, which takes a few blocks; the engine waits meanwhile.
 const ALLOT_WITHIN: Duration = Duration::from_secs(3 * PAY_WITHIN.as_secs());
-/// Vouchers that somebody may need to pay for reading: each is written to disk.
-const READING_VOUCHERS_MAX: usize = 16;
-/// The same once an answer is over.
-const LAST_VOUCHERS_MAX: usize = 16;
+/// Vouchers that somebody may need for an answer, and for each chunk that it comes to: each is written to disk.
+const VOUCHERS_MAX: u64 = 24;
+const VOUCHERS_PER_CHUNK: u64 = 8;
 
 impl Provider {
     /// Waits for somebody's turn.
     pub(super) async fn wait(
         &self,
         place: &mut Place,
+        paying: Option<&Paying>,
         busy: &(dyn Fn() -> Reason + Sync),
         out: &mpsc::Sender<Frame>,
         says: &mut mpsc::Receiver<Say>,
@@ -38,7 +38,7 @@ impl Provider {
             tokio::select! {
                 biased;
                 came = place.turn() => return if came { Ok(()) } else { Err(busy()) },
-                said = says.recv() => if said.is_none() { return Err(gone()) },
+                say = says.recv() => self.paid(paying, say).await?,
                 _ = alive.tick() => send(out, Frame::Alive {}).await?,
             }
         }
@@ -58,25 +58,20 @@ impl Provider {
         let mut next = tokio::time::Instant::now();
         let mut alive = tokio::time::interval(Duration::from_millis(ALIVE_MS));
         let mut due = tokio::time::Instant::now() + ALLOT_WITHIN;
-        let (mut vouchers, mut writing) = (0, self.did.begin(telling.receipt().read));
+        let mut writing = self.did.begin(telling.receipt().read);
         loop {
             let piece = tokio::select! {
                 piece = pieces.recv() => piece,
                 say = says.recv() => {
-                    let (Some(Say::Pay { voucher }), Some(paying)) = (say, paying) else { return Err(gone()) };
-                    vouchers += 1;
-                    // Each is written to disk: more than half a dozen for a chunk are not meant to pay.
-                    if vouchers > 8 + telling.receipt().written / 4 {
-                        return Err(Reason::Unpaid("more vouchers than words".into()));
-                    }
-                    self.take(paying, voucher).await?;
-                    if paying.allow(telling.receipt().written) {
+                    self.paid(paying, say).await?;
+                    if paying.is_some_and(|paying| paying.allow(telling.receipt().written)) {
                         engine.wake();
                     }
                     continue;
                 }
                 _ = alive.tick() => {
                     if let Some(paying) = paying {
+                        self.again(paying).await?;
                         if paying.allow(telling.receipt().written) {
                             engine.wake();
                             due = tokio::time::Instant::now() + ALLOT_WITHIN;
@@ -144,19 +139,21 @@ impl Provider {
         let Some(paying) = paying else { return Ok(()) };
         // The answer is whole either way; a client that did not pay is remembered by what it owes.
         self.last_words(paying, says).await;
-        if paying.owes() {
+        if paying.owed() > Credits::ZERO {
             self.refuse(Reject::Unpaid);
         }
         Ok(())
     }
 
-    /// Takes vouchers until a client has said all it has to say, which it does when it has hung up, too: what other answers
-    /// owe is not this one's.
+    /// Takes vouchers until a client has said all it has to say, which it does when it has hung up, too.
     pub(super) async fn last_words(&self, paying: &Paying, says: &mut mpsc::Receiver<Say>) {
+        // For what was never begun nobody waits: the client's next voucher is over this money, too.
+        if paying.sum() == Credits::ZERO {
+            return;
+        }
         let said = async {
-            for _ in 0..LAST_VOUCHERS_MAX {
-                let Some(Say::Pay { voucher }) = says.recv().await else { return };
-                if self.take(paying, voucher).await.is_err() {
+            while let Some(say) = says.recv().await {
+                if self.paid(Some(paying), Some(say)).await.is_err() {
                     return;
                 }
             }
@@ -174,38 +171,50 @@ impl Provider {
     ) -> Result<(), Reason> {
         // An allotment may have to become final first, here too.
         let deadline = tokio::time::Instant::now() + PAY_WITHIN * 6;
-        let (mut early, mut vouchers) = (None, 0);
         while !paying.read(cost) {
-            let wait = tokio::time::timeout(Duration::from_millis(ALIVE_MS), says.recv());
-            let voucher = match wait.await {
-                Ok(Some(Say::Pay { .. })) if vouchers == READING_VOUCHERS_MAX => {
-                    return Err(Reason::Unpaid("more vouchers than reading needs".into()));
-                }
-                Ok(Some(Say::Pay { voucher })) => {
-                    vouchers += 1;
-                    Some(voucher)
-                }
-                Ok(_) => return Err(Reason::Unpaid("it ended before it was paid".into())),
+            match tokio::time::timeout(Duration::from_millis(ALIVE_MS), says.recv()).await {
+                Ok(Some(say)) => self.paid(Some(paying), Some(say)).await?,
+                Ok(None) => return Err(Reason::Unpaid("it ended before it was paid".into())),
                 Err(_) if tokio::time::Instant::now() > deadline => {
                     return Err(Reason::Unpaid("no voucher came in time".into()));
                 }
                 Err(_) => {
                     send(out, Frame::Alive {}).await?;
-                    early.take()
+                    self.again(paying).await?;
                 }
-            };
-            let Some(voucher) = voucher else { continue };
-            match self.books.take(paying.chain, paying.by, voucher.clone()).await {
-                // The chain here may be a block behind the client's.
-                Err(Reject::NoAllotment | Reject::Insufficient) => early = Some(voucher),
-                taken => paying.is_paid(self.told(taken)?),
             }
         }
         Ok(())
     }
 
-    async fn take(&self, paying: &Paying, voucher: base::Signed<ledger::Voucher>) -> Result<(), Reason> {
-        paying.is_paid(self.told(self.books.take(paying.chain, paying.by, voucher).await)?);
+    /// Takes what a client says in the middle of a question: a voucher, or that it has hung up.
+    async fn paid(&self, paying: Option<&Paying>, say: Option<Say>) -> Result<(), Reason> {
+        let (Some(Say::Pay { voucher }), Some(paying)) = (say, paying) else { return Err(gone()) };
+        if !paying.may_say_more() {
+            return Err(Reason::Unpaid("more vouchers than there is to pay".into()));
+        }
+        self.take(paying, voucher).await
+    }
+
+    /// Takes a voucher that came too early, once more.
+    async fn again(&self, paying: &Paying) -> Result<(), Reason> {
+        let early = paying.early.lock().expect("nobody panics while holding it").take();
+        match early {
+            Some(voucher) => self.take(paying, voucher).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn take(&self, paying: &Paying, voucher: Signed<Voucher>) -> Result<(), Reason> {
+        match self.books.take(paying.chain, paying.by, voucher.clone()).await {
+            // The chain here may be a block behind the client's.
+            Err(Reject::NoAllotment | Reject::Insufficient) => {
+                *paying.early.lock().expect("nobody panics while holding it") = Some(voucher);
+            }
+            taken => {
+                paying.paid.fetch_add(self.told(taken)?.0, Ordering::Relaxed);
+            }
+        }
         Ok(())
     }
 
@@ -229,16 +238,39 @@ pub(super) struct Paying {
     model: String,
     sum: AtomicU64,
     paid: AtomicU64,
+    /// Vouchers that came, and the last one over more than the chain here knows of.
+    vouchers: AtomicU64,
+    early: Mutex<Option<Signed<Voucher>>>,
 }
 
 impl Paying {
     pub(super) fn new((chain, by): (Hash, NodeId), model: &str, pace: Pace, chunk: Credits, books: Arc<Books>) -> Self {
         books.with_till(&chain, &by, Till::begin);
-        Self { chain, by, pace, chunk, books, model: model.to_owned(), sum: AtomicU64::new(0), paid: AtomicU64::new(0) }
+        let [sum, paid, vouchers] = [0; 3].map(AtomicU64::new);
+        let (model, early) = (model.to_owned(), Mutex::default());
+        Self { chain, by, pace, chunk, books, model, sum, paid, vouchers, early }
+    }
+
+    /// What the answer has come to.
+    fn sum(&self) -> Credits {
+        Credits(self.sum.load(Ordering::Relaxed))
+    }
+
+    /// What of it was not paid with it.
+    fn owed(&self) -> Credits {
+        self.sum().less(Credits(self.paid.load(Ordering::Relaxed))).unwrap_or_default()
+    }
+
+    /// Counts a voucher; whether so many may be meant to pay.
+    fn may_say_more(&self) -> bool {
+        let chunks = self.sum().0 / self.chunk.0.max(1);
+        self.vouchers.fetch_add(1, Ordering::Relaxed)
+            < VOUCHERS_MAX.saturating_add(VOUCHERS_PER_CHUNK.saturating_mul(chunks))
     }
 
     fn read(&self, cost: Credits) -> bool {
-        let paid = self.books.with_till(&self.chain, &self.by, |till| till.read(cost, self.chunk));
+        let allotted = self.books.allotted(&self.chain, &self.by, &self.books.me);
+        let paid = self.books.with_till(&self.chain, &self.by, |till| till.read(cost, self.chunk, allotted));
         self.sum.fetch_add(if paid { cost.0 } else { 0 }, Ordering::Relaxed);
         paid
     }
@@ -246,14 +278,6 @@ impl Paying {
     fn earn(&self, amount: Credits) {
         self.sum.fetch_add(amount.0, Ordering::Relaxed);
         self.books.with_till(&self.chain, &self.by, |till| till.earn(amount));
-    }
-
-    fn is_paid(&self, more: Credits) {
-        self.paid.fetch_add(more.0, Ordering::Relaxed);
-    }
-
-    fn owes(&self) -> bool {
-        self.books.with_till(&self.chain, &self.by, |till| till.owed() > Credits::ZERO)
     }
 
     /// Allows the next half of a chunk, if not too much is owed; whether it did.
@@ -268,12 +292,13 @@ impl Paying {
 
 impl Drop for Paying {
     fn drop(&mut self) {
-        let sum = Credits(self.sum.load(Ordering::Relaxed));
-        let owed = sum.less(Credits(self.paid.load(Ordering::Relaxed))).unwrap_or_default();
-        self.books.with_till(&self.chain, &self.by, |till| till.end(owed, self.chunk));
-        match sum {
-            Credits::ZERO => {}
-            sum => self.books.count(&self.model, Answered { earned_micro: sum.0, ..Answered::default() }),
+        let (sum, paid) = (self.sum(), Credits(self.paid.load(Ordering::Relaxed)));
+        let lost = self.books.with_till(&self.chain, &self.by, |till| till.end(sum, paid, self.chunk));
+        if lost > Credits::ZERO {
+            self.books.note_lost(&self.chain, &self.by);
+        }
+        if sum > Credits::ZERO {
+            self.books.count(&self.model, Answered { earned_micro: sum.0, ..Answered::default() });
         }
     }
 }

@@ -152,7 +152,7 @@ impl Trade {
         let (events, mut happened) = mpsc::channel(FRAMES);
         let mut out = Outbox::default();
         let mut attempts: BTreeMap<u32, Attempt> = BTreeMap::new();
-        let (mut taken, mut tell_at) = (Some(taken), None);
+        let (mut taken, mut tell_at, mut cancelled) = (Some(taken), None, false);
         let (mut read, mut ids, mut text) = (0, Vec::new(), String::new());
         // Who took it and was not let go of, else who was last; and whether nobody else knows of the question.
         let (mut takers, mut before) = (Vec::<(u32, NodeId)>::new(), None);
@@ -170,6 +170,11 @@ impl Trade {
                         tracing::debug!(attempt, provider = provider.short(), "asking");
                         local &= provider == me;
                         attempts.insert(attempt, self.open(attempt, provider, *request, &events));
+                    }
+                    Order::Stop(attempt) => {
+                        if let Some(open) = attempts.get(&attempt) {
+                            let _ = open.says.try_send(Say::Stop {});
+                        }
                     }
                     Order::Close(attempt) => {
                         if let Some(at) = takers.iter().position(|(number, _)| *number == attempt) {
@@ -259,7 +264,10 @@ impl Trade {
                     taken.take().map(|taken| taken.send(Ok(origin(me, taker, local))));
                     continue;
                 }
-                () = pieces.closed(), if due.is_some() => Some(Event::Cancel),
+                () = pieces.closed(), if due.is_some() && !cancelled => {
+                    cancelled = true;
+                    Some(Event::Cancel)
+                }
             };
             let Some(event) = event else { return };
             session.step(self.now(), event, &mut out);

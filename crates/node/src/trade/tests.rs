@@ -134,9 +134,8 @@ async fn a_question_for_an_unloaded_model_leaves_no_machine() {
 async fn who_hangs_up_each_time_has_paid_for_what_came() {
     const WITHIN: Duration = Duration::from_secs(30);
     let stage = tempfile::tempdir().expect("a folder");
-    // What is on its way when somebody hangs up is lost: on this fast model half a chunk and more each time. Reading is
-    // most of the price, so that it is little.
-    let price = market::Price { input: Credits::whole(128), output: Credits::whole(2) };
+    // What is on its way when somebody hangs up is half a chunk and more on this fast model, and most of the price.
+    let price = market::Price { input: Credits::whole(1), output: Credits::whole(8) };
     let offer = OfferConfig { public: true, price, ..OfferConfig::default() };
     let serves = TradeConfig { offer, ..TradeConfig::default() };
     let (peer, offers) = start(&stage.path().join("peer"), own(stage.path()), serves).await;

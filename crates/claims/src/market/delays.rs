@@ -80,6 +80,7 @@ pub(super) async fn cancels(book: &mut Book) -> Result<()> {
     let client = &pair.client.1;
     let promised = || client.promised(&chain, &provider).0;
     let (mut times, mut beyond, mut owed_all, mut i) = (Vec::new(), 0, 0, 0);
+    let (first, mut unpaid) = (promised(), 0);
     while times.len() < CANCELS {
         ensure!(i < 2 * CANCELS, "too many answers end before anybody hangs up");
         i += 1;
@@ -110,14 +111,19 @@ pub(super) async fn cancels(book: &mut Book) -> Result<()> {
             ensure!(begun.elapsed() < END_WITHIN, "a session does not end on both sides");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        tokio::time::sleep(SETTLED).await;
         let owed = price.of(read as u64, written(&pair.provider.0).0 - wrote).0;
+        // Its last voucher is written down a little later: what it promises is this answer's.
+        let (ended, more) = (Instant::now(), || promised().saturating_sub(before));
+        while more() < owed && ended.elapsed() < LAST_WORD {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        beyond += more().saturating_sub(owed);
+        unpaid += owed.saturating_sub(more());
         owed_all += owed;
-        beyond += promised().saturating_sub(before).saturating_sub(owed);
     }
     tokio::time::sleep(LAST_WORD).await;
     // What came later than its answer was looked at.
-    beyond = beyond.max(promised().saturating_sub(owed_all));
+    beyond = beyond.max((promised() + unpaid).saturating_sub(first + owed_all));
     let how = format!(
         "from hanging up at the client until the provider's slot is free, over the encrypted link on loopback, {CANCELS} answers at \
          another word each, the first one at least"
@@ -127,5 +133,8 @@ pub(super) async fn cancels(book: &mut Book) -> Result<()> {
     let how = "micro-credits promised, when the session had ended on both sides and at the end when no voucher was under way, beyond the \
                price of what the provider had read and written until the hanging up reached it, in the same answers";
     book.add("quick", "serve.cancel.billed", (beyond as f64, "micro-credits"), Bar::Most(0.0), "0", how);
+    let how = "of that price, what was not promised when the last vouchers of the same answers had had their time";
+    let unpaid = 100.0 * unpaid as f64 / owed_all.max(1) as f64;
+    book.add("quick", "serve.cancel.unpaid", (unpaid, "%"), Bar::Most(1.0), "0", how);
     pair.close().await
 }

@@ -92,10 +92,7 @@ impl Wire for Till {
     }
     fn decode(input: &mut base::Reader<'_>) -> Result<Self, base::WireError> {
         let (earned, lost) = Wire::decode(input)?;
-        let mut till = Self { earned, lost, voucher: Wire::decode(input)?, ..Self::default() };
-        // What was owed belonged to answers that ended with the process.
-        till.earned = till.earned.min(till.promised());
-        Ok(till)
+        Ok(Self { earned, lost, voucher: Wire::decode(input)?, ..Self::default() })
     }
 }
 
@@ -105,6 +102,12 @@ const OPEN_NEW: u64 = 8;
 const TRUST: u64 = 8;
 
 impl Till {
+    /// The same after a restart: what was owed belonged to answers that ended with the process.
+    pub fn restarted(mut self) -> Self {
+        self.earned = self.earned.min(self.promised());
+        self
+    }
+
     /// The client's last word.
     pub fn voucher(&self) -> Option<&Signed<Voucher>> {
         self.voucher.as_ref()

@@ -86,7 +86,7 @@ impl Books {
         let mut tills = BTreeMap::new();
         for entry in read.open_table(TILLS)?.iter()? {
             let (key, value) = entry?;
-            tills.insert(key.value().to_vec(), Till::from_bytes(value.value())?);
+            tills.insert(key.value().to_vec(), Till::from_bytes(value.value())?.restarted());
         }
         drop(read);
         let device = chains.home.device().to_owned();

@@ -1,8 +1,8 @@
 //! One provider that was asked a question: how long it is waited for, and what it is paid.
 
+use crate::Outcome;
 use crate::session::Output;
 use crate::talk::{ALIVE_MS, CHUNK, Hearing};
-use crate::{Outcome, Price};
 use base::{Millis, NodeId, Outbox};
 use ledger::Credits;
 
@@ -24,7 +24,8 @@ const TURN_MS: u64 = 10_000;
 const READING_TIMES: u64 = 3;
 /// What a provider had begun when it was told to stop is heard and paid if it comes within this.
 pub(crate) const LEAVE_MS: u64 = 2_000;
-/// Tokens that an honest one may be ahead: what it writes before it is paid, and what is on its way.
+/// Tokens that an honest one is ahead at most where this is the only answer: what it writes before it is paid, and what is
+/// on its way. Beside others it may write more, which is its loss.
 const RUN_AHEAD: u64 = 2 * CHUNK;
 
 /// A provider that was asked.
@@ -54,7 +55,7 @@ pub(crate) struct Attempt {
     /// Tokens that it reads in a second, as far as known.
     pub(crate) prompt_rate: u64,
     /// What it is paid at most, once it was told to stop.
-    pub(crate) most: Option<Credits>,
+    pub(crate) cap: Option<Credits>,
 }
 
 impl Attempt {
@@ -108,7 +109,7 @@ impl Attempt {
     /// Pays what was delivered and not paid.
     pub(crate) fn pay(&mut self, out: &mut Outbox<Output>) {
         let Some(receipt) = self.hearing.sum() else { return };
-        let cost = self.most.map_or(receipt.cost, |most| receipt.cost.min(most));
+        let cost = self.cap.map_or(receipt.cost, |cap| receipt.cost.min(cap));
         let due = cost.less(self.paid).unwrap_or_default();
         self.paid_written = receipt.written;
         if due > Credits::ZERO {
@@ -118,16 +119,22 @@ impl Attempt {
     }
 
     /// Pays what was delivered, and tells it to stop: whether more is on its way that is to be paid.
-    pub(crate) fn stop(&mut self, price: &Price, out: &mut Outbox<Output>) -> bool {
+    pub(crate) fn stop(&mut self, out: &mut Outbox<Output>) -> bool {
         self.pay(out);
         let Some(receipt) = self.hearing.sum() else { return false };
-        let most = receipt.cost.plus(price.of(0, RUN_AHEAD)).unwrap_or(receipt.cost);
-        let more = !self.own && most > receipt.cost;
+        let cap = receipt.cost.plus(receipt.price.of(0, RUN_AHEAD)).unwrap_or(receipt.cost);
+        let more = !self.own && cap > receipt.cost;
         if more {
-            self.most = Some(most);
-            out.push(Output::Stop(self.number));
+            self.cap = Some(cap);
+            out.push(Output::Stop { attempt: self.number, begun: self.hearing.is_read() });
         }
         more
+    }
+
+    /// Whether nothing more of it is to be paid.
+    pub(crate) fn is_capped(&self) -> bool {
+        let cost = self.hearing.sum().map(|receipt| receipt.cost);
+        self.cap.zip(cost).is_some_and(|(cap, cost)| cost >= cap)
     }
 
     pub(crate) fn answered(&self, now: Millis) -> Outcome {

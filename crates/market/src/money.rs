@@ -168,8 +168,8 @@ impl Till {
         Ok(Some(total.less(last.unwrap_or_default()).unwrap_or_default()))
     }
 
-    /// Whether another answer may be begun: each open one may owe half a chunk, and a client that has paid little yet
-    /// is not trusted with many of these.
+    /// Whether another answer may be begun: each open one may owe a chunk, and a client that has paid little yet is not
+    /// trusted with many of these.
     pub fn may_begin(&self, chunk: Credits) -> bool {
         let earned_trust = self.promised().0 / chunk.0.saturating_mul(4).max(1);
         u64::from(self.open) < OPEN_NEW.saturating_add(earned_trust)

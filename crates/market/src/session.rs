@@ -60,7 +60,12 @@ pub enum Output {
     /// A provider will answer.
     Taken(Box<crate::Terms>, u32),
     /// Tell a provider that nobody wants its answer any more.
-    Stop(u32),
+    Stop {
+        /// The attempt.
+        attempt: u32,
+        /// Whether it has begun to read: if not, what is not promised yet is not promised any more.
+        begun: bool,
+    },
     /// Let go of an attempt.
     Close(u32),
     /// The provider has earned so much more.
@@ -186,7 +191,7 @@ impl Session {
             known,
             own: provider == self.client,
             prompt_rate,
-            most: None,
+            cap: None,
         });
         out.push(Output::Open { attempt: number, provider, request: Box::new(request) });
     }
@@ -248,7 +253,7 @@ impl Session {
                     out.push(Output::Taken(terms, number));
                 }
                 // What is read is paid before it is read; an answer by chunks after they came.
-                if !self.request.price.is_free() {
+                if attempt.hearing.sum().is_some_and(|sum| !sum.price.is_free()) {
                     attempt.paid = cost;
                     out.push(Output::Pay { attempt: number, provider, amount: cost });
                 }
@@ -387,44 +392,47 @@ impl Session {
 
     /// What came is paid, and so is what a provider wrote until it was told to stop; what would have come is not.
     fn cancel(&mut self, now: Millis, out: &mut Outbox<Output>) {
-        let price = self.request.price;
-        for attempt in self.attempts.extract_if(.., |attempt| !attempt.stop(&price, out)).collect::<Vec<_>>() {
-            out.push(Output::Close(attempt.number));
-        }
+        let gone: Vec<Attempt> = self.attempts.extract_if(.., |attempt| !attempt.stop(out)).collect();
+        gone.iter().for_each(|attempt| out.push(Output::Close(attempt.number)));
         self.leaving = Some(now.plus(LEAVE_MS));
-        self.left(out);
+        self.end_if_left(out);
     }
 
     /// Takes the last words of those who were told to stop.
     fn leave(&mut self, now: Millis, input: Input, out: &mut Outbox<Output>) {
-        let over = match input {
+        let mut over = None;
+        match input {
             Input::Frame(number, frame) => {
-                let attempt = self.attempts.iter_mut().find(|attempt| attempt.number == number);
-                let more = attempt.is_some_and(|attempt| match attempt.hearing.take(frame) {
-                    Ok(Heard::Nothing) => true,
-                    Ok(Heard::Pieces(pieces)) => !pieces.iter().any(|piece| matches!(piece, Piece::End { .. })),
-                    _ => false,
-                });
-                (!more).then_some(number)
+                if let Some(attempt) = self.attempts.iter_mut().find(|attempt| attempt.number == number) {
+                    let more = match attempt.hearing.take(frame) {
+                        Ok(Heard::Nothing) => true,
+                        Ok(Heard::Pieces(pieces)) => !pieces.iter().any(|piece| matches!(piece, Piece::End { .. })),
+                        Ok(_) => false,
+                        Err(reject) => {
+                            out.push(Output::Note(attempt.provider, Outcome::Lied(reject)));
+                            false
+                        }
+                    };
+                    over = (!more || attempt.is_capped()).then_some(number);
+                }
             }
-            Input::Wrong(number, _) | Input::Lost(number) | Input::Broke(number, _) => Some(number),
-            Input::Tick if self.leaving.is_some_and(|until| until <= now) => {
-                self.attempts.iter_mut().for_each(|attempt| attempt.pay(out));
-                self.attempts.drain(..).for_each(|attempt| out.push(Output::Close(attempt.number)));
-                None
+            Input::Wrong(number, _) | Input::Lost(number) => over = Some(number),
+            // It cannot be paid: nobody waits for that.
+            Input::Broke(number, _) => {
+                let broke = self.attempts.extract_if(.., |attempt| attempt.number == number);
+                broke.for_each(|attempt| out.push(Output::Close(attempt.number)));
             }
-            _ => None,
-        };
-        let over = over.and_then(|number| self.attempts.iter().position(|attempt| attempt.number == number));
-        if let Some(at) = over {
-            let mut attempt = self.attempts.remove(at);
+            _ => {}
+        }
+        let late = self.leaving.is_some_and(|until| until <= now);
+        for mut attempt in self.attempts.extract_if(.., |attempt| late || over == Some(attempt.number)) {
             attempt.pay(out);
             out.push(Output::Close(attempt.number));
         }
-        self.left(out);
+        self.end_if_left(out);
     }
 
-    fn left(&mut self, out: &mut Outbox<Output>) {
+    fn end_if_left(&mut self, out: &mut Outbox<Output>) {
         if self.attempts.is_empty() {
             self.end(Err(Reason::Failed("it was cancelled".into())), String::new(), out);
         }

@@ -4,7 +4,7 @@
 mod play;
 
 use base::{Hash, Keypair, Machine, Millis, NodeId, Outbox, Reject, Rng, Wire};
-use market::{Candidate, Event, Finish, Order, Piece, Reason, Receipts, Request, Session};
+use market::{Candidate, Event, Finish, Offer, Order, Piece, Price, Reason, Receipts, Request, Session};
 use play::{LENGTH, MODEL, ROLES, Role, Shown, ask, frames, offer, play, play_as, play_with, price, text};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -218,11 +218,40 @@ fn who_leaves_pays_what_was_on_its_way_and_no_more() {
         assert_eq!(sum, price().of(5, paid).0, "{more} words more, of which an honest one writes no more than 64");
         let shown = orders.iter().filter(|order| matches!(order, Order::Show(Piece::Token(_)))).count();
         assert_eq!(shown, 20, "nobody wants the rest");
-        let [stop, close] =
-            [Order::Stop(1), Order::Close(1)].map(|what| orders.iter().position(|order| *order == what));
+        let [stop, close] = [Order::Stop { attempt: 1, begun: true }, Order::Close(1)]
+            .map(|what| orders.iter().position(|order| *order == what));
         assert!(stop.is_some() && stop < close, "it is told, and then left: {orders:?}");
         assert!(matches!(orders.last(), Some(Order::Show(Piece::End { finish: Err(_), .. }))));
     }
+}
+
+#[test]
+fn who_leaves_pays_each_provider_its_own_price() {
+    let (client, key) = (NodeId([1; 32]), Keypair::from_secret([2; 32]));
+    let mut session = Session::new(client, Request::new(Hash::default(), offer().model, Hash::default(), ask()));
+    let mut out = Outbox::default();
+    let choose = |session: &mut Session, out: &mut Outbox<Order>, now, provider, price| {
+        let offer = Offer { price, ..offer() };
+        let candidate = Candidate { provider, offer, expected_ms: 1, prompt_rate: 1000, known: true };
+        session.step(Millis(now), Event::Chosen(Some(candidate)), out);
+        out.drain().find_map(|order| if let Order::Open { request, .. } = order { Some(request) } else { None })
+    };
+    session.step(Millis(0), Event::Begin, &mut out);
+    let opened = choose(&mut session, &mut out, 0, key.id(), price()).expect("somebody is asked");
+    for (_, frame) in frames(Role::Honest, &key, client, &opened).into_iter().take(2 + 20) {
+        session.step(Millis(1), Event::Frame(1, frame.expect("a frame")), &mut out);
+    }
+    // It falls silent; one that costs nothing is asked beside it.
+    let silent = session.deadline().expect("it is waited for");
+    session.step(silent, Event::Tick, &mut out);
+    choose(&mut session, &mut out, silent.0, NodeId([9; 32]), Price::default()).expect("another one is asked");
+    session.step(silent, Event::Cancel, &mut out);
+    let orders: Vec<Order> = out.drain().collect();
+    assert!(
+        orders.contains(&Order::Stop { attempt: 1, begun: true }) && orders.contains(&Order::Close(2)),
+        "{orders:?}"
+    );
+    assert!(session.deadline().is_some(), "what the first had begun is waited for");
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! * `talkoo/log/3` follows a log and submits to it.
 //! * `talkoo/chain/1` carries frames between validators.
 //! * `talkoo/gossip/3` tells everybody in a topic where each of them is, and what it has to say.
-//! * `talkoo/ask/2` carries a question and its answer.
+//! * `talkoo/ask/3` carries a question and its answer.
 //!
 //! *Goals*: works offline at once (loopback, LAN by mDNS, static tickets); every buffer that a peer
 //! can fill is bounded; wrong bytes are refused by hash and counted. *Non-goals*: what the bytes

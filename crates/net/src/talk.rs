@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 /// Names the protocol and its version.
-pub(crate) const ALPN: &[u8] = b"talkoo/ask/2";
+pub(crate) const ALPN: &[u8] = b"talkoo/ask/3";
 /// Bytes of first frames that are being read at a time, from everybody.
 const READING: usize = 64 << 20;
 /// The first frame comes whole within this.

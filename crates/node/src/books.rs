@@ -256,8 +256,8 @@ impl Books {
         }
     }
 
-    /// Takes a client's voucher, and says how much it promises beyond the last; it is on disk when this returns. What was
-    /// earned since the last one is forgotten in a crash: at most a chunk and a half for each open answer.
+    /// Takes a client's voucher, and says how much it promises beyond the last; it is on disk when this returns. A crash
+    /// forgets what was done since: of each open answer a chunk and a half at most, and reading that was paid with it.
     pub(crate) async fn take(
         self: &Arc<Self>,
         chain: Hash,

@@ -306,7 +306,7 @@ pub(crate) fn play_as(client: u8, roles: &[Role], seed: u64, known: bool) -> Sho
                     queue.insert((when + 20_000, count + 1), Event::Tick);
                     count += 1;
                 }
-                Order::Taken(..) | Order::Stop(_) => {}
+                Order::Taken(..) | Order::Stop { .. } => {}
                 Order::Close(attempt) => drop(closed.insert(attempt)),
                 Order::Pay { provider, amount, .. } => {
                     let paid = shown.paid.entry(provider).or_default();

@@ -7,12 +7,12 @@ use market::{FRAME_MAX, Frame, Reason, Say};
 use std::pin::Pin;
 use tokio::sync::mpsc;
 
-/// After its question a client sends vouchers, which are shorter than this.
-const VOUCHER_MAX: usize = 1_024;
+/// After its question a client sends vouchers, and that it stops: both are shorter than this.
+const SAY_MAX: usize = 1_024;
 
 impl net::Answerer for Provider {
     fn frame_max(&self) -> (usize, usize) {
-        (FRAME_MAX, VOUCHER_MAX)
+        (FRAME_MAX, SAY_MAX)
     }
 
     fn answer(&self, by: NodeId, first: Vec<u8>, talk: net::Talk) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {

@@ -4,6 +4,7 @@ mod did;
 mod gate;
 mod lines;
 mod link;
+mod paying;
 mod writing;
 
 use crate::books::{Answered, Books};
@@ -15,15 +16,17 @@ use base::{Hash, Keypair, Millis, NodeId, Reject, RejectCounts, Wire};
 use did::Did;
 use engine::Pace;
 use gate::Gate;
+use ledger::Credits;
 use lines::{Asker, Lines, is_backed, line_of, stranger_of};
 use market::{
     CHUNK, Frame, OFFER_MS, Offer, Offers, Piece, Price, Reason, Request, Runtime, Say, Telling, Terms, Tier,
 };
+use paying::Paying;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, watch};
-use writing::{Paying, send};
+use writing::{Break, send};
 
 /// What is asked for serving.
 #[derive(Debug, Clone, Default)]
@@ -212,11 +215,11 @@ impl Provider {
         let outcome = tokio::select! {
             outcome = self.try_answer(asker, request, &out, &mut says, &mut paying) => Some(outcome),
             () = out.closed() => None,
-            () = self.needed(&by) => Some(Err(Reason::Owner("its owner needs the machine".into()))),
+            () = self.needed(&by) => Some(Err(Reason::Owner("its owner needs the machine".into()).into())),
         };
-        let settled = matches!(outcome, Some(Ok(()) | Err(Reason::Unpaid(_))));
+        let unpaid = matches!(outcome, Some(Err(Break::Why(Reason::Unpaid(_)))));
         match outcome {
-            None => self.count("cancelled"),
+            None | Some(Err(Break::Left)) => self.count("cancelled"),
             Some(Ok(())) => {
                 self.count("answered");
                 let own = u64::from(by == self.key.id());
@@ -224,16 +227,20 @@ impl Provider {
                     self.books.count(&model.card().name, Answered { earned_micro: 0, own, others: 1 - own });
                 }
             }
-            Some(Err(reason)) => {
+            Some(Err(Break::Why(reason))) => {
                 self.count(name(&reason));
                 // Who does not read does not read this either.
                 let _ = out.try_send(Frame::Refused { reason });
             }
         }
         drop((out, model));
-        // It may be paid for what came until it broke off.
-        if let Some(paying) = paying.filter(|_| !settled) {
+        // An answer is paid after its end, and as far as it came where it broke off.
+        if let Some(paying) = paying.filter(|_| !unpaid) {
             self.last_words(&paying, &mut says).await;
+            // Remembered by what it owes.
+            if paying.owed() > Credits::ZERO {
+                self.refuse(Reject::Unpaid);
+            }
         }
     }
 
@@ -253,14 +260,14 @@ impl Provider {
         out: &mpsc::Sender<Frame>,
         says: &mut mpsc::Receiver<Say>,
         account: &mut Option<Paying>,
-    ) -> Result<(), Reason> {
+    ) -> Result<(), Break> {
         let by = asker.by;
         let own = by == self.key.id();
         let served = self.local.of(&request.model).ok_or_else(|| Reason::Model(request.ask.model.clone()))?;
         let price = if own { Price::default() } else { self.config.price };
         let money = price.is_free() || self.books.is_money(&request.chain);
         if !own && (!self.config.public || request.price != price || !money) {
-            return Err(Reason::Price);
+            return Err(Reason::Price.into());
         }
         let info = served.engine().info();
         let unknown = || Reason::Model(request.ask.model.clone());
@@ -276,7 +283,7 @@ impl Provider {
             () if own => None,
             () if price.is_free() => Some(gate.knock(line, false).ok_or_else(busy)?),
             () if gate.has_room(&line) => None,
-            () => return Err(busy()),
+            () => return Err(busy().into()),
         };
         // Reading takes time before anything is paid: until then a question holds a place of those that have not. Those
         // of whom the chain knows nothing yet have places of their own.
@@ -309,12 +316,11 @@ impl Provider {
         let last = till.voucher().filter(|_| !price.is_free()).cloned();
         if !till.trusts(price.of(0, CHUNK)) {
             let (lost, paid) = (till.lost(), till.promised());
-            return Err(Reason::Unpaid(format!(
-                "of what this account was given, {lost} credits were never paid and {paid} were"
-            )));
+            let why = format!("of what this account was given, {lost} credits were never paid and {paid} were");
+            return Err(Reason::Unpaid(why).into());
         }
         if !own && !price.is_free() && !till.may_begin(price.of(0, CHUNK)) {
-            return Err(busy());
+            return Err(busy().into());
         }
         let terms = Terms { runtime, time: chain::clock(), read, context: info.context as u64, last };
         let telling = Telling::new(&request, by, &terms);
@@ -348,7 +354,7 @@ impl Provider {
         let pause = if own { Duration::ZERO } else { writing::FRAME_EVERY };
         tokio::select! {
             written = self.write(telling, pieces, (paying, pause), &engine, out, says) => written,
-            () = async { let _ = ended.await; tokio::time::sleep(READ_AFTER).await } => Err(writing::gone()),
+            () = async { let _ = ended.await; tokio::time::sleep(READ_AFTER).await } => Err(Break::Left),
         }
     }
 
@@ -359,7 +365,7 @@ impl Provider {
         served: &Arc<Served>,
         request: &Request,
         out: &mpsc::Sender<Frame>,
-    ) -> Result<Vec<i32>, Reason> {
+    ) -> Result<Vec<i32>, Break> {
         let stopping = |_| Reason::Failed("the node is stopping".into());
         let permit = match asker.origin {
             None => None,
@@ -379,11 +385,11 @@ impl Provider {
             Ok(prompt)
         };
         let read = self.alive_until(tokio::task::spawn_blocking(read), out).await?;
-        read.map_err(|_| Reason::Failed("the question could not be read".into()))?
+        Ok(read.map_err(|_| Reason::Failed("the question could not be read".into()))??)
     }
 
     /// Waits for something, and says meanwhile that somebody is there.
-    async fn alive_until<T>(&self, what: impl Future<Output = T>, out: &mpsc::Sender<Frame>) -> Result<T, Reason> {
+    async fn alive_until<T>(&self, what: impl Future<Output = T>, out: &mpsc::Sender<Frame>) -> Result<T, Break> {
         let mut what = std::pin::pin!(what);
         let mut alive = tokio::time::interval(Duration::from_millis(market::ALIVE_MS));
         alive.reset();
@@ -400,10 +406,10 @@ impl Provider {
         &self,
         prepare: Option<impl FnOnce() -> Result<Ready, Reason> + Send + 'static>,
         out: &mpsc::Sender<Frame>,
-    ) -> Result<Option<Ready>, Reason> {
+    ) -> Result<Option<Ready>, Break> {
         let Some(prepare) = prepare else { return Ok(None) };
         let prepared = self.alive_until(tokio::task::spawn_blocking(prepare), out).await?;
-        prepared.map_err(|_| Reason::Failed("the question could not be prepared".into()))?.map(Some)
+        Ok(Some(prepared.map_err(|_| Reason::Failed("the question could not be prepared".into()))??))
     }
 }
 

@@ -1,14 +1,9 @@
 //! An answer on its way to who asked: no further than it is paid.
 
 use super::gate::Place;
+use super::paying::Paying;
 use super::{PAY_WITHIN, Provider, READ_AFTER};
-use crate::books::{Answered, Books};
-use base::{Hash, NodeId, Reject, Signed};
-use engine::Pace;
-use ledger::{Credits, Voucher};
-use market::{ALIVE_MS, CHUNK, Frame, Piece, Reason, Say, TOKENS_MAX, Telling, Till};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use market::{ALIVE_MS, Frame, Piece, Reason, Say, TOKENS_MAX, Telling};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -18,9 +13,21 @@ pub(super) const READ_WITHIN: Duration = Duration::from_secs(20);
 pub(super) const FRAME_EVERY: Duration = Duration::from_millis(50);
 /// In mid-answer a client may have to allot more first, which takes a few blocks; the engine waits meanwhile.
 const ALLOT_WITHIN: Duration = Duration::from_secs(3 * PAY_WITHIN.as_secs());
-/// Vouchers that somebody may need for an answer, and for each chunk that it comes to: each is written to disk.
-const VOUCHERS_MAX: u64 = 24;
-const VOUCHERS_PER_CHUNK: u64 = 8;
+
+/// Why an answer breaks off.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Break {
+    /// Nobody reads it any more.
+    Left,
+    /// The client is told.
+    Why(Reason),
+}
+
+impl From<Reason> for Break {
+    fn from(reason: Reason) -> Self {
+        Self::Why(reason)
+    }
+}
 
 impl Provider {
     /// Waits for somebody's turn.
@@ -31,14 +38,14 @@ impl Provider {
         busy: &(dyn Fn() -> Reason + Sync),
         out: &mpsc::Sender<Frame>,
         says: &mut mpsc::Receiver<Say>,
-    ) -> Result<(), Reason> {
+    ) -> Result<(), Break> {
         let mut alive = tokio::time::interval(Duration::from_millis(ALIVE_MS));
         alive.reset();
         loop {
             tokio::select! {
                 biased;
-                came = place.turn() => return if came { Ok(()) } else { Err(busy()) },
-                say = says.recv() => self.paid(paying, say).await?,
+                came = place.turn() => return if came { Ok(()) } else { Err(busy().into()) },
+                say = says.recv() => self.heard(paying, say).await?,
                 _ = alive.tick() => send(out, Frame::Alive {}).await?,
             }
         }
@@ -53,7 +60,7 @@ impl Provider {
         engine: &engine::Engine,
         out: &mpsc::Sender<Frame>,
         says: &mut mpsc::Receiver<Say>,
-    ) -> Result<(), Reason> {
+    ) -> Result<(), Break> {
         let mut reader = Reader::new(out, if paying.is_some() { READ_AFTER } else { Duration::MAX });
         let mut next = tokio::time::Instant::now();
         let mut alive = tokio::time::interval(Duration::from_millis(ALIVE_MS));
@@ -63,7 +70,7 @@ impl Provider {
             let piece = tokio::select! {
                 piece = pieces.recv() => piece,
                 say = says.recv() => {
-                    self.paid(paying, say).await?;
+                    self.heard(paying, say).await?;
                     if paying.is_some_and(|paying| paying.allow(telling.receipt().written)) {
                         engine.wake();
                     }
@@ -76,7 +83,7 @@ impl Provider {
                             engine.wake();
                             due = tokio::time::Instant::now() + ALLOT_WITHIN;
                         } else if tokio::time::Instant::now() > due {
-                            return Err(Reason::Unpaid("no voucher came in time".into()));
+                            return Err(Reason::Unpaid("no voucher came in time".into()).into());
                         }
                     }
                     reader.send(Frame::Alive {}).await?;
@@ -93,8 +100,8 @@ impl Provider {
                     }
                     continue;
                 }
-                Some(end) => return self.end(telling, end, paying, reader, says).await,
-                None => return Err(Reason::Failed("the model is not served any more".into())),
+                Some(end) => return self.end(telling, end, reader).await,
+                None => return Err(Reason::Failed("the model is not served any more".into()).into()),
             };
             let mut tokens = vec![token];
             let mut end = None;
@@ -118,188 +125,17 @@ impl Provider {
             }
             reader.send(frame).await?;
             if let Some(end) = end {
-                return self.end(telling, end, paying, reader, says).await;
+                return self.end(telling, end, reader).await;
             }
         }
     }
 
-    /// The last frame, and the last voucher.
-    async fn end(
-        &self,
-        mut telling: Telling,
-        piece: Piece,
-        paying: Option<&Paying>,
-        mut reader: Reader<'_>,
-        says: &mut mpsc::Receiver<Say>,
-    ) -> Result<(), Reason> {
+    /// The last frame.
+    async fn end(&self, mut telling: Telling, piece: Piece, mut reader: Reader<'_>) -> Result<(), Break> {
         let Piece::End { finish, text, .. } = piece else {
-            return Err(Reason::Failed("the model lost its place".into()));
+            return Err(Reason::Failed("the model lost its place".into()).into());
         };
-        reader.send(telling.end(&self.key, finish?, text)).await?;
-        let Some(paying) = paying else { return Ok(()) };
-        // The answer is whole either way; a client that did not pay is remembered by what it owes.
-        self.last_words(paying, says).await;
-        if paying.owed() > Credits::ZERO {
-            self.refuse(Reject::Unpaid);
-        }
-        Ok(())
-    }
-
-    /// Takes vouchers until a client has said all it has to say, which it does when it has hung up, too.
-    pub(super) async fn last_words(&self, paying: &Paying, says: &mut mpsc::Receiver<Say>) {
-        // For what was never begun nobody waits: the client's next voucher is over this money, too.
-        if paying.sum() == Credits::ZERO {
-            return;
-        }
-        let said = async {
-            while let Some(say) = says.recv().await {
-                if self.paid(Some(paying), Some(say)).await.is_err() {
-                    return;
-                }
-            }
-        };
-        let _ = tokio::time::timeout(PAY_WITHIN, said).await;
-    }
-
-    /// Waits until reading is paid, so that one who does not pay costs nothing.
-    pub(super) async fn paid_for_reading(
-        &self,
-        paying: &Paying,
-        cost: Credits,
-        out: &mpsc::Sender<Frame>,
-        says: &mut mpsc::Receiver<Say>,
-    ) -> Result<(), Reason> {
-        // An allotment may have to become final first, here too.
-        let deadline = tokio::time::Instant::now() + PAY_WITHIN * 6;
-        while !paying.read(cost) {
-            match tokio::time::timeout(Duration::from_millis(ALIVE_MS), says.recv()).await {
-                Ok(Some(say)) => self.paid(Some(paying), Some(say)).await?,
-                Ok(None) => return Err(Reason::Unpaid("it ended before it was paid".into())),
-                Err(_) if tokio::time::Instant::now() > deadline => {
-                    return Err(Reason::Unpaid("no voucher came in time".into()));
-                }
-                Err(_) => {
-                    send(out, Frame::Alive {}).await?;
-                    self.again(paying).await?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes what a client says in the middle of a question: a voucher, or that it has hung up.
-    async fn paid(&self, paying: Option<&Paying>, say: Option<Say>) -> Result<(), Reason> {
-        let (Some(Say::Pay { voucher }), Some(paying)) = (say, paying) else { return Err(gone()) };
-        if !paying.may_say_more() {
-            return Err(Reason::Unpaid("more vouchers than there is to pay".into()));
-        }
-        self.take(paying, voucher).await
-    }
-
-    /// Takes a voucher that came too early, once more.
-    async fn again(&self, paying: &Paying) -> Result<(), Reason> {
-        let early = paying.early.lock().expect("nobody panics while holding it").take();
-        match early {
-            Some(voucher) => self.take(paying, voucher).await,
-            None => Ok(()),
-        }
-    }
-
-    async fn take(&self, paying: &Paying, voucher: Signed<Voucher>) -> Result<(), Reason> {
-        match self.books.take(paying.chain, paying.by, voucher.clone()).await {
-            // The chain here may be a block behind the client's.
-            Err(Reject::NoAllotment | Reject::Insufficient) => {
-                *paying.early.lock().expect("nobody panics while holding it") = Some(voucher);
-            }
-            taken => {
-                paying.paid.fetch_add(self.told(taken)?.0, Ordering::Relaxed);
-            }
-        }
-        Ok(())
-    }
-
-    fn told<T>(&self, taken: Result<T, Reject>) -> Result<T, Reason> {
-        taken.map_err(|reject| {
-            self.refuse(reject);
-            Reason::Unpaid(format!("the voucher is worth nothing here: {reject}"))
-        })
-    }
-}
-
-/// Who pays for an answer, on which chain.
-pub(super) struct Paying {
-    chain: Hash,
-    by: NodeId,
-    pace: Pace,
-    /// What a chunk costs.
-    chunk: Credits,
-    books: Arc<Books>,
-    /// For which model, what it came to, and what was paid on its stream, in micro-credits.
-    model: String,
-    sum: AtomicU64,
-    paid: AtomicU64,
-    /// Vouchers that came, and the last one over more than the chain here knows of.
-    vouchers: AtomicU64,
-    early: Mutex<Option<Signed<Voucher>>>,
-}
-
-impl Paying {
-    pub(super) fn new((chain, by): (Hash, NodeId), model: &str, pace: Pace, chunk: Credits, books: Arc<Books>) -> Self {
-        books.with_till(&chain, &by, Till::begin);
-        let [sum, paid, vouchers] = [0; 3].map(AtomicU64::new);
-        let (model, early) = (model.to_owned(), Mutex::default());
-        Self { chain, by, pace, chunk, books, model, sum, paid, vouchers, early }
-    }
-
-    /// What the answer has come to.
-    fn sum(&self) -> Credits {
-        Credits(self.sum.load(Ordering::Relaxed))
-    }
-
-    /// What of it was not paid with it.
-    fn owed(&self) -> Credits {
-        self.sum().less(Credits(self.paid.load(Ordering::Relaxed))).unwrap_or_default()
-    }
-
-    /// Counts a voucher; whether so many may be meant to pay.
-    fn may_say_more(&self) -> bool {
-        let chunks = self.sum().0 / self.chunk.0.max(1);
-        self.vouchers.fetch_add(1, Ordering::Relaxed)
-            < VOUCHERS_MAX.saturating_add(VOUCHERS_PER_CHUNK.saturating_mul(chunks))
-    }
-
-    fn read(&self, cost: Credits) -> bool {
-        let allotted = self.books.allotted(&self.chain, &self.by, &self.books.me);
-        let paid = self.books.with_till(&self.chain, &self.by, |till| till.read(cost, self.chunk, allotted));
-        self.sum.fetch_add(if paid { cost.0 } else { 0 }, Ordering::Relaxed);
-        paid
-    }
-
-    fn earn(&self, amount: Credits) {
-        self.sum.fetch_add(amount.0, Ordering::Relaxed);
-        self.books.with_till(&self.chain, &self.by, |till| till.earn(amount));
-    }
-
-    /// Allows the next half of a chunk, if not too much is owed; whether it did.
-    pub(super) fn allow(&self, written: u64) -> bool {
-        let may = self.books.with_till(&self.chain, &self.by, |till| till.may_write(self.chunk));
-        if may {
-            self.pace.allow((written + CHUNK / 2) as usize);
-        }
-        may
-    }
-}
-
-impl Drop for Paying {
-    fn drop(&mut self) {
-        let (sum, paid) = (self.sum(), Credits(self.paid.load(Ordering::Relaxed)));
-        let lost = self.books.with_till(&self.chain, &self.by, |till| till.end(sum, paid, self.chunk));
-        if lost > Credits::ZERO {
-            self.books.note_lost(&self.chain, &self.by);
-        }
-        if sum > Credits::ZERO {
-            self.books.count(&self.model, Answered { earned_micro: sum.0, ..Answered::default() });
-        }
+        reader.send(telling.end(&self.key, finish?, text)).await
     }
 }
 
@@ -316,24 +152,19 @@ impl<'a> Reader<'a> {
         Self { out, left }
     }
 
-    async fn send(&mut self, frame: Frame) -> Result<(), Reason> {
+    async fn send(&mut self, frame: Frame) -> Result<(), Break> {
         let begun = tokio::time::Instant::now();
         let sent = tokio::time::timeout(READ_WITHIN.min(self.left), self.out.send(frame)).await;
         self.left = self.left.saturating_sub(begun.elapsed());
-        if matches!(sent, Ok(Ok(()))) { Ok(()) } else { Err(gone()) }
+        if matches!(sent, Ok(Ok(()))) { Ok(()) } else { Err(Break::Left) }
     }
 }
 
-pub(super) async fn send(out: &mpsc::Sender<Frame>, frame: Frame) -> Result<(), Reason> {
+pub(super) async fn send(out: &mpsc::Sender<Frame>, frame: Frame) -> Result<(), Break> {
     match tokio::time::timeout(READ_WITHIN, out.send(frame)).await {
         Ok(Ok(())) => Ok(()),
-        _ => Err(gone()),
+        _ => Err(Break::Left),
     }
-}
-
-/// Nobody is there to hear it.
-pub(super) fn gone() -> Reason {
-    Reason::Failed("nobody reads any more".into())
 }
 
 #[cfg(test)]
@@ -363,7 +194,7 @@ mod tests {
             reason = sending => reason,
             () = reading => unreachable!("it reads on"),
         };
-        assert_eq!(reason, gone());
+        assert_eq!(reason, Break::Left);
         assert!(begun.elapsed() < READ_WITHIN);
         // Who reads in time is never cut off.
         let (out, _frames) = mpsc::channel(1_000);

@@ -12,6 +12,7 @@ use market::{
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
@@ -171,8 +172,9 @@ impl Trade {
                         local &= provider == me;
                         attempts.insert(attempt, self.open(attempt, provider, *request, &events));
                     }
-                    Order::Stop(attempt) => {
+                    Order::Stop { attempt, begun } => {
                         if let Some(open) = attempts.get(&attempt) {
+                            open.unwanted.store(!begun, Ordering::Relaxed);
                             let _ = open.says.try_send(Say::Stop {});
                         }
                     }
@@ -201,9 +203,10 @@ impl Trade {
                         // It may take a block or two: nobody waits for that but the provider.
                         let (trade, chain, says, events) =
                             (self.clone(), open.chain, open.says.clone(), events.clone());
-                        let amount = (amount, open.bound);
+                        let (amount, unwanted) = ((amount, open.bound), open.unwanted.clone());
                         tokio::spawn(async move {
-                            match trade.pay(chain, provider, amount).await {
+                            let wanted = || !unwanted.load(Ordering::Relaxed);
+                            match trade.pay(chain, provider, amount, wanted).await {
                                 Ok(voucher) => drop(says.send(Say::Pay { voucher }).await),
                                 Err(why) => drop(events.send(Event::Broke(attempt, why)).await),
                             }
@@ -257,6 +260,10 @@ impl Trade {
             let due = session.deadline().map(|due| self.begun + Duration::from_millis(due.0));
             let event = tokio::select! {
                 biased;
+                () = pieces.closed(), if due.is_some() && !cancelled => {
+                    cancelled = true;
+                    Some(Event::Cancel)
+                }
                 event = happened.recv() => event,
                 () = at(due) => Some(Event::Tick),
                 () = at(tell_at.filter(|_| taken.is_some())) => {
@@ -264,13 +271,13 @@ impl Trade {
                     taken.take().map(|taken| taken.send(Ok(origin(me, taker, local))));
                     continue;
                 }
-                () = pieces.closed(), if due.is_some() && !cancelled => {
-                    cancelled = true;
-                    Some(Event::Cancel)
-                }
             };
             let Some(event) = event else { return };
             session.step(self.now(), event, &mut out);
+            // Who says all the time that it lives keeps no clock from striking.
+            if session.deadline().is_some_and(|due| due <= self.now()) {
+                session.step(self.now(), Event::Tick, &mut out);
+            }
         }
     }
 

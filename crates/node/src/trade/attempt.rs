@@ -4,6 +4,8 @@ use super::Trade;
 use base::{Hash, NodeId, Reject, Wire};
 use ledger::Credits;
 use market::{Event, FRAME_MAX, Frame, Price, Request, Say};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -26,7 +28,7 @@ impl Trade {
     ) -> Attempt {
         let chain = request.chain;
         let most = (request.price, request.written.len() as u64, request.ask.max_tokens);
-        let (says, mut said) = mpsc::channel(FRAMES);
+        let ((says, mut said), unwanted) = (mpsc::channel(FRAMES), Arc::default());
         let events = events.clone();
         let mut tasks = JoinSet::new();
         if provider == self.shared.net.id() {
@@ -44,7 +46,7 @@ impl Trade {
                 };
                 tokio::join!(answer, pass);
             });
-            return Attempt { provider, chain, says, tasks, paid: false, most, bound: Credits::ZERO };
+            return Attempt { provider, chain, says, tasks, paid: false, unwanted, most, bound: Credits::ZERO };
         }
         let net = self.shared.net.clone();
         // With the weights at hand, a token's bytes are what they are here.
@@ -107,7 +109,7 @@ impl Trade {
             };
             tokio::join!(saying, hearing);
         });
-        Attempt { provider, chain, says, tasks, paid: false, most, bound: Credits::ZERO }
+        Attempt { provider, chain, says, tasks, paid: false, unwanted, most, bound: Credits::ZERO }
     }
 }
 
@@ -155,6 +157,8 @@ pub(super) struct Attempt {
     pub(super) says: mpsc::Sender<Say>,
     tasks: JoinSet<()>,
     pub(super) paid: bool,
+    /// Nobody wants its answer any more, and it has not begun.
+    pub(super) unwanted: Arc<AtomicBool>,
     /// The price, tokens of the answer before it, and tokens of the answer at most.
     most: (Price, u64, Option<u64>),
     /// What its answer costs at most, once it was taken.

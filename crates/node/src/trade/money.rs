@@ -70,26 +70,31 @@ impl Trade {
     }
 
     /// A voucher for `amount` more of an answer that costs at most `bound`; allots to the provider first where the budget
-    /// allows it.
+    /// allows it. Promises and allots nothing once it is not `wanted` any more.
     pub(super) async fn pay(
         &self,
         chain: Hash,
         provider: NodeId,
         (amount, bound): (Credits, Credits),
+        wanted: impl Fn() -> bool,
     ) -> Result<Signed<Voucher>, String> {
+        let promise = || match wanted() {
+            true => self.books.promise(&self.shared.key, chain, provider, amount).map_err(Unpromised::Refused),
+            false => Err(Unpromised::Unwanted),
+        };
         self.use_allotment(chain, provider);
-        match self.books.promise(&self.shared.key, chain, provider, amount) {
-            Ok(voucher) => return Ok(voucher),
-            Err(Reject::NoAllotment | Reject::Insufficient) => {}
-            Err(reject) => return Err(reject.to_string()),
+        match promise() {
+            Err(Unpromised::Refused(Reject::NoAllotment | Reject::Insufficient)) => {}
+            promised => return promised.map_err(|why| why.to_string()),
         }
-        let wanted = Wanted::new(self, (chain, provider), bound.max(amount));
+        let waiting = Wanted::new(self, (chain, provider), bound.max(amount));
         let _one = self.allotting.lock().await;
         // Nobody takes the deposit back while it is needed.
         self.use_allotment(chain, self.shared.net.id());
         // Somebody else may have allotted meanwhile.
-        if let Ok(voucher) = self.books.promise(&self.shared.key, chain, provider, amount) {
-            return Ok(voucher);
+        match promise() {
+            Err(Unpromised::Refused(_)) => {}
+            promised => return promised.map_err(|why| why.to_string()),
         }
         // The chain of a network that was just joined is on its way.
         let log =
@@ -102,7 +107,7 @@ impl Trade {
         // A stranger gets what this answer may cost, one that has been paid before as much again as it was promised.
         let grown = self.books.promised(&chain, &provider).0.min(self.config.budget.0 / ALLOT_PARTS);
         // Those who wait for their turn here are served with it: each allotment takes blocks.
-        let part = Credits(wanted.all().saturating_add(grown)).max(amount).min(left);
+        let part = Credits(waiting.all().saturating_add(grown)).max(amount).min(left);
         if part < amount {
             return Err(format!(
                 "it costs {amount} credits more, {left} are left of the budget of {}, which counts from the first start; `--budget` sets it",
@@ -136,6 +141,15 @@ impl Trade {
             }
             return Err(format!("the allotment: {error:#}"));
         }
-        self.books.promise(&self.shared.key, chain, provider, amount).map_err(|reject| reject.to_string())
+        promise().map_err(|why| why.to_string())
     }
+}
+
+/// Why nothing is promised.
+#[derive(Debug, thiserror::Error)]
+enum Unpromised {
+    #[error("nobody wants the answer any more")]
+    Unwanted,
+    #[error("{0}")]
+    Refused(Reject),
 }

@@ -154,7 +154,8 @@ async fn who_hangs_up_each_time_has_paid_for_what_came() {
     };
     tokio::time::timeout(WITHIN, given).await.expect("the client's chain came after");
     for i in 0..40 {
-        let ask = Ask { max_tokens: Some(200), ..question("net/own") };
+        // Every other one is written to its end before its client hears that somebody hung up.
+        let ask = Ask { max_tokens: Some(if i % 2 == 0 { 200 } else { 20 }), ..question("net/own") };
         let asked = trade.ask(&[1; 32], "hung up", ask).await;
         let mut pieces = asked.unwrap_or_else(|reason| panic!("after {i} answers: {reason}"));
         let mut left = 1 + i % 12;
@@ -168,6 +169,14 @@ async fn who_hangs_up_each_time_has_paid_for_what_came() {
             }
         }
     }
+    let settled = async {
+        let till = || offers.books.till(&chain, &node.id());
+        while (till().owed(), till().lost()) != (Credits::ZERO, Credits::ZERO) {
+            look.tick().await;
+        }
+    };
+    let settled = tokio::time::timeout(WITHIN, settled).await;
+    assert!(settled.is_ok(), "not all of it is paid: {:?}", offers.books.till(&chain, &node.id()));
     for (node, trade) in [(node, trade.clone()), (peer, offers.clone())] {
         trade.close().await;
         node.close().await.expect("it ends");

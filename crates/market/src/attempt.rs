@@ -1,8 +1,8 @@
 //! One provider that was asked a question: how long it is waited for, and what it is paid.
 
-use crate::Outcome;
 use crate::session::Output;
 use crate::talk::{ALIVE_MS, CHUNK, Hearing};
+use crate::{Candidate, Outcome};
 use base::{Millis, NodeId, Outbox};
 use ledger::Credits;
 
@@ -59,6 +59,28 @@ pub(crate) struct Attempt {
 }
 
 impl Attempt {
+    /// One that is asked now; `own` where it is this node itself.
+    pub(crate) fn new(number: u32, now: Millis, candidate: &Candidate, hearing: Hearing, own: bool) -> Self {
+        Self {
+            number,
+            hearing,
+            provider: candidate.provider,
+            opened: now,
+            heard: None,
+            moved: now,
+            first: None,
+            paid: Credits::ZERO,
+            paid_written: 0,
+            doubted: false,
+            reached: false,
+            quiet: false,
+            known: candidate.known,
+            own,
+            prompt_rate: candidate.prompt_rate,
+            cap: None,
+        }
+    }
+
     /// Whether it got the question and was not heard of since, or failed at it, before it was read.
     pub(crate) fn is_lost_over_it(&self) -> bool {
         self.quiet && !self.hearing.is_read()

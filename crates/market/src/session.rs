@@ -165,7 +165,7 @@ impl Session {
     fn chosen(&mut self, now: Millis, candidate: Option<Candidate>, out: &mut Outbox<Output>) {
         self.choosing = false;
         let Some(candidate) = candidate else { return self.give_up(out) };
-        let Candidate { provider, offer, known, prompt_rate, .. } = candidate;
+        let (provider, offer) = (candidate.provider, &candidate.offer);
         self.tries += 1;
         self.asked.push(provider);
         (self.request.chain, self.request.price) = (offer.chain, offer.price);
@@ -175,24 +175,7 @@ impl Session {
         let hearing = Hearing::new(provider, self.client, request.clone(), u64::from(offer.context));
         let hearing = hearing.going_on(self.rendering.clone());
         let number = self.tries;
-        self.attempts.push(Attempt {
-            number,
-            hearing,
-            provider,
-            opened: now,
-            heard: None,
-            moved: now,
-            first: None,
-            paid: Credits::ZERO,
-            paid_written: 0,
-            doubted: false,
-            reached: false,
-            quiet: false,
-            known,
-            own: provider == self.client,
-            prompt_rate,
-            cap: None,
-        });
+        self.attempts.push(Attempt::new(number, now, &candidate, hearing, provider == self.client));
         out.push(Output::Open { attempt: number, provider, request: Box::new(request) });
     }
 

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Checks what a build needs (with `test`: what the tests need, too) and prints the one command that installs what is
-# missing. SERVE=0: without what serving models needs.
+# Checks what a build needs (with `test`: what the tests need, too) and installs what is missing: it asks once on a terminal, and
+# not at all with CI=true or YES=1. Where it cannot, it prints the one command. SERVE=0: without what serving models needs.
 set -eu
-what="${1:-build}"
+self="$0" what="${1:-build}"
 if ! command -v cargo >/dev/null 2>&1; then
   echo "Rust is missing. Install it with:"
   echo "  curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y && . \"\$HOME/.cargo/env\""
@@ -49,16 +49,38 @@ if [ "$what" = test ] && [ "$(uname -s)" = Linux ]; then
   [ -x /usr/lib/systemd/systemd ] || [ -x /lib/systemd/systemd ] || need systemd systemd
   command -v dbus-daemon >/dev/null 2>&1 || need dbus-daemon dbus-daemon
 fi
-if [ -n "$missing" ]; then
-  echo "missing: $missing. Install with:"
-  case "$(uname -s)" in
-    Darwin) echo "  xcode-select --install && brew install cmake" ;;
-    *) if command -v apt-get >/dev/null 2>&1; then
-         echo "  sudo apt-get update && sudo apt-get install -y$(printf ' %s' $packages | tr ' ' '\n' | sort -u | tr '\n' ' ')"
-       else
-         echo "  your system's package manager"
-       fi ;;
-  esac
-  [ "${SERVE:-1}" = 0 ] || echo "Without serving models (SERVE=0 before the command) no C++, cmake and libclang are needed."
-  exit 1
+[ -n "$missing" ] || exit 0
+
+as_root=""
+[ "$(id -u)" = 0 ] || as_root="sudo "
+case "$(uname -s)" in
+  Darwin) command="xcode-select --install; brew install cmake" tool=brew as_root="" ;;
+  *)
+    command="${as_root}apt-get update && ${as_root}apt-get install -y$(printf ' %s' $packages | tr ' ' '\n' | sort -u | tr '\n' ' ' | sed 's/ $//')"
+    tool=apt-get
+    ;;
+esac
+echo "missing: $missing"
+may=no
+if command -v "$tool" >/dev/null 2>&1 && { [ -z "$as_root" ] || command -v sudo >/dev/null 2>&1; }; then
+  if [ "${CI:-}" = true ] || [ "${YES:-}" = 1 ]; then
+    may=yes
+  elif [ -t 0 ] && [ -t 1 ]; then
+    printf 'Install with  %s  now? [Y/n] ' "$command"
+    read -r answer || answer=n
+    case "$answer" in "" | [yY]*) may=yes ;; esac
+  fi
 fi
+# Once: what is missing after that is said.
+if [ "$may" = yes ] && [ -z "${TALKOO_INSTALLED:-}" ]; then
+  if DEBIAN_FRONTEND=noninteractive sh -c "$command"; then
+    TALKOO_INSTALLED=1 exec "$self" "$what"
+  fi
+fi
+if command -v "$tool" >/dev/null 2>&1; then
+  echo "Install with:  $command   (or say YES=1 before make)"
+else
+  echo "Install them with your system's package manager."
+fi
+[ "${SERVE:-1}" = 0 ] || echo "Without serving models (SERVE=0 before the command) no C++, cmake and libclang are needed."
+exit 1

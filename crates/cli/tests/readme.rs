@@ -1,5 +1,5 @@
-//! Every command of the README runs. Its lines are read from the file itself, and each is a step of the sessions below,
-//! with real processes: a line that nobody runs here is noticed, and a step whose line is gone.
+//! Every command of the README and of the pages it leads to runs. The lines are read from the files themselves, and each is a
+//! step of the sessions below, with real processes: a line that nobody runs here is noticed, and a step whose line is gone.
 
 #![cfg(feature = "serve")]
 
@@ -23,9 +23,13 @@ const PROGRAM: &str = "talkoo";
 /// Commands that have commands of their own.
 const GROUPS: [&str; 6] = ["chain", "key", "model", "network", "service", "wallet"];
 
-/// What the README shows to be typed, as it stands there: in blocks, and between ticks.
+/// What the pages show to be typed, as it stands there: in blocks, and between ticks.
 fn shown() -> BTreeSet<String> {
-    let text = std::fs::read_to_string("../../README.md").expect("the README");
+    // What docs/api.md says of keys is tried beside their quotas.
+    let docs = std::fs::read_dir("../../docs").expect("the pages").map(|entry| entry.expect("an entry").path());
+    let docs = docs.filter(|path| path.extension().is_some_and(|end| end == "md") && !path.ends_with("api.md"));
+    let pages = docs.chain(["../../README.md".into()]);
+    let text: String = pages.map(|path| std::fs::read_to_string(path).expect("a page")).collect();
     let (mut lines, mut prose, mut block) = (BTreeSet::<String>::new(), String::new(), None);
     for line in text.lines() {
         match (line.strip_prefix("```"), block) {
@@ -44,7 +48,7 @@ fn shown() -> BTreeSet<String> {
     }
     for line in &lines {
         let program = line.split(' ').next().unwrap_or_default();
-        assert!([PROGRAM, "make"].contains(&program), "README.md shows `{line}`: how is it tried?");
+        assert!([PROGRAM, "make"].contains(&program), "a page shows `{line}`: how is it tried?");
     }
     let named = prose.split('`').skip(1).step_by(2).filter(|part| {
         let typed = part.starts_with(&format!("{PROGRAM} ")) || part.starts_with("make ");
@@ -69,25 +73,25 @@ fn alternatives(line: &str) -> Vec<String> {
 #[test]
 fn every_line_has_a_step_and_every_step_a_line() {
     let lines: BTreeSet<String> = shown().into_iter().filter(|line| line.starts_with(PROGRAM)).collect();
-    assert!(lines.len() > 50, "the README has more commands than {lines:#?}");
+    assert!(lines.len() > 50, "there are more commands than {lines:#?}");
     // The steps are the texts of this file that begin as a command.
     let begins = format!("\"{PROGRAM} ");
     let steps = include_str!("readme.rs").split(&begins).skip(1).filter_map(|rest| rest.split('"').next());
     let steps: BTreeSet<String> = steps.map(|rest| format!("{PROGRAM} {rest}")).collect();
     let untried: Vec<&String> = lines.difference(&steps).collect();
-    assert!(untried.is_empty(), "README.md shows what no step of tests/readme.rs runs: {untried:#?}");
+    assert!(untried.is_empty(), "a page shows what no step of tests/readme.rs runs: {untried:#?}");
     let gone: Vec<&String> = steps.difference(&lines).collect();
-    assert!(gone.is_empty(), "steps of tests/readme.rs run what README.md does not show: {gone:#?}");
+    assert!(gone.is_empty(), "steps of tests/readme.rs run what no page shows: {gone:#?}");
 }
 
 #[test]
 fn every_target_that_is_named_can_be_made() {
     let makefile = std::fs::read_to_string("../../Makefile").expect("the Makefile");
     let lines: Vec<String> = shown().into_iter().filter(|line| line.starts_with("make ")).collect();
-    assert!(lines.len() > 5, "the README names more targets than {lines:?}");
+    assert!(lines.len() > 5, "the pages name more targets than {lines:?}");
     for line in lines {
         let target = line.split(' ').nth(1).unwrap_or_default();
-        assert!(makefile.contains(&format!("\n{target}:")), "README.md shows `{line}`, the Makefile has no {target}");
+        assert!(makefile.contains(&format!("\n{target}:")), "a page shows `{line}`, the Makefile has no {target}");
     }
 }
 
@@ -126,7 +130,7 @@ impl Stage {
         self.dir.path().join(name)
     }
 
-    /// A line of the README for a node, with what stands for something else filled in.
+    /// A line of a page for a node, with what stands for something else filled in.
     fn command(&self, node: &str, json: bool, line: &str, parts: &[(&str, &str)]) -> Command {
         let line = filled(line, parts);
         assert!(!line.contains('…'), "a ticket or a seat is missing: {line}");

@@ -108,7 +108,8 @@ fn every_figure_of_the_readme_is_the_published_one() {
             }
         };
         assert!(said.starts_with(&value), "README.md says {said} of {name}, published is {value}");
-        assert_eq!(said.contains("falls short"), claim["holds"] == false, "README.md of {name}: {said}");
+        let short = claim["holds"] == false && claim["value"].is_number();
+        assert_eq!(said.contains("falls short"), short, "README.md of {name}: {said}");
         rows += 1;
     }
     assert!(rows > 5, "{rows} rows");

@@ -62,7 +62,8 @@ case "$(uname -s)" in
 esac
 echo "missing: $missing"
 may=no
-if command -v "$tool" >/dev/null 2>&1 && { [ -z "$as_root" ] || command -v sudo >/dev/null 2>&1; }; then
+# Once: what is missing after that is said.
+if [ -z "${TALKOO_INSTALLED:-}" ] && command -v "$tool" >/dev/null 2>&1 && { [ -z "$as_root" ] || command -v sudo >/dev/null 2>&1; }; then
   if [ "${CI:-}" = true ] || [ "${YES:-}" = 1 ]; then
     may=yes
   elif [ -t 0 ] && [ -t 1 ]; then
@@ -71,11 +72,8 @@ if command -v "$tool" >/dev/null 2>&1 && { [ -z "$as_root" ] || command -v sudo 
     case "$answer" in "" | [yY]*) may=yes ;; esac
   fi
 fi
-# Once: what is missing after that is said.
-if [ "$may" = yes ] && [ -z "${TALKOO_INSTALLED:-}" ]; then
-  if DEBIAN_FRONTEND=noninteractive sh -c "$command"; then
-    TALKOO_INSTALLED=1 exec "$self" "$what"
-  fi
+if [ "$may" = yes ] && DEBIAN_FRONTEND=noninteractive sh -c "$command"; then
+  TALKOO_INSTALLED=1 exec "$self" "$what"
 fi
 if command -v "$tool" >/dev/null 2>&1; then
   echo "Install with:  $command   (or say YES=1 before make)"

@@ -54,13 +54,12 @@ fn pure_crates_are_pure() {
 
 #[test]
 fn nothing_shipped_depends_on_the_simulation() {
-    let shipped = [
-        "base", "chain", "cli", "data", "engine", "gateway", "ledger", "market", "model", "net", "node", "owner",
-        "swarm",
-    ];
-    for name in shipped {
-        let manifest =
-            std::fs::read_to_string(root().join("crates").join(name).join("Cargo.toml")).expect("a manifest");
+    for entry in std::fs::read_dir(root().join("crates")).expect("a folder").flatten() {
+        let name = entry.file_name().into_string().expect("a name");
+        if ["claims", "sim"].contains(&name.as_str()) {
+            continue;
+        }
+        let manifest = std::fs::read_to_string(entry.path().join("Cargo.toml")).expect("a manifest");
         // A crate's own tests may.
         let shipped = manifest.split("[dev-dependencies]").next().unwrap_or_default();
         assert!(!shipped.contains("\nsim") && !shipped.contains("\nclaims"), "{name}");

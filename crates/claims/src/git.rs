@@ -16,7 +16,7 @@ const EXERCISES: [(&str, &[&str], &[&str]); 16] = [
     ("owner", &["owner", "cpu"], &["owner", "node", "cli", "gateway"]),
     ("link", &["link", "star"], &["node", "net", "swarm", "model"]),
     ("time", &["time", "star", "grid"], &["node", "net", "swarm", "model", "chain", "cli"]),
-    ("learning", &["learning", "grid"], &["model", "data", "swarm"]),
+    ("learning", &["learning", "grid"], &["model", "data"]),
     ("step", &["step"], &["model"]),
 ];
 

@@ -175,7 +175,7 @@ impl Net {
                 tokio::spawn(dialled.clone().serve(connection, by, origin));
             }
         };
-        let pool = Arc::new(Pool::new(endpoint.clone(), Box::new(serve), Rate::new(config.rates.1)));
+        let pool = Arc::new(Pool::new(endpoint.clone(), book.clone(), Box::new(serve), Rate::new(config.rates.1)));
         let answerer = Arc::new(OnceLock::new());
         let seats = Arc::new(Seats::new(ACCEPTED_MAX, EXPECTED_MAX, EACH_MAX));
         let services = Services {

@@ -2,18 +2,21 @@
 
 use crate::rate::Rate;
 use base::{NodeId, Reject};
+use iroh::address_lookup::memory::MemoryLookup;
 use iroh::endpoint::Connection;
-use iroh::{Endpoint, EndpointId, TransportAddr};
+use iroh::{Endpoint, EndpointAddr, EndpointId, TransportAddr};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, broadcast};
 
 /// Connections held in all.
 const CONNECTIONS_MAX: usize = 256;
 /// A peer that does not answer for so long is not reached.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Moves of peers that a dial may miss; who misses some dials once more.
+const MOVES: usize = 64;
 
 type Key = (NodeId, &'static [u8], usize);
 type Slot = Arc<Mutex<Option<Connection>>>;
@@ -24,15 +27,20 @@ type Serve = Box<dyn Fn(NodeId, &[u8], Connection) + Send + Sync>;
 /// The pool.
 pub(crate) struct Pool {
     endpoint: Endpoint,
+    /// Where peers are.
+    book: MemoryLookup,
     slots: Mutex<BTreeMap<Key, Slot>>,
     serve: Arc<Serve>,
+    /// Peers that are elsewhere than was thought.
+    moves: broadcast::Sender<NodeId>,
     /// How fast content may come.
     pub(crate) down: Rate,
 }
 
 impl Pool {
-    pub(crate) fn new(endpoint: Endpoint, serve: Serve, down: Rate) -> Self {
-        Self { endpoint, slots: Mutex::new(BTreeMap::new()), serve: Arc::new(serve), down }
+    pub(crate) fn new(endpoint: Endpoint, book: MemoryLookup, serve: Serve, down: Rate) -> Self {
+        let (slots, (moves, _)) = (Mutex::default(), broadcast::channel(MOVES));
+        Self { endpoint, book, slots, serve: Arc::new(serve), moves, down }
     }
 
     /// A connection that `peer` made: it carries requests both ways, so it is used instead of
@@ -45,8 +53,8 @@ impl Pool {
         }
     }
 
-    /// `peer` is at these addresses now: lets go of connections to where it was. One that is being
-    /// made goes on, and one that the peer itself made from where it is stays.
+    /// `peer` is at these addresses now: lets go of connections to where it was, and dials anew where one is
+    /// being made. One that the peer itself made from where it is stays.
     pub(crate) async fn moved(&self, peer: NodeId, sockets: &[SocketAddr]) {
         // One through a relay finds it there wherever it is.
         let at = |address: &TransportAddr| match address {
@@ -58,6 +66,8 @@ impl Pool {
             let stale = slot.try_lock().is_ok_and(|slot| slot.as_ref().is_some_and(|connection| !there(connection)));
             *node != peer || *alpn == crate::log::ALPN || !stale
         });
+        // Nobody may be dialling.
+        let _ = self.moves.send(peer);
     }
 
     /// Lets go of every connection to `peer` for `alpn`, and of those that are being made: the next one is new.
@@ -100,15 +110,40 @@ impl Pool {
             return Ok(connection.clone());
         }
         let id = EndpointId::from_bytes(&peer.0).map_err(|_| Reject::Malformed)?;
-        let (endpoint, serve) = (self.endpoint.clone(), self.serve.clone());
+        let (endpoint, book) = (self.endpoint.clone(), self.book.clone());
+        let (serve, mut moves) = (self.serve.clone(), self.moves.subscribe());
         // A task of its own: who gives up waiting leaves the connection to whoever asks next.
         let dial = tokio::spawn(async move {
-            let dialled = tokio::time::timeout(CONNECT_TIMEOUT, endpoint.connect(id, alpn)).await;
-            let connection = dialled.ok().and_then(Result::ok).ok_or(Reject::NotHeld)?;
+            // A dial knows only the addresses of its beginning: one that goes where nobody is any more ends after
+            // seconds.
+            let dialling = async {
+                loop {
+                    // Named, they get the first packet, too; looked up, they may come after it.
+                    let known = book.get_endpoint_info(id).map(|info| info.into_endpoint_addr());
+                    let at = known.unwrap_or_else(|| EndpointAddr::new(id));
+                    tokio::select! {
+                        dialled = endpoint.connect(at, alpn) => return dialled.ok(),
+                        () = moved(&mut moves, peer) => {}
+                    }
+                }
+            };
+            let dialled = tokio::time::timeout(CONNECT_TIMEOUT, dialling).await;
+            let connection = dialled.ok().flatten().ok_or(Reject::NotHeld)?;
             serve(peer, alpn, connection.clone());
             *slot = Some(connection.clone());
             Ok(connection)
         });
         dial.await.unwrap_or(Err(Reject::NotHeld))
+    }
+}
+
+/// Waits until a peer is elsewhere.
+async fn moved(moves: &mut broadcast::Receiver<NodeId>, peer: NodeId) {
+    loop {
+        match moves.recv().await {
+            Ok(node) if node != peer => {}
+            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => return,
+            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+        }
     }
 }

@@ -150,3 +150,36 @@ async fn a_connection_on_which_nothing_is_asked_is_closed() {
     let closed = tokio::time::timeout(DEADLINE, connection.closed()).await.expect("closed in time");
     assert!(closed.to_string().contains("nothing was asked"), "{closed}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_moved_is_dialled_where_it_is_as_soon_as_that_is_known() {
+    let (there, id) = node(Counted::new()).await;
+    let config = Config { secret: [9; 32], bind: ([127, 0, 0, 1], 0).into(), mdns: false, relays: vec![], rates: (0, 0) };
+    let net = Net::open(config, Counted::new(), None, None).await.expect("an endpoint");
+    // Where it was takes packets and answers none.
+    let dead = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let sockets = vec![dead.local_addr().expect("an address")];
+    net.know(&net::Address { node: id, sockets, relay: None });
+    let dialling = async {
+        let found = net.ping(id).await;
+        assert!(found.is_ok(), "{:?}", found.err());
+    };
+    let learning = async {
+        // Once the first packet came, it is being dialled.
+        let came = tokio::task::spawn_blocking(move || {
+            let mut packet = [0; 2048];
+            dead.recv(&mut packet).expect("a packet");
+            dead
+        });
+        let _dead = came.await.expect("it was dialled");
+        net.know(&there.address());
+        std::future::pending::<()>().await
+    };
+    tokio::time::timeout(DEADLINE, async {
+        tokio::select! { () = dialling => {}, () = learning => {} }
+    })
+    .await
+    .expect("in time");
+    net.close().await;
+    there.close().await;
+}

@@ -81,26 +81,27 @@ impl Outlook {
 }
 
 /// Loss falls by about so much per doubling of tokens. From the same runs as the penalties (one
-/// member alone has a quarter of the tokens and 14.8 percent more loss): where more was learned
+/// member alone has a quarter of the tokens and 13.2 percent more loss): where more was learned
 /// already both are smaller, and what counts is their ratio.
-const PCT_PER_DOUBLING: f64 = 7.0;
+const PCT_PER_DOUBLING: f64 = 6.6;
 /// Commit, attest and close take a log round trip each, and some computing.
 const LOG_TRIPS: f64 = 3.0;
 /// Fixed overhead of a round.
 const OVERHEAD_S: f64 = 0.03;
 /// Cost of letting communication lag one round.
-const DELAY_PCT: f64 = 2.5;
+const DELAY_PCT: f64 = 6.2;
 
 /// Penalty at equal tokens of local rounds, percent: measured at ten inner steps by sparsity
-/// (`docs/frontier.md`); more steps cost more, as far as was measured (5 to 30).
+/// (`docs/frontier.md`); more steps cost more, two and a half times as much at thirty. Fewer than six and more than
+/// thirty were not measured and count as these.
 fn local_penalty(sparsity: u8, inner_steps: u32) -> f64 {
     let at_ten = match sparsity {
-        0 => 5.3,
-        2 => 5.6,
-        4 => 7.0,
-        _ => 9.7,
+        0 => 6.0,
+        2 => 6.1,
+        4 => 7.7,
+        _ => 10.8,
     };
-    at_ten * (f64::from(inner_steps) / 10.0).powf(0.4).clamp(0.75, 1.6)
+    at_ten * (f64::from(inner_steps) / 10.0).powf(0.83).clamp(0.65, 2.5)
 }
 
 /// All settings, best first. Empty only without machines.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 const FIRSTS: usize = 2_000;
 const CANCELS: usize = 1_000;
-/// A voucher is written down within this, once its session has ended.
+/// How often a payment is looked for.
 const SETTLED: Duration = Duration::from_millis(20);
 /// And goes out within this, or never.
 const LAST_WORD: Duration = Duration::from_millis(2_500);

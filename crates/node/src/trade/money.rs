@@ -79,12 +79,12 @@ impl Trade {
         wanted: impl Fn() -> bool,
     ) -> Result<Signed<Voucher>, String> {
         let promise = || match wanted() {
-            true => self.books.promise(&self.shared.key, chain, provider, amount).map_err(Unpromised::Refused),
-            false => Err(Unpromised::Unwanted),
+            true => self.books.promise(&self.shared.key, chain, provider, amount),
+            false => Err(Reject::Ended),
         };
         self.use_allotment(chain, provider);
         match promise() {
-            Err(Unpromised::Refused(Reject::NoAllotment | Reject::Insufficient)) => {}
+            Err(Reject::NoAllotment | Reject::Insufficient) => {}
             promised => return promised.map_err(|why| why.to_string()),
         }
         let waiting = Wanted::new(self, (chain, provider), bound.max(amount));
@@ -93,7 +93,7 @@ impl Trade {
         self.use_allotment(chain, self.shared.net.id());
         // Somebody else may have allotted meanwhile.
         match promise() {
-            Err(Unpromised::Refused(_)) => {}
+            Err(Reject::NoAllotment | Reject::Insufficient) => {}
             promised => return promised.map_err(|why| why.to_string()),
         }
         // The chain of a network that was just joined is on its way.
@@ -143,13 +143,4 @@ impl Trade {
         }
         promise().map_err(|why| why.to_string())
     }
-}
-
-/// Why nothing is promised.
-#[derive(Debug, thiserror::Error)]
-enum Unpromised {
-    #[error("nobody wants the answer any more")]
-    Unwanted,
-    #[error("{0}")]
-    Refused(Reject),
 }

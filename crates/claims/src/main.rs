@@ -64,10 +64,15 @@ fn main() -> Result<()> {
     {
         return star::hub(homes.parse()?);
     }
+    let usage = format!("claims [--full | --check] [AREA…]; areas: {}", AREAS.join(", "));
+    if let Some(unknown) = arguments.iter().find(|a| a.starts_with('-') && !["--full", "--check"].contains(&a.as_str()))
+    {
+        bail!("unknown option `{unknown}`\n{usage}");
+    }
     let full = arguments.iter().any(|argument| argument == "--full");
     let areas: Vec<&str> = arguments.iter().map(String::as_str).filter(|a| !a.starts_with("--")).collect();
     if let Some(unknown) = areas.iter().find(|area| !AREAS.contains(area)) {
-        bail!("unknown area `{unknown}`; one of {}", AREAS.join(", "));
+        bail!("unknown area `{unknown}`\n{usage}");
     }
     let asked = |area: &str| areas.is_empty() || areas.contains(&area);
     let mut book = Book::open()?;

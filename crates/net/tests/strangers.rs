@@ -154,7 +154,8 @@ async fn a_connection_on_which_nothing_is_asked_is_closed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_that_moved_is_dialled_where_it_is_as_soon_as_that_is_known() {
     let (there, id) = node(Counted::new()).await;
-    let config = Config { secret: [9; 32], bind: ([127, 0, 0, 1], 0).into(), mdns: false, relays: vec![], rates: (0, 0) };
+    let config =
+        Config { secret: [9; 32], bind: ([127, 0, 0, 1], 0).into(), mdns: false, relays: vec![], rates: (0, 0) };
     let net = Net::open(config, Counted::new(), None, None).await.expect("an endpoint");
     // Where it was takes packets and answers none.
     let dead = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");

@@ -196,9 +196,14 @@ mod tests {
         let fast = &plan(&input(10_000.0, 1_000_000, 1_000.0))[0];
         assert_eq!((fast.mode, fast.bits), (Mode::Gradients, 8));
         assert!(fast.worthwhile());
-        let slow = &plan(&PlanInput { tokens: 2_000_000_000, ..input(5.0, 100_000_000, 10_000.0) })[0];
+        let long =
+            |mbit, params, target_s| PlanInput { tokens: 2_000_000_000, target_s, ..input(mbit, params, 10_000.0) };
+        let slow = &plan(&long(20.0, 20_000_000, 6.0))[0];
         assert_eq!(slow.mode, Mode::Local);
-        assert!(slow.sparsity > 0 && slow.worthwhile());
+        assert!(slow.sparsity > 0 && slow.worthwhile(), "{slow:?}");
+        // Slower still, rounds are longer than was measured, and nothing says that they pay.
+        let slower = &plan(&long(5.0, 100_000_000, 60.0))[0];
+        assert!(slower.mode == Mode::Local && slower.sparsity > 0 && !slower.worthwhile(), "{slower:?}");
     }
 
     #[test]

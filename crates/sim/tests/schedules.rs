@@ -229,6 +229,7 @@ fn liars_harm_only_themselves() {
         Liar::Forger,
         Liar::Instant,
         Liar::Stalling,
+        Liar::Mute,
     ] {
         for (seed, place) in (0..4).enumerate() {
             for delay in [0, 1] {
@@ -264,6 +265,20 @@ fn who_stalls_sits_out_longer_and_longer() {
         faults.extend(run.members.values().map(|member| member.faults));
     });
     assert!(report.lies > 0 && (4..=8).contains(&missed), "{missed} windows were waited for in 60 rounds");
+    assert!(faults.contains(&4), "its pauses grow: {faults:?}");
+}
+
+#[test]
+fn who_never_attests_sits_out_longer_and_longer() {
+    // Of three, the one that is silent makes rounds void; of four it does not.
+    let mut scenario = Scenario { rounds: 60, ..Scenario::calm(4, 3) };
+    scenario.members[1].liar = Some(Liar::Mute);
+    let (mut void, mut faults) = (BTreeSet::new(), BTreeSet::new());
+    let report = watched(&scenario, |run| {
+        void.extend(run.closed.iter().filter(|closed| closed.void).map(|closed| closed.round));
+        faults.extend(run.members.values().map(|member| member.faults));
+    });
+    assert!(report.lies > 0 && (2..=12).contains(&void.len()), "{} of 60 rounds are void", void.len());
     assert!(faults.contains(&4), "its pauses grow: {faults:?}");
 }
 

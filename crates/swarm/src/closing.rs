@@ -146,7 +146,9 @@ impl Run {
         if now < round.until || round.plan.len() < 2 || round.candidates.is_empty() || !most {
             return;
         }
-        let silent = round.committee.iter().filter(|id| !round.attests.contains_key(id));
+        // Who did not commit either was at fault for that.
+        let there = |id: &&NodeId| round.slot(id).is_none() || round.commits.contains_key(id);
+        let silent = round.committee.iter().filter(|id| !round.attests.contains_key(id)).filter(there);
         silent.for_each(|id| self.fault(id, 1, events));
     }
 

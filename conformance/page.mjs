@@ -247,6 +247,48 @@ async function locked(browser, place, key) {
   }
 }
 
+// A conversation with a model of this machine goes to no other one because that is not loaded any more.
+async function goneModel(browser) {
+  const { page, wrong } = await opened(browser, looks[0], "/#/chat");
+  const asked = [];
+  let names = ["own", "net/own"];
+  try {
+    const list = () => ({ object: "list", data: names.map((id) => ({ id, object: "model" })) });
+    await page.route("**/v1/models", (route) => route.fulfill({ json: list() }));
+    await page.route("**/v1/chat/completions", (route) => {
+      asked.push(route.request().postDataJSON());
+      const chunk = { id: "a", choices: [{ delta: { content: "yes" }, finish_reason: "stop" }], usage: { completion_tokens: 1 } };
+      route.fulfill({ contentType: "text/event-stream", body: `data: ${JSON.stringify(chunk)}\n\ndata: [DONE]\n\n` });
+    });
+    const again = () => page.evaluate(async () => (await import("/page/chat.js")).showModels());
+    const say = async (text) => {
+      await page.locator("#text").fill(text);
+      await page.keyboard.press("Enter");
+    };
+    await again();
+    assert.equal(await page.locator("#model").inputValue(), "own", "this machine's own is chosen first");
+    await say("a secret");
+    await page.locator("article.assistant", { hasText: "yes" }).waitFor({ timeout: 3000 });
+    await page.locator("#send", { hasText: "Send" }).waitFor({ timeout: 3000 });
+    names = ["net/own"];
+    await again();
+    assert.equal(await page.locator("#model").inputValue(), "own", "it stays chosen");
+    assert.ok(await page.locator("#send").isDisabled(), "and nothing can be sent");
+    await say("another secret");
+    await again();
+    assert.equal(asked.length, 1, "nothing was sent to machines of others");
+    await page.locator("#model").selectOption("net/own");
+    await say("open words");
+    await page.locator("article.assistant", { hasText: "yes" }).nth(1).waitFor({ timeout: 3000 });
+    assert.equal(asked[1].model, "net/own");
+    assert.deepEqual(asked[1].messages.map((one) => one.content), ["open words"], "what was said before stays here");
+    await page.locator("#send", { hasText: "Send" }).waitFor({ timeout: 3000 });
+    fine(wrong);
+  } finally {
+    await page.close();
+  }
+}
+
 if (SHOTS) await mkdir(SHOTS, { recursive: true });
 const browser = await chromium.launch({ executablePath: CHROMIUM, args: quiet });
 try {
@@ -260,6 +302,7 @@ try {
     await check("the training view shows a run", () => hasRun(browser));
     await check("from a block to an account and back by keyboard", () => ledgerByKeyboard(browser));
   }
+  await check("a model that is gone is not replaced by others'", () => goneModel(browser));
   if (LOCKED) await check("a node that demands keys", () => locked(browser, ...LOCKED.split(" ")));
 } finally {
   await browser.close();

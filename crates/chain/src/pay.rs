@@ -84,5 +84,13 @@ mod tests {
         assert_eq!(reference_flops("{}", 10), None);
         assert_eq!(reference_flops("", 10), None);
         assert_eq!(reference_flops(&config.replace(":4,", ":0,"), 10), None);
+        // The parser's own rules are a part of the chain's: the last of two counts, 4.0 is no integer, 128 levels.
+        let twice = config.replacen('{', r#"{"hidden_size":9,"#, 1);
+        assert_eq!(reference_flops(&twice, 10), reference_flops(config, 10));
+        assert_eq!(reference_flops(&config.replace(":4,", ":4.0,"), 10), None);
+        assert_eq!(reference_flops(&config.replace(":4,", ":4e0,"), 10), None);
+        let nested = |n: usize| config.replacen('{', &format!(r#"{{"x":{}{},"#, "[".repeat(n), "]".repeat(n)), 1);
+        assert_eq!(reference_flops(&nested(126), 10), reference_flops(config, 10));
+        assert_eq!(reference_flops(&nested(128), 10), None);
     }
 }

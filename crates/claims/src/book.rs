@@ -206,7 +206,12 @@ impl Book {
         self.area = area.to_owned();
         self.measured.clear();
         let begun = Instant::now();
-        if let Err(error) = measure(self) {
+        let measured = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| measure(self)));
+        let panicked = |panic: Box<dyn std::any::Any + Send>| {
+            let said = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+            anyhow::anyhow!("{}", said.or_else(|| panic.downcast_ref().cloned()).unwrap_or_else(|| "a panic".into()))
+        };
+        if let Err(error) = measured.unwrap_or_else(|panic| Err(panicked(panic))) {
             println!("the measurement of {area} failed: {error:#}");
             let missed = |claim: &&Claim| {
                 claim.area == area && (full || claim.tier == "quick") && !self.measured.contains(&claim.name)

@@ -4,10 +4,10 @@
 const EXERCISES: [(&str, &[&str], &[&str]); 16] = [
     ("codec", &["codec"], &["model"]),
     ("ledger", &["ledger", "chain"], &["ledger", "chain"]),
-    ("network", &["network", "cpu"], &["chain", "ledger", "net", "node", "swarm", "sim"]),
+    ("network", &["network", "cpu"], &["chain", "ledger", "net", "node", "swarm", "sim", "cli"]),
     ("schedules", &["schedules"], &["sim", "swarm"]),
     ("rounds", &["rounds"], &["node", "net", "swarm", "model", "data", "chain"]),
-    ("serve", &["serve", "market"], &["engine", "gateway", "market", "node"]),
+    ("serve", &["serve", "market"], &["engine", "gateway", "market", "net", "node"]),
     ("market", &["market"], &["market", "engine", "gateway", "net", "node"]),
     ("kills", &["trouble", "market", "serve"], &["market", "engine", "net", "node"]),
     ("across", &["trouble", "market", "serve"], &["market", "engine", "net", "node"]),

@@ -52,6 +52,22 @@ fn pure_crates_are_pure() {
     }
 }
 
+/// What one node computes all have to compute: no sum there ends silently, in no build.
+#[test]
+fn sums_that_all_nodes_agree_on_are_checked() {
+    for name in ["chain", "ledger", "swarm"] {
+        let text = std::fs::read_to_string(root().join("crates").join(name).join("src/lib.rs")).expect("a source");
+        let lint = "#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]";
+        assert!(text.contains(lint), "{name} does not ask for {lint}");
+    }
+    let manifest = std::fs::read_to_string(root().join("Cargo.toml")).expect("a manifest");
+    for profile in ["dev", "test", "release", "bench"] {
+        let section = manifest.split(&format!("[profile.{profile}]")).nth(1).expect("a profile");
+        let section = section.split("\n[").next().unwrap_or_default();
+        assert!(section.contains("overflow-checks = true"), "[profile.{profile}] checks no overflow");
+    }
+}
+
 #[test]
 fn nothing_shipped_depends_on_the_simulation() {
     for entry in std::fs::read_dir(root().join("crates")).expect("a folder").flatten() {

@@ -100,6 +100,9 @@ pub struct ModelInfo {
 /// is called by what most of its weights are: those of `Q4_0` and `Q4_1` have an output matrix in `Q6_K`, which no test
 /// here measures.
 const EXACT: &str = "Q8_0";
+/// The graph of which that was measured, without experts. A build for graphics devices gives them large sums also where no
+/// layer is on them, and nobody compared these.
+const EXACT_GRAPH: &str = "llama";
 /// A model takes this much beside its weights and its cache.
 const WORKING: u64 = 96 << 20;
 /// The longest context where none was asked for: a longer one costs memory that few answers need.
@@ -166,8 +169,8 @@ pub(crate) fn load(config: &EngineConfig) -> Result<(Arc<LlamaModel>, ModelInfo)
     let template = source.map(|source| Template::new(&source, &text(vocabulary.bos()), &text(vocabulary.eos())));
     let template = template.transpose().map_err(|error| unknown(&error.to_string()))?;
     let quantisation = quantisation(model.meta_val_str("general.file_type").ok().as_deref());
-    // Values that lie within the keys have no type of their own; a state that is no list of tokens is not cut.
-    let plain = number(&model, "attention.kv_lora_rank").is_none() && !model.is_recurrent() && !model.is_hybrid();
+    let architecture = model.meta_val_str("general.architecture").unwrap_or_default();
+    let dense = number(&model, "expert_count").unwrap_or_default() == 0;
     let name = path.file_stem().map_or_else(|| "model".to_owned(), |stem| stem.to_string_lossy().into_owned());
     let info = ModelInfo {
         name,
@@ -180,12 +183,17 @@ pub(crate) fn load(config: &EngineConfig) -> Result<(Arc<LlamaModel>, ModelInfo)
         adds_bos: vocabulary.should_add_bos(),
         embeds,
         memory,
-        exact: plain && quantisation == EXACT,
+        exact: !crate::ON_GRAPHICS && dense && is_measured(&architecture, &quantisation),
         quantisation,
         template_hash,
         vocabulary_hash: vocabulary_hash(&model),
     };
     Ok((model, info))
+}
+
+/// Whether tests hold one such model's answers against each other, to the last bit.
+fn is_measured(architecture: &str, quantisation: &str) -> bool {
+    architecture == EXACT_GRAPH && quantisation == EXACT
 }
 
 /// Whether a model was published for embeddings.
@@ -298,6 +306,14 @@ fn free_memory() -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_graph_that_no_test_measures_is_in_no_class() {
+        assert!(is_measured("llama", "Q8_0"));
+        for other in [("qwen2", "Q8_0"), ("deepseek2", "Q8_0"), ("", "Q8_0"), ("llama", "Q4_K_M")] {
+            assert!(!is_measured(other.0, other.1), "{other:?}");
+        }
+    }
 
     #[test]
     fn layers_that_fit() {

@@ -93,7 +93,9 @@ pub(crate) enum Broken {
 /// read what was written: where two alternatives that begin alike hold themselves, each level doubles them. The others'
 /// answers wait meanwhile, so it is the sum that counts.
 const PATIENCE: Duration = Duration::from_secs(2);
-const EACH: Duration = Duration::from_millis(20);
+const EACH: Duration = Duration::from_millis(10);
+/// Tokens about which a grammar is asked between two looks at the clock.
+const AT_A_TIME: usize = 1_024;
 
 /// A schema is at most so long: what is looked at is bounded by it.
 const SCHEMA_MAX: usize = 1 << 16;
@@ -167,7 +169,8 @@ impl Sampler {
             if model.vocab().is_eog(token) || !sampler.allowed(token) {
                 return Err(format("the beginning of the answer does not fit".into()));
             }
-            sampler.took(token).and_then(|()| sampler.in_time()).map_err(|error| format(error.to_string()))?;
+            // A stranger's beginning of an answer is paid like a question: nobody waits longer for a long one.
+            sampler.took(token).and_then(|()| sampler.late()).map_err(|error| format(error.to_string()))?;
         }
         Ok(sampler)
     }
@@ -183,6 +186,10 @@ impl Sampler {
     /// Counts one more token: whether the grammar has taken no longer than it may for so many.
     fn in_time(&mut self) -> Result<(), Broken> {
         self.tokens = self.tokens.saturating_add(1);
+        self.late()
+    }
+
+    fn late(&self) -> Result<(), Broken> {
         let most = self.patience.saturating_add(EACH.saturating_mul(self.tokens));
         if self.spent > most { Err(Broken::Slow) } else { Ok(()) }
     }
@@ -200,15 +207,20 @@ impl Sampler {
         self.chain.apply(&mut all);
         let Some(mut token) = all.selected_token() else { return Ok(None) };
         if !self.allowed(token) {
-            let Some(grammar) = &mut self.grammar else { return Ok(None) };
-            let mut all = candidates(logits);
-            let begun = Instant::now();
-            grammar.apply(&mut all);
-            self.spent += begun.elapsed();
-            all.data.retain(|candidate| candidate.logit().is_finite());
-            if all.data.is_empty() {
+            if self.grammar.is_none() {
                 return Ok(None);
             }
+            let mut allowed = Vec::new();
+            for part in candidates(logits).data.chunks(AT_A_TIME) {
+                let mut part = LlamaTokenDataArray::new(part.to_vec(), false);
+                self.ask_grammar(&mut part);
+                allowed.extend(part.data.into_iter().filter(|candidate| candidate.logit().is_finite()));
+                self.late()?;
+            }
+            if allowed.is_empty() {
+                return Ok(None);
+            }
+            let mut all = LlamaTokenDataArray::new(allowed, false);
             self.chain.apply(&mut all);
             let Some(other) = all.selected_token() else { return Ok(None) };
             token = other;
@@ -219,12 +231,20 @@ impl Sampler {
 
     /// Whether the grammar goes on with a token.
     fn allowed(&mut self, token: LlamaToken) -> bool {
-        let Some(grammar) = &mut self.grammar else { return true };
+        if self.grammar.is_none() {
+            return true;
+        }
         let mut one = LlamaTokenDataArray::new(vec![LlamaTokenData::new(token, 1.0, 0.0)], false);
-        let begun = Instant::now();
-        grammar.apply(&mut one);
-        self.spent += begun.elapsed();
+        self.ask_grammar(&mut one);
         one.data.first().is_some_and(|candidate| candidate.logit().is_finite())
+    }
+
+    /// Marks what the grammar does not go on with, on its clock.
+    fn ask_grammar(&mut self, candidates: &mut LlamaTokenDataArray) {
+        let Some(grammar) = &mut self.grammar else { return };
+        let begun = Instant::now();
+        grammar.apply(candidates);
+        self.spent += begun.elapsed();
     }
 
     fn took(&mut self, token: LlamaToken) -> Result<(), Broken> {
@@ -322,6 +342,29 @@ mod tests {
         logits[token(&model, "[").0 as usize] = 10.0;
         let ends = (0..64).map(|_| sampler.choose(&logits)).find(Result::is_err);
         assert_eq!(ends, Some(Err(Broken::Slow)));
+    }
+
+    #[test]
+    fn a_beginning_that_is_read_in_ever_more_ways_ends_soon() {
+        let model = vocabulary();
+        let written = vec![token(&model, "[").0; 64];
+        let grammar = "root ::= a | b | \"x\"\na ::= \"[\" root \"]\"\nb ::= \"[\" root \"}\"";
+        let sampling = Sampling { format: Format::Grammar(grammar.into()), ..Sampling::default() };
+        let begun = Instant::now();
+        let refused = Sampler::new(&model, &sampling, 64, &written).err();
+        assert!(matches!(refused, Some(Refusal::Format(why)) if why == Broken::Slow.to_string()));
+        // However long it is. The last step doubles what the one before took.
+        assert!(begun.elapsed() < 8 * PATIENCE, "{:?}", begun.elapsed());
+    }
+
+    #[test]
+    fn the_clock_strikes_while_a_grammar_is_asked_about_a_vocabulary() {
+        let model = vocabulary();
+        let mut sampler = sampler(&model, "root ::= [0-9]+");
+        (sampler.patience, sampler.spent) = (Duration::ZERO, Duration::from_nanos(1));
+        let mut logits = vec![0.0; model.n_vocab() as usize];
+        logits[token(&model, "x").0 as usize] = 10.0;
+        assert_eq!(sampler.next(&logits), Err(Broken::Slow));
     }
 
     #[test]

@@ -302,11 +302,15 @@ impl Index {
         found
     }
 
-    /// The model of a name: that of the most weight, by bonds; `hash` is the beginning of the one that is meant.
-    pub fn named(&self, name: &str, hash: Option<&str>) -> Option<Hash> {
-        let models = self.names.get(name)?.iter();
-        let meant = models.filter(|(model, _)| hash.is_none_or(|hash| model.to_string().starts_with(hash)));
-        meant.max_by_key(|(_, weight)| **weight).map(|(model, _)| *model)
+    /// The model of a name: that of the most weight, by bonds.
+    pub fn named(&self, name: &str) -> Option<Hash> {
+        self.names.get(name)?.iter().max_by_key(|(_, weight)| **weight).map(|(model, _)| *model)
+    }
+
+    /// Models of a name whose hashes begin with these digits. Anybody may claim any hash.
+    pub fn named_at(&self, name: &str, digits: &str) -> Vec<Hash> {
+        let models = self.names.get(name).into_iter().flat_map(BTreeMap::keys);
+        models.filter(|model| model.to_string().starts_with(digits)).copied().collect()
     }
 
     fn rename(&mut self, offers: &[Offer], bond: u64, add: bool) {

@@ -27,7 +27,7 @@ pub use attempt::{REACH_MS, SILENT_MS};
 pub use door::{Door, Turn};
 pub use index::{Index, Need};
 pub use money::{Allotted, Purse, Till};
-pub use offer::{Candidate, OFFER_MS, OFFERS_MAX, Offer, Offers, Outcome, Price, Tier};
+pub use offer::{AT, Candidate, OFFER_MS, OFFERS_MAX, Offer, Offers, Outcome, Price, Tier};
 pub use reason::Reason;
 pub use receipt::{RECEIPT_DOMAIN, Receipt, Receipts, Runtime, no_words, roll, roll_end};
 pub use session::{Input as Event, Output as Order, Session};

@@ -7,6 +7,8 @@ use ledger::Credits;
 pub const OFFER_MS: u64 = 150_000;
 /// Models that one provider offers at a time.
 pub const OFFERS_MAX: usize = 8;
+/// Between a model's name and digits of its hash, where a name alone is not enough: no name has it.
+pub const AT: char = '@';
 /// Bytes of a name.
 const NAME_MAX: usize = 128;
 /// Above this a number is no machine's.
@@ -98,7 +100,7 @@ impl Offer {
     pub fn check(&self, now: Millis) -> Result<(), Reject> {
         let printable = |text: &str| !text.is_empty() && !text.chars().any(char::is_control);
         let rate = |rate: u32| (1..=RATE_MAX).contains(&rate);
-        if !printable(&self.name) || !printable(&self.quantisation) {
+        if !printable(&self.name) || !printable(&self.quantisation) || self.name.contains(AT) {
             return Err(Reject::Malformed);
         }
         if !rate(self.prompt_rate) || !rate(self.decode_rate) || !(1..=CONTEXT_MAX).contains(&self.context) {

@@ -44,13 +44,14 @@ fn offers_are_checked_expire_and_are_filtered() {
         (Offer { decode_rate: u32::MAX, ..good.clone() }, Reject::WrongWork),
         (Offer { context: 0, ..good.clone() }, Reject::WrongWork),
         (Offer { name: "a\nb".into(), ..good.clone() }, Reject::Malformed),
+        (Offer { name: "llama@0123456789ab".into(), ..good.clone() }, Reject::Malformed),
         (Offer { slots: 0, ..good.clone() }, Reject::BadAmount),
         (Offer { price: Price { input: Credits(u64::MAX), ..Price::default() }, ..good.clone() }, Reject::BadAmount),
     ];
     for (wrong, reject) in absurd {
         assert_eq!(index.offer(now, node(9), vec![wrong], 0), Err(reject));
     }
-    assert_eq!(index.refused().total(), 7);
+    assert_eq!(index.refused().total(), 8);
     let dear = Offer { price: Price { input: Credits(9), output: Credits(0) }, ..good.clone() };
     let short = Offer { context: 500, ..good.clone() };
     for (i, offer) in [good.clone(), dear, short].into_iter().enumerate() {
@@ -68,6 +69,22 @@ fn offers_are_checked_expire_and_are_filtered() {
     index.offer(now, node(0), vec![good], 0).expect("taken");
     index.offer(now, node(0), vec![], 0).expect("it serves nothing any more");
     assert!(index.choose(now, &need(), &[], &mut rng).is_empty());
+}
+
+#[test]
+fn digits_of_a_hash_name_all_that_claim_them() {
+    let (mut index, now) = (Index::default(), Millis(1_000));
+    let mut same = offer(now.plus(OFFER_MS));
+    index.offer(now, node(0), vec![same.clone()], 0).expect("taken");
+    let first = same.model;
+    let digits = &first.to_string()[..12];
+    assert_eq!(index.named_at(&same.name, digits), [first]);
+    // A claim costs nothing: no weight decides between two that begin alike.
+    same.model.0[31] ^= 1;
+    (1..9).for_each(|i| index.offer(now, node(i), vec![same.clone()], 100).expect("taken"));
+    assert_eq!(index.named_at(&same.name, digits).len(), 2);
+    assert_eq!(index.named_at(&same.name, &first.to_string()), [first]);
+    assert_eq!(index.named_at("another", digits), []);
 }
 
 #[test]

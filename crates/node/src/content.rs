@@ -18,7 +18,8 @@ pub struct Contents {
 #[derive(Default)]
 struct Inner {
     items: BTreeMap<Hash, Item>,
-    /// Own updates of rounds whose commits are not closed: whoever had them could commit them as its own.
+    /// Own updates of rounds whose commits are not closed, and the private states after them: whoever had them could
+    /// commit what was learned as its own.
     withheld: Vec<(Round, Item)>,
     /// Members of private runs; a run that is absent is open.
     members: BTreeMap<Hash, BTreeSet<NodeId>>,
@@ -50,7 +51,7 @@ impl Contents {
         self.put(run, Arc::new(tree), Source::File(path));
     }
 
-    /// Serves an own update from when its round stops training.
+    /// Serves a file that an own unit made from when its round stops training.
     pub(crate) fn withhold(&self, run: RunId, round: Round, path: PathBuf, tree: ChunkTree) {
         let item = Item { run: Some(run), tree: Arc::new(tree), bytes: Source::File(path) };
         self.lock().withheld.push((round, item));

@@ -10,13 +10,13 @@ use crate::throttle::{Answers, Duty};
 use crate::work::{Limits, Meter, Work};
 use crate::workers::{Checkpoint, Job, Workers};
 use anyhow::Result;
-use base::{Hash, Keypair, Machine, Millis, NodeId, Outbox, Signed, Wire};
+use base::{Hash, Keypair, Machine, Millis, NodeId, Outbox};
 use net::{Net, Ticket};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use swarm::{Block, DOMAIN, Envelope, Event, Input, Memory, Outcome, Output, Peer, RunId, State, Tx, Waiting, Will};
+use swarm::{Block, Event, Input, Memory, Outcome, Output, Peer, RunId, State, Tx, Waiting, Will};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
@@ -61,8 +61,6 @@ pub(crate) enum Happening {
 const QUEUE: usize = 1024;
 /// Pause before what failed is tried again.
 pub(crate) const RECONNECT: Duration = Duration::from_millis(500);
-/// Running numbers reserved on disk at a time.
-const SEQ_BATCH: u64 = 10_000;
 /// Private states kept on disk beside that of the last commit: those around it, for a restart.
 pub(crate) const PRIVATES_KEPT: usize = 3;
 /// Members of a run with whom to begin, beside those that its ticket names.
@@ -100,15 +98,15 @@ pub(crate) struct Driver {
     pub(crate) peer: Peer,
     pub(crate) runs: BTreeMap<RunId, Run>,
     pub(crate) happenings: mpsc::Sender<Happening>,
-    to_log: mpsc::Sender<Vec<u8>>,
+    pub(crate) to_log: mpsc::Sender<Vec<u8>>,
     /// What was to be said before the chain was known.
     early: Vec<Tx>,
     known: bool,
-    seqs: std::ops::Range<u64>,
+    pub(crate) seqs: std::ops::Range<u64>,
     wake: Option<Millis>,
     started: Instant,
     pub(crate) status: watch::Sender<Vec<RunStatus>>,
-    stop: CancellationToken,
+    pub(crate) stop: CancellationToken,
 }
 
 /// Runs a driver for the runs of a chain until `stop`.
@@ -327,7 +325,7 @@ impl Driver {
     fn carry_out(&mut self, output: Output) -> Result<()> {
         match output {
             Output::Submit(tx) => self.submit(tx)?,
-            Output::Remember(run, memory) => self.shared.store.remember(&run, &memory)?,
+            Output::Remember(run, memory) => self.persist(|store| store.remember(&run, &memory))?,
             Output::Wake(at) => self.wake = Some(self.wake.map_or(at, |wake| wake.min(at))),
             Output::Event(event) => self.note(event),
             Output::Init(run) => self.job(&run, Job::Init),
@@ -356,24 +354,6 @@ impl Driver {
                 }
             }
         }
-        Ok(())
-    }
-
-    fn submit(&mut self, tx: Tx) -> Result<()> {
-        let seq = match self.seqs.next() {
-            Some(seq) => seq,
-            None => {
-                let first = self.shared.store.reserve(SEQ_BATCH)?;
-                self.seqs = first + 1..first + SEQ_BATCH;
-                first
-            }
-        };
-        let state = self.peer.state();
-        let (chain, bits, me) = (state.chain, state.work_bits, self.shared.key.id());
-        let envelope = tokio::task::block_in_place(|| Envelope::new(chain, bits, &me, seq, tx));
-        let tx = Signed::new(DOMAIN, &self.shared.key, envelope);
-        // A full queue is a log that does not keep up; the machine says it again later.
-        let _ = self.to_log.try_send(chain::Tx::Work { tx }.to_bytes());
         Ok(())
     }
 

@@ -31,6 +31,7 @@ mod outlets;
 mod panel;
 mod pay;
 mod pending;
+mod persist;
 mod places;
 mod platform;
 #[cfg(feature = "serve")]
@@ -412,7 +413,18 @@ impl Node {
         let (status, mut changed) = watch::channel(Vec::new());
         let mut tasks = self.tasks.lock().await;
         let stop = self.stop.child_token();
-        tasks.spawn(driver::run(self.shared.clone(), log, orders, status, stop.clone()));
+        let (all, stopped) = (self.stop.clone(), stop.clone());
+        let mut run = tokio::task::JoinSet::new();
+        run.spawn(driver::run(self.shared.clone(), log, orders, status, stop.clone()));
+        tasks.spawn(async move {
+            let ended = run.join_next().await.context("a driver")?.map_err(anyhow::Error::from).flatten();
+            // Without it the node would show what was, and do nothing.
+            if let (Err(error), false) = (&ended, stopped.is_cancelled()) {
+                tracing::error!(error = format!("{error:#}"), "what drives the runs of a chain ended, and the node with it");
+                all.cancel();
+            }
+            ended
+        });
         let node = Arc::downgrade(self);
         tasks.spawn(async move {
             loop {

@@ -101,6 +101,32 @@ async fn a_disk_that_takes_nothing_costs_rounds_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_remembers_nothing_holds_its_node_up_and_ends_nothing() {
+    let stage = tempfile::tempdir().expect("a folder");
+    let (spec, corpus) = spec(stage.path(), Access::Open);
+    let (a, b_dir) = (start(&stage.path().join("a")).await, stage.path().join("b"));
+    let ticket = a.create(spec, &corpus, None, ledger::Credits::ZERO).await.expect("created");
+    let b = start(&b_dir).await;
+    b.follow(ticket).await.expect("followed");
+    until(&b, "a round of two", two).await;
+    b.close().await.expect("closed");
+    // A folder where a file should be: what a machine must remember cannot be written.
+    let in_the_way = run_dir(&b_dir).join("memory.partial");
+    std::fs::create_dir(&in_the_way).expect("made");
+    let b = start(&b_dir).await;
+    let waits = |run: &RunStatus| run.trouble.as_deref().is_some_and(|text| text.contains("the disk takes nothing"));
+    until(&b, "the reason for waiting", waits).await;
+    let before = a.status().runs[0].version;
+    until(&a, "rounds without it", |run| run.version > before + 3).await;
+    std::fs::remove_dir(&in_the_way).expect("removed");
+    let before = a.status().runs[0].version;
+    until(&b, "its return", |run| run.version > before && two(run) && run.trouble.is_none()).await;
+    for node in [a, b] {
+        node.close().await.expect("closed");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_private_run_gives_strangers_nothing() {
     let stage = tempfile::tempdir().expect("a folder");
     let dir = |name: &str| stage.path().join(name);

@@ -1,7 +1,7 @@
 //! The invariants: safety at every block, liveness after the faults stop.
 
 use crate::node::Node;
-use crate::report::Violation;
+use crate::report::{Struck, Violation};
 use crate::scenario::Liar;
 use crate::world::World;
 use base::{Hash, RejectCounts};
@@ -23,6 +23,7 @@ pub(crate) struct Watch {
     pub disputes: (u64, u64),
     /// Processes that were ended, lies that were told, updates that were copied, and copies that were refused.
     pub crashes: u64,
+    pub struck: Struck,
     pub lies: u64,
     pub copied: BTreeSet<(usize, Hash)>,
     pub copies: u64,

@@ -31,8 +31,9 @@ impl World {
     fn carry_out(&mut self, i: usize, output: Output) -> Result<(), Violation> {
         match output {
             Output::Submit(tx) => {
-                let tx = self.bear_false_witness(i, tx);
-                self.submit(i, tx);
+                if let Some(tx) = self.bear_false_witness(i, tx) {
+                    self.submit(i, tx);
+                }
             }
             Output::Init(_) => {
                 let ms = self.scenario.costs.apply_ms;

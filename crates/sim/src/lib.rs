@@ -37,6 +37,6 @@ mod world;
 
 pub use faults::{Crash, CrashAfter, Faults, Lag, Partition, Rest, Stall};
 pub use figure::{Figure, utilisation};
-pub use report::{Learning, Report, Violation};
+pub use report::{Learning, Report, Struck, Violation};
 pub use scenario::{Clock, Costs, Liar, Part, Scenario, Work};
 pub use world::{logged, run};

@@ -89,9 +89,13 @@ impl World {
         self.may_lie().then_some(lie)
     }
 
-    /// What a false witness says in place of what its machine would say.
-    pub fn bear_false_witness(&mut self, i: usize, tx: Tx) -> Tx {
-        match tx {
+    /// What a false witness says in place of what its machine would say, if anything.
+    pub fn bear_false_witness(&mut self, i: usize, tx: Tx) -> Option<Tx> {
+        Some(match tx {
+            Tx::Attest { .. } if self.nodes[i].lies(Liar::Mute) && self.may_lie() => {
+                self.watch.lies += 1;
+                return None;
+            }
             Tx::Attest { attest } if self.nodes[i].lies(Liar::Stingy) => {
                 self.watch.lies += 1;
                 let held = self.own_alone(i, &attest);
@@ -105,7 +109,7 @@ impl World {
                 Tx::Verdict { verdict: Verdict { root, hash, ..verdict } }
             }
             tx => tx,
-        }
+        })
     }
 
     /// The bits of an attestation that lists nothing but its sender's own update.

@@ -16,6 +16,8 @@ pub struct Report {
     pub disputes: (u64, u64),
     /// Processes that ended before their time, before the calm.
     pub crashes: u64,
+    /// Faults of the network, as often as they happened.
+    pub struck: Struck,
     /// Lies that liars told, and faults of broken machines.
     pub lies: u64,
     /// Commits to another's update that the log refused.
@@ -32,6 +34,23 @@ pub struct Report {
     pub utilisation: f64,
     /// What members learned, where they really train.
     pub learning: Option<Learning>,
+}
+
+/// Faults of the network that happened, by kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Struck {
+    /// Messages lost.
+    pub lost: u64,
+    /// Messages that came twice.
+    pub doubled: u64,
+    /// Transfers that took longer.
+    pub slow: u64,
+    /// Messages that took longer while the network was slow.
+    pub late: u64,
+    /// Messages between the sides of a partition.
+    pub cut: u64,
+    /// Times that the log was to do something and was absent.
+    pub absent: u64,
 }
 
 /// What members that really train learned.

@@ -131,6 +131,8 @@ pub enum Liar {
     FalseRoot,
     /// Attests to hold its own update alone, and does so however few the honest members are.
     Stingy,
+    /// Commits and serves, and never attests.
+    Mute,
     /// Learned nothing, and sends as good as nothing: one tiny value, another one each round.
     Empty,
     /// Sends values of random sign, together as long as what it learned.
@@ -180,7 +182,7 @@ const UNIT_MS: u64 = 1_000;
 const PAUSE: u64 = 8;
 
 /// Those among whom a schedule of grains draws.
-const LIARS: [Liar; 11] = [
+const LIARS: [Liar; 12] = [
     Liar::Silent,
     Liar::WrongBytes,
     Liar::WrongRoot,
@@ -190,6 +192,7 @@ const LIARS: [Liar; 11] = [
     Liar::Instant,
     Liar::Stalling,
     Liar::FalseRoot,
+    Liar::Mute,
     Liar::Broken,
     Liar::Flipped,
 ];

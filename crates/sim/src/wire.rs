@@ -31,6 +31,7 @@ impl World {
         let now = self.now;
         let lags = self.scenario.faults.lags.iter().filter(|lag| (lag.from_ms..lag.to_ms).contains(&now));
         let extra: u64 = lags.map(|lag| lag.extra_ms).sum();
+        self.watch.struck.late += u64::from(extra > 0);
         low + self.rng.below(high - low + 1) + extra
     }
 
@@ -39,10 +40,19 @@ impl World {
         self.stormy() && permille > 0 && self.rng.chance(permille, 1000)
     }
 
-    fn reaches(&self, a: usize, b: usize) -> bool {
+    /// Whether a message is lost.
+    fn loses(&mut self, permille: u64) -> bool {
+        let lost = self.strikes(permille);
+        self.watch.struck.lost += u64::from(lost);
+        lost
+    }
+
+    fn reaches(&mut self, a: usize, b: usize) -> bool {
         let now = self.now;
-        let cut = |side: &[usize]| side.contains(&a) != side.contains(&b);
-        !self.scenario.faults.partitions.iter().any(|p| (p.from_ms..p.to_ms).contains(&now) && cut(&p.side))
+        let apart = |side: &[usize]| side.contains(&a) != side.contains(&b);
+        let cut = self.scenario.faults.partitions.iter().any(|p| (p.from_ms..p.to_ms).contains(&now) && apart(&p.side));
+        self.watch.struck.cut += u64::from(cut);
+        !cut
     }
 
     /// Until when the log is absent.
@@ -61,10 +71,11 @@ impl World {
     /// Sends to the log what is signed already, or forged.
     pub fn send(&mut self, i: usize, tx: SignedTx, forged: bool) {
         self.messages += 1;
-        if self.strikes(self.scenario.faults.loss_permille) {
+        if self.loses(self.scenario.faults.loss_permille) {
             return;
         }
         if self.strikes(self.scenario.faults.duplicate_permille) {
+            self.watch.struck.doubled += 1;
             let at = self.now + self.delay();
             self.at(at, LOG, What::Tx { from: i, tx: Box::new(tx.clone()), forged });
         }
@@ -74,7 +85,11 @@ impl World {
 
     /// A submission is at the log.
     pub fn arrives(&mut self, from: usize, tx: SignedTx, forged: bool) -> Result<(), Violation> {
-        if self.stalled().is_some() || !self.reaches(from, LOG) {
+        if self.stalled().is_some() {
+            self.watch.struck.absent += 1;
+            return Ok(());
+        }
+        if !self.reaches(from, LOG) {
             return Ok(());
         }
         let copied = match &tx.value.tx {
@@ -99,7 +114,7 @@ impl World {
     pub fn pump(&mut self, i: usize) {
         while self.nodes[i].streaming && self.nodes[i].stream_next <= self.log.blocks.len() as u64 {
             self.messages += 1;
-            if !self.reaches(i, LOG) || self.strikes(self.scenario.faults.loss_permille / 4) {
+            if !self.reaches(i, LOG) || self.loses(self.scenario.faults.loss_permille / 4) {
                 return self.cut(i);
             }
             let arrival = (self.now + self.delay()).max(self.nodes[i].stream_ms);
@@ -171,7 +186,7 @@ impl World {
         self.messages += 1;
         let source = ask.sources[ask.next];
         let lost = !self.nodes[source].up || !self.reaches(i, source);
-        if lost || self.strikes(self.scenario.faults.loss_permille) {
+        if lost || self.loses(self.scenario.faults.loss_permille) {
             ask.next += 1;
             return self.after(TIMEOUT_MS, i, What::Ask(ask));
         }
@@ -198,6 +213,7 @@ impl World {
         };
         if self.strikes(self.scenario.faults.slow_permille) {
             ms += self.scenario.faults.slow_ms;
+            self.watch.struck.slow += 1;
         }
         self.after(ms, i, What::Got(ask));
     }

@@ -296,6 +296,7 @@ impl World {
         }
         self.log.due_ms = None;
         if let Some(until) = self.stalled() {
+            self.watch.struck.absent += 1;
             self.log.due_ms = Some(until);
             self.at(until, LOG, What::Make);
             return Ok(());
@@ -438,6 +439,7 @@ impl World {
             voids: self.watch.voids,
             disputes: self.watch.disputes,
             crashes: self.watch.crashes,
+            struck: self.watch.struck,
             lies: self.watch.lies,
             copies: self.watch.copies,
             blocks: self.log.blocks.len() as u64,

@@ -30,7 +30,17 @@ fn thousand_schedules() {
     let (crashes, lies, copies) = (sum(|r| r.crashes), sum(|r| r.lies), sum(|r| r.copies));
     println!("{SCHEDULES} schedules, {rounds} rounds, {voids} void, {crashes} crashes, {lies} lies, {copies} copies");
     assert!(rounds > 6 * SCHEDULES && 2 * voids < rounds);
+    let drawn: [u64; 6] = [
+        sum(|r| r.struck.lost),
+        sum(|r| r.struck.doubled),
+        sum(|r| r.struck.slow),
+        sum(|r| r.struck.late),
+        sum(|r| r.struck.cut),
+        sum(|r| r.struck.absent),
+    ];
+    println!("lost, doubled, slow, late, cut, absent: {drawn:?}");
     assert!(crashes > SCHEDULES / 2 && lies > SCHEDULES / 2 && copies > 0, "what is drawn happens");
+    assert!(drawn.iter().all(|count| *count > SCHEDULES), "what is drawn happens: {drawn:?}");
 }
 
 #[test]
@@ -171,7 +181,7 @@ fn a_partition_heals() {
             }
         }
     }
-    all(&scenarios);
+    assert!(all(&scenarios).iter().all(|report| report.struck.cut > 0), "messages were cut off");
 }
 
 #[test]
@@ -181,7 +191,7 @@ fn a_stalled_log_goes_on() {
         scenario.faults.stalls = vec![Stall { from_ms: 9_000, to_ms: 9_000 + ms }];
         scenario
     });
-    all(&scenarios);
+    assert!(all(&scenarios).iter().all(|report| report.struck.absent > 0), "the log was absent");
 }
 
 #[test]
@@ -193,7 +203,7 @@ fn late_bytes_are_waited_for_or_left_out() {
         scenario.faults.slow_ms = 500 * (seed % 10);
         scenario
     });
-    all(&scenarios.collect::<Vec<_>>());
+    assert!(all(&scenarios.collect::<Vec<_>>()).iter().all(|report| report.struck.slow > 0), "bytes were late");
 }
 
 #[test]
@@ -203,7 +213,7 @@ fn a_network_that_becomes_slow_for_good_is_waited_for() {
         scenario.faults.lags = vec![Lag { from_ms: 15_000, to_ms: u64::MAX, extra_ms }];
         scenario
     });
-    all(&scenarios);
+    assert!(all(&scenarios).iter().all(|report| report.struck.late > 0), "it became slow");
 }
 
 #[test]
@@ -213,7 +223,9 @@ fn lost_and_doubled_messages_do_no_harm() {
         (scenario.faults.loss_permille, scenario.faults.duplicate_permille) = (200, 200);
         scenario
     });
-    all(&scenarios.collect::<Vec<_>>());
+    for report in all(&scenarios.collect::<Vec<_>>()) {
+        assert!(report.struck.lost > 0 && report.struck.doubled > 0, "{report:?}");
+    }
 }
 
 #[test]
@@ -229,6 +241,7 @@ fn liars_harm_only_themselves() {
         Liar::Forger,
         Liar::Instant,
         Liar::Stalling,
+        Liar::Mute,
     ] {
         for (seed, place) in (0..4).enumerate() {
             for delay in [0, 1] {
@@ -264,6 +277,20 @@ fn who_stalls_sits_out_longer_and_longer() {
         faults.extend(run.members.values().map(|member| member.faults));
     });
     assert!(report.lies > 0 && (4..=8).contains(&missed), "{missed} windows were waited for in 60 rounds");
+    assert!(faults.contains(&4), "its pauses grow: {faults:?}");
+}
+
+#[test]
+fn who_never_attests_sits_out_longer_and_longer() {
+    // Of three, the one that is silent makes rounds void; of four it does not.
+    let mut scenario = Scenario { rounds: 60, ..Scenario::calm(4, 3) };
+    scenario.members[1].liar = Some(Liar::Mute);
+    let (mut void, mut faults) = (BTreeSet::new(), BTreeSet::new());
+    let report = watched(&scenario, |run| {
+        void.extend(run.closed.iter().filter(|closed| closed.void).map(|closed| closed.round));
+        faults.extend(run.members.values().map(|member| member.faults));
+    });
+    assert!(report.lies > 0 && (2..=12).contains(&void.len()), "{} of 60 rounds are void", void.len());
     assert!(faults.contains(&4), "its pauses grow: {faults:?}");
 }
 

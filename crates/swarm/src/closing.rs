@@ -88,6 +88,7 @@ impl Run {
             _ => None,
         };
         let nobody = round.candidates.is_empty();
+        self.fault_silent(&round, now, events);
         let void = plain.is_none() && !nobody && !round.quorum();
         let (set, mut left_out) = self.divide(&round, void);
         if plain.is_none() && !void {
@@ -136,6 +137,19 @@ impl Run {
         };
         self.applied(closed);
         events.push(Event::Closed(self.id, round.round));
+    }
+
+    /// Everybody waited until the end of the window for whoever of the committee said nothing, while most did: an
+    /// honest member says what it holds long before, be it nothing.
+    fn fault_silent(&mut self, round: &RoundState, now: Millis, events: &mut Vec<Event>) {
+        let most = round.attests.len().saturating_mul(2) > round.committee.len();
+        if now < round.until || round.plan.len() < 2 || round.candidates.is_empty() || !most {
+            return;
+        }
+        // Who did not commit either was at fault for that.
+        let there = |id: &&NodeId| round.slot(id).is_none() || round.commits.contains_key(id);
+        let silent = round.committee.iter().filter(|id| !round.attests.contains_key(id)).filter(there);
+        silent.for_each(|id| self.fault(id, 1, events));
     }
 
     /// The set, and what stays out of it.

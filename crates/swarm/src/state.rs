@@ -399,10 +399,12 @@ impl Run {
         let whole = (1..=self.spec.inner_steps).contains(&commit.steps) && commit.tokens == tokens;
         let norm = f64::from_bits(commit.norm_sq_bits);
         let plain = round.plan.len() == 1;
+        // What moves nothing is no work, however many ways there are to write it.
+        let moves = norm.is_finite() && (norm > 0.0 || plain && norm == 0.0);
         // A plain round moves no update.
         let size = if plain { commit.size == 0 } else { (1..=self.spec.update_bytes_max()).contains(&commit.size) };
         let own = commit.class == member.class;
-        if whole && own && norm.is_finite() && norm >= 0.0 && size { Ok(at) } else { Err(Reject::WrongWork) }
+        if whole && own && moves && size { Ok(at) } else { Err(Reject::WrongWork) }
     }
 
     /// Whether somebody committed the same bytes before: a copy is no work.

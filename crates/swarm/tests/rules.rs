@@ -332,6 +332,54 @@ fn whose_updates_nobody_can_fetch_sits_out_and_eight_good_units_in_a_row_take_a_
     assert!([0, 2, 3].into_iter().all(|i| log.member(i).faults == 0));
 }
 
+/// Commits in time and serves, and says nothing of what it holds.
+fn mute_round(log: &mut Log, n: usize, mute: usize) {
+    for i in (0..n).filter(|i| log.part(*i) > 0).collect::<Vec<_>>() {
+        let commit = log.unit(i);
+        assert_eq!(log.say(i, Tx::Commit { commit }), Ok(()));
+    }
+    let open = log.run().open.front().expect("it exchanges");
+    let (committee, until) = (open.committee.clone(), open.until.0);
+    let attests = (0..n).filter(|i| *i != mute && committee.contains(&log.id(*i))).map(|i| log.attest(i, |_| true));
+    let attests = attests.collect();
+    assert_eq!(log.block(attests), []);
+    // Where a quorum said that it has everything nobody waits.
+    if log.run().open.front().is_some_and(|open| !open.is_training()) {
+        log.now = until;
+        log.block(Vec::new());
+    }
+}
+
+#[test]
+fn who_attests_to_nothing_is_waited_for_no_longer_than_who_commits_to_nothing() {
+    // Of three all have to speak: one that is silent makes every round void.
+    let mut log = Log::new(spec(), 3);
+    for faults in [1, 2] {
+        mute_round(&mut log, 3, 2);
+        assert!(log.run().closed.back().is_some_and(|closed| closed.void));
+        assert_eq!((0..3).map(|i| log.member(i).faults).collect::<Vec<_>>(), [0, 0, faults]);
+    }
+    assert_eq!(log.member(2).status, Status::Away, "it sits out");
+    mute_round(&mut log, 3, 2);
+    assert!(log.run().closed.back().is_some_and(|closed| !closed.void), "the others go on");
+    // Of six a quorum has spoken without it: the round closed, and nobody waited.
+    let mut log = Log::new(spec(), 6);
+    mute_round(&mut log, 6, 2);
+    assert!(log.run().closed.back().is_some_and(|closed| !closed.void));
+    assert!((0..6).all(|i| log.member(i).faults == 0));
+}
+
+#[test]
+fn an_update_that_moves_nothing_is_no_work() {
+    let mut log = Log::new(spec(), 3);
+    for norm in [0.0, -0.0, -1.0, f64::NAN, f64::INFINITY] {
+        let commit = Commit { norm_sq_bits: f64::to_bits(norm), ..log.unit(1) };
+        assert_eq!(log.say(1, Tx::Commit { commit }), Err(Reject::WrongWork), "{norm}");
+    }
+    let commit = log.unit(1);
+    assert_eq!(log.say(1, Tx::Commit { commit }), Ok(()));
+}
+
 #[test]
 fn a_round_without_a_quorum_is_nobodys_fault() {
     let mut log = Log::new(spec(), 4);

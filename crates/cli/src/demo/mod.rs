@@ -274,6 +274,7 @@ async fn act(args: &DemoArgs, stage: &Path, speed: f64, mode: Mode) -> Result<Ac
         }
     };
     let took = begun.elapsed().as_secs_f64();
+    ensure!(killed && joined, "the run ended before anybody was killed and joined; give it more --seconds");
     let roots = agreed_roots(&peers, &run, roots).await?;
     let newcomer = run.members.iter().filter(|member| member.units > 0).count();
     say(&format!("done in {took:.0} s, {} rounds; {newcomer} members contributed", run.version));

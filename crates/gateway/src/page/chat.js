@@ -3,8 +3,13 @@
 import { $, credits, el, events, get, pairs, plural, send, set, short } from "./format.js";
 
 const said = [];
+// The model that heard what was said.
+let heard = "";
 let running = null;
-let known = "";
+let known = null;
+
+// Models of other machines are called so.
+const isOthers = (name) => name.startsWith("net/");
 
 export function startChat() {
   $("ask").addEventListener("submit", (event) => {
@@ -13,35 +18,56 @@ export function startChat() {
     const text = $("text").value.trim();
     if (!text || $("send").disabled) return;
     $("text").value = "";
-    ask(text);
+    ask($("model").value, text);
   });
   $("text").addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
     event.preventDefault();
     if (!running) $("ask").requestSubmit();
   });
+  $("model").addEventListener("change", chosen);
 }
 
 export async function showModels() {
   try {
     const names = ((await get("/v1/models")).data || []).map((model) => model.id);
-    if (names.join("\n") === known && names.length) return;
-    known = names.join("\n");
+    if (known && names.join("\n") === known.join("\n")) return;
+    known = names;
     offer(names);
   } catch (error) {
     set("chat-said", error.message);
   }
 }
 
+// What was chosen stays chosen, also while it is gone: another model is another machine, perhaps. Machines of others are
+// asked by those only who choose them.
 function offer(names) {
-  const chosen = $("model").value;
-  $("model").replaceChildren(...names.map((name) => new Option(name, name, false, name === chosen)));
-  if (!names.length) $("model").append(new Option("none is served"));
-  $("model").disabled = $("send").disabled = !names.length;
-  set("chat-said", names.length ? "" : "No model is served yet. One that is trained here comes with its first checkpoint; others by [serve] models in talkoo.toml.");
+  const before = $("model").value;
+  const first = before || names.find((name) => !isOthers(name)) || "";
+  const missing = first && !names.includes(first) ? [[`${first} (not loaded)`, first]] : [];
+  const none = first ? [] : [[names.length ? "choose a model" : "none is served", ""]];
+  const options = [...none, ...missing, ...names.map((name) => [name, name])];
+  $("model").replaceChildren(...options.map(([label, name]) => new Option(label, name, false, name === first)));
+  $("model").disabled = !names.length;
+  chosen();
 }
 
-async function ask(text) {
+function chosen() {
+  const name = $("model").value;
+  const there = known.includes(name);
+  $("send").disabled = !there && !running;
+  if (there || running) return set("chat-said", "");
+  if (name) return set("chat-said", `${name} is not loaded now. Nothing is sent to another model unless you choose it.`);
+  set("chat-said", known.length ? "This machine serves no model. Those of other machines are called net/…: whoever answers can read what you write." : "No model is served yet. One that is trained here comes with its first checkpoint; others by [serve] models in talkoo.toml.");
+}
+
+async function ask(model, text) {
+  // Other machines hear nothing that was said to another model.
+  if (isOthers(model) && heard && model !== heard && said.length) {
+    said.length = 0;
+    show("note", `A new conversation: ${model} does not see what was said above.`);
+  }
+  heard = model;
   said.push({ role: "user", content: text });
   show("user", text);
   const line = show("assistant", "");
@@ -51,7 +77,7 @@ async function ask(text) {
   set("chat-said", "");
   const answer = { text: "", id: null, tokens: 0, finish: "", begun: performance.now(), first: 0 };
   try {
-    await read(await fitting(running.signal), answer, line.firstChild);
+    await read(await fitting(model, running.signal), answer, line.firstChild);
     if (!answer.finish) throw new Error("The answer broke off");
   } catch (error) {
     if (error.name !== "AbortError") show("wrong", error.message);
@@ -59,13 +85,14 @@ async function ask(text) {
   running = null;
   set("send", "Send");
   finish(answer, line);
+  $("send").disabled = !known.includes($("model").value);
 }
 
 // A long conversation loses its beginning, a question with its answer at a time, until the model can take it.
-async function fitting(signal) {
+async function fitting(model, signal) {
   for (;;) {
     try {
-      return await question(signal);
+      return await question(model, signal);
     } catch (error) {
       if (error.code !== "context_length_exceeded" || said.length < 3) throw error;
       said.splice(0, 2);
@@ -73,8 +100,8 @@ async function fitting(signal) {
   }
 }
 
-function question(signal) {
-  const body = { model: $("model").value, messages: said, stream: true, stream_options: { include_usage: true } };
+function question(model, signal) {
+  const body = { model, messages: said, stream: true, stream_options: { include_usage: true } };
   return send("/v1/chat/completions", body, signal);
 }
 

@@ -25,7 +25,7 @@ use paying::Paying;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use writing::{Break, send};
 
 /// What is asked for serving.
@@ -159,7 +159,7 @@ impl Provider {
         Offer {
             chain,
             model: card.hash,
-            name: card.name.chars().filter(|c| !c.is_control()).take(64).collect(),
+            name: card.name.chars().filter(|c| !c.is_control() && *c != market::AT).take(64).collect(),
             quantisation: info.quantisation.clone(),
             context: u32::try_from(card.context).unwrap_or(u32::MAX),
             tools: card.tools,
@@ -261,7 +261,7 @@ impl Provider {
         says: &mut mpsc::Receiver<Say>,
         account: &mut Option<Paying>,
     ) -> Result<(), Break> {
-        let by = asker.by;
+        let (by, of_others) = (asker.by, asker.origin.is_some());
         let own = by == self.key.id();
         let served = self.local.of(&request.model).ok_or_else(|| Reason::Model(request.ask.model.clone()))?;
         let price = if own { Price::default() } else { self.config.price };
@@ -331,14 +331,14 @@ impl Provider {
         // A shape is made into a grammar after it was paid for, or by whom it costs a place.
         let (mut later, mut ready) = (Some(prepare), None);
         if paying.is_none() {
-            ready = self.prepared(later.take(), out).await?;
+            ready = self.prepared(later.take(), of_others, out).await?;
         }
         send(out, Frame::Taken { terms }).await?;
         if let Some(paying) = paying {
             self.paid_for_reading(paying, telling.receipt().cost, out, says).await?;
             drop(unpaid);
             place = gate.knock(line, true);
-            ready = self.prepared(later.take(), out).await?;
+            ready = self.prepared(later.take(), of_others, out).await?;
         }
         if let Some(place) = &mut place {
             self.wait(place, paying, &busy, out, says).await?;
@@ -366,11 +366,7 @@ impl Provider {
         request: &Request,
         out: &mpsc::Sender<Frame>,
     ) -> Result<Vec<i32>, Break> {
-        let stopping = |_| Reason::Failed("the node is stopping".into());
-        let permit = match asker.origin {
-            None => None,
-            Some(_) => Some(self.alive_until(self.reading.clone().acquire_owned(), out).await?.map_err(stopping)?),
-        };
+        let permit = self.permit(asker.origin.is_some(), out).await?;
         let (model, ask, written, room) =
             (served.clone(), request.ask.clone(), request.written.len() as u64, asker.room);
         let read = move || {
@@ -386,6 +382,15 @@ impl Provider {
         };
         let read = self.alive_until(tokio::task::spawn_blocking(read), out).await?;
         Ok(read.map_err(|_| Reason::Failed("the question could not be read".into()))??)
+    }
+
+    /// Leave to compute with what somebody sent: few of others do at a time, whether they still wait for it or not.
+    async fn permit(&self, of_others: bool, out: &mpsc::Sender<Frame>) -> Result<Option<OwnedSemaphorePermit>, Break> {
+        if !of_others {
+            return Ok(None);
+        }
+        let permit = self.alive_until(self.reading.clone().acquire_owned(), out).await?;
+        Ok(Some(permit.map_err(|_| Reason::Failed("the node is stopping".into()))?))
     }
 
     /// Waits for something, and says meanwhile that somebody is there.
@@ -405,9 +410,16 @@ impl Provider {
     async fn prepared(
         &self,
         prepare: Option<impl FnOnce() -> Result<Ready, Reason> + Send + 'static>,
+        of_others: bool,
         out: &mpsc::Sender<Frame>,
     ) -> Result<Option<Ready>, Break> {
         let Some(prepare) = prepare else { return Ok(None) };
+        let permit = self.permit(of_others, out).await?;
+        let prepare = move || {
+            // Kept until it is done, also when nobody waits for it any more.
+            let _permit = permit;
+            prepare()
+        };
         let prepared = self.alive_until(tokio::task::spawn_blocking(prepare), out).await?;
         Ok(Some(prepared.map_err(|_| Reason::Failed("the question could not be prepared".into()))??))
     }

@@ -3,9 +3,10 @@
 use super::gate::Place;
 use super::paying::Paying;
 use super::{PAY_WITHIN, Provider, READ_AFTER};
-use market::{ALIVE_MS, Frame, Piece, Reason, Say, TOKENS_MAX, Telling};
+use market::{ALIVE_MS, CHUNK, Frame, Piece, Reason, Say, TOKENS_MAX, Telling};
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 /// Who does not read for so long is gone.
 pub(super) const READ_WITHIN: Duration = Duration::from_secs(20);
@@ -13,6 +14,36 @@ pub(super) const READ_WITHIN: Duration = Duration::from_secs(20);
 pub(super) const FRAME_EVERY: Duration = Duration::from_millis(50);
 /// In mid-answer a client may have to allot more first, which takes a few blocks; the engine waits meanwhile.
 const ALLOT_WITHIN: Duration = Duration::from_secs(3 * PAY_WITHIN.as_secs());
+/// A voucher is on its way for so long, in the mean.
+const VOUCHER_WITHIN: Duration = Duration::from_millis(500);
+
+/// How long one answer has waited to be paid, all in all: it keeps its place meanwhile, and others wait for that.
+#[derive(Debug, Default)]
+struct Waiting {
+    before: Duration,
+    since: Option<Instant>,
+}
+
+impl Waiting {
+    /// Notes whether it may go on.
+    fn note(&mut self, may: bool, now: Instant) {
+        match self.since {
+            None if !may => self.since = Some(now),
+            Some(since) if may => {
+                self.before += now - since;
+                self.since = None;
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether it has waited for longer than an answer of so many tokens may.
+    fn is_over(&self, written: u64, now: Instant) -> bool {
+        let vouchers = u32::try_from(written / (CHUNK / 2)).unwrap_or(u32::MAX);
+        let most = ALLOT_WITHIN.saturating_add(VOUCHER_WITHIN.saturating_mul(vouchers));
+        self.since.is_some_and(|since| self.before + (now - since) > most)
+    }
+}
 
 /// Why an answer breaks off.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,27 +93,32 @@ impl Provider {
         says: &mut mpsc::Receiver<Say>,
     ) -> Result<(), Break> {
         let mut reader = Reader::new(out, if paying.is_some() { READ_AFTER } else { Duration::MAX });
-        let mut next = tokio::time::Instant::now();
+        let mut next = Instant::now();
         let mut alive = tokio::time::interval(Duration::from_millis(ALIVE_MS));
-        let mut due = tokio::time::Instant::now() + ALLOT_WITHIN;
+        let mut waiting = Waiting::default();
         let mut writing = self.did.begin(telling.receipt().read);
         loop {
             let piece = tokio::select! {
                 piece = pieces.recv() => piece,
                 say = says.recv() => {
                     self.heard(paying, say).await?;
-                    if paying.is_some_and(|paying| paying.allow(telling.receipt().written)) {
-                        engine.wake();
+                    if let Some(paying) = paying {
+                        let may = paying.allow(telling.receipt().written);
+                        waiting.note(may, Instant::now());
+                        if may {
+                            engine.wake();
+                        }
                     }
                     continue;
                 }
                 _ = alive.tick() => {
                     if let Some(paying) = paying {
                         self.again(paying).await?;
-                        if paying.allow(telling.receipt().written) {
+                        let may = paying.allow(telling.receipt().written);
+                        waiting.note(may, Instant::now());
+                        if may {
                             engine.wake();
-                            due = tokio::time::Instant::now() + ALLOT_WITHIN;
-                        } else if tokio::time::Instant::now() > due {
+                        } else if waiting.is_over(telling.receipt().written, Instant::now()) {
                             return Err(Reason::Unpaid("no voucher came in time".into()).into());
                         }
                     }
@@ -91,7 +127,6 @@ impl Provider {
                 }
             };
             alive.reset();
-            due = tokio::time::Instant::now() + ALLOT_WITHIN;
             let token = match piece {
                 Some(Piece::Token(token)) => token,
                 Some(Piece::Read { cached, echo, .. }) => {
@@ -113,13 +148,15 @@ impl Provider {
                     Ok(None) | Err(_) => break,
                 }
             }
-            next = tokio::time::Instant::now() + pause;
+            next = Instant::now() + pause;
             let before = telling.receipt().cost;
             writing.wrote(tokens.len());
             let frame = telling.written(&self.key, tokens);
             if let Some(paying) = paying {
                 paying.earn(telling.receipt().cost.less(before).unwrap_or_default());
-                if paying.allow(telling.receipt().written) {
+                let may = paying.allow(telling.receipt().written);
+                waiting.note(may, Instant::now());
+                if may {
                     engine.wake();
                 }
             }
@@ -153,7 +190,7 @@ impl<'a> Reader<'a> {
     }
 
     async fn send(&mut self, frame: Frame) -> Result<(), Break> {
-        let begun = tokio::time::Instant::now();
+        let begun = Instant::now();
         let sent = tokio::time::timeout(READ_WITHIN.min(self.left), self.out.send(frame)).await;
         self.left = self.left.saturating_sub(begun.elapsed());
         if matches!(sent, Ok(Ok(()))) { Ok(()) } else { Err(Break::Left) }
@@ -171,11 +208,34 @@ pub(super) async fn send(out: &mpsc::Sender<Frame>, frame: Frame) -> Result<(), 
 mod tests {
     use super::*;
 
+    #[test]
+    fn who_pays_each_word_late_does_not_keep_its_place() {
+        let (mut waiting, mut written, begun) = (Waiting::default(), 0, Instant::now());
+        let mut now = begun;
+        // Each voucher comes a moment before it would be too late for that one.
+        while !waiting.is_over(written, now) {
+            waiting.note(true, now);
+            written += CHUNK / 2;
+            waiting.note(false, now);
+            now += ALLOT_WITHIN - Duration::from_millis(1);
+        }
+        assert!(now - begun < 3 * ALLOT_WITHIN, "{:?}", now - begun);
+        // Who is far away and pays at once goes on for ever, after one allotment on the way.
+        let (mut waiting, mut written) = (Waiting::default(), 0);
+        for _ in 0..10_000 {
+            waiting.note(false, now);
+            now += Duration::from_millis(if written == 800 { 14_000 } else { 300 });
+            assert!(!waiting.is_over(written, now), "{written}");
+            waiting.note(true, now);
+            written += CHUNK / 2;
+        }
+    }
+
     #[tokio::test]
     async fn frames_wait_for_a_slow_reader_for_so_long_in_all() {
         let (out, mut frames) = mpsc::channel(1);
         let mut reader = Reader::new(&out, Duration::from_millis(60));
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         // Each frame is read long before it would be too late for that one.
         let reading = async {
             let mut late = tokio::time::interval(Duration::from_millis(20));

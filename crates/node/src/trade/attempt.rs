@@ -141,7 +141,7 @@ impl Silence {
 }
 
 /// Whether the bytes of a frame's tokens are those of the own vocabulary, where there is one.
-fn in_words_of(vocabulary: Option<&engine::Engine>, frame: &Frame) -> bool {
+pub(super) fn in_words_of(vocabulary: Option<&engine::Engine>, frame: &Frame) -> bool {
     match (vocabulary, frame) {
         (Some(engine), Frame::Written { tokens, .. }) => {
             tokens.0.iter().all(|token| engine.piece(token.id) == token.bytes)

@@ -97,8 +97,7 @@ impl Trade {
 
     fn target_of_others(&self, name: &str) -> Result<Target, Reason> {
         let (weights, context) = self.offered(name)?;
-        let plain = name.rsplit_once('@').map_or(name, |(plain, _)| plain);
-        let name = if self.is_offered(name) { name } else { plain };
+        let name = name.rsplit_once(market::AT).map_or(name, |(plain, _)| plain);
         Ok(Target { whom: Whom::Others, weights, context, name: name.to_owned() })
     }
 
@@ -106,10 +105,17 @@ impl Trade {
     pub(super) fn offered(&self, name: &str) -> Result<(Hash, u64), Reason> {
         let mut index = self.index.lock().expect("nobody panics while holding it");
         index.advance(chain::clock());
-        let by_hash = || name.rsplit_once('@').and_then(|(plain, hash)| index.named(plain, Some(hash)));
-        let weights = match index.named(name, None) {
-            Some(now) => self.pins.first(name, now),
-            None => by_hash().ok_or_else(|| Reason::Model(format!("{NET}{name}")))?,
+        let unknown = || Reason::Model(format!("{NET}{name}"));
+        let weights = match name.rsplit_once(market::AT) {
+            None => self.pins.first(name, index.named(name).ok_or_else(unknown)?),
+            Some((plain, digits)) => match index.named_at(plain, digits).as_slice() {
+                [one] => *one,
+                [] => return Err(unknown()),
+                _ => {
+                    let why = format!("several weights that others call `{plain}` begin with {digits}: give more digits");
+                    return Err(Reason::Invalid { what: "model".into(), why });
+                }
+            },
         };
         let context = index.providers(&weights).take(SEEN).map(|(_, offer)| u64::from(offer.context)).max();
         let context = context.ok_or_else(|| {
@@ -125,7 +131,7 @@ impl Trade {
 
     /// Whether others offer a model of this name.
     fn is_offered(&self, name: &str) -> bool {
-        self.index.lock().expect("nobody panics while holding it").named(name, None).is_some()
+        self.index.lock().expect("nobody panics while holding it").named(name).is_some()
     }
 
     /// Whether this node has a model of this name, loaded or not.
@@ -161,8 +167,10 @@ impl Trade {
             let (context, since, providers) = (u64::from(offer.context), offer.since.0 / 1000, providers as u64);
             let card = |name| ModelCard { name, hash: offer.model, context, tools: offer.tools, since, providers };
             if !self.is_meant(&index, offer) {
-                let hash = &offer.model.to_string()[..HASH_DIGITS];
-                out.push(card(format!("{NET}{}@{hash}", offer.name)));
+                let whole = offer.model.to_string();
+                let few = &whole[..HASH_DIGITS];
+                let digits = if index.named_at(&offer.name, few).len() > 1 { &whole } else { few };
+                out.push(card(format!("{NET}{}{}{digits}", offer.name, market::AT)));
                 continue;
             }
             if self.config.for_names.contains(&offer.name) && local.iter().all(|s| s.card().name != offer.name) {
@@ -175,7 +183,7 @@ impl Trade {
 
     /// Whether an offer's weights are those that its bare name means.
     fn is_meant(&self, index: &Index, offer: &Offer) -> bool {
-        self.pins.get(&offer.name).or_else(|| index.named(&offer.name, None)) == Some(offer.model)
+        self.pins.get(&offer.name).or_else(|| index.named(&offer.name)) == Some(offer.model)
     }
 }
 

@@ -130,6 +130,22 @@ async fn a_question_for_an_unloaded_model_leaves_no_machine() {
     }
 }
 
+#[test]
+fn the_bytes_of_a_token_are_those_of_ones_own_vocabulary() {
+    let stage = tempfile::tempdir().expect("a folder");
+    let served = own(stage.path()).named("own").expect("it is served");
+    let engine = served.engine();
+    let written = |id: i32, bytes: Vec<u8>| Frame::Written {
+        tokens: market::Tokens(vec![market::Token { id, bytes, ..market::Token::default() }]),
+        signature: base::Signature([0; 64]),
+    };
+    let fits = |frame: &Frame| attempt::in_words_of(Some(engine), frame);
+    assert!(fits(&written(300, engine.piece(300))));
+    assert!(!fits(&written(300, b"other words".to_vec())), "the ids are right, the text is not");
+    assert!(!fits(&written(i32::MAX, b"x".to_vec())), "there is no such token");
+    assert!(attempt::in_words_of(None, &written(300, b"other words".to_vec())), "without the weights nobody knows");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_hangs_up_each_time_has_paid_for_what_came() {
     const WITHIN: Duration = Duration::from_secs(30);

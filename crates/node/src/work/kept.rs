@@ -295,13 +295,14 @@ impl Work {
 
     /// Keeps the private state after a unit, the `accepted` one that the log knows, those that were named, and the
     /// last ones before them.
-    pub(super) fn keep_private(&self, private: &Private, accepted: &Hash) -> Result<Hash> {
+    /// Nobody gets the one of a `round` whose commits are not closed: it shows what was learned.
+    pub(super) fn keep_private(&self, round: Round, private: &Private, accepted: &Hash) -> Result<Hash> {
         let bytes = private.to_bytes();
         let tree = ChunkTree::of(&bytes);
         let hash = tree.root();
         let path = self.private_path(&hash)?;
         write_whole(&path, &bytes, false)?;
-        self.contents.add_file(Some(self.run), path, tree);
+        self.contents.withhold(self.run, round, path, tree);
         let dir = self.store.run_dir(&self.run)?.join("private");
         let named = self.named();
         let stays = |state: &Hash| *state == hash || state == accepted || named.contains(state);

@@ -146,6 +146,8 @@ fn an_update_is_given_to_nobody_before_the_commits_of_its_round_are_closed() {
         stage.contents.release(&log.state.runs);
         let tree = stage.contents.tree(&commit.update, &other).is_some();
         assert_eq!(stage.contents.chunk(&commit.update, 0, &other).is_some(), tree);
+        // The moments after it show as much of what was learned.
+        assert_eq!(stage.contents.tree(&commit.state_next, &other).is_some(), tree);
         tree
     };
     assert!(!given(&log), "nobody knows it yet");

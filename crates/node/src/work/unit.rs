@@ -43,7 +43,7 @@ impl Work {
         ensure!(unit.update.norm_sq.is_finite(), "the update is not finite");
         let size = unit.update.bytes.len() as u64;
         // The private state first: an update that nobody commits to would stay, and would be served.
-        let state_next = self.keep_private(&private, &train.state)?;
+        let state_next = self.keep_private(train.round, &private, &train.state)?;
         let update = match made {
             Some(made) => self.keep_made(train.base + 1, made)?,
             None => self.keep_own(train.round, &unit.update.bytes)?,

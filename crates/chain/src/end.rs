@@ -31,11 +31,16 @@ impl Failure {
         if self.ends {
             end(code, why);
         }
-        // The first reason is the one.
-        if !self.failed.swap(true, Ordering::Relaxed) {
+        // The first reason is the one, and it is there for whoever sees that the chain failed.
+        self.trouble.send_if_modified(|trouble| {
+            if self.failed.load(Ordering::Relaxed) {
+                return false;
+            }
             tracing::error!(why, "a chain that is followed here stops");
-            self.trouble.send_replace(Some(format!("this chain stopped here: {why}")));
-        }
+            *trouble = Some(format!("this chain stopped here: {why}"));
+            self.failed.store(true, Ordering::Relaxed);
+            true
+        });
     }
 
     /// The same because of a panic.

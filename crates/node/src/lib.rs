@@ -420,7 +420,10 @@ impl Node {
             let ended = run.join_next().await.context("a driver")?.map_err(anyhow::Error::from).flatten();
             // Without it the node would show what was, and do nothing.
             if let (Err(error), false) = (&ended, stopped.is_cancelled()) {
-                tracing::error!(error = format!("{error:#}"), "what drives the runs of a chain ended, and the node with it");
+                tracing::error!(
+                    error = format!("{error:#}"),
+                    "what drives the runs of a chain ended, and the node with it"
+                );
                 all.cancel();
             }
             ended

@@ -110,6 +110,7 @@ async fn a_disk_that_remembers_nothing_holds_its_node_up_and_ends_nothing() {
     b.follow(ticket).await.expect("followed");
     until(&b, "a round of two", two).await;
     b.close().await.expect("closed");
+    drop(b);
     // A folder where a file should be: what a machine must remember cannot be written.
     let in_the_way = run_dir(&b_dir).join("memory.partial");
     std::fs::create_dir(&in_the_way).expect("made");

@@ -49,10 +49,21 @@ pub(crate) fn distort(liar: Liar, values: &mut [u16], layout: &Layout, round: u6
 impl World {
     /// Whether honest members are more than two thirds of the active ones: nothing is promised otherwise.
     pub fn may_lie(&self) -> bool {
+        let (honest, active) = self.honest_of_active();
+        honest > 2 * (active - honest)
+    }
+
+    /// Whether most active members are honest: whoever says nothing is put out by more than half.
+    fn may_be_mute(&self) -> bool {
+        let (honest, active) = self.honest_of_active();
+        2 * honest > active
+    }
+
+    fn honest_of_active(&self) -> (usize, usize) {
         let active = self.log_run().members.iter().filter(|(_, member)| member.status == Status::Active);
         let active: Vec<usize> = active.filter_map(|(id, _)| self.index.get(id).copied()).collect();
         let honest = active.iter().filter(|i| self.nodes[**i].honest()).count();
-        honest > 2 * (active.len() - honest)
+        (honest, active.len())
     }
 
     /// Changes what a liar commits to.
@@ -92,7 +103,7 @@ impl World {
     /// What a false witness says in place of what its machine would say, if anything.
     pub fn bear_false_witness(&mut self, i: usize, tx: Tx) -> Option<Tx> {
         Some(match tx {
-            Tx::Attest { .. } if self.nodes[i].lies(Liar::Mute) && self.may_lie() => {
+            Tx::Attest { .. } if self.nodes[i].lies(Liar::Mute) && self.may_be_mute() => {
                 self.watch.lies += 1;
                 return None;
             }

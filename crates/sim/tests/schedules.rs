@@ -186,12 +186,15 @@ fn a_partition_heals() {
 
 #[test]
 fn a_stalled_log_goes_on() {
-    let scenarios = [500, 5_000, 22_000].map(|ms| {
+    let times = [500, 5_000, 22_000].into_iter().flat_map(|ms| [9_000, 9_400, 9_800].map(|from_ms| (from_ms, ms)));
+    let scenarios = times.map(|(from_ms, ms)| {
         let mut scenario = Scenario { calm_ms: 32_000, ..Scenario::calm(ms, 4) };
-        scenario.faults.stalls = vec![Stall { from_ms: 9_000, to_ms: 9_000 + ms }];
+        scenario.faults.stalls = vec![Stall { from_ms, to_ms: from_ms + ms }];
         scenario
     });
-    assert!(all(&scenarios).iter().all(|report| report.struck.absent > 0), "the log was absent");
+    let absent: Vec<u64> = all(&scenarios.collect::<Vec<_>>()).iter().map(|report| report.struck.absent).collect();
+    // Nothing may be due in half a second.
+    assert!(absent[3..].iter().all(|n| *n > 0) && absent[..3].iter().any(|n| *n > 0), "{absent:?}");
 }
 
 #[test]
@@ -282,7 +285,7 @@ fn who_stalls_sits_out_longer_and_longer() {
 
 #[test]
 fn who_never_attests_sits_out_longer_and_longer() {
-    // Of three, the one that is silent makes rounds void; of four it does not.
+    // Of three, one that is silent makes rounds void; of four it does not.
     let mut scenario = Scenario { rounds: 60, ..Scenario::calm(4, 3) };
     scenario.members[1].liar = Some(Liar::Mute);
     let (mut void, mut faults) = (BTreeSet::new(), BTreeSet::new());

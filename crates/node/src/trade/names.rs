@@ -112,7 +112,8 @@ impl Trade {
                 [one] => *one,
                 [] => return Err(unknown()),
                 _ => {
-                    let why = format!("several weights that others call `{plain}` begin with {digits}: give more digits");
+                    let why =
+                        format!("several weights that others call `{plain}` begin with {digits}: give more digits");
                     return Err(Reason::Invalid { what: "model".into(), why });
                 }
             },

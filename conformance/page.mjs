@@ -265,7 +265,8 @@ async function goneModel(browser) {
       await page.locator("#text").fill(text);
       await page.keyboard.press("Enter");
     };
-    await again();
+    await page.reload({ waitUntil: "load" });
+    await page.locator("#model option[value=own]").waitFor({ state: "attached", timeout: 3000 });
     assert.equal(await page.locator("#model").inputValue(), "own", "this machine's own is chosen first");
     await say("a secret");
     await page.locator("article.assistant", { hasText: "yes" }).waitFor({ timeout: 3000 });

@@ -1,37 +1,28 @@
 //! What a set of validators signed, checked by anyone who knows the set: certificates that a block is
 //! final, and evidence that one of them signed two things of which an honest one signs one.
 
-use crate::engine::Activity;
-use crate::wires::{engine_key, node};
+use crate::keys::{node, participants};
+use crate::limits::{CERTIFICATE_MAX, EVIDENCE_MAX};
 use base::{Hash, Keypair, NodeId, Reject};
 use commonware_codec::{Copying, DecodeExt as _, Encode as _, Read};
 use commonware_consensus::Epochable as _;
 use commonware_consensus::simplex::scheme::ed25519::Scheme;
-use commonware_consensus::simplex::types::{Attributable as _, Finalization, Finalize, Proposal};
+use commonware_consensus::simplex::types::{self, Attributable as _, Finalization, Finalize, Proposal};
 use commonware_consensus::types::{Epoch, Round, View};
 use commonware_cryptography::blake3::Digest;
 use commonware_cryptography::certificate::Verifier as _;
-use commonware_cryptography::ed25519::{PrivateKey, PublicKey};
+use commonware_cryptography::ed25519::PrivateKey;
 use commonware_parallel::Sequential;
 use commonware_utils::iter::NonEmpty;
-use commonware_utils::ordered::Set;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng as _;
 
-/// A certificate is at most this long.
-pub const CERTIFICATE_MAX: usize = 1 << 15;
-/// Evidence is at most this long.
-pub const EVIDENCE_MAX: usize = 1 << 12;
+/// What validators sign.
+pub(crate) type Activity = types::Activity<Scheme, Digest>;
 
 /// Binds votes to a chain.
 pub(crate) fn namespace(chain: &Hash) -> Vec<u8> {
     [b"talkoo 2026 consensus v1 ".as_slice(), &chain.0].concat()
-}
-
-/// The validators' keys as the engine sorts them; `None` when one is no key or there twice.
-pub(crate) fn participants(set: &[NodeId]) -> Option<Set<PublicKey>> {
-    let keys: Vec<PublicKey> = set.iter().filter_map(engine_key).collect();
-    Set::try_from(keys).ok().filter(|keys: &Set<PublicKey>| keys.len() == set.len() && !set.is_empty())
 }
 
 /// Checks in batches draw random factors; everybody draws the same, from what is checked.

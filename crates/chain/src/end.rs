@@ -3,7 +3,7 @@
 //! manager starts it again. So it ends, says why, and what is on disk is where the next one begins. A chain that is only
 //! followed may be a stranger's, made to fail: it ends its own keeper, never the process.
 
-use crate::block::Genesis;
+use crate::genesis::Genesis;
 use crate::orderer::Orderer;
 use std::any::Any;
 use std::io::Write as _;

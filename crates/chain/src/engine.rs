@@ -1,7 +1,8 @@
 //! The consensus engine (commonware `simplex`) on threads of its own, and what it asks, as messages.
 
-use crate::certificate::{namespace, participants};
-use crate::wires::{Blocked, Incoming, Sender, node};
+use crate::certificate::{Activity, namespace};
+use crate::keys::{node, participants};
+use crate::wires::{Blocked, Incoming, Sender};
 use base::{Hash, Keypair, NodeId};
 use commonware_actor::Feedback;
 use commonware_codec::DecodeExt;
@@ -24,7 +25,6 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 pub(crate) type Context = types::Context<Digest, PublicKey>;
-pub(crate) type Activity = types::Activity<Scheme, Digest>;
 
 /// How long the engine waits for what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

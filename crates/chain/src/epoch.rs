@@ -1,12 +1,10 @@
 //! Who orders blocks, and for how long: a set of seats for an epoch, and the next one at its end.
 
-use crate::block::Genesis;
+use crate::genesis::Genesis;
+use crate::limits::SET_MAX;
 use base::{Hash, Millis, NodeId, Reader, Wire, WireError, wire_struct};
 use ledger::{Ledger, Seat};
 use std::collections::{BTreeMap, BTreeSet};
-
-/// Validators of an epoch at most.
-pub const SET_MAX: usize = 64;
 
 /// Of the set and the one before.
 const CONVICTED_MAX: usize = 2 * SET_MAX;

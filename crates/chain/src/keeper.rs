@@ -1,43 +1,19 @@
 //! A keeper of a chain: the orderer between the consensus engine, a disk and a network. It translates and
 //! decides nothing. With a key that has a seat it is a validator; without one it follows.
 
-use crate::block::{Block, Genesis, Tx};
+use crate::block::{Block, Tx};
+use crate::clock::clock;
 use crate::desk::{Desk, Offer, Refused, SILENT_MS, Work};
+use crate::disk::{Disk, Note};
 use crate::end::{Failure, Shared};
-use crate::light::Step;
+use crate::genesis::Genesis;
 use crate::orderer::{Answer, Orderer};
-use crate::state::{Happened, State};
+use crate::state::State;
 use crate::wires::{Blocked, Outgoing, Packet};
-use base::{Keypair, Millis, NodeId, Reject, RejectCounts, Wire};
+use base::{Keypair, NodeId, Reject, RejectCounts, Wire};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-
-/// Where blocks are kept. What a call gave back is on disk, whatever happens next.
-pub trait Disk: Send + Sync + 'static {
-    /// Keeps a block that may become final.
-    fn keep(&self, block: &Block) -> std::io::Result<()>;
-    /// Blocks kept that are not final.
-    fn kept(&self) -> std::io::Result<Vec<Vec<u8>>>;
-    /// Appends final blocks, in order, the last one with the certificate that makes them final; lets go of
-    /// others at their heights.
-    fn finish(&self, blocks: &[Block], certificate: &[u8]) -> std::io::Result<()>;
-    /// The final block at a height.
-    fn block(&self, height: u64) -> std::io::Result<Option<Vec<u8>>>;
-    /// The newest state that was kept whole, with its height; blocks after it make the rest.
-    fn state(&self) -> std::io::Result<Option<Vec<u8>>>;
-    /// Keeps a state whole, so that who starts again does not begin at the genesis, and ends of epochs before it.
-    fn keep_state(&self, state: &[u8], ends: &[Step]) -> std::io::Result<()>;
-    /// The certificate of the final block at a height; not every one has its own.
-    fn certificate(&self, height: u64) -> std::io::Result<Option<Vec<u8>>>;
-    /// The last block of an epoch that has ended, with its certificate.
-    fn end(&self, epoch: u64) -> std::io::Result<Option<Step>>;
-    /// Bytes that are free where the blocks and the journal are. A validator stops before there are none.
-    fn room(&self) -> std::io::Result<u64> {
-        Ok(u64::MAX)
-    }
-}
 
 /// What a keeper begins with.
 pub struct KeeperConfig {
@@ -55,9 +31,6 @@ pub struct KeeperConfig {
     /// last whole state.
     pub note: Arc<Note>,
 }
-
-/// Who is told of final blocks.
-pub type Note = dyn Fn(&Block, &[Happened]) + Send + Sync;
 
 /// The keeper's network: packets out, with whom they are for; packets in, with whom they are from,
 /// authenticated by their consensus keys.
@@ -269,10 +242,4 @@ impl Keeper {
     pub fn look<T>(&self, look: impl FnOnce(&mut Orderer) -> T) -> T {
         self.orderer.look(look)
     }
-}
-
-/// Unix time.
-pub fn clock() -> Millis {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Millis(since.as_millis() as u64)
 }

@@ -14,12 +14,17 @@
 
 mod block;
 mod certificate;
+mod clock;
 mod desk;
+mod disk;
 mod end;
 mod engine;
 mod epoch;
+mod genesis;
 mod keeper;
+mod keys;
 mod light;
+mod limits;
 pub mod local;
 mod mempool;
 mod orderer;
@@ -28,16 +33,17 @@ mod snapshot;
 mod state;
 mod wires;
 
-pub use block::{
-    BLOCK_BYTES_MAX, BLOCK_TXS_MAX, Block, EVIDENCE_DOMAIN, Evidence, Founder, Genesis, Header, Recovery, TX_BYTES_MAX,
-    Tx, VOTE_DOMAIN, Vote,
-};
-pub use certificate::{CERTIFICATE_MAX, EVIDENCE_MAX, certified, certify};
+pub use block::{Block, EVIDENCE_DOMAIN, Evidence, Header, Tx, VOTE_DOMAIN, Vote};
+pub use certificate::{certified, certify};
+pub use clock::clock;
+pub use disk::{Disk, Note};
 pub use end::{EXIT_DISK, EXIT_PANIC};
 pub use engine::EngineError;
-pub use epoch::{Epoch, SET_MAX, first_set};
-pub use keeper::{Connections, Disk, Keeper, KeeperConfig, KeeperError, Note, clock, replay};
+pub use epoch::{Epoch, first_set};
+pub use genesis::{Founder, Genesis, Recovery};
+pub use keeper::{Connections, Keeper, KeeperConfig, KeeperError, replay};
 pub use light::{AccountProof, Anchor, Light, RootProof, Step};
+pub use limits::{BLOCK_BYTES_MAX, BLOCK_TXS_MAX, CERTIFICATE_MAX, EVIDENCE_MAX, SET_MAX, TX_BYTES_MAX};
 pub use orderer::{Answer, Orderer, Turn};
 pub use pay::{Fate, reference_flops, units};
 pub use snapshot::{STATE_MAX, Snapshot};

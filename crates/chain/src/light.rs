@@ -1,9 +1,10 @@
 //! What can be believed without doing it again: the chain of epoch ends, each certified by the set that
 //! the one before it named, and a proof of an account under the newest.
 
-use crate::block::{Genesis, Header};
+use crate::block::Header;
 use crate::certificate::certified;
 use crate::epoch::{first_set, set_hash};
+use crate::genesis::Genesis;
 use base::{Hash, Millis, NodeId, Reader, Reject, Wire, WireError, wire_struct};
 use ledger::{Account, Proof};
 

@@ -1,7 +1,9 @@
 //! Keepers of one network in one process, with packets in memory: for tests of faults and for measurements.
 
-use crate::block::{Block, Founder, Genesis};
-use crate::keeper::{Connections, Disk, Keeper, KeeperConfig, KeeperError};
+use crate::block::Block;
+use crate::disk::Disk;
+use crate::genesis::{Founder, Genesis};
+use crate::keeper::{Connections, Keeper, KeeperConfig, KeeperError};
 use crate::light::Step;
 use crate::wires::Packet;
 use base::{Keypair, Millis, NodeId, Reject, Wire};

@@ -1,6 +1,7 @@
 //! Transactions that wait for a block, bounded for each signer and in all.
 
-use crate::block::{BLOCK_BYTES_MAX, BLOCK_TXS_MAX, TX_BYTES_MAX, Tx};
+use crate::block::Tx;
+use crate::limits::{BLOCK_BYTES_MAX, BLOCK_TXS_MAX, TX_BYTES_MAX};
 use crate::state::State;
 use base::{Hash, NodeId, Reject, Wire};
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,8 +1,10 @@
 //! What one validator knows and answers, purely: which block to propose on a parent, whether another's is
 //! valid, what has become final. The engine that asks, the disk and the network are its driver's.
 
-use crate::block::{BLOCK_BYTES_MAX, BLOCK_TXS_MAX, Block, Genesis, Header, Tx};
+use crate::block::{Block, Header, Tx};
+use crate::genesis::Genesis;
 use crate::light::AccountProof;
+use crate::limits::{BLOCK_BYTES_MAX, BLOCK_TXS_MAX};
 use crate::mempool::Mempool;
 use crate::state::{Happened, State};
 use base::{Hash, Millis, NodeId, Reject, Wire};

@@ -1,7 +1,8 @@
 //! A state as it travels: who begins late takes it whole instead of every block, and believes it only
 //! under a certificate.
 
-use crate::block::{Genesis, Header};
+use crate::block::Header;
+use crate::genesis::Genesis;
 use crate::light::{Anchor, Light, RootProof, Step};
 use crate::state::State;
 use base::{Hash, Millis, NodeId, Reader, Reject, Wire, WireError};

@@ -1,8 +1,9 @@
 //! The engine's network traits over plain channels: whoever owns the real connections moves [`Packet`]s.
 
+use crate::keys::{engine_key, node};
+use crate::limits::{BLOCK_BYTES_MAX, CERTIFICATE_MAX, TX_BYTES_MAX};
 use base::{Hash, NodeId, Reader, Wire, WireError};
 use commonware_actor::{Feedback, Unreliable};
-use commonware_codec::DecodeExt;
 use commonware_cryptography::ed25519::PublicKey;
 use commonware_p2p::{BlockedSubscription, Blocker, CheckedSender, LimitedSender, Message, Receiver, Recipients};
 use commonware_runtime::{IoBuf, IoBufs};
@@ -50,7 +51,7 @@ pub enum Channel {
 }
 
 /// A packet is at most this long.
-pub const PACKET_MAX: usize = crate::block::BLOCK_BYTES_MAX + 64;
+pub const PACKET_MAX: usize = BLOCK_BYTES_MAX + 64;
 /// Messages of the engine that wait to be taken.
 const QUEUE: usize = 4096;
 /// An engine's message is at most this long.
@@ -90,28 +91,16 @@ impl Wire for Packet {
             0 => Channel::Votes,
             1 => Channel::Certificates,
             2 => Channel::Questions,
-            3 => return Ok(Self::Block(input.bytes(crate::block::BLOCK_BYTES_MAX)?.to_vec())),
+            3 => return Ok(Self::Block(input.bytes(BLOCK_BYTES_MAX)?.to_vec())),
             4 => return Ok(Self::Ask(Wire::decode(input)?)),
-            5 => return Ok(Self::Tx(input.bytes(crate::block::TX_BYTES_MAX)?.to_vec())),
+            5 => return Ok(Self::Tx(input.bytes(TX_BYTES_MAX)?.to_vec())),
             6 => return Ok(Self::End(Wire::decode(input)?)),
-            7 => return Ok(Self::Final(input.bytes(crate::certificate::CERTIFICATE_MAX)?.to_vec())),
+            7 => return Ok(Self::Final(input.bytes(CERTIFICATE_MAX)?.to_vec())),
             _ => return Err(WireError::Invalid("kind of packet")),
         };
         let epoch = <u64 as Wire>::decode(input)?;
         Ok(Self::Engine { channel, epoch, bytes: input.bytes(ENGINE_MAX)?.to_vec() })
     }
-}
-
-/// The engine's key of a node.
-pub(crate) fn engine_key(node: &NodeId) -> Option<PublicKey> {
-    PublicKey::decode(node.0.to_vec()).ok()
-}
-
-/// The node of an engine's key.
-pub(crate) fn node(key: &PublicKey) -> NodeId {
-    let mut id = NodeId([0; 32]);
-    id.0.copy_from_slice(key.as_ref());
-    id
 }
 
 /// Packets on their way out, each with whom it is for.

@@ -342,12 +342,12 @@ async fn run(cli: Cli) -> Result<()> {
         Command::Chain(command) => chain_cmd::chain(&common, command).await,
         Command::Net(NetCommand::Check) => relay::check(&common).await,
         Command::Peer(PeerCommand::Ls) => {
-            let status = train::status(&common).await?;
+            let status = client::status(&common).await?;
             render::print(&common, &render::peers_json(&status), || render::peers(&status));
             Ok(())
         }
         Command::Peer(PeerCommand::Ping { peer }) => {
-            let answer = train::ask(&common, node::Request::Ping { peer }).await?;
+            let answer = client::ask(&common, node::Request::Ping { peer }).await?;
             render::print(&common, &answer, || {
                 let ways = answer["ways"].as_array().map(Vec::as_slice).unwrap_or_default();
                 ways.iter().map(render::way).collect::<Vec<_>>().join("\n")

@@ -29,7 +29,7 @@ pub(crate) async fn run(common: &Common, args: RelayArgs) -> Result<()> {
     let rate = NonZeroU32::new(args.rate * MBIT).context("a rate above 0")?;
     let relay = Relay::open(common.bind(), &key, rate).await?;
     let address = relay.address(&host, &key)?;
-    let stopped = crate::train::stopped()?;
+    let stopped = crate::stop::stopped()?;
     if common.json {
         outln!("{}", serde_json::json!({ "relay": address.to_string() }));
     } else {

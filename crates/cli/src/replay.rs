@@ -31,7 +31,7 @@ pub(crate) async fn run(common: &Common, args: ReplayArgs) -> Result<()> {
         panel: Some(Arc::new(log)),
     };
     let json = common.json;
-    let stopped = crate::train::stopped()?;
+    let stopped = crate::stop::stopped()?;
     let ready = move |address: SocketAddr| {
         if json {
             outln!("{}", serde_json::json!({ "page": format!("http://{address}/"), "events": events }));

@@ -77,7 +77,7 @@ pub(crate) fn prepare(path: &Path, scratch: &Path, threads: usize, device: &str,
         resolved.init = Init::Root(initial_root(theta, spec.mode));
         spec = file.resolve(&resolved, chosen)?;
     }
-    let budget = file.pay.budget.as_deref().map(crate::wallet::parse).transpose().context("pay.budget")?;
+    let budget = file.pay.budget.as_deref().map(crate::amount::parse).transpose().context("pay.budget")?;
     Ok(Prepared { spec, outlooks, speed, corpus, model, budget })
 }
 

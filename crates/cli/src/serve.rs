@@ -388,7 +388,7 @@ pub(crate) async fn run(common: &Common, args: ServeArgs) -> Result<()> {
     let (address, tickets) = (serving.address, &serving.tickets);
     let api = format!("http://{address}/v1");
     node.show_as(Shown { api: Some(api.clone()), config: args.in_force(common) });
-    let stopped = crate::train::stopped()?;
+    let stopped = crate::stop::stopped()?;
     if common.json {
         let id = node.id().to_string();
         outln!("{}", serde_json::json!({ "api": api, "models": names, "node": id, "tickets": tickets }));

@@ -1,7 +1,7 @@
 //! `talkoo train` and `talkoo up`.
 
 use crate::runs::{self, Others, Prepared};
-use crate::{Common, render};
+use crate::{Common, client, render, stop};
 use anyhow::{Context, Result, bail};
 use base::{Hash, Wire};
 use clap::Subcommand;
@@ -12,7 +12,6 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use swarm::{Mode, Outlook};
-use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Subcommand)]
 pub(crate) enum TrainCommand {
@@ -87,14 +86,14 @@ pub(crate) async fn run(common: &Common, command: TrainCommand) -> Result<()> {
         TrainCommand::Create { file, others } => create(common, &file, &others).await,
         TrainCommand::Join { ticket } => join(common, &ticket).await,
         TrainCommand::Leave { run } => {
-            let status = status(common).await?;
-            let run = find(&status, Some(&run))?.run;
-            let answer = ask(common, Request::Leave { run }).await?;
+            let status = client::status(common).await?;
+            let run = client::find(&status, Some(&run))?.run;
+            let answer = client::ask(common, Request::Leave { run }).await?;
             render::print(common, &answer, || "left; committed units count".into());
             Ok(())
         }
         TrainCommand::Ls => {
-            let status = status(common).await?;
+            let status = client::status(common).await?;
             render::print(common, &serde_json::to_value(&status.runs)?, || {
                 let lines: Vec<String> = status.runs.iter().map(render::line).collect();
                 if lines.is_empty() { "no runs".into() } else { lines.join("\n") }
@@ -102,7 +101,7 @@ pub(crate) async fn run(common: &Common, command: TrainCommand) -> Result<()> {
             Ok(())
         }
         TrainCommand::Show { run } => {
-            let run = find(&status(common).await?, run.as_deref())?;
+            let run = client::find(&client::status(common).await?, run.as_deref())?;
             render::print(common, &serde_json::to_value(&run)?, || render::run(&run));
             Ok(())
         }
@@ -113,27 +112,6 @@ pub(crate) async fn run(common: &Common, command: TrainCommand) -> Result<()> {
             export(common, &out, run.as_deref(), check, kind).await
         }
     }
-}
-
-/// What the running node shows.
-pub(crate) async fn status(common: &Common) -> Result<Status> {
-    Ok(serde_json::from_value(ask(common, Request::Status).await?)?)
-}
-
-/// An account by its whole key, or by the beginning of a member's.
-pub(crate) async fn key_of(common: &Common, text: &str) -> Result<base::NodeId> {
-    if let Ok(key) = text.parse() {
-        return Ok(key);
-    }
-    let answer = ask(common, Request::Account { network: None, key: Some(text.to_owned()) }).await?;
-    Ok(answer["key"].as_str().unwrap_or_default().parse()?)
-}
-
-/// Asks the running node.
-pub(crate) async fn ask(common: &Common, request: Request) -> Result<Value> {
-    let dir = common.dir();
-    let answer = node::call(&dir, &request).await?;
-    answer.with_context(|| format!("no node runs on {}; start one with `talkoo up`", dir.display()))
 }
 
 fn prepare(common: &Common, file: &Path, others: &Others) -> Result<Prepared> {
@@ -160,7 +138,7 @@ async fn create(common: &Common, file: &Path, others: &Others) -> Result<()> {
     let node = Node::start(common.node()?).await?;
     let theta = prepared.model.as_deref().map(model::load).transpose()?.map(|(_, theta)| theta);
     let ticket = node.create(prepared.spec, &corpus, theta, budget).await?;
-    let stopped = stopped()?;
+    let stopped = stop::stopped()?;
     let answer = json!({ "run": ticket.run.to_string(), "ticket": ticket.to_string() });
     render::print(common, &answer, || ticket_text(&answer));
     until_stopped(common, &node, stopped).await
@@ -180,7 +158,7 @@ async fn join(common: &Common, ticket: &str) -> Result<()> {
     let node = Node::start(common.node()?).await?;
     let run = parsed.run.to_string();
     node.join(parsed).await?;
-    let stopped = stopped()?;
+    let stopped = stop::stopped()?;
     if common.json {
         render::announce(&json!({ "run": run, "node": node.id().to_string() }).to_string());
     }
@@ -211,32 +189,6 @@ async fn until_stopped(common: &Common, node: &Arc<Node>, stopped: impl Future<O
     node.close().await
 }
 
-/// From this call on, being asked to end does not kill this process: what is returned resolves instead. For the moment
-/// before others are told that it runs: what begins until then may be killed.
-pub(crate) fn stopped() -> Result<impl Future<Output = ()>> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    Ok(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-    })
-}
-
-/// A run by the beginning of its id, or the only one.
-pub(crate) fn find(status: &Status, id: Option<&str>) -> Result<RunStatus> {
-    let fits = |run: &&RunStatus| id.is_none_or(|id| run.run.starts_with(id) || run.name == id);
-    let found: Vec<&RunStatus> = status.runs.iter().filter(fits).collect();
-    match found.as_slice() {
-        [one] => Ok((*one).clone()),
-        [] => bail!("no such run; `talkoo train ls` lists them"),
-        _ => bail!(
-            "several runs fit; name one of: {}",
-            found.iter().map(|r| render::short(&r.run)).collect::<Vec<_>>().join(", ")
-        ),
-    }
-}
-
 async fn watch(common: &Common, id: Option<&str>) -> Result<()> {
     let mut tick = tokio::time::interval(std::time::Duration::from_secs(1));
     let terminal = std::io::stdout().is_terminal();
@@ -245,7 +197,7 @@ async fn watch(common: &Common, id: Option<&str>) -> Result<()> {
             _ = tokio::signal::ctrl_c() => return Ok(()),
             _ = tick.tick() => {}
         }
-        let run = find(&status(common).await?, id)?;
+        let run = client::find(&client::status(common).await?, id)?;
         if common.json {
             outln!("{}", serde_json::to_string(&run)?);
         } else {
@@ -328,7 +280,7 @@ async fn export(common: &Common, out: &Path, id: Option<&str>, check: bool, gguf
     let dir = common.dir();
     let run = find_on_disk(&dir, id)?;
     let live = node::call(&dir, &Request::Status).await?.map(serde_json::from_value::<Status>).transpose()?;
-    let live = live.and_then(|status| find(&status, Some(&run.to_string())).ok());
+    let live = live.and_then(|status| client::find(&status, Some(&run.to_string())).ok());
     let saved = node::saved(&dir, &run)?;
     let (tokens, members) = live.as_ref().map_or((0, 0), |run| (run.tokens.0, run.members.len() as u64));
     let bits = live.as_ref().and_then(|run| run.heldout.last()).map(|(_, bits)| *bits);

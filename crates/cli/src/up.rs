@@ -76,7 +76,7 @@ pub(crate) async fn up(common: &Common, args: UpArgs) -> Result<()> {
     let mut config = settings.clone();
     config.limits.memory_mb = memory_mb;
     node.show_as(Shown { api: api.map(|address| format!("http://{address}/v1")), config });
-    let stopped = train::stopped()?;
+    let stopped = stop::stopped()?;
     tokio::pin!(stopped);
     greet(common, &node, api, &tickets, &settings)?;
     #[cfg(feature = "serve")]
@@ -226,7 +226,7 @@ async fn begin(common: &Common, node: &Arc<Node>, dir: &Path) -> Result<()> {
 
 /// The node that runs on the data folder is told something.
 async fn told(common: &Common, request: Request, text: &str) -> Result<()> {
-    let answer = train::ask(common, request).await?;
+    let answer = client::ask(common, request).await?;
     render::print(common, &answer, || {
         let reason = answer["reason"]["text"].as_str().unwrap_or_default();
         format!("{text}. {reason}").trim_end().to_owned()
@@ -276,12 +276,12 @@ const FINISHED_WITHIN: Duration = Duration::from_secs(60);
 
 /// Finishes what is under way, ends the node, and says what it did.
 pub(crate) async fn down(common: &Common) -> Result<()> {
-    let before = train::ask(common, Request::Panel).await?;
+    let before = client::ask(common, Request::Panel).await?;
     // A node that is not minded ends at once.
-    let drains = train::ask(common, Request::Finish).await.is_ok();
+    let drains = client::ask(common, Request::Finish).await.is_ok();
     let (begun, mut said) = (Instant::now(), false);
     while drains && begun.elapsed() < FINISHED_WITHIN {
-        let busy = train::ask(common, Request::Busy).await?["busy"] == true;
+        let busy = client::ask(common, Request::Busy).await?["busy"] == true;
         if !busy {
             break;
         }
@@ -290,8 +290,8 @@ pub(crate) async fn down(common: &Common) -> Result<()> {
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    let panel = train::ask(common, Request::Panel).await.unwrap_or(before);
-    train::ask(common, Request::Stop).await?;
+    let panel = client::ask(common, Request::Panel).await.unwrap_or(before);
+    client::ask(common, Request::Stop).await?;
     let value = json!({
         "stopped": true, "uptime_s": panel["node"]["uptime_s"], "did": panel["since_start"], "runs": panel["runs"],
     });

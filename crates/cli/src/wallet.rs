@@ -129,24 +129,24 @@ pub(crate) async fn wallet(common: &Common, command: WalletCommand) -> Result<()
         WalletCommand::Balance(on) => balance(common, on).await,
         WalletCommand::History { on, count, node } => history(common, on, count, node).await,
         WalletCommand::Send { to, amount, spend } => {
-            let amount = parse(&amount)?;
-            let to = train::key_of(common, &to).await?;
+            let amount = amount::parse(&amount)?;
+            let to = client::key_of(common, &to).await?;
             say(common, spend, &format!("send {amount} to {to}"), Tx::Transfer { to, amount }).await
         }
         WalletCommand::Collect { amount, spend } => collect(common, amount, spend).await,
         WalletCommand::Fund { run, amount, spend } => {
-            let amount = parse(&amount)?;
-            let found = train::find(&train::status(common).await?, Some(&run))?;
+            let amount = amount::parse(&amount)?;
+            let found = client::find(&client::status(common).await?, Some(&run))?;
             let spend = Spend { on: On { network: spend.on.network.or(Some(found.chain)) }, ..spend };
             let text = format!("pay {amount} into the budget of {}", found.name);
             say(common, spend, &text, Tx::Fund { pot: found.run.parse()?, amount }).await
         }
         WalletCommand::Bond { amount, spend } => {
-            let amount = parse(&amount)?;
+            let amount = amount::parse(&amount)?;
             say(common, spend, &format!("bond {amount}"), Tx::Bond { amount }).await
         }
         WalletCommand::Unbond { amount, spend } => {
-            let amount = parse(&amount)?;
+            let amount = amount::parse(&amount)?;
             say(common, spend, &format!("take {amount} out of the bond, fee included"), Tx::Unbond { amount }).await
         }
         WalletCommand::Providers(on) => providers(common, on).await,
@@ -192,12 +192,12 @@ async fn say(common: &Common, spend: Spend, text: &str, tx: Tx) -> Result<()> {
     let from = if wallet.is_some() { "the wallet" } else { "the node's account" };
     let key = match wallet {
         Some(wallet) => wallet.to_string(),
-        None => train::ask(common, Request::Account { network: None, key: None }).await?["key"]
+        None => client::ask(common, Request::Account { network: None, key: None }).await?["key"]
             .as_str()
             .unwrap_or_default()
             .to_owned(),
     };
-    let next = train::ask(common, Request::Next { network: network.clone(), key }).await?;
+    let next = client::ask(common, Request::Next { network: network.clone(), key }).await?;
     let fee = Credits(next["fee_micro"].as_u64().unwrap_or_default());
     if !spend.yes {
         bail!("this would {text} from {from} and burn the fee of {fee}; add --yes to do it");
@@ -207,9 +207,9 @@ async fn say(common: &Common, spend: Spend, text: &str, tx: Tx) -> Result<()> {
         let chain = next["chain"].as_str().unwrap_or_default().parse()?;
         let nonce = next["nonce"].as_u64().context("the node's answer has no number")?;
         let tx = chain::Tx::Wallet { tx: Signed::new(ledger::DOMAIN, &key, Envelope { chain, nonce, tx }) };
-        train::ask(common, Request::Submit { network, tx: base::to_hex(&tx.to_bytes()) }).await?
+        client::ask(common, Request::Submit { network, tx: base::to_hex(&tx.to_bytes()) }).await?
     } else {
-        train::ask(common, Request::Spend { network, tx: base::to_hex(&tx.to_bytes()) }).await?
+        client::ask(common, Request::Spend { network, tx: base::to_hex(&tx.to_bytes()) }).await?
     };
     render::print(common, &answer, || {
         format!("done: {text}, from {from}, fee {fee}; final in block {}", answer["final_at"])
@@ -221,11 +221,11 @@ async fn collect(common: &Common, amount: Option<String>, spend: Spend) -> Resul
     let to = wallet_of(common)?.context("this folder has no wallet; `talkoo wallet new` makes one")?;
     let network = spend.on.network.clone();
     let amount = match amount {
-        Some(amount) => parse(&amount)?,
+        Some(amount) => amount::parse(&amount)?,
         None => {
-            let held = train::ask(common, Request::Account { network: network.clone(), key: None }).await?;
+            let held = client::ask(common, Request::Account { network: network.clone(), key: None }).await?;
             let key = held["key"].as_str().unwrap_or_default().to_owned();
-            let next = train::ask(common, Request::Next { network, key }).await?;
+            let next = client::ask(common, Request::Next { network, key }).await?;
             let micro = |value: &Value| value.as_u64().unwrap_or_default();
             let left = micro(&held["balance_micro"]).saturating_sub(micro(&next["fee_micro"]));
             ensure!(left > 0, "the node's account holds no more than the fee");
@@ -237,7 +237,7 @@ async fn collect(common: &Common, amount: Option<String>, spend: Spend) -> Resul
 }
 
 async fn providers(common: &Common, on: On) -> Result<()> {
-    let answer = train::ask(common, Request::Allotments { network: on.network }).await?;
+    let answer = client::ask(common, Request::Allotments { network: on.network }).await?;
     render::print(common, &answer, || {
         let line = |entry: &Value| {
             let (paid, left) = (render::credits(&entry["paid_micro"]), render::credits(&entry["left_micro"]));
@@ -255,7 +255,7 @@ async fn providers(common: &Common, on: On) -> Result<()> {
 /// Closes the allotment of a provider, or all of them; a deposit that nobody has goes back at once.
 async fn close(common: &Common, provider: Option<&str>, spend: Spend) -> Result<()> {
     let network = spend.on.network;
-    let held = train::ask(common, Request::Allotments { network: network.clone() }).await?;
+    let held = client::ask(common, Request::Allotments { network: network.clone() }).await?;
     let all = held["providers"].as_array().cloned().unwrap_or_default();
     let open = all.iter().filter(|entry| entry["closes_ms"].is_null());
     let keys = open.filter_map(|entry| entry["provider"].as_str());
@@ -283,11 +283,11 @@ async fn close(common: &Common, provider: Option<&str>, spend: Spend) -> Result<
 /// The wallet's account, where there is one, and the node's.
 async fn accounts(common: &Common, on: &On) -> Result<Vec<(&'static str, Value)>> {
     let network = || on.network.clone();
-    let own = train::ask(common, Request::Account { network: network(), key: None }).await?;
+    let own = client::ask(common, Request::Account { network: network(), key: None }).await?;
     let mut out = Vec::new();
     if let Some(wallet) = wallet_of(common)? {
         let key = Some(wallet.to_string());
-        out.push(("wallet", train::ask(common, Request::Account { network: network(), key }).await?));
+        out.push(("wallet", client::ask(common, Request::Account { network: network(), key }).await?));
     }
     out.push(("node", own));
     Ok(out)
@@ -319,7 +319,7 @@ async fn balance(common: &Common, on: On) -> Result<()> {
 
 async fn history(common: &Common, on: On, count: usize, node: bool) -> Result<()> {
     let key = wallet_of(common)?.filter(|_| !node).map(|key| key.to_string());
-    let answer = train::ask(common, Request::History { network: on.network, key, count }).await?;
+    let answer = client::ask(common, Request::History { network: on.network, key, count }).await?;
     render::print(common, &answer, || {
         let entries: Vec<node::Entry> = serde_json::from_value(answer.clone()).unwrap_or_default();
         let line = |entry: &node::Entry| {
@@ -359,11 +359,4 @@ pub(crate) fn account_text(name: &str, account: &Value) -> String {
     }
     out.push_str(&format!("{} wallet transactions", account["transactions"]));
     out
-}
-
-pub(crate) fn parse(amount: &str) -> Result<Credits> {
-    match Credits::parse(amount) {
-        Ok(amount) if amount > Credits::ZERO => Ok(amount),
-        _ => bail!("`{amount}` is no amount; write credits like 3 or 0.25, up to six digits after the point"),
-    }
 }

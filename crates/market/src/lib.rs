@@ -8,9 +8,10 @@
 //! not signed, in order and within its bounds; an answer is paid once. *Non-goals*: HTTP, tensors, the ledger's state.
 
 mod ask;
-mod attempt;
 mod door;
+mod ids;
 mod index;
+mod limits;
 mod money;
 mod offer;
 mod reason;
@@ -23,13 +24,12 @@ mod weights;
 mod wire;
 
 pub use ask::{Ask, Finish, Format, Input, Message, ModelCard, Piece, Sampling, Token};
-pub use attempt::{REACH_MS, SILENT_MS};
 pub use door::{Door, Turn};
 pub use index::{Index, Need};
 pub use money::{Allotted, Purse, Till};
 pub use offer::{AT, Candidate, OFFER_MS, OFFERS_MAX, Offer, Offers, Outcome, Price, Tier};
 pub use reason::Reason;
 pub use receipt::{RECEIPT_DOMAIN, Receipt, Receipts, Runtime, no_words, roll, roll_end};
-pub use session::{Input as Event, Output as Order, Session};
+pub use session::{Input as Event, Output as Order, REACH_MS, SILENT_MS, Session};
 pub use spot::{Checked, Verdict, checkable, judge, question, reading};
 pub use talk::{ALIVE_MS, CHUNK, FRAME_MAX, Frame, Heard, Hearing, Request, Say, TOKENS_MAX, Telling, Terms, Tokens};

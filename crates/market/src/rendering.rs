@@ -3,7 +3,7 @@
 //! A provider signs ids and text, and a spot check reads ids. Without this, right ids with any other text would pass.
 
 use crate::Token;
-use crate::wire::{STOP_MAX, TOKEN_BYTES_MAX};
+use crate::limits::{STOP_MAX, TOKEN_BYTES_MAX};
 use base::Reject;
 
 /// Text that was written and is not shown: it may become a text that ends the answer. Whole tokens wait for that.

@@ -1,8 +1,8 @@
 //! What a client and a provider say to each other about one question.
 
+use crate::ids::{ids, put_ids};
 use crate::receipt::{RECEIPT_DOMAIN, no_words};
 use crate::rendering::Rendering;
-use crate::wire::{ids, put_ids};
 use crate::{Ask, Finish, Input, Piece, Price, Reason, Receipt, Runtime, Tier, Token};
 use base::{Hash, Keypair, Millis, NodeId, Reader, Reject, Signature, Signed, Wire, WireError, wire_struct};
 use ledger::{Credits, Voucher};
@@ -158,7 +158,7 @@ impl Wire for Tokens {
     }
     fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
         // A question may be longer than what is written between two frames.
-        input.list(crate::wire::TOKENS_MAX).map(Self)
+        input.list(crate::limits::TOKENS_MAX).map(Self)
     }
 }
 

@@ -1,5 +1,7 @@
 //! Encodings of questions and answers. A peer's numbers are finite and its texts bounded.
 
+use crate::ids::{ids, put_ids};
+use crate::limits::{STOP_MAX, TOKEN_BYTES_MAX};
 use crate::{Ask, Finish, Format, Frame, Input, Message, Reason, Sampling, Say, Token};
 use base::{Reader, Wire, WireError, wire_struct};
 
@@ -7,15 +9,9 @@ use base::{Reader, Wire, WireError, wire_struct};
 const TEXT_MAX: usize = 4 << 20;
 /// Messages of a conversation.
 const MESSAGES_MAX: usize = 4096;
-/// Tokens of a question, or of an answer that is gone on with.
-pub(crate) const TOKENS_MAX: usize = 1 << 20;
-/// Bytes of one token, and of what can be shown since.
-pub(crate) const TOKEN_BYTES_MAX: usize = 4096;
 /// Alternatives to a token.
 const TOP_MAX: usize = 20;
 const STOPS_MAX: usize = 16;
-/// Bytes of a text that ends an answer.
-pub(crate) const STOP_MAX: usize = 1024;
 const BIASES_MAX: usize = 4096;
 /// Bytes of the name of a model or of a role.
 const WORD_MAX: usize = 1024;
@@ -150,16 +146,6 @@ fn put_text(text: Option<&String>, out: &mut Vec<u8>) {
 
 fn text(input: &mut Reader<'_>) -> Result<Option<String>, WireError> {
     if bool::decode(input)? { input.string(TEXT_MAX).map(Some) } else { Ok(None) }
-}
-
-/// Token ids, each in four bytes.
-pub(crate) fn put_ids(ids: &[i32], out: &mut Vec<u8>) {
-    (ids.len() as u32).encode(out);
-    ids.iter().for_each(|id| (*id as u32).encode(out));
-}
-
-pub(crate) fn ids(input: &mut Reader<'_>) -> Result<Vec<i32>, WireError> {
-    Ok(input.list::<u32>(TOKENS_MAX)?.into_iter().map(|id| id as i32).collect())
 }
 
 impl Wire for Ask {

@@ -1,7 +1,6 @@
 //! Connections that peers make: who gets one, and what answers it.
 
-use crate::bulk;
-use crate::gossip;
+use crate::alpn;
 use crate::links::{self, Listener};
 use crate::log::{self, LogService};
 use crate::overlay::Overlay;
@@ -125,21 +124,21 @@ impl Services {
     /// Serves one connection until it ends.
     async fn serve(self, connection: Connection, by: NodeId, origin: Origin) {
         match (connection.alpn(), self.log) {
-            (links::ALPN, _) => {
+            (alpn::LINKS, _) => {
                 if let Some(listener) = self.listener {
                     links::serve(connection, by, listener).await;
                 }
             }
-            (bulk::ALPN, _) => {
-                self.pool.offer(by, bulk::ALPN, connection.clone()).await;
+            (alpn::BULK, _) => {
+                self.pool.offer(by, alpn::BULK, connection.clone()).await;
                 self.serving.serve(connection, by, origin).await;
             }
-            (log::ALPN, Some(log)) => log::serve(connection, by, log).await,
-            (talk::ALPN, _) => match self.answerer.get() {
+            (alpn::LOG, Some(log)) => log::serve(connection, by, log).await,
+            (alpn::TALK, _) => match self.answerer.get() {
                 Some(answerer) => talk::serve(connection, by, answerer.clone(), self.room).await,
                 None => connection.close(1u32.into(), b"this node serves no models"),
             },
-            (gossip::ALPN, _) => self.overlay.take_in(connection).await,
+            (alpn::GOSSIP, _) => self.overlay.take_in(connection).await,
             _ => connection.close(1u32.into(), b"this node keeps no log"),
         }
     }

@@ -1,5 +1,6 @@
 //! Content by hash: asked for chunk by chunk (answered in `serving.rs`), checked chunk by chunk, from many at once.
 
+use crate::alpn;
 use crate::frame;
 use crate::pool::Pool;
 use base::{CHUNK_BYTES, ChunkTree, Hash, NodeId, Reject, Wire, wire_enum};
@@ -13,8 +14,6 @@ use thiserror::Error;
 use tokio::sync::{Mutex, Notify};
 use tokio::task::{JoinSet, spawn_blocking};
 
-/// Names the protocol and its version.
-pub(crate) const ALPN: &[u8] = b"talkoo/bulk/1";
 
 /// What a node serves. Called from many tasks; [`chunk`](Content::chunk) may block for as long as a disk does.
 pub trait Content: Send + Sync + 'static {
@@ -151,7 +150,7 @@ impl<P> FetchError<P> {
 /// Time for a small request to come back.
 pub(crate) async fn ping(pool: &Pool, peer: NodeId) -> Result<Duration, Reject> {
     let begun = Instant::now();
-    let connection = pool.get(peer, ALPN, 0).await?;
+    let connection = pool.get(peer, alpn::BULK, 0).await?;
     let nonce = begun.elapsed().as_nanos() as u64;
     let mut receive = ask(&connection, Request::Ping { nonce }).await?;
     let answer: u64 = frame::receive_as(&mut receive, 8).await?;
@@ -325,10 +324,10 @@ fn place<P: Place>(tree: ChunkTree, mut have: P, first: Option<Vec<u8>>) -> (Chu
 
 async fn fetch_tree(pool: &Pool, source: NodeId, root: Hash) -> Result<(ChunkTree, Option<Vec<u8>>), Reject> {
     // Who is still being dialled is left to it: giving up must not take the way from those who come later.
-    let connection = within(TREE_STALL, pool.get(source, ALPN, 0)).await.map_err(|_| Reject::NotHeld)?;
+    let connection = within(TREE_STALL, pool.get(source, alpn::BULK, 0)).await.map_err(|_| Reject::NotHeld)?;
     match within(TREE_STALL, ask_tree(&connection, root)).await {
         Err(Reject::TooMany) => {
-            pool.discard(source, ALPN, 0, &connection).await;
+            pool.discard(source, alpn::BULK, 0, &connection).await;
             Err(Reject::NotHeld)
         }
         answer => answer,
@@ -359,7 +358,7 @@ async fn fetch_chunk(
     index: usize,
     tree: &ChunkTree,
 ) -> Result<Vec<u8>, Reject> {
-    let connection = pool.get(source, ALPN, lane).await?;
+    let connection = pool.get(source, alpn::BULK, lane).await?;
     let mut receive = ask(&connection, Request::Chunk { root, index: index as u32 }).await?;
     let bytes = frame::receive(&mut receive, CHUNK_BYTES).await?.ok_or(Reject::NotHeld)?;
     let right = bytes.len() == tree.range(index).len() && Hash::of_chunk(&bytes) == tree.chunks[index];

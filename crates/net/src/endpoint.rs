@@ -1,6 +1,7 @@
 //! The endpoint of a node and the tasks that answer its peers.
 
 use crate::accept::{self, ACCEPTED_MAX, EACH_MAX, EXPECTED_MAX, Services};
+use crate::alpn;
 use crate::bulk::{self, Content, FetchError, Fetched, Place};
 use crate::gossip::{self, Topic};
 use crate::links::{self, Link, Listener};
@@ -148,7 +149,7 @@ impl Net {
             .portmapper_config(PortmapperConfig::Disabled)
             .net_report_config(report)
             .transport_config(transport)
-            .alpns([bulk::ALPN, log::ALPN, links::ALPN, gossip::ALPN, talk::ALPN].map(<[u8]>::to_vec).to_vec())
+            .alpns([alpn::BULK, alpn::LOG, alpn::LINKS, alpn::GOSSIP, alpn::TALK].map(<[u8]>::to_vec).to_vec())
             .clear_ip_transports()
             .bind_addr(bind)
             .map_err(|e| failed(e.to_string()))?
@@ -170,7 +171,7 @@ impl Net {
         let serving = Arc::new(Serving::new(content, config.rates.0));
         let dialled = serving.clone();
         let serve = move |by, alpn: &[u8], connection| {
-            if alpn == bulk::ALPN {
+            if alpn == alpn::BULK {
                 let origin = origin_of(&connection);
                 tokio::spawn(dialled.clone().serve(connection, by, origin));
             }
@@ -227,7 +228,7 @@ impl Net {
 
     /// `peer` is silent: the next question to it goes over a new connection.
     pub async fn forget(&self, peer: NodeId) {
-        self.pool.forget(peer, talk::ALPN).await;
+        self.pool.forget(peer, alpn::TALK).await;
     }
 
     /// Tells everybody in `topic` where this node is, and learns where they are, beginning with `peers`.
@@ -293,7 +294,7 @@ impl Net {
     /// is given some time to become that.
     pub async fn ping(&self, peer: NodeId) -> Result<Vec<PeerInfo>, Reject> {
         bulk::ping(&self.pool, peer).await?;
-        let connection = self.pool.get(peer, bulk::ALPN, 0).await?;
+        let connection = self.pool.get(peer, alpn::BULK, 0).await?;
         let mut changes = connection.paths_stream();
         let mut ways = Vec::new();
         let deadline = tokio::time::Instant::now() + PUNCH_WITHIN;

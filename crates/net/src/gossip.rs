@@ -4,7 +4,7 @@
 //! is and learns where the others are, so that bulk transfers go straight from peer to peer. A node
 //! that only listens tells nobody its key or its addresses.
 
-use crate::overlay::Overlay;
+use crate::overlay::{MESSAGE_MAX, Overlay};
 use crate::ticket::Address;
 use base::{Hash, Keypair, NodeId, Reader, Reject, Signed, Wire, WireError};
 use bytes::Bytes;
@@ -18,12 +18,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-/// Names the protocol and its version.
-pub(crate) const ALPN: &[u8] = b"talkoo/gossip/3";
 /// Domain of signatures on beats.
 const DOMAIN: &str = "talkoo 2026 beat v2";
-/// The longest message that is sent or taken.
-pub(crate) const MESSAGE_MAX: usize = 8192;
 /// A node says where it is this often, and once more when it hears of somebody new or has something new to say.
 const BEAT: Duration = Duration::from_secs(15);
 /// But no more often than this: nobody makes others speak all the time.

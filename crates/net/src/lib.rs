@@ -13,6 +13,7 @@
 //! [`Relay`] is one to name.
 
 mod accept;
+mod alpn;
 mod bulk;
 mod check;
 mod endpoint;

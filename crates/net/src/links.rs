@@ -1,6 +1,7 @@
 //! Frames between nodes that have a standing reason to talk, such as validators: one stream each way,
 //! made again when it breaks.
 
+use crate::alpn;
 use crate::frame;
 use crate::pool::Pool;
 use base::NodeId;
@@ -10,8 +11,6 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-/// Names the protocol and its version.
-pub(crate) const ALPN: &[u8] = b"talkoo/chain/1";
 
 /// Frames that wait while a link is down or slow; later ones are dropped.
 const QUEUE: usize = 1024;
@@ -80,12 +79,12 @@ pub(crate) fn keep(pool: Arc<Pool>, peer: NodeId, stop: CancellationToken) -> Li
 
 /// Sends until the link breaks; `Some` when nobody puts frames in any more.
 async fn send(pool: &Pool, peer: NodeId, frames: &mut mpsc::Receiver<Frame>) -> Option<()> {
-    let connection = pool.get(peer, ALPN, 0).await.ok()?;
+    let connection = pool.get(peer, alpn::LINKS, 0).await.ok()?;
     let mut stream = connection.open_uni().await.ok()?;
     loop {
         let Some((bytes, _room)) = frames.recv().await else { return Some(()) };
         if frame::send(&mut stream, &bytes).await.is_err() {
-            pool.discard(peer, ALPN, 0, &connection).await;
+            pool.discard(peer, alpn::LINKS, 0, &connection).await;
             return None;
         }
     }

@@ -1,6 +1,7 @@
 //! Following a chain and submitting to it: one stream, a snapshot and certified blocks one way, transactions
 //! the other.
 
+use crate::alpn;
 use crate::frame;
 use crate::pool::Pool;
 use base::{Hash, NodeId, Reader, Reject, Wire, wire_struct};
@@ -11,8 +12,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc};
 
-/// Names the protocol and its version.
-pub(crate) const ALPN: &[u8] = b"talkoo/log/3";
 
 /// A block with its certificate is at most this long.
 const BLOCK_MAX: usize = 8 << 20;
@@ -173,7 +172,7 @@ async fn serve_blocks(
 
 /// Follows a chain that `peer` keeps.
 pub(crate) async fn follow(pool: &Pool, peer: NodeId, follow: Follow) -> Result<LogClient, Reject> {
-    let connection = pool.get(peer, ALPN, follow.lane()).await?;
+    let connection = pool.get(peer, alpn::LOG, follow.lane()).await?;
     let (mut send, receive) = connection.open_bi().await.map_err(|_| Reject::NotHeld)?;
     frame::send(&mut send, &follow.to_bytes()).await?;
     let (events, queue) = mpsc::channel(QUEUE);

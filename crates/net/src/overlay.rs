@@ -1,7 +1,7 @@
 //! Connections of the overlay (iroh-gossip): one to a peer, however many topics are shared with it. A connection costs a
 //! sign of life every two seconds, and the overlay keeps each that it is given.
 
-use crate::gossip::{ALPN, MESSAGE_MAX};
+use crate::alpn;
 use iroh::endpoint::{Connection, WeakConnectionHandle};
 use iroh::{Endpoint, EndpointId};
 use iroh_gossip::api::{ApiError, GossipSender, GossipTopic};
@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 /// Peers whose connections are remembered; beyond it, those that ended are forgotten.
 const WAYS: usize = 256;
+/// The longest message that is sent or taken.
+pub(crate) const MESSAGE_MAX: usize = 8192;
 const REACH_WITHIN: Duration = Duration::from_secs(8);
 /// A peer that does not answer is tried so often: over a relay the other end may look first for a node that was there before.
 const ATTEMPTS: usize = 2;
@@ -80,7 +82,7 @@ impl Flow {
 
 impl Overlay {
     pub(crate) fn new(endpoint: Endpoint) -> Self {
-        let gossip = Gossip::builder().alpn(ALPN).max_message_size(MESSAGE_MAX).spawn(endpoint.clone());
+        let gossip = Gossip::builder().alpn(alpn::GOSSIP).max_message_size(MESSAGE_MAX).spawn(endpoint.clone());
         Self { gossip, endpoint, ways: Arc::default(), flows: Arc::default() }
     }
 
@@ -128,7 +130,7 @@ impl Overlay {
 
     async fn connect(&self, peer: EndpointId) -> Option<Connection> {
         for _ in 0..ATTEMPTS {
-            let connecting = self.endpoint.connect(peer, ALPN);
+            let connecting = self.endpoint.connect(peer, alpn::GOSSIP);
             if let Ok(Ok(connection)) = tokio::time::timeout(REACH_WITHIN, connecting).await {
                 return Some(connection);
             }

@@ -1,5 +1,6 @@
 //! Connections to peers, reused: several to one peer where striping helps, never more than the cap.
 
+use crate::alpn;
 use crate::rate::Rate;
 use base::{NodeId, Reject};
 use iroh::address_lookup::memory::MemoryLookup;
@@ -64,7 +65,7 @@ impl Pool {
         let there = |connection: &Connection| connection.paths().iter().any(|path| at(path.remote_addr()));
         self.slots.lock().await.retain(|(node, alpn, _), slot| {
             let stale = slot.try_lock().is_ok_and(|slot| slot.as_ref().is_some_and(|connection| !there(connection)));
-            *node != peer || *alpn == crate::log::ALPN || !stale
+            *node != peer || *alpn == alpn::LOG || !stale
         });
         // Nobody may be dialling.
         let _ = self.moves.send(peer);

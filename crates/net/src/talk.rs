@@ -1,5 +1,6 @@
 //! One question between two nodes: a stream each way, frames both ways, over as soon as either side lets go of it.
 
+use crate::alpn;
 use crate::frame;
 use crate::pool::Pool;
 use crate::reach::origin_of;
@@ -14,8 +15,6 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
-/// Names the protocol and its version.
-pub(crate) const ALPN: &[u8] = b"talkoo/ask/3";
 /// Bytes of first frames that are being read at a time, from everybody.
 const READING: usize = 64 << 20;
 /// The first frame comes whole within this.
@@ -81,14 +80,14 @@ impl Hear {
 
 /// Begins to talk to `peer`.
 pub(crate) async fn open(pool: &Pool, peer: NodeId, max: usize) -> Result<Talk, Reject> {
-    let connection = pool.get(peer, ALPN, 0).await?;
+    let connection = pool.get(peer, alpn::TALK, 0).await?;
     match connection.open_bi().await {
         Ok((say, hear)) => {
             let hear = Hear { stream: hear, max };
             Ok(Talk { say: Say(say), hear, origin: Origin::Near, room: None })
         }
         Err(_) => {
-            pool.discard(peer, ALPN, 0, &connection).await;
+            pool.discard(peer, alpn::TALK, 0, &connection).await;
             Err(Reject::NotHeld)
         }
     }

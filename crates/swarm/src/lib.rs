@@ -11,29 +11,20 @@
 // what the log says is taken without a thought of its end.
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
-mod closing;
-mod dispute;
-mod event;
-mod member;
 mod peer;
-mod plan;
 mod planner;
-mod round;
 mod runfile;
 mod sequencer;
 mod spec;
 mod state;
 mod tx;
 
-pub use dispute::{Claim, Dispute, Outcome, Verdict};
-pub use event::Event;
-pub use member::{Member, Status};
-pub use peer::{Fetch, Input, Memory, Output, Peer, Settle, Train, Waiting, Will};
-pub use plan::Slot;
+pub use peer::{Fetch, Input, Memory, Output, Peer, Train, Waiting, Will};
 pub use planner::{Link, Machine, Outlook, PlanInput, plan};
-pub use round::{Candidate, Closed, Phase, RoundState};
 pub use runfile::{Resolved, RunFile, RunFileError};
 pub use sequencer::Sequencer;
 pub use spec::{Access, Init, Mode, Spec, SpecError};
-pub use state::{Run, State};
-pub use tx::{Attest, Block, Commit, DOMAIN, Envelope, RunId, SignedTx, Tx};
+pub use state::{
+    Candidate, Closed, Dispute, Event, Member, Outcome, Phase, RoundState, Run, Settle, Slot, State, Status,
+};
+pub use tx::{Attest, Block, Claim, Commit, DOMAIN, Envelope, RunId, SignedTx, Tx, Verdict};

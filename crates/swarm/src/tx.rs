@@ -1,6 +1,6 @@
 //! What is written on the log.
 
-use crate::{Claim, Spec, Verdict};
+use crate::Spec;
 use base::{Hash, Millis, NodeId, Reader, Round, Signed, Wire, WireError, wire_enum, wire_struct};
 
 /// Domain of signatures on transactions.
@@ -253,6 +253,41 @@ impl Wire for Block {
         Ok(Self { height, time, txs: input.list(BLOCK_TXS_MAX)? })
     }
 }
+
+/// Says that the root that a quorum reported is not what the set makes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// Which run.
+    pub run: RunId,
+    /// Version of the weights.
+    pub version: u64,
+    /// The quorum's root.
+    pub root: Hash,
+    /// What the sender computed.
+    pub own: Hash,
+    /// The first chunk that differs; 0 where nobody gave the quorum's.
+    pub chunk: u32,
+    /// Its hash as the sender computed it.
+    pub hash: Hash,
+}
+
+/// What another member got by its own apply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// Which run.
+    pub run: RunId,
+    /// Whose claim.
+    pub by: NodeId,
+    /// Version of the weights.
+    pub version: u64,
+    /// Their root.
+    pub root: Hash,
+    /// Hash of the disputed chunk.
+    pub hash: Hash,
+}
+
+wire_struct!(Claim { run, version, root, own, chunk, hash });
+wire_struct!(Verdict { run, by, version, root, hash });
 
 #[cfg(test)]
 mod tests {

@@ -1,8 +1,9 @@
 //! What other nodes send to a desk.
 
 use super::{ASK_AGAIN, Desk, GIVEN_BYTES_MAX, GIVEN_MAX, Wait};
-use crate::block::{BLOCK_BYTES_MAX, Block, Tx};
-use crate::certificate::{CERTIFICATE_MAX, certified};
+use crate::block::{Block, Tx};
+use crate::certificate::certified;
+use crate::limits::{BLOCK_BYTES_MAX, CERTIFICATE_MAX};
 use crate::wires::Packet;
 use base::{Hash, NodeId, Reject, Wire};
 use std::collections::VecDeque;

@@ -4,13 +4,16 @@
 mod incoming;
 mod room;
 
-use crate::block::{BLOCK_BYTES_MAX, Block, EVIDENCE_DOMAIN, Evidence, Tx};
+use crate::block::{Block, EVIDENCE_DOMAIN, Evidence, Tx};
+use crate::clock::clock;
+use crate::disk::{Disk, Note};
 use crate::end::{EXIT_DISK, Shared};
 use crate::engine::{Asked, Begin, Engine, EngineError, Mailbox, Timing};
-use crate::keeper::{Disk, Note, clock};
+use crate::keys::engine_key;
+use crate::limits::BLOCK_BYTES_MAX;
 use crate::orderer::{Answer, Orderer, Turn};
 use crate::state::Happened;
-use crate::wires::{Blocked, Inlet, Outgoing, Packet, engine_key, wires};
+use crate::wires::{Blocked, Inlet, Outgoing, Packet, wires};
 use base::{Hash, Keypair, Millis, NodeId, Reject, RejectCounts, Signed, Wire};
 use commonware_cryptography::blake3::Digest;
 use incoming::Allowance;

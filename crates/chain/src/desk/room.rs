@@ -1,8 +1,8 @@
 //! Room on the disk, which a validator leaves before there is none.
 
 use super::Desk;
+use crate::disk::Disk;
 use crate::end::EXIT_DISK;
-use crate::keeper::Disk;
 use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};

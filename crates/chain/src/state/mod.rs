@@ -4,8 +4,9 @@ mod money;
 mod voters;
 mod whole;
 
-use crate::block::{Block, Genesis, Header, TIME_MAX_MS, Tx};
+use crate::block::{Block, Header, Tx};
 use crate::epoch::Epoch;
+use crate::genesis::{Genesis, TIME_MAX_MS};
 use crate::light::{AccountProof, RootProof, state_root};
 use crate::pay::{Fate, reference_flops};
 use base::{Hash, Millis, NodeId, Reject, RejectCounts, Wire};

@@ -1,7 +1,7 @@
 //! The state in bytes: how it travels, is kept, and goes on under other validators.
 
 use super::{Entry, State};
-use crate::block::Genesis;
+use crate::genesis::Genesis;
 use crate::pay::reference_flops;
 use base::{Hash, Reader, Reject, Wire, WireError};
 

@@ -2,6 +2,7 @@
 
 mod bus;
 mod cpu;
+mod dbus;
 mod hardware;
 mod input;
 mod memory;

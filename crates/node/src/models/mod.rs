@@ -7,10 +7,12 @@
 mod hub;
 mod pull;
 mod share;
+mod ticket;
 
 pub use hub::{HubFile, HubName};
-pub use pull::{ModelTicket, Wanted, pull};
+pub use pull::pull;
 pub(crate) use share::Shares;
+pub use ticket::{ModelTicket, Wanted};
 
 use crate::store::write_whole;
 use anyhow::{Context, Result, bail, ensure};

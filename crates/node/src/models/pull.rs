@@ -1,102 +1,20 @@
 //! A model comes from peers first, many at a time, then from the hub that it once came from.
 
-use super::hub::{Hub, HubFile, HubName};
-use super::share::{HERE, topic};
+use super::hub::Hub;
+use super::ticket::{HERE, PEERS_MAX, Wanted, topic};
 use super::{Doing, Model, Models, Origin, Progress, Told, valid_name};
 use anyhow::{Context, Result, bail, ensure};
-use base::{CHUNK_BYTES, ChunkTree, Hash, NodeId, Reader, Reject, Wire, WireError};
+use base::{CHUNK_BYTES, ChunkTree, Hash, NodeId, Reject};
 use bytes::Bytes;
-use net::{Address, Net, Topic};
+use net::{Net, Topic};
 use std::collections::BTreeSet;
-use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// Everything that a stranger needs to fetch a model, as one line of text.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ModelTicket {
-    /// What it is called.
-    pub name: String,
-    /// Its content.
-    pub hash: Hash,
-    /// Its length.
-    pub bytes: u64,
-    /// Where it is on a hub, for when no peer has it.
-    pub hub: Option<HubFile>,
-    /// Nodes that have it.
-    pub peers: Vec<Address>,
-}
-
-/// What somebody wants.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wanted {
-    /// A model that a peer has.
-    Ticket(ModelTicket),
-    /// A model of a hub.
-    Hub(HubName),
-}
-
-const PREFIX: &str = "talkoomodel1";
-/// Nodes in a ticket.
-const PEERS_MAX: usize = 32;
-const TEXT_MAX: usize = 512;
 /// Others who have a model say so within this; one of a few chunks is fetched before that.
 const OTHERS_WITHIN: Duration = Duration::from_secs(2);
 const FEW: u64 = 16;
-
-impl Wire for HubFile {
-    fn encode(&self, out: &mut Vec<u8>) {
-        (self.repo.clone(), self.revision.clone()).encode(out);
-        self.file.encode(out);
-    }
-    fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
-        let (repo, revision, file) = (short(input)?, short(input)?, short(input)?);
-        // What it names has to be a name: it becomes part of an address.
-        let name: Result<HubName, _> = format!("{repo}/{file}@{revision}").parse();
-        name.map_err(|_| WireError::Invalid("file of a hub"))?;
-        Ok(Self { repo, revision, file })
-    }
-}
-
-fn short(input: &mut Reader<'_>) -> Result<String, WireError> {
-    String::from_utf8(input.bytes(TEXT_MAX)?.to_vec()).map_err(|_| WireError::Invalid("text"))
-}
-
-impl Wire for ModelTicket {
-    fn encode(&self, out: &mut Vec<u8>) {
-        self.name.encode(out);
-        (self.hash, self.bytes).encode(out);
-        self.hub.encode(out);
-        self.peers.encode(out);
-    }
-    fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
-        let name = valid_name(&short(input)?).map_err(|_| WireError::Invalid("name of a model"))?;
-        let (hash, bytes) = Wire::decode(input)?;
-        let hub = Wire::decode(input)?;
-        Ok(Self { name, hash, bytes, hub, peers: input.list(PEERS_MAX)? })
-    }
-}
-
-impl fmt::Display for ModelTicket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&net::ticket_text(PREFIX, &self.to_bytes()))
-    }
-}
-
-impl FromStr for Wanted {
-    type Err = anyhow::Error;
-    fn from_str(text: &str) -> Result<Self> {
-        let text = text.trim();
-        if !text.starts_with(PREFIX) {
-            return Ok(Self::Hub(text.parse()?));
-        }
-        let ticket = net::ticket_bytes(PREFIX, text).ok().and_then(|bytes| ModelTicket::from_bytes(&bytes).ok());
-        let ticket = ticket.context("not a model's ticket: copy the whole line that `talkoo model publish` printed")?;
-        Ok(Self::Ticket(ticket))
-    }
-}
 
 /// Who has a model, as they say.
 #[derive(Clone)]

@@ -1,5 +1,6 @@
 //! A node gives its published models to peers, and tells those who look for them that it has them.
 
+use super::ticket::{HERE, topic};
 use super::{Model, ModelTicket, Models, Wanted};
 use crate::Node;
 use anyhow::Result;
@@ -13,16 +14,8 @@ use tokio::sync::watch;
 #[derive(Default)]
 pub(crate) struct Shares(std::sync::Mutex<BTreeMap<Hash, watch::Sender<Option<Vec<u8>>>>>);
 
-/// What a node says that has the model.
-pub(super) const HERE: &[u8] = b"here";
-
 /// Others whom a ticket names.
 const TOLD: usize = 3;
-
-/// The topic of those who have a model or look for it.
-pub(super) fn topic(model: &Hash) -> Hash {
-    Hash::of("talkoo 2026 model topic v1", &model.0)
-}
 
 impl Node {
     /// Gives those models to peers that are published now, and no others; says which these are.

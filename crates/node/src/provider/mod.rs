@@ -1,6 +1,7 @@
 //! Answers the questions of peers, and of this node itself, with the models of this machine.
 
 mod did;
+mod frames;
 mod gate;
 mod lines;
 mod link;
@@ -15,6 +16,7 @@ use crate::throttle::Answers;
 use base::{Hash, Keypair, Millis, NodeId, Reject, RejectCounts, Wire};
 use did::Did;
 use engine::Pace;
+use frames::{Break, send};
 use gate::Gate;
 use ledger::Credits;
 use lines::{Asker, Lines, is_backed, line_of, stranger_of};
@@ -26,7 +28,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use writing::{Break, send};
 
 /// What is asked for serving.
 #[derive(Debug, Clone, Default)]

@@ -1,6 +1,6 @@
 //! What an answer is paid: vouchers as they come, and what is owed at its end.
 
-use super::writing::{Break, send};
+use super::frames::{Break, send};
 use super::{PAY_WITHIN, Provider};
 use crate::books::{Answered, Books};
 use base::{Hash, NodeId, Reject, Signed};

@@ -1,5 +1,6 @@
 //! An answer on its way to who asked: no further than it is paid.
 
+use super::frames::{Break, READ_WITHIN, send};
 use super::gate::Place;
 use super::paying::Paying;
 use super::{PAY_WITHIN, Provider, READ_AFTER};
@@ -8,8 +9,6 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-/// Who does not read for so long is gone.
-pub(super) const READ_WITHIN: Duration = Duration::from_secs(20);
 /// Words go to others on a clock, not as they come: when a packet goes says nothing of the word in it.
 pub(super) const FRAME_EVERY: Duration = Duration::from_millis(50);
 /// In mid-answer a client may have to allot more first, which takes a few blocks; the engine waits meanwhile.
@@ -42,21 +41,6 @@ impl Waiting {
         let vouchers = u32::try_from(written / (CHUNK / 2)).unwrap_or(u32::MAX);
         let most = ALLOT_WITHIN.saturating_add(VOUCHER_WITHIN.saturating_mul(vouchers));
         self.since.is_some_and(|since| self.before + (now - since) > most)
-    }
-}
-
-/// Why an answer breaks off.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum Break {
-    /// Nobody reads it any more.
-    Left,
-    /// The client is told.
-    Why(Reason),
-}
-
-impl From<Reason> for Break {
-    fn from(reason: Reason) -> Self {
-        Self::Why(reason)
     }
 }
 
@@ -194,13 +178,6 @@ impl<'a> Reader<'a> {
         let sent = tokio::time::timeout(READ_WITHIN.min(self.left), self.out.send(frame)).await;
         self.left = self.left.saturating_sub(begun.elapsed());
         if matches!(sent, Ok(Ok(()))) { Ok(()) } else { Err(Break::Left) }
-    }
-}
-
-pub(super) async fn send(out: &mpsc::Sender<Frame>, frame: Frame) -> Result<(), Break> {
-    match tokio::time::timeout(READ_WITHIN, out.send(frame)).await {
-        Ok(Ok(())) => Ok(()),
-        _ => Err(Break::Left),
     }
 }
 

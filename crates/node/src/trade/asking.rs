@@ -3,7 +3,7 @@
 use super::Trade;
 use super::attempt::{Attempt, FRAMES};
 use super::checking::Said;
-use super::names::Target;
+use super::names::{Target, Whom};
 use crate::receipt::receipt_text;
 use base::{Hash, Machine, Millis, NodeId, Outbox, Wire};
 use gateway::{Answer, Origin};
@@ -22,18 +22,6 @@ use tokio::time::Instant;
 const READERS_MAX: usize = 1024;
 /// Who asked hears within this that it was taken, or until then still that all are busy.
 const TOLD_WITHIN: Duration = Duration::from_secs(1);
-
-/// Who may be asked.
-pub(super) enum Whom {
-    /// This node itself, or whoever fits best.
-    Any,
-    /// This node itself: nothing leaves the machine.
-    Own,
-    /// Whoever fits best, but not this node.
-    Others,
-    /// Nobody but this one.
-    Only(NodeId),
-}
 
 impl Trade {
     /// Asks for an owner, under a name by which the receipt is found; gives the pieces once somebody took it.

@@ -1,7 +1,7 @@
 //! Spot checks: with questions that are asked for this alone, and of real answers where the owner consents.
 
 use super::Trade;
-use super::asking::Whom;
+use super::names::Whom;
 use anyhow::{Context, Result, anyhow, bail};
 use base::{Hash, NodeId, Rng};
 use market::{Ask, Checked, Finish, Need, Outcome, Piece, Token, Verdict, checkable, judge, question, reading};

@@ -3,7 +3,6 @@
 //! A prompt for a model of this machine never leaves it because the model is unloaded: a bare name goes to the network
 //! only where the owner lists it in `[ask] for_names`.
 
-use super::asking::Whom;
 use super::{SEEN, Trade};
 use base::Hash;
 use market::{Index, ModelCard, Offer, Reason};
@@ -20,6 +19,18 @@ const PINS_MAX: usize = 4_096;
 const PINS_FILE: &str = "net-names";
 /// Digits of a hash that tell models of one name apart.
 const HASH_DIGITS: usize = 12;
+
+/// Who may be asked.
+pub(super) enum Whom {
+    /// This node itself, or whoever fits best.
+    Any,
+    /// This node itself: nothing leaves the machine.
+    Own,
+    /// Whoever fits best, but not this node.
+    Others,
+    /// Nobody but this one.
+    Only(NodeId),
+}
 
 /// Who is asked for which weights.
 pub(super) struct Target {

@@ -1,9 +1,7 @@
 //! One pass over one run: what the state asks of this node now.
 
 use super::{FETCH_RETRY_MS, Fetch, Making, Output, Part, Train, Update, Will};
-use crate::member::{Member, Status};
-use crate::round::{Candidate, RoundState};
-use crate::state::Run;
+use crate::state::{Candidate, Member, RoundState, Run, Status};
 use crate::{Attest, Init, Tx};
 use base::{Hash, Millis, NodeId, Outbox};
 use std::collections::BTreeSet;

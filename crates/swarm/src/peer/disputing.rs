@@ -2,7 +2,7 @@
 
 use super::acting::Acting;
 use super::{Differs, Output};
-use crate::dispute::Dispute;
+use crate::state::Dispute;
 use crate::{Claim, Tx, Verdict};
 
 impl Acting<'_> {

@@ -6,10 +6,9 @@ mod acting;
 mod disputing;
 mod words;
 
-pub use words::{Fetch, Input, Memory, Output, Settle, Train, Waiting, Will};
+pub use words::{Fetch, Input, Memory, Output, Train, Waiting, Will};
 
-use crate::member::Status;
-use crate::state::State;
+use crate::state::{State, Status};
 use crate::{Commit, RunId};
 use acting::Acting;
 use base::{Hash, Machine, Millis, NodeId, Outbox, Reject, Round};

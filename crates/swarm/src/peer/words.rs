@@ -1,8 +1,6 @@
 //! What a node's machine is told, what it asks for, and the words for it.
 
-use crate::event::Event;
-use crate::round::{Candidate, Closed};
-use crate::state::State;
+use crate::state::{Candidate, Closed, Event, Settle, State};
 use crate::{Block, Commit, RunId, Tx};
 use base::{Hash, Millis, NodeId, Reject, Round, wire_struct};
 use std::sync::Arc;
@@ -244,15 +242,6 @@ pub struct Train {
     pub settle: Vec<Settle>,
     /// With delay: the own update that is not applied yet, its tokens and the round's.
     pub pending: Option<(Hash, u64, u64)>,
-}
-
-/// What became of an own update.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settle {
-    /// The update.
-    pub update: Hash,
-    /// The closed set it is in; empty: left out, all of it comes back.
-    pub set: Vec<Candidate>,
 }
 
 /// An update to be fetched.

@@ -4,6 +4,7 @@
 //! names that have an owner are called, so that asking starts no program. A bus or a service that is not there
 //! is looked for again once a minute.
 
+use super::dbus::{DEADLINE, call, is_owned};
 use super::session;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -11,9 +12,6 @@ use tokio::task::JoinSet;
 use zbus::Connection;
 use zbus::OwnedVariant;
 use zbus::connection::Builder;
-
-/// A call that takes longer is given up.
-const DEADLINE: Duration = Duration::from_secs(2);
 
 /// How long a missing bus or service is left alone.
 pub(super) const AGAIN: Duration = Duration::from_secs(60);
@@ -173,31 +171,6 @@ impl Bus {
         let connection = built.map_err(|error: String| format!("no {}: {error}", self.name))?;
         Ok(self.connection.insert(connection).clone())
     }
-}
-
-/// Calls a method within the deadline.
-pub(super) async fn call<B, R>(
-    bus: &Connection,
-    name: &str,
-    path: &str,
-    interface: &str,
-    method: &str,
-    body: &B,
-) -> Result<R, String>
-where
-    B: serde::Serialize + zbus::wire::DynamicType,
-    R: serde::de::DeserializeOwned + zbus::wire::Type,
-{
-    let reply = bus.call_method(Some(name), path, Some(interface), method, body);
-    let reply = tokio::time::timeout(DEADLINE, reply).await.map_err(|_| format!("{name} does not answer"))?;
-    let reply = reply.map_err(|error| error.to_string())?;
-    reply.body().deserialize().map_err(|error| error.to_string())
-}
-
-/// Whether somebody owns a name. Calling one that has no owner could start a program.
-pub(super) async fn is_owned(bus: &Connection, name: &str) -> bool {
-    let bus_name = "org.freedesktop.DBus";
-    call(bus, bus_name, "/org/freedesktop/DBus", bus_name, "NameHasOwner", &(name,)).await.unwrap_or(false)
 }
 
 /// Keeps the answer of the desktop, or of the login manager where the desktop has none.

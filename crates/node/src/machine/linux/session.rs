@@ -2,7 +2,7 @@
 //!
 //! It knows only what the desktop tells it: that nobody is there, after some minutes. Terminals are asked elsewhere.
 
-use super::bus::{call, is_owned};
+use super::dbus::{call, is_owned};
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use zbus::Connection;

@@ -1,9 +1,9 @@
 //! How the phases of a round end: commits close, then the set is made.
 
-use crate::event::Event;
-use crate::member::Status;
-use crate::round::{Candidate, Closed, Phase, RoundState, later};
-use crate::state::Run;
+use super::Run;
+use super::event::Event;
+use super::member::Status;
+use super::round::{Candidate, Closed, Phase, RoundState, later};
 use base::{Millis, NodeId};
 
 /// Exchange times remembered for the next deadline.

@@ -3,58 +3,13 @@
 //! themselves say what they got. More than two thirds of the active members decide; the chunk and the
 //! hashes on the log let anybody else do that one chunk again.
 
-use crate::RunId;
-use crate::event::Event;
-use crate::member::{FAULTS_MIN, Status};
-use crate::round::{later, two_thirds};
-use crate::state::Run;
-use base::{CHUNK_BYTES, Hash, Millis, NodeId, Reject, wire_enum, wire_struct};
+use super::Run;
+use super::event::{Event, Outcome};
+use super::member::{FAULTS_MIN, Status};
+use super::round::{later, two_thirds};
+use crate::{Claim, Verdict};
+use base::{CHUNK_BYTES, Hash, Millis, NodeId, Reject, wire_struct};
 use std::collections::{BTreeMap, BTreeSet};
-
-/// Says that the root that a quorum reported is not what the set makes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Claim {
-    /// Which run.
-    pub run: RunId,
-    /// Version of the weights.
-    pub version: u64,
-    /// The quorum's root.
-    pub root: Hash,
-    /// What the sender computed.
-    pub own: Hash,
-    /// The first chunk that differs; 0 where nobody gave the quorum's.
-    pub chunk: u32,
-    /// Its hash as the sender computed it.
-    pub hash: Hash,
-}
-
-/// What another member got by its own apply.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdict {
-    /// Which run.
-    pub run: RunId,
-    /// Whose claim.
-    pub by: NodeId,
-    /// Version of the weights.
-    pub version: u64,
-    /// Their root.
-    pub root: Hash,
-    /// Hash of the disputed chunk.
-    pub hash: Hash,
-}
-
-/// How a dispute stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// Verdicts are awaited.
-    Open,
-    /// The quorum's root was false: it is struck, with all after it, and who reported it sits out some rounds.
-    Upheld,
-    /// The claim was false, most likely by a fault of its maker's machine: the maker sits out some rounds.
-    Dismissed,
-    /// Too few could say.
-    Undecided,
-}
 
 /// A dispute on the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -199,7 +154,4 @@ impl Run {
     }
 }
 
-wire_struct!(Claim { run, version, root, own, chunk, hash });
-wire_struct!(Verdict { run, by, version, root, hash });
 wire_struct!(Dispute { by, claim, verdicts, until, outcome });
-wire_enum!(Outcome { 0 => Open {}, 1 => Upheld {}, 2 => Dismissed {}, 3 => Undecided {} });

@@ -1,7 +1,10 @@
 //! One question on its way: asks a provider, asks another one where that one is busy, silent, dead or dishonest, and
 //! goes on in the middle of an answer from the last word that was signed.
 
-use crate::attempt::{Attempt, LEAVE_MS};
+mod attempt;
+
+pub use attempt::{REACH_MS, SILENT_MS};
+
 use crate::rendering::Rendering;
 use crate::talk::{CHUNK, Heard, Hearing, Request};
 use crate::{Candidate, Frame, Outcome, Piece, Reason, Receipt};

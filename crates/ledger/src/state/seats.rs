@@ -1,7 +1,8 @@
 //! Seats of validators: for each a fixed part of somebody's bond stands.
 
+use super::Ledger;
+use crate::Credits;
 use crate::tx::{SEAT_DOMAIN, SeatClaim};
-use crate::{Credits, Ledger};
 use base::{Hash, NodeId, Reject, Signed, wire_struct};
 
 /// Seats that a network has at most, those that wait for a place included.

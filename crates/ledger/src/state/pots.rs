@@ -1,6 +1,7 @@
 //! Budgets of runs: what is left of each, and whose it is.
 
-use crate::{Credits, Ledger};
+use super::Ledger;
+use crate::Credits;
 use base::{Hash, NodeId, Reader, Reject, Wire, WireError};
 use std::collections::BTreeMap;
 

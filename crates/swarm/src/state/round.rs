@@ -1,10 +1,10 @@
 //! A round: open with a plan, commit, exchange, close. Every rule of `training.md` §2 about order
 //! and time is here; nobody sends "close", time and completeness do.
 
-use crate::event::Event;
-use crate::member::{Member, Status};
-use crate::plan::{Slot, assign, middle_rate, rate_max};
-use crate::state::Run;
+use super::Run;
+use super::event::Event;
+use super::member::{Member, Status};
+use super::plan::{Slot, assign, middle_rate, rate_max};
 use crate::{Attest, Commit};
 use base::{Hash, Millis, NodeId, Reject, Round, Wire, wire_enum, wire_struct};
 use std::collections::BTreeMap;

@@ -1,14 +1,32 @@
 //! The replicated state: what the log says, equal on every node.
 
-use crate::dispute::Dispute;
-use crate::event::Event;
-use crate::member::{Member, Status};
-use crate::peer::Settle;
-use crate::round::{Candidate, Closed, RoundState, two_thirds};
+mod closing;
+mod dispute;
+mod event;
+mod member;
+mod plan;
+mod round;
+
 use crate::tx::DOMAIN;
 use crate::{Attest, Block, Commit, Mode, RunId, SignedTx, Spec, Tx};
 use base::{Hash, Millis, NodeId, Reject, RejectCounts, Round, wire_struct};
 use std::collections::{BTreeMap, VecDeque};
+use round::two_thirds;
+
+pub use dispute::Dispute;
+pub use event::{Event, Outcome};
+pub use member::{Member, Status};
+pub use plan::Slot;
+pub use round::{Candidate, Closed, Phase, RoundState};
+
+/// What became of an own update.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settle {
+    /// The update.
+    pub update: Hash,
+    /// The closed set it is in; empty: left out, all of it comes back.
+    pub set: Vec<Candidate>,
+}
 
 /// A run.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! Who does how much in a round.
 
-use crate::member::{Member, Status};
+use super::member::{Member, Status};
 use crate::{Access, Spec};
 use base::{Hash, NodeId, wire_struct};
 use std::collections::BTreeMap;

@@ -1,8 +1,7 @@
 //! What a block does to runs.
 
 use crate::RunId;
-use crate::dispute::Outcome;
-use base::{NodeId, Reject, Round};
+use base::{NodeId, Reject, Round, wire_enum};
 
 /// What happened in a block, for drivers and displays.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,3 +25,18 @@ pub enum Event {
     /// A transaction was refused.
     Refused(NodeId, Reject),
 }
+
+/// How a dispute stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Verdicts are awaited.
+    Open,
+    /// The quorum's root was false: it is struck, with all after it, and who reported it sits out some rounds.
+    Upheld,
+    /// The claim was false, most likely by a fault of its maker's machine: the maker sits out some rounds.
+    Dismissed,
+    /// Too few could say.
+    Undecided,
+}
+
+wire_enum!(Outcome { 0 => Open {}, 1 => Upheld {}, 2 => Dismissed {}, 3 => Undecided {} });

@@ -1,6 +1,6 @@
 //! One provider that was asked a question: how long it is waited for, and what it is paid.
 
-use crate::session::Output;
+use super::Output;
 use crate::talk::{ALIVE_MS, CHUNK, Hearing};
 use crate::{Candidate, Outcome};
 use base::{Millis, NodeId, Outbox};

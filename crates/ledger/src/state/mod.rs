@@ -1,12 +1,16 @@
 //! The books: who holds what, what was issued and burned, and one root over all of it.
 
+mod pots;
+mod seats;
+
 use crate::account::{Account, LOCKED_MAX};
-use crate::pots::Pot;
-use crate::seats::Seat;
 use crate::tree::{Path, Tree};
 use crate::{Credits, Issuance};
 use base::{Hash, Millis, NodeId, Reader, Reject, Wire, WireError, wire_struct};
 use std::collections::{BTreeMap, BTreeSet};
+
+pub use pots::{PAYERS_MAX, divide};
+pub use seats::{SEATS_MAX, Seat};
 
 /// What a network fixes when it begins.
 #[derive(Debug, Clone, PartialEq, Eq)]

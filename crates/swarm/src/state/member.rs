@@ -1,7 +1,7 @@
 //! A member of a run: where it stands, how fast it is, and what failing costs it.
 
-use crate::event::Event;
-use crate::state::{MEMBERS_MAX, Run};
+use super::event::Event;
+use super::{MEMBERS_MAX, Run};
 use base::{Hash, NodeId, Round, wire_enum, wire_struct};
 
 /// Where a member stands.

@@ -1,12 +1,14 @@
 //! `/v1/chat/completions`.
 
 use crate::error::ApiError;
-use crate::http::{Bound, Shared, fingerprint, name, unix_time};
+use crate::ids::{name, unix_time};
 use crate::keys::{Caller, Reserved};
 use crate::params::{self, Common, within};
-use crate::stream::{self, Counted, Events, Usage, Whole};
+use crate::state::{Bound, Shared, fingerprint};
+use crate::stream::{self, Counted, Events, Whole};
 use crate::table::{self, Endpoint};
 use crate::tools::{Call, Tools};
+use crate::usage::Usage;
 use crate::{Answer, Origin};
 use axum::body::Bytes;
 use axum::extract::State;

@@ -2,11 +2,13 @@
 
 use crate::chat::ask_all;
 use crate::error::ApiError;
-use crate::http::{Bound, Shared, fingerprint, name, unix_time};
+use crate::ids::{name, unix_time};
 use crate::keys::{Caller, Reserved};
 use crate::params::{self, Common, Prompt, within};
-use crate::stream::{self, Counted, Events, Usage, Whole};
+use crate::state::{Bound, Shared, fingerprint};
+use crate::stream::{self, Counted, Events, Whole};
 use crate::table::{self, Endpoint};
+use crate::usage::Usage;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::HeaderMap;

@@ -2,11 +2,12 @@
 
 use crate::Origin;
 use crate::error::ApiError;
-use crate::http::{Bound, Shared};
 use crate::keys::Caller;
 use crate::params;
-use crate::stream::{self, Usage};
+use crate::state::{Bound, Shared};
+use crate::stream;
 use crate::table::{self, Endpoint};
+use crate::usage::Usage;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::HeaderMap;

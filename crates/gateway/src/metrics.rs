@@ -1,6 +1,6 @@
 //! What `/metrics` says, in Prometheus' text format and with the names that vLLM gave them, under `talkoo_`.
 
-use crate::stream::Usage;
+use crate::usage::Usage;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};

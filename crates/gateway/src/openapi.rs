@@ -1,8 +1,8 @@
 //! Every endpoint for clients in one table: the server's routes and the OpenAPI document are both made of it. What only the
 //! owner's page asks is in `page.rs`.
 
-use crate::http::Shared;
-use crate::{chat, completions, embeddings, http, page, responses};
+use crate::state::Shared;
+use crate::{chat, completions, embeddings, models, page, responses, service};
 use axum::Json;
 use axum::extract::State;
 use axum::routing::{MethodRouter, get, post};
@@ -94,15 +94,15 @@ pub(crate) fn operations() -> Vec<Operation> {
         },
         shows(
             "/v1/models",
-            get(http::models),
+            get(models::models),
             "listModels",
             "Models that can be asked: of this machine, and of others.",
             list(model()),
         ),
-        may_miss(shows("/v1/models/{*id}", get(http::model), "retrieveModel", "One of them.", object(model()))),
+        may_miss(shows("/v1/models/{*id}", get(models::model), "retrieveModel", "One of them.", object(model()))),
         may_miss(shows(
             "/v1/receipts/{id}",
-            get(http::receipt),
+            get(models::receipt),
             "retrieveReceipt",
             "What proves an answer, by its id: signed by whoever wrote it.",
             object(json!({})),
@@ -111,10 +111,10 @@ pub(crate) fn operations() -> Vec<Operation> {
             refusals: READING,
             ..writes(
                 "/tokenize",
-                post(http::tokenize),
+                post(models::tokenize),
                 "tokenize",
                 "The ids of a text's tokens.",
-                schema::<http::Tokenize>(),
+                schema::<models::Tokenize>(),
                 object(
                     json!({ "count": { "type": "integer" }, "tokens": { "type": "array", "items": { "type": "integer" } } }),
                 ),
@@ -124,26 +124,26 @@ pub(crate) fn operations() -> Vec<Operation> {
             refusals: READING,
             ..writes(
                 "/detokenize",
-                post(http::detokenize),
+                post(models::detokenize),
                 "detokenize",
                 "The text of ids.",
-                schema::<http::Detokenize>(),
+                schema::<models::Detokenize>(),
                 object(json!({ "prompt": { "type": "string" } })),
             )
         },
-        shows("/health", get(http::health), "health", "Whether the server runs.", object(json!({ "status": {} }))),
+        shows("/health", get(service::health), "health", "Whether the server runs.", object(json!({ "status": {} }))),
         Operation {
             refusals: &[503],
             ..shows(
                 "/ready",
-                get(http::ready),
+                get(service::ready),
                 "ready",
                 "Whether a model can be asked.",
                 object(json!({ "ready": {} })),
             )
         },
-        shows("/version", get(http::version), "version", "The server's version.", object(json!({ "version": {} }))),
-        text(shows("/metrics", get(http::metrics), "metrics", "Counts for Prometheus.", json!({})), "text/plain"),
+        shows("/version", get(service::version), "version", "The server's version.", object(json!({ "version": {} }))),
+        text(shows("/metrics", get(service::metrics), "metrics", "Counts for Prometheus.", json!({})), "text/plain"),
         shows("/openapi.json", get(document), "openapi", "This document.", object(json!({ "openapi": {} }))),
         text(shows("/", get(page::page), "page", "The page of the node's owner.", json!({})), "text/html"),
     ]

@@ -1,7 +1,7 @@
 //! Parameters that several endpoints share, and how bodies are read.
 
 use crate::error::ApiError;
-use crate::http::Shared;
+use crate::state::Shared;
 use crate::table::given;
 use axum::body::Bytes;
 use axum::http::HeaderMap;
@@ -186,7 +186,7 @@ impl Common {
             presence_penalty: within("presence_penalty", self.presence_penalty.unwrap_or(0.0), -2.0, 2.0)?,
             repetition_penalty: within(what, repetition, 0.01, 10.0)?,
             logit_bias: biases,
-            seed: self.seed.map_or_else(|| crate::http::random() as u32, |seed| seed as u32),
+            seed: self.seed.map_or_else(|| crate::ids::random() as u32, |seed| seed as u32),
             format,
         })
     }

@@ -3,12 +3,14 @@
 use crate::Answer;
 use crate::chat::{InMessage, messages, token_json};
 use crate::error::ApiError;
-use crate::http::{Bound, Shared, name, unix_time};
+use crate::ids::{name, unix_time};
 use crate::keys::{Caller, Reserved};
 use crate::params::{self, Common, within};
-use crate::stream::{self, Counted, Events, Usage};
+use crate::state::{Bound, Shared};
+use crate::stream::{self, Counted, Events};
 use crate::table::{self, Endpoint};
 use crate::tools::{Call, Outcome, Tools};
+use crate::usage::Usage;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::HeaderMap;

@@ -2,8 +2,9 @@
 
 use crate::Origin;
 use crate::error::ApiError;
-use crate::http::Shared;
 use crate::keys::Reserved;
+use crate::state::Shared;
+use crate::usage::Usage;
 use axum::http::HeaderValue;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -27,32 +28,6 @@ pub(crate) struct Whole {
     pub(crate) echo: Vec<Token>,
     pub(crate) usage: Usage,
     pub(crate) finish: Option<Finish>,
-}
-
-/// What was read and written.
-#[derive(Debug, Default, Clone, Copy)]
-pub(crate) struct Usage {
-    pub(crate) prompt: u64,
-    pub(crate) cached: u64,
-    pub(crate) written: u64,
-}
-
-impl Usage {
-    pub(crate) fn add(&mut self, other: &Self) {
-        // Several answers to one question: the question counts once.
-        self.prompt = self.prompt.max(other.prompt);
-        self.cached = self.cached.max(other.cached);
-        self.written += other.written;
-    }
-
-    pub(crate) fn json(&self) -> Value {
-        json!({
-            "prompt_tokens": self.prompt,
-            "completion_tokens": self.written,
-            "total_tokens": self.prompt + self.written,
-            "prompt_tokens_details": { "cached_tokens": self.cached },
-        })
-    }
 }
 
 /// Counts what was read and written when it is let go of: at the end, and when whoever asked hung up.

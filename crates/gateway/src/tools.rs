@@ -4,7 +4,7 @@
 //! a system message and answers in JSON that a grammar holds to the tools' own schemas; so does every model that *has to* call.
 
 use crate::error::ApiError;
-use crate::http::name;
+use crate::ids::name;
 use market::{Format, Input, Message};
 use serde_json::{Map, Value, json};
 

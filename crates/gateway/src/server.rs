@@ -1,27 +1,23 @@
-//! The server: routes, keys, identifiers, and answers to what nobody asked for.
+//! The server: connections, routes, what every request goes through, and answers to what nobody asked for.
 
 use crate::error::ApiError;
-use crate::keys::{Caller, Keys, Reserved};
+use crate::ids::name;
+use crate::keys::{Caller, Keys};
 use crate::metrics::Metrics;
-use crate::page::Owner;
-use crate::params::{self, BODY_MAX};
-use crate::stream::Usage;
-use crate::{Answers, Panel, openapi};
-use axum::body::{Body, Bytes, to_bytes};
-use axum::extract::{Path, Request, State};
+use crate::panel::Panel;
+use crate::params::BODY_MAX;
+use crate::state::Shared;
+use crate::{Answers, openapi};
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json, Router};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use market::ModelCard;
-use schemars::JsonSchema;
-use serde::Deserialize;
-use serde_json::{Value, json};
-use std::hash::{BuildHasher, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -56,21 +52,6 @@ impl Gateway {
 #[derive(Debug, Error)]
 #[error("cannot listen on {0}: {1}; choose another address with `--listen`")]
 pub struct GatewayError(SocketAddr, std::io::Error);
-
-/// What requests share.
-pub(crate) struct Shared {
-    pub(crate) answers: Arc<dyn Answers>,
-    pub(crate) keys: Arc<Keys>,
-    pub(crate) metrics: Metrics,
-    /// Tokens of an answer where the request names no bound.
-    pub(crate) answer_tokens: u64,
-    /// Temperature where the request names none.
-    pub(crate) temperature: f32,
-    /// What the page shows.
-    pub(crate) panel: Option<Arc<dyn Panel>>,
-    /// Whether a request without a key is refused.
-    pub(crate) keys_needed: bool,
-}
 
 /// Connections at a time; more wait to be accepted.
 const CONNECTIONS_MAX: usize = 2048;
@@ -246,177 +227,6 @@ fn foreign(headers: &HeaderMap) -> bool {
     let origin =
         text(header::ORIGIN).is_some_and(|origin| !origin.split_once("://").is_some_and(|(_, host)| here(host)));
     origin || text(header::HOST).is_some_and(|host| !here(host))
-}
-
-impl Shared {
-    /// Who asks with these headers, now.
-    pub(crate) fn caller(&self, headers: &HeaderMap) -> Result<Caller, ApiError> {
-        let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let bearer =
-            bearer.and_then(|value| value.strip_prefix("Bearer ")).map(str::trim).filter(|key| !key.is_empty());
-        self.keys.caller(bearer, self.keys_needed, unix_time())
-    }
-
-    fn card(&self, model: &str) -> Result<ModelCard, ApiError> {
-        let card = self.answers.models().into_iter().find(|card| card.name == model);
-        card.ok_or_else(|| self.answers.unlisted(model).into())
-    }
-
-    /// The card of a model that `caller` may ask now, and what is set aside of its quota.
-    pub(crate) fn admit(&self, caller: &Caller, model: &str, bound: Bound) -> Result<(ModelCard, Reserved), ApiError> {
-        let card = self.card(model)?;
-        let reserved = self.keys.admit(caller, model, bound.tokens(card.context), Instant::now())?;
-        Ok((card, reserved))
-    }
-
-    /// Counts what was read and written.
-    pub(crate) fn count(&self, reserved: &Reserved, used: &Usage) {
-        self.metrics.used(used);
-        reserved.count(used.prompt + used.written);
-    }
-}
-
-/// What a request may take at most, before its question is read.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Bound {
-    /// Of the request. A token has at least one.
-    pub(crate) bytes: usize,
-    /// Questions in it.
-    pub(crate) questions: u64,
-    /// Answers to all of them.
-    pub(crate) answers: u64,
-    /// Tokens of each answer.
-    pub(crate) written: u64,
-}
-
-/// Tokens that a model's template puts around a question.
-const TEMPLATE: u64 = 256;
-
-impl Bound {
-    /// In tokens of a model that takes so many, question and answer together.
-    fn tokens(&self, context: u64) -> u64 {
-        let read = (self.bytes as u64 + TEMPLATE).min(self.questions.saturating_mul(context));
-        read.saturating_add(self.answers.saturating_mul(self.written.min(context)))
-    }
-}
-
-/// Which weights wrote an answer, as the API says it.
-pub(crate) fn fingerprint(card: &ModelCard) -> String {
-    format!("fp_{}", &card.hash.to_string()[..12])
-}
-
-fn model_json(card: &ModelCard) -> Value {
-    json!({
-        "id": card.name, "object": "model", "created": card.since, "owned_by": "talkoo",
-        "max_model_len": card.context, "hash": card.hash.to_string(), "providers": card.providers,
-    })
-}
-
-pub(crate) async fn models(State(shared): State<Arc<Shared>>, Extension(caller): Extension<Caller>) -> Json<Value> {
-    let models = shared.answers.models();
-    let list: Vec<Value> = models.iter().filter(|card| caller.may_ask(&card.name)).map(model_json).collect();
-    Json(json!({ "object": "list", "data": list }))
-}
-
-pub(crate) async fn model(
-    State(shared): State<Arc<Shared>>,
-    Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
-) -> Result<Json<Value>, ApiError> {
-    let card = shared.card(&id)?;
-    if caller.may_ask(&id) { Ok(Json(model_json(&card))) } else { Err(ApiError::model(&id)) }
-}
-
-pub(crate) async fn receipt(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Result<Response, ApiError> {
-    let text = shared.answers.receipt(&id).ok_or_else(|| ApiError::not_found(&format!("/v1/receipts/{id}")))?;
-    Ok(([(header::CONTENT_TYPE, "application/json")], text).into_response())
-}
-
-/// A text whose tokens are wanted.
-#[derive(Deserialize, JsonSchema)]
-pub(crate) struct Tokenize {
-    /// Which model's; of the first one where none is named.
-    model: Option<String>,
-    /// The text.
-    #[schemars(required)]
-    prompt: Option<String>,
-}
-
-/// Tokens whose text is wanted.
-#[derive(Deserialize, JsonSchema)]
-pub(crate) struct Detokenize {
-    /// Which model's; of the first one where none is named.
-    model: Option<String>,
-    /// Their ids.
-    #[schemars(required)]
-    tokens: Option<Vec<i32>>,
-}
-
-/// The named model, or the first one, if `caller` may ask it now.
-fn model_of(named: Option<&String>, shared: &Shared, caller: &Caller) -> Result<String, ApiError> {
-    let first = || shared.answers.models().into_iter().next().map(|card| card.name);
-    let model = named.cloned().or_else(first).ok_or_else(|| ApiError::missing("model"))?;
-    shared.admit(caller, &model, Bound::default())?;
-    Ok(model)
-}
-
-pub(crate) async fn tokenize(
-    State(shared): State<Arc<Shared>>,
-    Extension(caller): Extension<Caller>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Json<Value>, ApiError> {
-    let asked: Tokenize = params::fields(&params::object(&headers, &body)?)?;
-    let text = asked.prompt.as_deref().ok_or_else(|| ApiError::missing("prompt"))?;
-    let ids = shared.answers.tokenize(&model_of(asked.model.as_ref(), &shared, &caller)?, text).await?;
-    Ok(Json(json!({ "count": ids.len(), "tokens": ids })))
-}
-
-pub(crate) async fn detokenize(
-    State(shared): State<Arc<Shared>>,
-    Extension(caller): Extension<Caller>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Json<Value>, ApiError> {
-    let asked: Detokenize = params::fields(&params::object(&headers, &body)?)?;
-    let ids = asked.tokens.as_deref().ok_or_else(|| ApiError::missing("tokens"))?;
-    let text = shared.answers.detokenize(&model_of(asked.model.as_ref(), &shared, &caller)?, ids).await?;
-    Ok(Json(json!({ "prompt": text })))
-}
-
-pub(crate) async fn health() -> Json<Value> {
-    Json(json!({ "status": "ok" }))
-}
-
-pub(crate) async fn ready(State(shared): State<Arc<Shared>>) -> Response {
-    let n = shared.answers.models().len();
-    let status = if n > 0 { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(json!({ "ready": n > 0, "models": n }))).into_response()
-}
-
-pub(crate) async fn version() -> Json<Value> {
-    Json(json!({ "version": env!("CARGO_PKG_VERSION") }))
-}
-
-pub(crate) async fn metrics(State(shared): State<Arc<Shared>>, owner: Result<Owner, ApiError>) -> Response {
-    let node = owner.map(|Owner(panel)| panel.metrics());
-    let text = shared.metrics.text() + &node.unwrap_or_default();
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
-}
-
-/// Seconds of Unix time.
-pub(crate) fn unix_time() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
-/// A number that nobody foresees; not for secrets.
-pub(crate) fn random() -> u64 {
-    std::collections::hash_map::RandomState::new().build_hasher().finish()
-}
-
-/// A new identifier.
-pub(crate) fn name(prefix: &str) -> String {
-    format!("{prefix}-{:016x}{:08x}", random(), random() as u32)
 }
 
 fn header_value(text: &str) -> HeaderValue {

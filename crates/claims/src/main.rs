@@ -18,6 +18,7 @@ mod link;
 mod market;
 mod network;
 mod owner;
+mod pair;
 mod rounds;
 mod schedules;
 mod serve;

@@ -1,6 +1,6 @@
 //! Serving: our engine beside llama.cpp itself, in one program, on one model, with as many threads.
 
-use crate::market::Pair;
+use crate::pair::Pair;
 use crate::{Bar, Book, Measured};
 use anyhow::{Context, Result, ensure};
 use engine::{Client, Engine, EngineConfig, Event, Job, Sampling};

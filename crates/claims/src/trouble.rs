@@ -2,7 +2,8 @@
 
 mod overload;
 
-use crate::market::{question, start};
+use crate::market::question;
+use crate::pair::start;
 use crate::serve::{answer, job, prompt, written};
 use crate::{Bar, Book, Figure, Measured, Process};
 use anyhow::{Context, Result, ensure};

@@ -58,7 +58,7 @@ pub(crate) async fn up(common: &Common, args: UpArgs) -> Result<()> {
     };
     settings.schedule.runs &= !args.no_runs;
     // Before models are loaded: memory is charged to where it was taken.
-    let kept_by = node::confine(&settings.limits).await;
+    let kept_by = node::confine(settings.limits.caps()).await;
     #[cfg(feature = "serve")]
     let local = args.serve.named(common).await?;
     let node = Node::start(node::NodeConfig { minded: true, ..common.node()? }).await?;

@@ -1,8 +1,8 @@
 //! A chain on disk: one redb file for final blocks, certificates, and what may become final.
 
 use crate::crash;
-use crate::history::{Entry, Notes};
-use crate::log::chain_dir;
+use crate::notes::{Entry, Notes};
+use crate::paths::chain_dir;
 use crate::worked::Days;
 use anyhow::{Context, Result, bail};
 use base::{Hash, NodeId, Wire};
@@ -47,7 +47,7 @@ impl ChainStore {
     pub fn open(dir: &Path) -> Result<Self> {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
         let path = dir.join("blocks.redb");
-        let database = match crate::store::create_database(&path) {
+        let database = match crate::files::create_database(&path) {
             Ok(database) => database,
             Err(DatabaseError::DatabaseAlreadyOpen) => {
                 bail!("{} is in use: a node runs on this folder, or is just ending; try again", path.display())

@@ -264,6 +264,11 @@ impl LimitsTable {
         self
     }
 
+    /// What the system is asked to keep the program to.
+    pub fn caps(&self) -> crate::Caps {
+        crate::Caps { threads: self.threads, memory_mb: self.memory_mb }
+    }
+
     /// Bytes of content a second that may go and come; 0: no limit.
     pub fn rates(&self) -> (u64, u64) {
         (u64::from(self.upload_mbit) * 125_000, u64::from(self.download_mbit) * 125_000)
@@ -292,7 +297,7 @@ impl Config {
         if path.exists() {
             return Ok(());
         }
-        crate::store::write_whole(&path, TEMPLATE.as_bytes(), false)
+        crate::files::write_whole(&path, TEMPLATE.as_bytes(), false)
     }
 
     /// Reads the file's text. An unknown key is an error that names the one that was meant.

@@ -2,7 +2,8 @@
 
 use crate::content::Contents;
 use crate::room;
-use crate::store::{Store, write_whole};
+use crate::files::write_whole;
+use crate::store::Store;
 use anyhow::{Context, Result, ensure};
 use base::{ChunkTree, Hash, NodeId};
 use data::{Manifest, Shard};

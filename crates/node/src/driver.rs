@@ -3,6 +3,7 @@
 
 use crate::content::Contents;
 use crate::follow::follow_log;
+use crate::happening::{Happening, RECONNECT};
 use crate::log::{ChainLog, Chains};
 use crate::status::{RoundLine, RunStatus};
 use crate::store::Store;
@@ -44,23 +45,8 @@ pub(crate) enum Order {
     Say(Tx),
 }
 
-/// What happens to a driver.
-pub(crate) enum Happening {
-    Input(Box<Input>),
-    /// What the chain says so far; comes first.
-    State(Box<State>),
-    Block(Block),
-    Refused(String),
-    Prepared(RunId, Result<Arc<Work>>),
-    Fetching(RunId, &'static str, usize, usize),
-    Trouble(RunId, String),
-    Heldout(RunId, u64, f64),
-}
-
 /// Inputs that wait for the driver. Compute results and blocks only, so it does not fill.
 const QUEUE: usize = 1024;
-/// Pause before what failed is tried again.
-pub(crate) const RECONNECT: Duration = Duration::from_millis(500);
 /// Private states kept on disk beside that of the last commit: those around it, for a restart.
 pub(crate) const PRIVATES_KEPT: usize = 3;
 /// Members of a run with whom to begin, beside those that its ticket names.

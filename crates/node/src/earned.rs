@@ -104,7 +104,7 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::{Entry, Notes};
+    use crate::notes::{Entry, Notes};
     use crate::worked::Worked;
     use base::Hash;
     use owner::DAY_MS;

@@ -2,7 +2,8 @@
 //! `talkoo replay`.
 
 use crate::Node;
-use crate::store::{Store, append_line, older};
+use crate::files::{append_line, older};
+use crate::store::Store;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::fs::File;

@@ -1,8 +1,9 @@
 //! Follows chains: from other nodes as far as certificates hold, and on to the driver of its runs.
 
-use crate::driver::{Happening, RECONNECT};
+use crate::happening::{Happening, RECONNECT};
 use crate::log::{ChainLog, Kept};
-use crate::outlets::{self, shuffle};
+use crate::outlets::shuffle;
+use crate::submitting;
 use base::{Hash, Millis, NodeId, Reject, Wire};
 use chain::{BLOCK_BYTES_MAX, Block, State};
 use net::{Follow, LogClient, LogEvent, Net};
@@ -27,10 +28,6 @@ const UNCERTIFIED_BYTES: usize = 16 * BLOCK_BYTES_MAX;
 /// A source that sent what no honest node sends is not asked for so long.
 const BARRED: Duration = Duration::from_secs(600);
 
-/// What a follower says that was away for too long.
-pub(crate) const STALE: &str = "this node was away for longer than half the unbonding delay, so former validators \
-    could deceive it: join again with a fresh ticket of a member that you trust, then restart the node";
-
 /// Brings the chain here for as long as the node lives and does not validate itself: from one node after the
 /// other that may keep it.
 pub(crate) async fn sync(log: Arc<ChainLog>, net: Arc<Net>, stop: CancellationToken) {
@@ -38,7 +35,7 @@ pub(crate) async fn sync(log: Arc<ChainLog>, net: Arc<Net>, stop: CancellationTo
         return;
     }
     let following = async {
-        tokio::join!(blocks(&log, &net), outlets::submit(&log, &net));
+        tokio::join!(blocks(&log, &net), submitting::submit(&log, &net));
     };
     tokio::select! {
         () = stop.cancelled() => {}
@@ -356,7 +353,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let (owner, seat) = (Keypair::from_secret([1; 32]).id(), Keypair::from_secret([2; 32]).id());
         let network = crate::network::private(owner, seat);
-        let folder = crate::log::chain_dir(dir.path(), &network.genesis.chain());
+        let folder = crate::paths::chain_dir(dir.path(), &network.genesis.chain());
         let disk = ChainStore::open(&folder).expect("a store");
         disk.keep_state(b"what a stranger wrote", &[]).expect("written");
         drop(disk);

@@ -2,37 +2,16 @@
 
 use crate::chain_store::ChainStore;
 use crate::crash;
-use crate::log::Own;
+use crate::notes::{Entry, Notes};
+use crate::own::Own;
+use crate::refusals::refused;
 use crate::worked::{self, Days};
 use base::{Hash, NodeId, Reject, Signed};
 use chain::{Block, Happened, Note, Tx};
 use ledger::{Purse, Tx as Wallet, Voucher};
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use swarm::{Event, RunId};
-
-/// One thing that happened to an account.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Entry {
-    /// In which block.
-    pub height: u64,
-    /// When, Unix milliseconds.
-    pub time_ms: u64,
-    /// What: `paid`, `received`, or the kind of a transaction of its own.
-    pub what: String,
-    /// Micro-credits that came in.
-    pub in_micro: u64,
-    /// Micro-credits that went out, without the fee.
-    pub out_micro: u64,
-    /// To or from whom, or the run.
-    pub other: String,
-    /// The transaction, where it was one.
-    pub tx: String,
-    /// The round that paid, from 0, where one did.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub round: Option<u64>,
-}
 
 /// Writes down what concerns `own`.
 pub(crate) fn writer(store: Arc<ChainStore>, own: Own) -> Arc<Note> {
@@ -62,17 +41,6 @@ pub(crate) fn writer(store: Arc<ChainStore>, own: Own) -> Arc<Note> {
             tracing::warn!(%error, "the account's history was not written down");
         }
     })
-}
-
-/// What is written down of a block.
-#[derive(Debug, Default, PartialEq)]
-pub(crate) struct Notes {
-    /// What happened to accounts.
-    pub(crate) entries: Vec<(NodeId, Vec<Entry>)>,
-    /// What they did on a day, as it is now.
-    pub(crate) days: Days,
-    /// What members of their runs were paid.
-    pub(crate) paid: Vec<(RunId, NodeId, u64)>,
 }
 
 fn entries(account: &NodeId, block: &Block, happened: &[Happened]) -> Vec<Entry> {
@@ -132,34 +100,6 @@ fn entries(account: &NodeId, block: &Block, happened: &[Happened]) -> Vec<Entry>
         }
     }
     out
-}
-
-/// Transactions of a block that changed nothing, and why.
-pub(crate) fn refused(block: &Block, happened: &[Happened]) -> BTreeMap<Hash, Reject> {
-    let mut refused: BTreeMap<Hash, (i64, Reject)> = BTreeMap::new();
-    for what in happened {
-        if let Happened::Refused(hash, why) = what {
-            refused.entry(*hash).or_insert((0, *why)).0 += 1;
-        }
-    }
-    // A proposer may put one in twice: the first copy is done, and the second one's number is used then.
-    if refused.is_empty() {
-        return BTreeMap::new();
-    }
-    for tx in &block.txs {
-        if let Some((left, _)) = refused.get_mut(&tx.hash()) {
-            *left -= 1;
-        }
-    }
-    refused.into_iter().filter(|(_, (left, _))| *left >= 0).map(|(hash, (_, why))| (hash, why)).collect()
-}
-
-/// The round of `run` that paid: what it pays is told before that it closed.
-fn closed(happened: &[Happened], run: &RunId) -> Option<u64> {
-    happened.iter().find_map(|what| match what {
-        Happened::Run(Event::Closed(id, round)) if id == run => Some(round.0),
-        _ => None,
-    })
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use crate::config::{Config, When};
 use crate::driver::Shared;
 use crate::machine::{Reading, Sampler, sampler};
 use crate::status::{RunStatus, Status};
-use crate::store::write_whole;
+use crate::files::write_whole;
 use crate::throttle::Duty;
 use crate::{Node, sample};
 use anyhow::{Context, Result, bail};

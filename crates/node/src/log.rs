@@ -7,13 +7,14 @@ mod validators;
 
 use crate::chain_store::ChainStore;
 use crate::crash;
-use crate::follow::STALE;
 use crate::mark::{self, COPY, Voter};
 use crate::network::NetworkFile;
 use crate::outlets::{Outlets, Source};
+use crate::own::Own;
+use crate::paths::chain_dir;
 use crate::pending::{Pending, Progress, ahead, free_number};
 use crate::store::Store;
-use crate::wallet::{SpendError, Unsettled};
+use crate::spend_error::{SpendError, Unsettled};
 use anyhow::{Context, Result, ensure};
 use base::{Hash, Keypair, NodeId, Reject, Signed, Wire};
 use bytes::Bytes;
@@ -67,31 +68,17 @@ pub(crate) struct Kept {
     making: tokio::sync::Semaphore,
 }
 
-/// What is the owner's: the history of its accounts is kept.
-pub(crate) type Own = Arc<Owned>;
-
-/// The owner's accounts, and what works for them.
-#[derive(Debug)]
-pub(crate) struct Owned {
-    /// That of the node itself comes first.
-    pub(crate) accounts: Vec<NodeId>,
-    /// What computes on this machine, as in `talkoo.toml`.
-    pub(crate) device: String,
-}
-
 /// Packets on their way out, and whom they are for.
 type Outgoing = mpsc::UnboundedReceiver<(Vec<NodeId>, Packet)>;
 
+/// What a follower says that was away for too long.
+const STALE: &str = "this node was away for longer than half the unbonding delay, so former validators \
+    could deceive it: join again with a fresh ticket of a member that you trust, then restart the node";
 const MAKING_MAX: usize = 8;
 /// Numbers of one account that may wait: validators let no more wait.
 const AHEAD_MAX: u64 = 64;
 /// Packets that wait to be taken.
 const QUEUE: usize = 4096;
-
-/// The folder of a chain in a data folder.
-pub(crate) fn chain_dir(data: &Path, chain: &Hash) -> PathBuf {
-    data.join("chains").join(chain.to_string())
-}
 
 impl ChainLog {
     /// The chain of the node's own network.

@@ -4,8 +4,10 @@
 
 use crate::chain_store::ChainStore;
 use crate::network::{NetworkFile, SEAT_FILE};
+use crate::paths::START;
 use crate::platform;
-use crate::store::{Store, write_whole};
+use crate::files::write_whole;
+use crate::store::Store;
 use anyhow::{Context, Result};
 use base::{Hash, Keypair, NodeId};
 use std::fs::File;
@@ -13,9 +15,6 @@ use std::io::Write;
 use std::path::Path;
 
 const MARK: &str = "voted-here";
-/// Written anew at every start, and when it was: what is put back into the files of this folder, as `rsync` does with a
-/// backup, writes the first one again, and the second one no longer tells when.
-pub(crate) const START: &str = "started";
 const STARTED: &str = "started-at";
 /// Stands in for that time while the first one is being written.
 const UNDER_WAY: &str = "under way";
@@ -258,7 +257,7 @@ mod tests {
         }
 
         fn voter(&self, network: &NetworkFile) -> Result<Voter> {
-            let dir = crate::log::chain_dir(self.store.dir(), &network.genesis.chain());
+            let dir = crate::paths::chain_dir(self.store.dir(), &network.genesis.chain());
             voter(&self.store, &dir, network)
         }
 
@@ -308,7 +307,7 @@ mod tests {
         let stage = Stage::new();
         let (network, key) = (stage.four(true, 1_000), stage.key());
         stage.voter(&network).expect("told");
-        let (dir, chain) = (stage.store.dir(), crate::log::chain_dir(stage.store.dir(), &network.genesis.chain()));
+        let (dir, chain) = (stage.store.dir(), crate::paths::chain_dir(stage.store.dir(), &network.genesis.chain()));
         std::fs::write(chain.join(JOURNAL).join("votes"), b"votes").expect("written");
         for suffix in [PUT_BACK.to_owned(), format!("{PUT_BACK}-2")] {
             // The time of the file is not what was noted.
@@ -336,7 +335,7 @@ mod tests {
         let network = stage.four(true, 2 * FRESH_MS);
         let other = network.genesis.validators.iter().map(|founder| founder.key).find(|key| *key != stage.key());
         let write = |after_ms: u64| {
-            let dir = crate::log::chain_dir(stage.store.dir(), &network.genesis.chain());
+            let dir = crate::paths::chain_dir(stage.store.dir(), &network.genesis.chain());
             let disk = ChainStore::open(&dir).expect("a store");
             let mut state = chain::replay(&network.genesis, &disk, &|_, _| {}).expect("read").state().clone();
             let block = state.next(other.expect("three"), Vec::new(), state.time().plus(after_ms), Vec::new());
@@ -369,7 +368,7 @@ mod tests {
         let mut state = State::new(&network.genesis);
         let now = state.time().plus(1_000);
         let block = state.next(stage.key(), Vec::new(), now, Vec::new());
-        let dir = crate::log::chain_dir(stage.store.dir(), &network.genesis.chain());
+        let dir = crate::paths::chain_dir(stage.store.dir(), &network.genesis.chain());
         let disk = ChainStore::open(&dir).expect("a store");
         disk.finish(&[block], b"a certificate").expect("written");
         drop(disk);

@@ -1,7 +1,8 @@
 //! What a driver fetches from peers for its machine; results come back as inputs or go to the run's threads.
 
 use crate::corpus;
-use crate::driver::{Driver, Happening, PRIVATES_KEPT};
+use crate::driver::{Driver, PRIVATES_KEPT};
+use crate::happening::Happening;
 use crate::work::Work;
 use crate::workers::Job;
 use base::{Hash, NodeId, Reject};

@@ -1,8 +1,9 @@
 //! Networks: a genesis, and where its validators are.
 
 use crate::chain_store::ChainStore;
-use crate::log::chain_dir;
-use crate::store::{Store, write_whole};
+use crate::paths::chain_dir;
+use crate::files::write_whole;
+use crate::store::Store;
 use anyhow::{Context, Result, bail, ensure};
 use base::{Hash, NodeId, Reader, Wire, WireError, wire_struct};
 use chain::{Founder, Genesis, Recovery, State};

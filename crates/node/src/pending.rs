@@ -2,7 +2,7 @@
 //! restart, a source that loses them or a source that is left costs the wallet nothing.
 
 use crate::chain_store::ChainStore;
-use crate::history::refused;
+use crate::refusals::refused;
 use anyhow::Result;
 use base::{Hash, NodeId, Reject, Wire};
 use chain::{Block, Happened, State, Tx};

@@ -4,7 +4,8 @@
 use crate::Node;
 use crate::log::Kept;
 use crate::status::RunStatus;
-use crate::store::{Store, write_whole};
+use crate::files::write_whole;
+use crate::store::Store;
 use anyhow::Result;
 use base::{Hash, Millis, NodeId};
 use chain::State;
@@ -45,7 +46,7 @@ impl Place {
         let free = !run.ended && run.active() < usize::from(spec.slots);
         let pay = state.pay_per_pflop(&run.id);
         let good = welcome && free && round_ms(run) <= ROUND_MAX && pays(pay, pay_min);
-        good.then(|| Self { run: run.id, name: crate::show::plain(&spec.name), pay })
+        good.then(|| Self { run: run.id, name: crate::text::plain(&spec.name), pay })
     }
 }
 

@@ -33,7 +33,7 @@ pub(crate) fn private_folder(dir: &Path) -> std::io::Result<()> {
         let Ok(file) = std::fs::symlink_metadata(&path) else { continue };
         let mode = file.permissions().mode();
         // When this one was changed is what tells a folder that was put back from a backup.
-        let dated = path.ends_with(crate::mark::START);
+        let dated = path.ends_with(crate::paths::START);
         if dated || file.is_symlink() || file.uid() != me || mode & 0o077 == 0 {
             continue;
         }

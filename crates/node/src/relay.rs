@@ -18,7 +18,7 @@ pub fn relay_key(dir: &Path) -> Result<RelayKey> {
         // Of a start that was cut off between the two: nobody knows a certificate for it.
         let _ = std::fs::remove_file(&secret);
         write_private(&secret, &key.secret)?;
-        crate::store::write_whole(&certificate, &key.certificate, true)?;
+        crate::files::write_whole(&certificate, &key.certificate, true)?;
     }
     Ok(RelayKey { certificate: read(&certificate)?, secret: read(&secret)? })
 }

@@ -1,9 +1,13 @@
 //! What the data folder may still take of the disk, and training of memory and of the graphics device.
 
-use crate::work::VERSIONS_KEPT;
 use anyhow::{Result, ensure};
 use std::path::Path;
 use swarm::{Mode, Spec};
+
+/// Versions of the weights that are kept. A unit trains from one that is up to a round behind, a dispute needs the
+/// one before; and a newcomer fetches one that a quorum reported, which is one or two behind, while further rounds
+/// close: with fewer it would find its version gone.
+pub(crate) const VERSIONS_KEPT: usize = 4;
 
 /// Whether so many bytes more fit into what the owner gives to the data folder, and leave the disk as free as it is to stay.
 pub(crate) fn ensure(folder: &Path, bytes: u64) -> Result<()> {

@@ -1,6 +1,6 @@
 //! Models of this machine, as somebody who answers questions, and the keys of those who may ask.
 
-use crate::store::write_whole;
+use crate::files::write_whole;
 use anyhow::Context;
 use base::Hash;
 use engine::{Client, Engine, Event, Job, Pace, Refusal};

@@ -1,5 +1,6 @@
 //! What a driver shows of its runs.
 
+use crate::text::plain;
 use crate::driver::{Driver, Run, Shared};
 use crate::status::{MemberStatus, RunStatus};
 use net::Ticket;
@@ -24,16 +25,6 @@ impl Shared {
         }
         Ticket { anchor: (anchor.0 > 0).then_some(anchor), peers, ..ticket.clone() }
     }
-}
-
-/// A name that others gave as it may stand in a sentence: without what steers the text around it.
-pub(crate) fn plain(name: &str) -> String {
-    // Of Unicode's format characters: joiners and marks of direction, line and paragraph, tags.
-    let steers = |c: char| {
-        matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
-    };
-    name.chars().filter(|c| !c.is_control() && !steers(*c)).collect()
 }
 
 /// Nodes that a ticket names beside its writer.

@@ -2,7 +2,7 @@
 //! machine that works unattended. It is backed up as 24 words (BIP-39).
 
 use crate::platform;
-use crate::store::write_whole;
+use crate::files::write_whole;
 use anyhow::{Context, Result, bail, ensure};
 use argon2::{Algorithm, Argon2, Params, Version};
 use base::{Keypair, NodeId};

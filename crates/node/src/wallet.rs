@@ -4,11 +4,12 @@ mod block;
 mod spend;
 
 pub use block::{BlockStatus, Deed, Part, TxStatus, grouped_by};
-pub use spend::{SpendError, Unsettled};
+pub use crate::spend_error::{SpendError, Unsettled};
+use crate::spend_error::FINAL_WITHIN;
 
 use crate::Node;
-use crate::driver::RECONNECT;
-use crate::history::Entry;
+use crate::happening::RECONNECT;
+use crate::notes::Entry;
 use crate::log::{ChainLog, Kept};
 use crate::mark;
 use crate::network::SEAT_FILE;
@@ -78,8 +79,6 @@ pub struct AccountStatus {
     pub transactions: u64,
 }
 
-/// A transaction is final after so long, or something is wrong.
-const FINAL_WITHIN: Duration = Duration::from_secs(30);
 
 impl Node {
     /// A chain of this node by the name of its network or the beginning of its id; that at home without any.

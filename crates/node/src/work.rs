@@ -10,7 +10,9 @@ pub(crate) use kept::INITIAL;
 pub(crate) use unit::Resting;
 
 use crate::content::Contents;
-use crate::store::{Store, write_whole};
+use crate::files::write_whole;
+use crate::room::VERSIONS_KEPT;
+use crate::store::Store;
 use crate::throttle::{Answers, Duty};
 use anyhow::{Context, Result};
 use base::{ChunkTree, Hash};
@@ -23,10 +25,6 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use swarm::{Closed, Mode, RunId, Spec};
 
-/// Versions of the weights that are kept. A unit trains from one that is up to a round behind, a dispute needs the
-/// one before; and a newcomer fetches one that a quorum reported, which is one or two behind, while further rounds
-/// close: with fewer it would find its version gone.
-pub(crate) const VERSIONS_KEPT: usize = 4;
 /// Weights are written to disk at most this often.
 const SNAPSHOT_EVERY: Duration = Duration::from_secs(5);
 

@@ -57,7 +57,7 @@ pub(crate) enum Deed {
 
 /// What `account` did in a block, in order, by run.
 pub(crate) fn deeds(account: &NodeId, block: &Block, happened: &[Happened]) -> BTreeMap<RunId, Vec<Deed>> {
-    let refused = crate::history::refused(block, happened);
+    let refused = crate::refusals::refused(block, happened);
     let mut deeds: BTreeMap<RunId, Vec<Deed>> = BTreeMap::new();
     for tx in &block.txs {
         let Tx::Wallet { tx: signed } = tx else { continue };

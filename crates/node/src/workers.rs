@@ -1,6 +1,6 @@
 //! The threads of a run: one trains, one follows the log, one measures.
 
-use crate::driver::Happening;
+use crate::happening::Happening;
 use crate::work::{Resting, Step, Work};
 use anyhow::{Result, anyhow};
 use base::{ChunkTree, Hash, Reject};

@@ -22,17 +22,15 @@
 //! assert!(report.rounds >= 6 && report.voids == 0);
 //! ```
 
-mod check;
-mod drive;
+mod distort;
 mod faults;
 mod figure;
-mod lies;
 mod mass;
 mod node;
 mod report;
 mod scenario;
 mod tensors;
-mod wire;
+mod tiny;
 mod world;
 
 pub use faults::{Crash, CrashAfter, Faults, Lag, Partition, Rest, Stall};

@@ -1,7 +1,7 @@
 //! What a simulated network is and what befalls it, all of it drawn from one seed or set by hand.
 
 use crate::faults::{Crash, CrashAfter, Faults, Lag, Partition, Rest, Stall};
-use crate::tensors;
+use crate::tiny::{self, SEQ_LEN};
 use base::{Hash, Millis, Rng};
 use swarm::{Access, Init, Mode, Spec};
 
@@ -173,8 +173,6 @@ pub struct Costs {
 /// What a unit of grains is worth follows from it, nothing else.
 const CONFIG: &str =
     r#"{"hidden_size":64,"intermediate_size":128,"num_hidden_layers":2,"num_attention_heads":2,"vocab_size":256}"#;
-/// T of the virtual run.
-pub(crate) const SEQ_LEN: u32 = 16;
 /// One micro-batch of every inner step takes the slowest member so long in a calm network.
 const UNIT_MS: u64 = 1_000;
 
@@ -420,7 +418,7 @@ impl Scenario {
     pub(crate) fn first_root(&self) -> Hash {
         match self.work {
             Work::Grains => Hash::of("sim weights", b"version 0"),
-            Work::Tensors { .. } => tensors::first_weights(self.seed, self.mode).tree().root(),
+            Work::Tensors { .. } => tiny::first_weights(self.seed, self.mode).tree().root(),
         }
     }
 
@@ -429,7 +427,7 @@ impl Scenario {
         let gradients = self.mode == Mode::Gradients;
         let (config, params, micro_batch, lr_nano) = match self.work {
             Work::Grains => (CONFIG.into(), self.params, 1u32, 1_000_000),
-            Work::Tensors { .. } => (tensors::config_json(), tensors::params(), 4, 10_000_000),
+            Work::Tensors { .. } => (tiny::config_json(), tiny::params(), 4, 10_000_000),
         };
         let (sparsity, bits) = match self.work {
             Work::Grains if gradients => (0, 8),

@@ -3,8 +3,9 @@
 //!
 //! Units follow `node`: the same calls of `model` in the same order, on settings that are translated the same way.
 
-use crate::lies::distort;
-use crate::scenario::{Liar, SEQ_LEN};
+use crate::distort::distort;
+use crate::scenario::Liar;
+use crate::tiny::{SEQ_LEN, config, first_weights, layout, windows};
 use base::{ChunkTree, Hash, Reject, Rng};
 use model::update::{Format, encode};
 use model::{
@@ -15,67 +16,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use swarm::{Candidate, Closed, Commit, Mode, Settle, Spec, Train};
 
-/// V: as many words as the text has.
-const WORDS: u64 = 16;
-/// After three of four words the next one is certain, after the others it is any: a model that learned this has a
-/// loss of 1.18 nats, one that knows nothing of 2.77.
-const CERTAIN: (u64, u64) = (3, 4);
 /// Windows from here on are held out: no run hands out so many.
 const HELD_OUT: u64 = 1 << 63;
 /// Windows on which loss is compared: 2,048 tokens.
 const HELD_OUT_WINDOWS: u64 = 128;
-
-/// The shape: one block, and head and embedding apart, so that some rows may get no gradient.
-fn config() -> Config {
-    Config {
-        vocab_size: WORDS as usize,
-        hidden_size: 16,
-        intermediate_size: 12,
-        num_hidden_layers: 1,
-        num_attention_heads: 2,
-        num_key_value_heads: 1,
-        head_dim: 8,
-        rope_theta: 10_000.0,
-        rms_norm_eps: 1e-5,
-        tie_word_embeddings: false,
-        max_position_embeddings: SEQ_LEN as usize,
-    }
-}
-
-fn layout() -> Layout {
-    let config = config();
-    Layout::new(&config, &Part::whole(&config))
-}
-
-/// The shape as a run names it.
-pub(crate) fn config_json() -> String {
-    String::from_utf8(config().to_json(0)).expect("JSON is text")
-}
-
-/// Its parameters.
-pub(crate) fn params() -> u64 {
-    layout().len as u64
-}
-
-/// Weights of version 0.
-pub(crate) fn first_weights(seed: u64, mode: Mode) -> Weights {
-    Weights::init(&layout(), &config(), seed, mode == Mode::Gradients)
-}
-
-/// `count` windows of T + 1 words, from number `at` on.
-fn windows(seed: u64, at: u64, count: u64) -> Batch {
-    let mut ids = Vec::new();
-    for number in at..at + count {
-        let mut rng = Rng::keyed(seed, number);
-        let mut id = rng.below(WORDS);
-        for _ in 0..=SEQ_LEN {
-            ids.push(id as u32);
-            let follows = (5 * id + 3) % WORDS;
-            id = if rng.chance(CERTAIN.0, CERTAIN.1) { follows } else { rng.below(WORDS) };
-        }
-    }
-    Batch { ids }
-}
 
 /// What all nodes of a run have on their disks, and one trainer that computes for each of them in turn.
 pub(crate) struct Tensors {
@@ -350,7 +294,7 @@ mod tests {
 
     #[test]
     fn the_model_is_tiny_and_its_text_is_not_learned_by_heart() {
-        assert!(config().check().is_ok() && params() <= 2_000, "{} parameters", params());
+        assert!(config().check().is_ok() && crate::tiny::params() <= 2_000, "{} parameters", crate::tiny::params());
         let batch = windows(1, 7, 2);
         assert_eq!(batch.ids.len(), 2 * (SEQ_LEN as usize + 1));
         assert_eq!(batch, windows(1, 7, 2));

@@ -1,6 +1,7 @@
 //! What the network adds to a first word, and how soon an answer stops that nobody wants any more.
 
-use super::{Pair, ninety_ninth, question, served};
+use super::{ninety_ninth, question, served};
+use crate::pair::Pair;
 use crate::serve::{answer, job, prompt};
 use crate::{Bar, Book, Measured};
 use anyhow::{Context, Result, anyhow, ensure};

@@ -19,7 +19,6 @@ use linux as system;
 #[cfg(not(target_os = "linux"))]
 use other as system;
 
-use crate::LimitsTable;
 use std::path::Path;
 use std::time::Duration;
 
@@ -109,17 +108,16 @@ pub fn own_memory_mb() -> Option<u64> {
 
 /// What the program may take of the machine; 0 = no limit.
 #[derive(Clone, Copy, Debug)]
-struct Caps {
+pub struct Caps {
     /// Processors at a time.
-    threads: u16,
+    pub threads: u16,
     /// Memory in units of 2^20 bytes.
-    memory_mb: u64,
+    pub memory_mb: u64,
 }
 
 /// Has caps kept by the system where it can be asked to; who keeps them now, in words. Whatever the answer, the program keeps
 /// to them by itself, as far as it can. What is in memory before is not moved: to be called before models are loaded.
-pub async fn confine(limits: &LimitsTable) -> String {
-    let caps = Caps { threads: limits.threads, memory_mb: limits.memory_mb };
+pub async fn confine(caps: Caps) -> String {
     #[cfg(target_os = "linux")]
     let unit = system::confine(caps).await;
     #[cfg(not(target_os = "linux"))]

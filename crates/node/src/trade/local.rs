@@ -1,7 +1,8 @@
 //! Questions of other processes of the same owner, over the control socket: one line of JSON for each word.
 
 use super::{TERMINAL, Trade};
-use crate::{Node, control};
+use crate::Node;
+use crate::request::{self, Request};
 use anyhow::{Context, Result, bail};
 use base::Wire;
 use market::{Ask, Piece};
@@ -93,8 +94,8 @@ pub struct Telling {
 impl Telling {
     /// Asks it; none where no node runs there.
     pub async fn begin(dir: &Path, ask: &Ask) -> Result<Option<Self>> {
-        let request = control::Request::Ask { ask: base::to_hex(&ask.to_bytes()) };
-        let sent = control::send(dir, &request).await?;
+        let request = Request::Ask { ask: base::to_hex(&ask.to_bytes()) };
+        let sent = request::send(dir, &request).await?;
         Ok(sent.map(|(read, write)| Self { lines: BufReader::new(read).lines(), _write: write }))
     }
 

@@ -1,7 +1,7 @@
 //! What a run keeps on disk: weights, updates, and private states.
 
 use super::Work;
-use crate::store::{read_verified, write_parts, write_whole};
+use crate::files::{read_verified, write_parts, write_whole};
 use anyhow::{Context, Result, ensure};
 use base::{ChunkTree, Hash, Reject, Round};
 use model::{Layout, Private, Weights, verify_update};

@@ -1,7 +1,7 @@
 //! The virtual network: delay, loss, duplicates, partitions; the stream of blocks, submissions, fetches.
 
+use super::{LOG, What, World};
 use crate::report::Violation;
-use crate::world::{LOG, What, World};
 use base::{Hash, NodeId, Reject};
 use swarm::{Candidate, Input, SignedTx, Tx};
 

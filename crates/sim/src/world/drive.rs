@@ -1,10 +1,10 @@
 //! The virtual driver: carries out what a peer asks for, in order, and brings back what became of it.
 
+use super::wire::Want;
+use super::{What, World};
 use crate::report::Violation;
 use crate::scenario::Liar;
 use crate::tensors::Tensors;
-use crate::wire::Want;
-use crate::world::{What, World};
 use base::{Hash, Machine, Millis, NodeId, Outbox, Round, Wire};
 use swarm::{Candidate, Closed, Commit, Event, Fetch, Input, Output, Train};
 

@@ -1,9 +1,9 @@
 //! The invariants: safety at every block, liveness after the faults stop.
 
+use super::World;
 use crate::node::Node;
 use crate::report::{Struck, Violation};
 use crate::scenario::Liar;
-use crate::world::World;
 use base::{Hash, RejectCounts};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;

@@ -1,12 +1,17 @@
 //! The event queue, the log node and the order of things.
 
-use crate::check::Watch;
+mod check;
+mod drive;
+mod lies;
+mod wire;
+
+use check::Watch;
 use crate::mass::Mass;
 use crate::node::{Disk, Node};
 use crate::report::{Learning, Report, Violation};
 use crate::scenario::{Scenario, Work};
 use crate::tensors::Tensors;
-use crate::wire::Ask;
+use wire::Ask;
 use base::{Hash, Keypair, Machine, Millis, NodeId, Outbox, Rng, Round, Wire};
 use std::collections::BTreeMap;
 use std::sync::Arc;

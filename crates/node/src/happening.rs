@@ -1,0 +1,23 @@
+//! What happens to the driver of a chain's runs.
+
+use crate::work::Work;
+use anyhow::Result;
+use std::sync::Arc;
+use std::time::Duration;
+use swarm::{Block, Input, RunId, State};
+
+/// Pause before what failed is tried again.
+pub(crate) const RECONNECT: Duration = Duration::from_millis(500);
+
+/// What happens to a driver.
+pub(crate) enum Happening {
+    Input(Box<Input>),
+    /// What the chain says so far; comes first.
+    State(Box<State>),
+    Block(Block),
+    Refused(String),
+    Prepared(RunId, Result<Arc<Work>>),
+    Fetching(RunId, &'static str, usize, usize),
+    Trouble(RunId, String),
+    Heldout(RunId, u64, f64),
+}

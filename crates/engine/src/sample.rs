@@ -172,6 +172,8 @@ impl Sampler {
             // A stranger's beginning of an answer is paid like a question: nobody waits longer for a long one.
             sampler.took(token).and_then(|()| sampler.late()).map_err(|error| format(error.to_string()))?;
         }
+        // What follows has its own time.
+        sampler.spent = Duration::ZERO;
         Ok(sampler)
     }
 

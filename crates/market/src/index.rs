@@ -28,6 +28,8 @@ pub struct Need {
 
 /// Providers that are remembered.
 const PROVIDERS_MAX: usize = 16_384;
+/// Fewer digits of a hash name nothing.
+const DIGITS_MIN: usize = 8;
 /// Offers that are looked at for one that makes room.
 const EVICT_SCAN: usize = 4_096;
 /// Tokens of a paid question that a provider without a good history may be asked: its fee is paid before anything comes.
@@ -307,10 +309,21 @@ impl Index {
         self.names.get(name)?.iter().max_by_key(|(_, weight)| **weight).map(|(model, _)| *model)
     }
 
-    /// Models of a name whose hashes begin with these digits. Anybody may claim any hash.
+    /// Models of a name whose hashes begin with these digits, two at most: anybody may claim any hash, and as many as
+    /// they like.
     pub fn named_at(&self, name: &str, digits: &str) -> Vec<Hash> {
-        let models = self.names.get(name).into_iter().flat_map(BTreeMap::keys);
-        models.filter(|model| model.to_string().starts_with(digits)).copied().collect()
+        let digit = |c: u8| char::from(c).to_digit(16).filter(|_| !c.is_ascii_uppercase());
+        let values: Option<Vec<u32>> = digits.bytes().map(digit).collect();
+        let (Some(models), Some(values)) = (self.names.get(name), values) else { return Vec::new() };
+        if !(DIGITS_MIN..=64).contains(&values.len()) {
+            return Vec::new();
+        }
+        let mut least = Hash::default();
+        for (i, value) in values.into_iter().enumerate() {
+            least.0[i / 2] |= (value << if i % 2 == 0 { 4 } else { 0 }) as u8;
+        }
+        let meant = models.range(least..).map(|(model, _)| *model);
+        meant.take_while(|model| model.to_string().starts_with(digits)).take(2).collect()
     }
 
     fn rename(&mut self, offers: &[Offer], bond: u64, add: bool) {

@@ -85,6 +85,15 @@ fn digits_of_a_hash_name_all_that_claim_them() {
     assert_eq!(index.named_at(&same.name, digits).len(), 2);
     assert_eq!(index.named_at(&same.name, &first.to_string()), [first]);
     assert_eq!(index.named_at("another", digits), []);
+    for none in
+        ["", &digits[..7], "0000000g", &digits.to_uppercase().replace(char::is_numeric, "A"), &format!("{first}0")]
+    {
+        assert_eq!(index.named_at(&same.name, none), [], "{none}");
+    }
+    // Every beginning leads there, of odd length, too.
+    for n in 8..=64 {
+        assert!(index.named_at(&same.name, &first.to_string()[..n]).contains(&first), "{n}");
+    }
 }
 
 #[test]

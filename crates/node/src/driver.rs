@@ -13,7 +13,7 @@ use crate::workers::{Checkpoint, Job, Workers};
 use anyhow::Result;
 use base::{Hash, Keypair, Machine, Millis, NodeId, Outbox};
 use net::{Net, Ticket};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -88,6 +88,8 @@ pub(crate) struct Driver {
     /// What was to be said before the chain was known.
     early: Vec<Tx>,
     known: bool,
+    /// What machines asked for and the disk holds up.
+    pub(crate) waiting: VecDeque<Output>,
     pub(crate) seqs: std::ops::Range<u64>,
     wake: Option<Millis>,
     started: Instant,
@@ -118,6 +120,7 @@ pub(crate) async fn run(
         to_log,
         early: Vec::new(),
         known: false,
+        waiting: VecDeque::new(),
         seqs: 0..0,
         wake: None,
         started: Instant::now(),
@@ -200,6 +203,7 @@ impl Driver {
             }
             Order::Leave(run) => {
                 let left = self.runs.remove(&run);
+                self.forget_waiting(&run);
                 let work = left.as_ref().and_then(|run| run.work.as_ref());
                 let done = [self.shared.store.unfollow(&run), work.map_or(Ok(()), |workers| workers.work.leave())];
                 for error in done.into_iter().filter_map(Result::err) {
@@ -300,18 +304,14 @@ impl Driver {
         let mut out = Outbox::default();
         let now = self.now();
         self.peer.step(now, input, &mut out);
-        let outputs: Vec<Output> = out.drain().collect();
-        for output in outputs {
-            tracing::debug!(output = output.name(), "asked for");
-            self.carry_out(output)?;
-        }
-        Ok(())
+        self.waiting.extend(out.drain());
+        self.carry_on()
     }
 
-    fn carry_out(&mut self, output: Output) -> Result<()> {
+    pub(crate) fn carry_out(&mut self, output: Output) -> Result<()> {
         match output {
             Output::Submit(tx) => self.submit(tx)?,
-            Output::Remember(run, memory) => self.persist(|store| store.remember(&run, &memory))?,
+            Output::Remember(run, _) => anyhow::bail!("what run {} remembers is out of order", run.short()),
             Output::Wake(at) => self.wake = Some(self.wake.map_or(at, |wake| wake.min(at))),
             Output::Event(event) => self.note(event),
             Output::Init(run) => self.job(&run, Job::Init),
@@ -349,7 +349,7 @@ impl Driver {
         }
     }
 
-    fn wake_in(&mut self, wait: Duration) {
+    pub(crate) fn wake_in(&mut self, wait: Duration) {
         let at = self.now().plus(wait.as_millis() as u64);
         self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
     }

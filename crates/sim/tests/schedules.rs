@@ -293,7 +293,8 @@ fn who_never_attests_sits_out_longer_and_longer() {
         void.extend(run.closed.iter().filter(|closed| closed.void).map(|closed| closed.round));
         faults.extend(run.members.values().map(|member| member.faults));
     });
-    assert!(report.lies > 0 && (2..=12).contains(&void.len()), "{} of 60 rounds are void", void.len());
+    // Short windows are nobody's fault: they grow first.
+    assert!(report.lies > 0 && (2..=24).contains(&void.len()), "{} of 60 rounds are void", void.len());
     assert!(faults.contains(&4), "its pauses grow: {faults:?}");
 }
 

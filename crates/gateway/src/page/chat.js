@@ -40,7 +40,7 @@ export async function showModels() {
 }
 
 // What was chosen stays chosen, also while it is gone: another model is another machine, perhaps. Machines of others are
-// asked by those only who choose them.
+// asked by those only who choose them, or list their names in `[ask] for_names`.
 function offer(names) {
   const before = $("model").value;
   const first = before || names.find((name) => !isOthers(name)) || "";

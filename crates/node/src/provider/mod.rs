@@ -58,6 +58,8 @@ pub(crate) struct Provider {
     strangers: Lines,
     /// Questions of others whose tokens are being counted.
     reading: Arc<Semaphore>,
+    /// The same of grammars of others' questions.
+    shaping: Arc<Semaphore>,
 }
 
 /// What a provider knows of a model that it serves.
@@ -76,6 +78,7 @@ const STRANGERS: usize = 64;
 const STRANGERS_EACH: usize = 4;
 /// Questions of others that are rendered and tokenised at a time: it costs time before anything is paid.
 const READING: usize = 4;
+const SHAPING: usize = 2;
 /// What was written is read within this after the engine has ended.
 const READ_AFTER: Duration = Duration::from_secs(60);
 /// Frames that wait for a slow reader; then its answer waits too.
@@ -95,7 +98,7 @@ impl Provider {
         let class = format!("talkoo {} {}", env!("CARGO_PKG_VERSION"), engine::class());
         let (refused, counts) = Default::default();
         let (payers, strangers) = (Semaphore::new(PAYERS), Lines::new(STRANGERS, STRANGERS_EACH));
-        let reading = Arc::new(Semaphore::new(READING));
+        let (reading, shaping) = (Arc::new(Semaphore::new(READING)), Arc::new(Semaphore::new(SHAPING)));
         let (desks, did) = (Mutex::default(), Did::new(answers));
         let told = watch::Sender::new(Told::Works);
         let provider = Self {
@@ -113,6 +116,7 @@ impl Provider {
             payers,
             strangers,
             reading,
+            shaping,
         };
         for served in provider.local.all() {
             provider.open(&served).await;
@@ -160,7 +164,7 @@ impl Provider {
         Offer {
             chain,
             model: card.hash,
-            name: card.name.chars().filter(|c| !c.is_control() && *c != market::AT).take(64).collect(),
+            name: name_of(card),
             quantisation: info.quantisation.clone(),
             context: u32::try_from(card.context).unwrap_or(u32::MAX),
             tools: card.tools,
@@ -262,7 +266,9 @@ impl Provider {
         says: &mut mpsc::Receiver<Say>,
         account: &mut Option<Paying>,
     ) -> Result<(), Break> {
-        let (by, of_others) = (asker.by, asker.origin.is_some());
+        let by = asker.by;
+        // A grammar takes longer than a text: these wait for each other, and no other question for them.
+        let shaped = asker.origin.is_some() && request.ask.sampling.format != market::Format::Free;
         let own = by == self.key.id();
         let served = self.local.of(&request.model).ok_or_else(|| Reason::Model(request.ask.model.clone()))?;
         let price = if own { Price::default() } else { self.config.price };
@@ -332,14 +338,14 @@ impl Provider {
         // A shape is made into a grammar after it was paid for, or by whom it costs a place.
         let (mut later, mut ready) = (Some(prepare), None);
         if paying.is_none() {
-            ready = self.prepared(later.take(), of_others, out).await?;
+            ready = self.prepared(later.take(), shaped, out).await?;
         }
         send(out, Frame::Taken { terms }).await?;
         if let Some(paying) = paying {
             self.paid_for_reading(paying, telling.receipt().cost, out, says).await?;
             drop(unpaid);
             place = gate.knock(line, true);
-            ready = self.prepared(later.take(), of_others, out).await?;
+            ready = self.prepared(later.take(), shaped, out).await?;
         }
         if let Some(place) = &mut place {
             self.wait(place, paying, &busy, out, says).await?;
@@ -367,7 +373,10 @@ impl Provider {
         request: &Request,
         out: &mpsc::Sender<Frame>,
     ) -> Result<Vec<i32>, Break> {
-        let permit = self.permit(asker.origin.is_some(), out).await?;
+        let permit = match asker.origin {
+            None => None,
+            Some(_) => Some(self.permit(&self.reading, out).await?),
+        };
         let (model, ask, written, room) =
             (served.clone(), request.ask.clone(), request.written.len() as u64, asker.room);
         let read = move || {
@@ -385,13 +394,10 @@ impl Provider {
         Ok(read.map_err(|_| Reason::Failed("the question could not be read".into()))??)
     }
 
-    /// Leave to compute with what somebody sent: few of others do at a time, whether they still wait for it or not.
-    async fn permit(&self, of_others: bool, out: &mpsc::Sender<Frame>) -> Result<Option<OwnedSemaphorePermit>, Break> {
-        if !of_others {
-            return Ok(None);
-        }
-        let permit = self.alive_until(self.reading.clone().acquire_owned(), out).await?;
-        Ok(Some(permit.map_err(|_| Reason::Failed("the node is stopping".into()))?))
+    /// Leave to compute with what somebody sent: few do at a time, whether they still wait for it or not.
+    async fn permit(&self, of: &Arc<Semaphore>, out: &mpsc::Sender<Frame>) -> Result<OwnedSemaphorePermit, Break> {
+        let permit = self.alive_until(of.clone().acquire_owned(), out).await?;
+        Ok(permit.map_err(|_| Reason::Failed("the node is stopping".into()))?)
     }
 
     /// Waits for something, and says meanwhile that somebody is there.
@@ -411,11 +417,11 @@ impl Provider {
     async fn prepared(
         &self,
         prepare: Option<impl FnOnce() -> Result<Ready, Reason> + Send + 'static>,
-        of_others: bool,
+        shaped: bool,
         out: &mpsc::Sender<Frame>,
     ) -> Result<Option<Ready>, Break> {
         let Some(prepare) = prepare else { return Ok(None) };
-        let permit = self.permit(of_others, out).await?;
+        let permit = if shaped { Some(self.permit(&self.shaping, out).await?) } else { None };
         let prepare = move || {
             // Kept until it is done, also when nobody waits for it any more.
             let _permit = permit;
@@ -424,6 +430,12 @@ impl Provider {
         let prepared = self.alive_until(tokio::task::spawn_blocking(prepare), out).await?;
         Ok(Some(prepared.map_err(|_| Reason::Failed("the question could not be prepared".into()))??))
     }
+}
+
+/// A model's name as others may see it, or what stands for it where nothing is left.
+fn name_of(card: &market::ModelCard) -> String {
+    let name: String = card.name.chars().filter(|c| !c.is_control() && *c != market::AT).take(64).collect();
+    if name.is_empty() { card.hash.short() } else { name }
 }
 
 /// How many answers others get at a time: one slot is the owner's own.

@@ -16,23 +16,30 @@ const ALLOT_WITHIN: Duration = Duration::from_secs(3 * PAY_WITHIN.as_secs());
 /// A voucher is on its way for so long, in the mean.
 const VOUCHER_WITHIN: Duration = Duration::from_millis(500);
 
-/// How long one answer has waited to be paid, all in all: it keeps its place meanwhile, and others wait for that.
-#[derive(Debug, Default)]
+/// How long an engine stood still because one answer was not paid, all in all: the answer keeps its place meanwhile, and
+/// others wait for that.
+#[derive(Debug)]
 struct Waiting {
     before: Duration,
     since: Option<Instant>,
+    /// Tokens up to which it may write.
+    allowed: u64,
+}
+
+impl Default for Waiting {
+    fn default() -> Self {
+        Self { before: Duration::ZERO, since: None, allowed: CHUNK / 2 }
+    }
 }
 
 impl Waiting {
-    /// Notes whether it may go on.
-    fn note(&mut self, may: bool, now: Instant) {
-        match self.since {
-            None if !may => self.since = Some(now),
-            Some(since) if may => {
-                self.before += now - since;
-                self.since = None;
-            }
-            _ => {}
+    /// Notes whether it may write on after so many tokens.
+    fn note(&mut self, may: bool, written: u64, now: Instant) {
+        if may {
+            self.allowed = written.saturating_add(CHUNK / 2);
+            self.before += self.since.take().map_or(Duration::ZERO, |since| now - since);
+        } else if written >= self.allowed {
+            self.since.get_or_insert(now);
         }
     }
 
@@ -88,7 +95,7 @@ impl Provider {
                     self.heard(paying, say).await?;
                     if let Some(paying) = paying {
                         let may = paying.allow(telling.receipt().written);
-                        waiting.note(may, Instant::now());
+                        waiting.note(may, telling.receipt().written, Instant::now());
                         if may {
                             engine.wake();
                         }
@@ -99,7 +106,7 @@ impl Provider {
                     if let Some(paying) = paying {
                         self.again(paying).await?;
                         let may = paying.allow(telling.receipt().written);
-                        waiting.note(may, Instant::now());
+                        waiting.note(may, telling.receipt().written, Instant::now());
                         if may {
                             engine.wake();
                         } else if waiting.is_over(telling.receipt().written, Instant::now()) {
@@ -139,7 +146,7 @@ impl Provider {
             if let Some(paying) = paying {
                 paying.earn(telling.receipt().cost.less(before).unwrap_or_default());
                 let may = paying.allow(telling.receipt().written);
-                waiting.note(may, Instant::now());
+                waiting.note(may, telling.receipt().written, Instant::now());
                 if may {
                     engine.wake();
                 }
@@ -187,24 +194,36 @@ mod tests {
 
     #[test]
     fn who_pays_each_word_late_does_not_keep_its_place() {
-        let (mut waiting, mut written, begun) = (Waiting::default(), 0, Instant::now());
+        let (mut waiting, mut written, begun) = (Waiting::default(), CHUNK / 2, Instant::now());
         let mut now = begun;
+        waiting.note(false, written, now);
         // Each voucher comes a moment before it would be too late for that one.
         while !waiting.is_over(written, now) {
-            waiting.note(true, now);
+            waiting.note(true, written, now);
             written += CHUNK / 2;
-            waiting.note(false, now);
+            waiting.note(false, written, now);
             now += ALLOT_WITHIN - Duration::from_millis(1);
         }
         assert!(now - begun < 3 * ALLOT_WITHIN, "{:?}", now - begun);
         // Who is far away and pays at once goes on for ever, after one allotment on the way.
-        let (mut waiting, mut written) = (Waiting::default(), 0);
+        let (mut waiting, mut written) = (Waiting::default(), CHUNK / 2);
         for _ in 0..10_000 {
-            waiting.note(false, now);
+            waiting.note(false, written, now);
             now += Duration::from_millis(if written == 800 { 14_000 } else { 300 });
             assert!(!waiting.is_over(written, now), "{written}");
-            waiting.note(true, now);
+            waiting.note(true, written, now);
             written += CHUNK / 2;
+        }
+        // While the engine has something to write nobody waits for a voucher.
+        let (mut waiting, mut written) = (Waiting::default(), 0);
+        for _ in 0..1_000 {
+            for _ in 0..CHUNK / 2 - 1 {
+                written += 1;
+                waiting.note(false, written, now);
+                now += Duration::from_secs(1);
+            }
+            assert_eq!(waiting.since, None);
+            waiting.note(true, written, now);
         }
     }
 

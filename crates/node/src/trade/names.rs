@@ -17,8 +17,6 @@ const LISTED: usize = 256;
 /// Names of others that stay bound to the weights of their first use; an owner asks for a few dozen.
 const PINS_MAX: usize = 4_096;
 const PINS_FILE: &str = "net-names";
-/// Digits of a hash that tell models of one name apart.
-const HASH_DIGITS: usize = 12;
 
 /// Who may be asked.
 pub(super) enum Whom {
@@ -179,10 +177,8 @@ impl Trade {
             let (context, since, providers) = (u64::from(offer.context), offer.since.0 / 1000, providers as u64);
             let card = |name| ModelCard { name, hash: offer.model, context, tools: offer.tools, since, providers };
             if !self.is_meant(&index, offer) {
-                let whole = offer.model.to_string();
-                let few = &whole[..HASH_DIGITS];
-                let digits = if index.named_at(&offer.name, few).len() > 1 { &whole } else { few };
-                out.push(card(format!("{NET}{}{}{digits}", offer.name, market::AT)));
+                // All of it: whoever claims a hash that begins alike makes fewer digits mean nothing.
+                out.push(card(format!("{NET}{}{}{}", offer.name, market::AT, offer.model)));
                 continue;
             }
             if self.config.for_names.contains(&offer.name) && local.iter().all(|s| s.card().name != offer.name) {

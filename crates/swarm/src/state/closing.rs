@@ -6,6 +6,9 @@ use super::member::Status;
 use super::round::{Candidate, Closed, Phase, RoundState, later};
 use base::{Millis, NodeId};
 
+/// In a window of this length, or the longest that the run allows, an honest member is heard: a quarter of it is left for its
+/// word to come into a block.
+const SILENT_MS: u64 = 8_000;
 /// Exchange times remembered for the next deadline.
 const EXCHANGES_KEPT: usize = 16;
 
@@ -88,8 +91,10 @@ impl Run {
             _ => None,
         };
         let nobody = round.candidates.is_empty();
-        self.fault_silent(&round, now, events);
         let void = plain.is_none() && !nobody && !round.quorum();
+        if void {
+            self.fault_silent(&round, now, events);
+        }
         let (set, mut left_out) = self.divide(&round, void);
         if plain.is_none() && !void {
             // Everybody waited for bytes that did not come. Who began from other weights than a quorum reports has
@@ -139,17 +144,21 @@ impl Run {
         events.push(Event::Closed(self.id, round.round));
     }
 
-    /// Everybody waited until the end of the window for whoever of the committee said nothing, while most did: an
-    /// honest member says what it holds long before, be it nothing.
+    /// A round is void because some of its committee said nothing, while more than half did: each that could have is at
+    /// fault. Whoever disputes a root says nothing as long as that is open. And a short window is no one's fault: what an
+    /// honest member says at three quarters of it may be a moment too late, and void rounds make the window longer.
     fn fault_silent(&mut self, round: &RoundState, now: Millis, events: &mut Vec<Event>) {
+        let window = round.until.since(round.since);
+        let long = window >= SILENT_MS.min(self.spec.exchange_ms.1);
         let most = round.attests.len().saturating_mul(2) > round.committee.len();
-        if now < round.until || round.plan.len() < 2 || round.candidates.is_empty() || !most {
+        if now < round.until || !long || !most {
             return;
         }
-        // Who did not commit either was at fault for that.
-        let there = |id: &&NodeId| round.slot(id).is_none() || round.commits.contains_key(id);
-        let silent = round.committee.iter().filter(|id| !round.attests.contains_key(id)).filter(there);
-        silent.for_each(|id| self.fault(id, 1, events));
+        let disputes = |id: &NodeId| self.disputes.iter().any(|dispute| dispute.is_open() && dispute.by == *id);
+        // Who committed had the weights; who did not was at fault for that.
+        let able = |id: &&NodeId| round.commits.contains_key(id) && !round.attests.contains_key(id) && !disputes(id);
+        let silent: Vec<NodeId> = round.committee.iter().filter(able).copied().collect();
+        silent.iter().for_each(|id| self.fault(id, 1, events));
     }
 
     /// The set, and what stays out of it.

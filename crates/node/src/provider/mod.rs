@@ -216,6 +216,8 @@ impl Provider {
         let by = asker.by;
         let model = self.local.of(&request.model);
         let mut paying = None;
+        // Whoever asks knows from here on that the question was heard: if nothing follows, it may be why.
+        let _ = out.try_send(Frame::Alive {});
         let outcome = tokio::select! {
             outcome = self.try_answer(asker, request, &out, &mut says, &mut paying) => Some(outcome),
             () = out.closed() => None,

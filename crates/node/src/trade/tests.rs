@@ -130,6 +130,21 @@ async fn a_question_for_an_unloaded_model_leaves_no_machine() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_says_that_it_heard_a_question_before_it_looks_at_it() {
+    let stage = tempfile::tempdir().expect("a folder");
+    let (node, trade) = start(&stage.path().join("node"), Local::default(), TradeConfig::default()).await;
+    let (out, mut frames) = mpsc::channel(8);
+    let (_says, said) = mpsc::channel(1);
+    // Of a model that it does not have.
+    let request = Request::new(Hash::default(), Hash::default(), Hash::default(), question("a model"));
+    trade.provider.answer(node.id(), request, out, said).await;
+    assert_eq!(frames.recv().await, Some(Frame::Alive {}));
+    assert!(matches!(frames.recv().await, Some(Frame::Refused { .. })));
+    trade.close().await;
+    node.close().await.expect("it ends");
+}
+
 #[test]
 fn the_bytes_of_a_token_are_those_of_ones_own_vocabulary() {
     let stage = tempfile::tempdir().expect("a folder");
@@ -272,6 +287,7 @@ async fn credits_of_a_strangers_network_of_one_buy_no_answer() {
     let (out, mut frames) = mpsc::channel(8);
     let (_says, said) = mpsc::channel(8);
     trade.provider.answer(mint.id(), request, out, said).await;
+    assert_eq!(frames.recv().await, Some(Frame::Alive {}));
     assert_eq!(frames.recv().await, Some(Frame::Refused { reason: Reason::Price }));
     for (node, trade) in [(node, trade), (mint, minting)] {
         trade.close().await;

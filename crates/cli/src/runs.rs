@@ -5,6 +5,7 @@ use base::{ChunkTree, Hash};
 use data::Corpus;
 use ledger::Credits;
 use model::{Batch, Config, Layout, Part, Trainer, Weights};
+use node::Limits;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use swarm::{Init, Link, Machine, Mode, Outlook, PlanInput, Resolved, RunFile, Spec, plan};
@@ -40,7 +41,7 @@ pub(crate) struct Prepared {
 }
 
 /// Reads `path` and resolves it; `scratch` holds the shipped corpus once it is built.
-pub(crate) fn prepare(path: &Path, scratch: &Path, threads: usize, device: &str, others: &Others) -> Result<Prepared> {
+pub(crate) fn prepare(path: &Path, scratch: &Path, limits: Limits, device: &str, others: &Others) -> Result<Prepared> {
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
     let file = RunFile::parse(&text).with_context(|| path.display().to_string())?;
     let corpus = corpus_dir(&file.data.manifest, path, scratch)?;
@@ -49,7 +50,8 @@ pub(crate) fn prepare(path: &Path, scratch: &Path, threads: usize, device: &str,
     let (config, theta, model) = config(&file, path, manifest.vocab as usize)?;
     config.check_length(file.data.seq_len as usize)?;
     let layout = Layout::new(&config, &Part::whole(&config));
-    let speed = measure(&config, &file, threads, device)?;
+    // A unit is as long as the trainer's rests make it.
+    let speed = measure(&config, &file, limits.threads, device)? * f64::from(limits.duty_percent) / 100.0;
     let link = Link { up_mbit: others.mbit, down_mbit: others.mbit, rtt_ms: others.rtt_ms };
     let input = PlanInput {
         params: layout.len as u64,

@@ -115,7 +115,7 @@ pub(crate) async fn run(common: &Common, command: TrainCommand) -> Result<()> {
 }
 
 fn prepare(common: &Common, file: &Path, others: &Others) -> Result<Prepared> {
-    runs::prepare(file, &common.dir(), common.threads(), common.device(), others)
+    runs::prepare(file, &common.dir(), common.limits(), common.device(), others)
 }
 
 async fn create(common: &Common, file: &Path, others: &Others) -> Result<()> {

@@ -144,7 +144,8 @@ fn greet(
     }
     text += &format!("node  {}, network {}\nuses  {limits}\n", node.id(), chain.network);
     if node.is_alone() {
-        text += "You are alone in your own network; to join others: `talkoo train join TICKET` or `talkoo network join FILE`.\n";
+        text += "You are alone in your own network; to join others: `talkoo train join TICKET`, or in a new folder \
+                 `talkoo --data FOLDER network join FILE`.\n";
     }
     text += "In another terminal: talkoo status · pause 2h · resume · run · down. Ctrl-C ends it.";
     render::announce(&if common.json { value.to_string() } else { text });
@@ -213,7 +214,7 @@ async fn begin(common: &Common, node: &Arc<Node>, dir: &Path) -> Result<()> {
     let file = dir.join("first.toml");
     std::fs::write(&file, EXAMPLE).with_context(|| file.display().to_string())?;
     let alone = crate::runs::Others { members: 1, mbit: 100.0, rtt_ms: 30.0 };
-    let prepare = || crate::runs::prepare(&file, dir, common.threads(), common.device(), &alone);
+    let prepare = || crate::runs::prepare(&file, dir, common.limits(), common.device(), &alone);
     let prepared = tokio::task::block_in_place(prepare)?;
     let corpus = std::path::absolute(&prepared.corpus)?;
     let ticket = node.create(prepared.spec, &corpus, None, prepared.budget.unwrap_or_default()).await?;

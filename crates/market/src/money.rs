@@ -105,7 +105,20 @@ impl Till {
     /// The same after a restart: what was owed belonged to answers that ended with the process.
     pub fn restarted(mut self) -> Self {
         self.earned = self.earned.min(self.promised());
+        self.find_late();
         self
+    }
+
+    /// What was promised beyond what was done.
+    fn ahead(&self) -> Credits {
+        self.promised().less(self.earned).unwrap_or_default()
+    }
+
+    /// What was paid too late to be told from what is lost is not lost.
+    fn find_late(&mut self) {
+        let late = self.ahead().min(self.lost);
+        self.lost = Credits(self.lost.0.saturating_sub(late.0));
+        self.earned = Credits(self.earned.0.saturating_add(late.0));
     }
 
     /// The client's last word.
@@ -193,10 +206,7 @@ impl Till {
         self.lost = Credits(self.lost.0.saturating_add(lost.0));
         self.earned = Credits(self.earned.0.saturating_sub(lost.0));
         if self.open == 0 {
-            // What was paid beyond that came too late to be told from what is lost.
-            let late = self.promised().less(self.earned).unwrap_or_default().min(self.lost);
-            self.lost = Credits(self.lost.0.saturating_sub(late.0));
-            self.earned = Credits(self.earned.0.saturating_add(late.0));
+            self.find_late();
             (self.under_way, self.beside) = (Credits::ZERO, false);
         }
         lost
@@ -232,7 +242,9 @@ impl Till {
 
     /// Whether the client is trusted with another chunk: who breaks off now and then is, who never pays is not.
     pub fn trusts(&self, chunk: Credits) -> bool {
-        self.lost.0 <= chunk.0.saturating_mul(2).saturating_add(self.promised().0 / TRUST)
+        // While answers are beside each other, what counts as lost may be on its way yet; what came counts.
+        let lost = self.lost.less(self.ahead()).unwrap_or_default();
+        lost.0 <= chunk.0.saturating_mul(2).saturating_add(self.promised().0 / TRUST)
     }
 
     /// Notes what was done for an open answer.

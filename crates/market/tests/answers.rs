@@ -4,7 +4,7 @@
 mod play;
 
 use base::{Hash, Keypair, Machine, Millis, NodeId, Outbox, Reject, Rng, Wire};
-use market::{Candidate, Event, Finish, Offer, Order, Piece, Price, Reason, Receipts, Request, Session};
+use market::{Candidate, Event, Finish, Frame, Offer, Order, Piece, Price, Reason, Receipts, Request, Session};
 use play::{LENGTH, MODEL, ROLES, Role, Shown, ask, frames, offer, play, play_as, play_with, price, text};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -223,6 +223,27 @@ fn who_leaves_pays_what_was_on_its_way_and_no_more() {
         assert!(stop.is_some() && stop < close, "it is told, and then left: {orders:?}");
         assert!(matches!(orders.last(), Some(Order::Show(Piece::End { finish: Err(_), .. }))));
     }
+}
+
+#[test]
+fn whose_owner_comes_back_is_paid_for_what_it_wrote() {
+    let (client, key) = (NodeId([1; 32]), Keypair::from_secret([2; 32]));
+    let mut session = Session::new(client, Request::new(Hash::default(), offer().model, Hash::default(), ask()));
+    let mut out = Outbox::default();
+    session.step(Millis(0), Event::Begin, &mut out);
+    let candidate = Candidate { provider: key.id(), offer: offer(), expected_ms: 1, prompt_rate: 1000, known: true };
+    session.step(Millis(0), Event::Chosen(Some(candidate)), &mut out);
+    let opened =
+        out.drain().find_map(|order| if let Order::Open { request, .. } = order { Some(request) } else { None });
+    let frames = frames(Role::Honest, &key, client, &opened.expect("somebody is asked"));
+    for frame in frames.into_iter().filter_map(|(_, frame)| frame).take(2 + 20) {
+        session.step(Millis(1), Event::Frame(1, frame), &mut out);
+    }
+    let reason = Reason::Owner("its owner needs the machine".into());
+    session.step(Millis(2), Event::Frame(1, Frame::Refused { reason }), &mut out);
+    let paid =
+        out.drain().filter_map(|order| if let Order::Pay { amount, .. } = order { Some(amount.0) } else { None });
+    assert_eq!(paid.sum::<u64>(), price().of(5, 20).0);
 }
 
 #[test]

@@ -18,6 +18,9 @@ const CONNECTIONS_MAX: usize = 256;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Moves of peers that a dial may miss; who misses some dials once more.
 const MOVES: usize = 64;
+/// How often a dial is begun anew because its peer is elsewhere: who says new addresses all the time sends no stranger
+/// more first packets than that.
+const MOVES_OF_A_DIAL: usize = 3;
 
 type Key = (NodeId, &'static [u8], usize);
 type Slot = Arc<Mutex<Option<Connection>>>;
@@ -115,18 +118,22 @@ impl Pool {
         let (serve, mut moves) = (self.serve.clone(), self.moves.subscribe());
         // A task of its own: who gives up waiting leaves the connection to whoever asks next.
         let dial = tokio::spawn(async move {
+            // Named, they get the first packet, too; looked up, they may come after it.
+            let look = || {
+                let known = book.get_endpoint_info(id).map(|info| info.into_endpoint_addr());
+                known.unwrap_or_else(|| EndpointAddr::new(id))
+            };
             // A dial knows only the addresses of its beginning: one that goes where nobody is any more ends after
             // seconds.
             let dialling = async {
-                loop {
-                    // Named, they get the first packet, too; looked up, they may come after it.
-                    let known = book.get_endpoint_info(id).map(|info| info.into_endpoint_addr());
-                    let at = known.unwrap_or_else(|| EndpointAddr::new(id));
+                for _ in 0..MOVES_OF_A_DIAL {
+                    let at = look();
                     tokio::select! {
-                        dialled = endpoint.connect(at, alpn) => return dialled.ok(),
-                        () = moved(&mut moves, peer) => {}
+                        dialled = endpoint.connect(at.clone(), alpn) => return dialled.ok(),
+                        () = moved(&mut moves, peer, || look() != at) => {}
                     }
                 }
+                endpoint.connect(look(), alpn).await.ok()
             };
             let dialled = tokio::time::timeout(CONNECT_TIMEOUT, dialling).await;
             let connection = dialled.ok().flatten().ok_or(Reject::NotHeld)?;
@@ -138,13 +145,45 @@ impl Pool {
     }
 }
 
-/// Waits until a peer is elsewhere.
-async fn moved(moves: &mut broadcast::Receiver<NodeId>, peer: NodeId) {
+/// Waits until a peer is elsewhere. What others say of themselves, however much, is no reason to dial it anew.
+async fn moved(moves: &mut broadcast::Receiver<NodeId>, peer: NodeId, elsewhere: impl Fn() -> bool) {
     loop {
         match moves.recv().await {
             Ok(node) if node != peer => {}
-            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => return,
+            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) if elsewhere() => return,
+            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
             Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::Future;
+    use std::task::{Context, Waker};
+
+    #[test]
+    fn what_others_say_of_themselves_breaks_no_dial_off() {
+        let (say, mut heard) = broadcast::channel(MOVES);
+        let (peer, other) = (NodeId([1; 32]), NodeId([2; 32]));
+        let mut context = Context::from_waker(Waker::noop());
+        let mut dials_anew = |elsewhere: bool| {
+            let mut waits = std::pin::pin!(moved(&mut heard, peer, || elsewhere));
+            waits.as_mut().poll(&mut context).is_ready()
+        };
+        // More than the channel holds: what was missed may have been of this peer.
+        for _ in 0..10 * MOVES {
+            say.send(other).expect("heard");
+        }
+        assert!(!dials_anew(false), "it is where it was");
+        say.send(peer).expect("heard");
+        assert!(!dials_anew(false), "the same addresses once more");
+        say.send(peer).expect("heard");
+        assert!(dials_anew(true));
+        for _ in 0..10 * MOVES {
+            say.send(other).expect("heard");
+        }
+        assert!(dials_anew(true), "it may have been missed");
     }
 }

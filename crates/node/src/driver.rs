@@ -94,7 +94,7 @@ pub(crate) struct Driver {
     wake: Option<Millis>,
     started: Instant,
     pub(crate) status: watch::Sender<Vec<RunStatus>>,
-    pub(crate) stop: CancellationToken,
+    stop: CancellationToken,
 }
 
 /// Runs a driver for the runs of a chain until `stop`.

@@ -423,20 +423,15 @@ impl Node {
         let (status, mut changed) = watch::channel(Vec::new());
         let mut tasks = self.tasks.lock().await;
         let stop = self.stop.child_token();
-        let (all, stopped) = (self.stop.clone(), stop.clone());
         let mut run = tokio::task::JoinSet::new();
         run.spawn(driver::run(self.shared.clone(), log, orders, status, stop.clone()));
+        let (stopped, node) = (stop.clone(), Arc::downgrade(self));
         tasks.spawn(async move {
             let ended = run.join_next().await.context("a driver")?.map_err(anyhow::Error::from).flatten();
-            // Without it the node would show what was, and do nothing.
-            if let (Err(error), false) = (&ended, stopped.is_cancelled()) {
-                tracing::error!(
-                    error = format!("{error:#}"),
-                    "what drives the runs of a chain ended, and the node with it"
-                );
-                all.cancel();
+            match (ended, node.upgrade()) {
+                (Err(error), Some(node)) if !stopped.is_cancelled() => node.undriven(chain, error).await,
+                (ended, _) => ended,
             }
-            ended
         });
         let node = Arc::downgrade(self);
         tasks.spawn(async move {
@@ -457,6 +452,26 @@ impl Node {
         sender
     }
 
+    /// What drives the runs of a chain ended by itself. Without that of its own chain the node would show what was, and do
+    /// nothing: it ends. A chain of others ends nothing but its runs here, until somebody orders something on it again.
+    async fn undriven(&self, chain: Hash, error: anyhow::Error) -> Result<()> {
+        let text = format!("{error:#}");
+        if chain == self.shared.chains.home.chain() {
+            tracing::error!(error = text, "what drives the runs of the node's own chain ended, and the node with it");
+            self.stop.cancel();
+            return Err(error);
+        }
+        tracing::error!(error = text, chain = %chain.short(), "what drives the runs of a chain ended");
+        self.drivers.lock().await.remove(&chain);
+        self.parts.send_modify(|parts| {
+            for run in parts.get_mut(&chain).into_iter().flatten() {
+                run.trouble = Some(format!("its rounds go on without this node until it starts again: {text}"));
+            }
+        });
+        self.show();
+        Ok(())
+    }
+
     /// What was refused, by reason, and bytes of content sent.
     fn counts(&self) -> (Vec<(String, u64)>, u64) {
         let (rejects, sent_bytes) = self.shared.contents.counts();
@@ -475,5 +490,39 @@ impl Node {
             trouble: None,
         };
         self.status.send_replace(status);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_drives_a_chain_of_others_ends_without_the_node() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let config = NodeConfig {
+            dir: dir.path().to_owned(),
+            bind: ([127, 0, 0, 1], 0).into(),
+            mdns: false,
+            relays: vec![],
+            rates: (0, 0),
+            minded: false,
+            limits: Limits { threads: 1, duty_percent: 100 },
+            device: "cpu".into(),
+            eval_tokens: 0,
+        };
+        let node = Node::start(config).await.expect("a node starts");
+        let (home, theirs) = (node.shared.chains.home.chain(), Hash([7; 32]));
+        node.parts.send_modify(|parts| {
+            parts.insert(theirs, vec![RunStatus { run: "a run".into(), ..RunStatus::default() }]);
+        });
+        let error = || anyhow::anyhow!("a panic");
+        node.undriven(theirs, error()).await.expect("it ends nothing else");
+        assert!(!node.stop.is_cancelled());
+        let shown = node.status().runs;
+        assert!(shown[0].trouble.as_deref().is_some_and(|text| text.contains("a panic")), "{shown:?}");
+        node.undriven(home, error()).await.expect_err("without it the node does nothing");
+        assert!(node.stop.is_cancelled());
+        node.close().await.expect("it ends");
     }
 }

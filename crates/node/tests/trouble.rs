@@ -52,6 +52,17 @@ fn two(run: &RunStatus) -> bool {
     run.rounds.last().is_some_and(|round| round.set == 2)
 }
 
+/// Two members of one run that have closed a round together, and the folder of the second one.
+async fn pair(stage: &Path) -> ((Arc<Node>, Arc<Node>), PathBuf) {
+    let (spec, corpus) = spec(stage, Access::Open);
+    let (a, b_dir) = (start(&stage.join("a")).await, stage.join("b"));
+    let ticket = a.create(spec, &corpus, None, ledger::Credits::ZERO).await.expect("created");
+    let b = start(&b_dir).await;
+    b.follow(ticket).await.expect("followed");
+    until(&b, "a round of two", two).await;
+    ((a, b), b_dir)
+}
+
 fn run_dir(dir: &Path) -> PathBuf {
     std::fs::read_dir(dir.join("runs")).expect("runs").flatten().next().expect("one run").path()
 }
@@ -72,12 +83,7 @@ async fn a_damaged_database_is_an_error_that_names_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_takes_nothing_costs_rounds_and_nothing_else() {
     let stage = tempfile::tempdir().expect("a folder");
-    let (spec, corpus) = spec(stage.path(), Access::Open);
-    let (a, b_dir) = (start(&stage.path().join("a")).await, stage.path().join("b"));
-    let ticket = a.create(spec, &corpus, None, ledger::Credits::ZERO).await.expect("created");
-    let b = start(&b_dir).await;
-    b.follow(ticket).await.expect("followed");
-    until(&b, "a round of two", two).await;
+    let ((a, b), b_dir) = pair(stage.path()).await;
     // A file where a folder should be: every write of a private state fails from now on.
     let private = run_dir(&b_dir).join("private");
     let aside = private.with_extension("aside");
@@ -103,12 +109,7 @@ async fn a_disk_that_takes_nothing_costs_rounds_and_nothing_else() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_remembers_nothing_holds_its_node_up_and_ends_nothing() {
     let stage = tempfile::tempdir().expect("a folder");
-    let (spec, corpus) = spec(stage.path(), Access::Open);
-    let (a, b_dir) = (start(&stage.path().join("a")).await, stage.path().join("b"));
-    let ticket = a.create(spec, &corpus, None, ledger::Credits::ZERO).await.expect("created");
-    let b = start(&b_dir).await;
-    b.follow(ticket).await.expect("followed");
-    until(&b, "a round of two", two).await;
+    let ((a, b), b_dir) = pair(stage.path()).await;
     b.close().await.expect("closed");
     drop(b);
     // A folder where a file should be: what a machine must remember cannot be written.

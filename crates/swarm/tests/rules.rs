@@ -370,6 +370,22 @@ fn who_attests_to_nothing_is_waited_for_no_longer_than_who_commits_to_nothing() 
 }
 
 #[test]
+fn who_rests_instead_of_attesting_is_at_fault_when_all_others_have_spoken() {
+    for (spoke, faults) in [(0, 0), (1, 0), (2, 1)] {
+        let mut log = Log::new(spec(), 3);
+        for i in 0..3 {
+            let commit = log.unit(i);
+            assert_eq!(log.say(i, Tx::Commit { commit }), Ok(()));
+        }
+        let attests = (0..spoke).map(|i| log.attest(i, |_| true)).collect();
+        assert_eq!(log.block(attests), []);
+        let run = log.run;
+        assert_eq!(log.say(2, Tx::Rest { run }), Ok(()));
+        assert_eq!(log.member(2).faults, faults, "{spoke} have spoken");
+    }
+}
+
+#[test]
 fn an_update_that_moves_nothing_is_no_work() {
     let mut log = Log::new(spec(), 3);
     for norm in [0.0, -0.0, -1.0, f64::NAN, f64::INFINITY] {

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 const FIRSTS: usize = 2_000;
 const CANCELS: usize = 1_000;
 /// How often a payment is looked for.
-const SETTLED: Duration = Duration::from_millis(20);
-/// And goes out within this, or never.
+const LOOK: Duration = Duration::from_millis(20);
+/// A voucher goes out within this, or never.
 const LAST_WORD: Duration = Duration::from_millis(2_500);
 /// An end is seen by both sides within this.
 const END_WITHIN: Duration = Duration::from_secs(10);
@@ -76,7 +76,7 @@ pub(super) async fn cancels(book: &mut Book) -> Result<()> {
     // The client's chain is a block behind.
     while payer.account(Some(&network), &payer.id())?.balance_micro == 0 {
         ensure!(begun.elapsed() < END_WITHIN, "the client was not paid");
-        tokio::time::sleep(SETTLED).await;
+        tokio::time::sleep(LOOK).await;
     }
     let client = &pair.client.1;
     let promised = || client.promised(&chain, &provider).0;

@@ -136,9 +136,9 @@ pub(crate) async fn run(common: &Common, args: DemoArgs) -> Result<()> {
     };
     let keep = kept.is_some();
     let dir = kept.unwrap_or_else(|| std::env::temp_dir().join(format!("talkoo-demo-{}", std::process::id())));
-    let stage = Stage { dir: std::path::absolute(dir)?, keep };
+    let mut stage = Stage { dir: std::path::absolute(dir)?, keep };
     std::fs::create_dir_all(&stage.dir)?;
-    tokio::select! {
+    let shown = tokio::select! {
         result = async {
             match &args.act {
                 Some(DemoAct::Ledger(ledger)) => ledger::show(common, ledger, &stage.dir).await,
@@ -148,7 +148,10 @@ pub(crate) async fn run(common: &Common, args: DemoArgs) -> Result<()> {
             }
         } => result,
         _ = tokio::signal::ctrl_c() => bail!("interrupted; the peers were stopped{}", if keep { "" } else { " and the files deleted" }),
-    }
+    };
+    // What failed leaves its logs: the error names them.
+    stage.keep |= shown.is_err();
+    shown
 }
 
 async fn show(common: &Common, args: &DemoArgs, stage: &Path) -> Result<()> {

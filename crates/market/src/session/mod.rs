@@ -250,7 +250,9 @@ impl Session {
     }
 
     fn refused(&mut self, number: u32, reason: Reason, out: &mut Outbox<Output>) {
-        let Some(attempt) = self.attempts.iter().find(|attempt| attempt.number == number) else { return };
+        let Some(attempt) = self.attempts.iter_mut().find(|attempt| attempt.number == number) else { return };
+        // Its owner came back: what it delivered is paid all the same.
+        attempt.pay(out);
         let (provider, known) = (attempt.provider, attempt.known);
         // What only this node says is not said by somebody else in its name.
         let reason = match reason {

@@ -6,6 +6,7 @@ mod gate;
 mod lines;
 mod link;
 mod paying;
+mod trial;
 mod writing;
 
 use crate::books::{Answered, Books};
@@ -20,9 +21,7 @@ use frames::{Break, send};
 use gate::Gate;
 use ledger::Credits;
 use lines::{Asker, Lines, is_backed, line_of, stranger_of};
-use market::{
-    CHUNK, Frame, OFFER_MS, Offer, Offers, Piece, Price, Reason, Request, Runtime, Say, Telling, Terms, Tier,
-};
+use market::{CHUNK, Frame, OFFER_MS, Offer, Offers, Price, Reason, Request, Runtime, Say, Telling, Terms, Tier};
 use paying::Paying;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -59,7 +58,7 @@ pub(crate) struct Provider {
     /// Questions of others whose tokens are being counted.
     reading: Arc<Semaphore>,
     /// The same of grammars of others' questions.
-    shaping: Arc<Semaphore>,
+    pub(crate) shaping: Arc<Semaphore>,
 }
 
 /// What a provider knows of a model that it serves.
@@ -83,8 +82,6 @@ const SHAPING: usize = 2;
 const READ_AFTER: Duration = Duration::from_secs(60);
 /// Frames that wait for a slow reader; then its answer waits too.
 pub(super) const FRAMES: usize = 64;
-/// Tokens that are read and written to learn how fast a model is here.
-const TRIAL: (usize, u64) = (96, 12);
 
 impl Provider {
     pub(crate) async fn new(
@@ -132,7 +129,7 @@ impl Provider {
 
     /// A desk for a model, at which its places are handed out.
     async fn open(&self, served: &Arc<Served>) {
-        let rates = measure(served).await;
+        let rates = trial::measure(served).await;
         let gate = Arc::new(Gate::new(places(served)));
         let mut desks = self.desks.lock().expect("nobody panics while holding it");
         desks.retain(|model, _| self.local.of(model).is_some());
@@ -212,11 +209,25 @@ impl Provider {
         self.answer_to(Asker { by, origin: None, room: None }, request, out, says).await;
     }
 
+    /// The same of a peer beside this machine.
+    #[cfg(test)]
+    pub(crate) async fn answer_near(
+        &self,
+        by: NodeId,
+        request: Request,
+        out: mpsc::Sender<Frame>,
+        says: mpsc::Receiver<Say>,
+    ) {
+        self.answer_to(Asker { by, origin: Some(net::Origin::Near), room: None }, request, out, says).await;
+    }
+
     /// The same of anybody.
     async fn answer_to(&self, asker: Asker, request: Request, out: mpsc::Sender<Frame>, mut says: mpsc::Receiver<Say>) {
         let by = asker.by;
         let model = self.local.of(&request.model);
         let mut paying = None;
+        // Whoever asks knows from here on that the question was heard: if nothing follows, it may be why.
+        let _ = out.try_send(Frame::Alive {});
         let outcome = tokio::select! {
             outcome = self.try_answer(asker, request, &out, &mut says, &mut paying) => Some(outcome),
             () = out.closed() => None,
@@ -285,17 +296,19 @@ impl Provider {
         let allotted = self.books.allotted(&request.chain, &by, &self.key.id());
         let known = counts && allotted.is_some_and(|allotted| is_backed(&allotted, price));
         let line = line_of(&asker, known);
-        // Whoever pays gets a place when it has paid; the owner has the engine's own queue.
+        // Whoever pays gets a place when it has paid, and whose question has a shape when that is made; the owner has the
+        // engine's own queue.
+        let at_once = price.is_free() && !shaped;
         let mut place = match () {
             () if own => None,
-            () if price.is_free() => Some(gate.knock(line, false).ok_or_else(busy)?),
+            () if at_once => Some(gate.knock(line, false).ok_or_else(busy)?),
             () if gate.has_room(&line) => None,
             () => return Err(busy().into()),
         };
-        // Reading takes time before anything is paid: until then a question holds a place of those that have not. Those
-        // of whom the chain knows nothing yet have places of their own.
+        // Reading and shapes take time before anything is paid: until then a question holds a place of those that have not.
+        // Those of whom the chain knows nothing yet have places of their own.
         let unpaid = match () {
-            () if price.is_free() => (None, None),
+            () if own || at_once => (None, None),
             () if known => (Some(self.payers.try_acquire().map_err(|_| busy())?), None),
             () => (None, Some(self.strangers.enter(stranger_of(&asker)).ok_or_else(busy)?)),
         };
@@ -339,14 +352,17 @@ impl Provider {
         let (mut later, mut ready) = (Some(prepare), None);
         if paying.is_none() {
             ready = self.prepared(later.take(), shaped, out).await?;
+            if place.is_none() && !own {
+                place = Some(gate.knock(line, false).ok_or_else(busy)?);
+            }
         }
         send(out, Frame::Taken { terms }).await?;
         if let Some(paying) = paying {
             self.paid_for_reading(paying, telling.receipt().cost, out, says).await?;
-            drop(unpaid);
-            place = gate.knock(line, true);
             ready = self.prepared(later.take(), shaped, out).await?;
+            place = gate.knock(line, true);
         }
+        drop(unpaid);
         if let Some(place) = &mut place {
             self.wait(place, paying, &busy, out, says).await?;
         }
@@ -454,39 +470,6 @@ fn name(reason: &Reason) -> &'static str {
         Reason::Owner(_) => "owner",
         _ => "failed",
     }
-}
-
-/// Tokens a second, of a question and of an answer.
-async fn measure(served: &Arc<Served>) -> (u32, u32) {
-    let ask = market::Ask {
-        model: served.card().name.clone(),
-        input: market::Input::Tokens(Vec::new()),
-        max_tokens: Some(TRIAL.1),
-        sampling: market::Sampling { temperature: 0.0, ..market::Sampling::default() },
-        stop: Vec::new(),
-        logprobs: None,
-        echo: false,
-    };
-    let room = (served.card().context as usize).saturating_sub(TRIAL.1 as usize + 1);
-    let prompt: Vec<i32> = (0..TRIAL.0.min(room).max(1) as i32).map(|i| i % 200 + 5).collect();
-    let begun = std::time::Instant::now();
-    let read = prompt.len();
-    let ready = served.prepare(&[0; 32], true, &ask, prompt, Vec::new(), None);
-    let Ok(mut pieces) = ready.and_then(|ready| served.start(ready, None)) else { return (1, 1) };
-    let (mut first, mut written) = (None, 0u32);
-    while let Some(piece) = pieces.recv().await {
-        match piece {
-            Piece::Token(_) => {
-                first.get_or_insert_with(std::time::Instant::now);
-                written += 1;
-            }
-            Piece::Read { .. } => {}
-            Piece::End { .. } => break,
-        }
-    }
-    let first = first.unwrap_or_else(std::time::Instant::now);
-    let rate = |n: u32, time: Duration| ((f64::from(n) / time.as_secs_f64().max(1e-6)) as u32).max(1);
-    (rate(read as u32, first - begun), rate(written.saturating_sub(1).max(1), first.elapsed()))
 }
 
 #[cfg(test)]

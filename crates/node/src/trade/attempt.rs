@@ -55,22 +55,19 @@ impl Trade {
             let first = Say::Ask { request }.to_bytes();
             let asked = async || {
                 let mut talk = net.talk(provider, FRAME_MAX).await.map_err(Silence::NoWay)?;
-                talk.say.frame(&first).await.map_err(Silence::after)?;
+                talk.say.frame(&first).await.map_err(Silence::unheard)?;
+                // The first word comes before anything is done with the question, or the connection is one to a process
+                // that is gone: whoever did not hear the question was not ended by it.
+                let word = talk.hear.frame().await.map_err(Silence::unheard)?;
+                let word = word.ok_or(Silence::NoWay(Reject::NotHeld))?;
                 let _ = events.send(Event::Reached(number)).await;
-                // The first word comes at once, or the connection is one to a process that is gone.
-                let word = talk.hear.frame().await.map_err(Silence::after)?.ok_or(Silence::Lost)?;
                 Ok::<_, Silence>((talk, word))
             };
             let mut begun = asked().await;
-            if let Err(Silence::Lost | Silence::NoWay(Reject::NotHeld)) = begun {
+            if let Err(Silence::NoWay(Reject::NotHeld)) = begun {
                 tracing::debug!(number, provider = provider.short(), "not reached, once more");
                 net.forget(provider).await;
-                let got_it = matches!(begun, Err(Silence::Lost));
                 begun = asked().await;
-                // It got the question, and then there was no way to it any more.
-                if got_it && matches!(begun, Err(Silence::NoWay(_))) {
-                    begun = Err(Silence::Lost);
-                }
             }
             let (net::Talk { mut say, mut hear, .. }, word) = match begun {
                 Ok(begun) => begun,
@@ -125,7 +122,12 @@ enum Silence {
 }
 
 impl Silence {
-    /// What a reject means once there was a way.
+    /// What a reject means before anything was heard.
+    fn unheard(reject: Reject) -> Self {
+        if reject == Reject::NotHeld { Self::NoWay(reject) } else { Self::Broken(reject) }
+    }
+
+    /// What a reject means once something was heard.
     fn after(reject: Reject) -> Self {
         if reject == Reject::NotHeld { Self::Lost } else { Self::Broken(reject) }
     }
@@ -192,6 +194,8 @@ mod tests {
         assert_eq!(event(Silence::NoWay(Reject::TooMany)), Event::NoRoom(3), "our own pool is full");
         assert_eq!(event(Silence::NoWay(Reject::NotHeld)), Event::Unreachable(3));
         assert_eq!(event(Silence::after(Reject::NotHeld)), Event::Lost(3));
+        assert_eq!(event(Silence::unheard(Reject::NotHeld)), Event::Unreachable(3), "it was gone before");
+        assert_eq!(event(Silence::unheard(Reject::Oversized)), Event::Wrong(3, Reject::Oversized));
         assert_eq!(event(Silence::after(Reject::Oversized)), Event::Wrong(3, Reject::Oversized));
     }
 }

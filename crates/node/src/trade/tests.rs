@@ -4,7 +4,7 @@ use super::*;
 use crate::{Limits, NodeConfig, Served};
 use base::Keypair;
 use engine::{Engine, EngineConfig};
-use market::{Event, FRAME_MAX, Frame, Piece, Request, Sampling};
+use market::{Event, FRAME_MAX, Format, Frame, Piece, Request, Sampling};
 use std::net::UdpSocket;
 use std::path::Path;
 use std::task::Poll;
@@ -128,6 +128,21 @@ async fn a_question_for_an_unloaded_model_leaves_no_machine() {
         trade.close().await;
         node.close().await.expect("it ends");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_says_that_it_heard_a_question_before_it_looks_at_it() {
+    let stage = tempfile::tempdir().expect("a folder");
+    let (node, trade) = start(&stage.path().join("node"), Local::default(), TradeConfig::default()).await;
+    let (out, mut frames) = mpsc::channel(8);
+    let (_says, said) = mpsc::channel(1);
+    // Of a model that it does not have.
+    let request = Request::new(Hash::default(), Hash::default(), Hash::default(), question("a model"));
+    trade.provider.answer(node.id(), request, out, said).await;
+    assert_eq!(frames.recv().await, Some(Frame::Alive {}));
+    assert!(matches!(frames.recv().await, Some(Frame::Refused { .. })));
+    trade.close().await;
+    node.close().await.expect("it ends");
 }
 
 #[test]
@@ -257,6 +272,55 @@ async fn a_stranger_without_a_place_is_refused_before_its_question_is_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_question_whose_shape_is_not_made_yet_holds_no_place() {
+    let stage = tempfile::tempdir().expect("a folder");
+    let price = Price { input: Credits::whole(1), output: Credits::whole(2) };
+    for price in [Price::default(), price] {
+        let sells =
+            TradeConfig { offer: OfferConfig { public: true, price, accept: Vec::new() }, ..TradeConfig::default() };
+        let dir = stage.path().join(price.is_free().to_string());
+        let (node, trade) = start(&dir, own(stage.path()), sells).await;
+        let (home, model) = (trade.networks()[0], trade.provider.local.all()[0].card().hash);
+        let ask = |by: u16, format: Format| {
+            let sampling = Sampling { format, ..Sampling::default() };
+            let ask = Ask { sampling, ..question("own") };
+            let request = Request { chain: home, price, ..Request::new(home, model, Hash::default(), ask) };
+            let ((out, frames), (says, said)) = (mpsc::channel(64), mpsc::channel(8));
+            let trade = trade.clone();
+            let answer = tokio::spawn(async move { trade.provider.answer_near(key(by), request, out, said).await });
+            (answer, frames, says)
+        };
+        // Somebody's grammars take their time.
+        let busy = trade.provider.shaping.clone().acquire_many_owned(2).await.expect("it runs");
+        let mut shaped = Vec::new();
+        for by in 0..12 {
+            let (answer, mut frames, says) = ask(by, Format::Schema(r#"{"type":"boolean"}"#.into()));
+            // It is heard, and waits or is refused.
+            assert_eq!(frames.recv().await, Some(Frame::Alive {}));
+            shaped.push((answer, frames, says));
+        }
+        let (answer, mut frames, _says) = ask(99, Format::Free);
+        assert!(matches!(first(&mut frames).await, Some(Frame::Taken { .. })), "{price:?}");
+        if price.is_free() {
+            let mut ended = false;
+            while let Some(frame) = frames.recv().await {
+                ended |= matches!(frame, Frame::End { .. });
+            }
+            assert!(ended, "it is answered while twelve shapes wait");
+            answer.await.expect("it ends");
+        }
+        drop(busy);
+        for (answer, frames, says) in shaped {
+            drop((frames, says));
+            answer.await.expect("it ends");
+        }
+        drop((frames, _says));
+        trade.close().await;
+        node.close().await.expect("it ends");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn credits_of_a_strangers_network_of_one_buy_no_answer() {
     let stage = tempfile::tempdir().expect("a folder");
     let price = Price { input: Credits::whole(1), output: Credits::whole(2) };
@@ -272,6 +336,7 @@ async fn credits_of_a_strangers_network_of_one_buy_no_answer() {
     let (out, mut frames) = mpsc::channel(8);
     let (_says, said) = mpsc::channel(8);
     trade.provider.answer(mint.id(), request, out, said).await;
+    assert_eq!(frames.recv().await, Some(Frame::Alive {}));
     assert_eq!(frames.recv().await, Some(Frame::Refused { reason: Reason::Price }));
     for (node, trade) in [(node, trade), (mint, minting)] {
         trade.close().await;

@@ -136,7 +136,9 @@ impl Run {
     /// Nobody waits for who rests, and nothing is held against it, unless the others have waited already: resting
     /// at the end of each window would be stalling under another name.
     pub(crate) fn rest(&mut self, by: &NodeId, events: &mut Vec<Event>) {
-        let waited = self.open.iter().any(|round| round.is_training() && round.waits_only_for(by));
+        // Whoever disputes a root says nothing as long as that is open.
+        let disputes = self.disputes.iter().any(|dispute| dispute.is_open() && dispute.by == *by);
+        let waited = self.open.iter().any(|round| round.waits_only_for(by) && (round.is_training() || !disputes));
         if let Some(member) = self.members.get_mut(by) {
             member.status = Status::Away;
         }

@@ -158,8 +158,18 @@ impl RoundState {
         if self.attests.contains_key(by) { Err(Reject::Duplicate) } else { Ok(()) }
     }
 
-    /// Whether others have committed, and all but `member` need not any more.
+    /// Whether others have committed, or spoken, and all but `member` need not any more.
     pub(crate) fn waits_only_for(&self, member: &NodeId) -> bool {
+        if !self.is_training() {
+            // Who committed had the weights, and could say what came of the round.
+            let able = |id: &NodeId| self.commits.contains_key(id) && !self.excused.contains(id);
+            let said = |id: &NodeId| self.attests.contains_key(id) || id == member || !able(id);
+            return self.committee.contains(member)
+                && able(member)
+                && !self.attests.contains_key(member)
+                && !self.attests.is_empty()
+                && self.committee.iter().all(said);
+        }
         let done = |id: &NodeId| self.commits.contains_key(id) || self.excused.contains(id);
         let others = |slot: &Slot| slot.member == *member || done(&slot.member);
         self.owes(member) && !done(member) && !self.commits.is_empty() && self.plan.iter().all(others)

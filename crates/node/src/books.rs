@@ -1,7 +1,7 @@
 //! What this node has promised to providers and what clients have promised to it, and the receipts of its answers: one
 //! file, written before anything is said or done on the strength of it.
 
-use crate::log::Chains;
+use crate::chains::Chains;
 use anyhow::{Context, Result};
 use base::{Hash, Keypair, NodeId, Reject, Signed, Wire};
 use ledger::{Credits, Voucher};

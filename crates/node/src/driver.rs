@@ -4,7 +4,8 @@
 use crate::content::Contents;
 use crate::follow::follow_log;
 use crate::happening::{Happening, RECONNECT};
-use crate::log::{ChainLog, Chains};
+use crate::chains::Chains;
+use crate::log::ChainLog;
 use crate::status::{RoundLine, RunStatus};
 use crate::store::Store;
 use crate::throttle::{Answers, Duty};

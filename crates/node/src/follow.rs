@@ -324,7 +324,7 @@ async fn hand_on(
 mod tests {
     use super::*;
     use crate::chain_store::ChainStore;
-    use crate::log::Owned;
+    use crate::own::Owned;
     use crate::network::NetworkFile;
     use base::Keypair;
     use chain::Disk;

@@ -6,7 +6,7 @@ use crate::notes::{Entry, Notes};
 use crate::own::Own;
 use crate::refusals::refused;
 use crate::worked::{self, Days};
-use base::{Hash, NodeId, Reject, Signed};
+use base::{NodeId, Signed};
 use chain::{Block, Happened, Note, Tx};
 use ledger::{Purse, Tx as Wallet, Voucher};
 use std::collections::BTreeMap;
@@ -100,6 +100,14 @@ fn entries(account: &NodeId, block: &Block, happened: &[Happened]) -> Vec<Entry>
         }
     }
     out
+}
+
+/// The round of `run` that paid: what it pays is told before that it closed.
+fn closed(happened: &[Happened], run: &RunId) -> Option<u64> {
+    happened.iter().find_map(|what| match what {
+        Happened::Run(Event::Closed(id, round)) if id == run => Some(round.0),
+        _ => None,
+    })
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 #[cfg(feature = "serve")]
 mod books;
 mod chain_store;
+mod chains;
 mod config;
 mod content;
 mod control;
@@ -48,7 +49,6 @@ mod relay;
 mod replay;
 mod request;
 mod room;
-mod rules;
 mod sample;
 #[cfg(feature = "serve")]
 mod serve;
@@ -111,7 +111,8 @@ use base::{Hash, NodeId};
 use content::Contents;
 use driver::{Order, Shared};
 use ledger::Credits;
-use log::{ChainLog, Chains};
+use chains::Chains;
+use log::ChainLog;
 use net::{Address, Net, PeerInfo, Ticket};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -285,7 +286,7 @@ impl Node {
             let mut bytes = 0u64.to_le_bytes().to_vec();
             bytes.extend_from_slice(&weights.tree().root().0);
             bytes.extend_from_slice(&weights.bytes());
-            store::write_whole(&self.shared.store.run_dir(&id)?.join("weights"), &bytes, true)?;
+            files::write_whole(&self.shared.store.run_dir(&id)?.join("weights"), &bytes, true)?;
         }
         let home = self.shared.chains.home.clone();
         let ticket = Ticket { chain: home.chain(), run: id, anchor: None, peers: vec![self.address()] };

@@ -17,22 +17,19 @@ use crate::store::Store;
 use crate::spend_error::{SpendError, Unsettled};
 use anyhow::{Context, Result, ensure};
 use base::{Hash, Keypair, NodeId, Reject, Signed, Wire};
-use bytes::Bytes;
-use chain::{Anchor, Connections, Disk, Happened, Keeper, KeeperConfig, PACKET_MAX, Packet, Snapshot, Tx};
-use net::{Net, Served};
+use chain::{Anchor, Connections, Disk, Happened, Keeper, KeeperConfig, Packet, Snapshot, Tx};
 use proofs::Made;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::{mpsc, watch};
-use tokio_util::sync::CancellationToken;
 
 /// A chain of this node.
 pub(crate) struct ChainLog {
     chain: Hash,
     dir: PathBuf,
-    own: Own,
+    pub(crate) own: Own,
     kept: watch::Sender<Option<Arc<Kept>>>,
     /// A block that somebody vouched for, until there is a state.
     pub(crate) anchor: Option<Anchor>,
@@ -58,7 +55,7 @@ pub(crate) struct Kept {
     pub(crate) pending: Arc<Pending>,
     pub(crate) network: NetworkFile,
     /// Packets of validators on their way in and out.
-    incoming: mpsc::Sender<(NodeId, Packet)>,
+    pub(crate) incoming: mpsc::Sender<(NodeId, Packet)>,
     outgoing: Mutex<Option<Outgoing>>,
     /// The key of the seat that a node has.
     seats: Mutex<(u64, BTreeMap<NodeId, NodeId>)>,
@@ -361,7 +358,7 @@ impl Kept {
     }
 
     /// The key of the seat of `node`, as of the newest block.
-    fn seat_of(&self, node: &NodeId) -> Option<NodeId> {
+    pub(crate) fn seat_of(&self, node: &NodeId) -> Option<NodeId> {
         let height = *self.keeper.height().borrow();
         let mut seats = self.seats.lock().expect("nobody panics while holding it");
         if seats.0 != height {
@@ -384,101 +381,5 @@ impl Kept {
             let block = self.store.block(height).ok()??;
             Some((block, self.store.certificate(height).ok()?.unwrap_or_default()))
         })
-    }
-}
-
-/// Every chain of the node.
-pub(crate) struct Chains {
-    data: PathBuf,
-    own: Own,
-    pub(crate) home: Arc<ChainLog>,
-    logs: Mutex<BTreeMap<Hash, Arc<ChainLog>>>,
-    following: Mutex<tokio::task::JoinSet<()>>,
-}
-
-impl Chains {
-    pub(crate) fn new(data: &Path, home: ChainLog) -> Self {
-        let own = home.own.clone();
-        let home = Arc::new(home);
-        let logs = Mutex::new(BTreeMap::from([(home.chain(), home.clone())]));
-        Self { data: data.to_owned(), own, home, logs, following: Mutex::default() }
-    }
-
-    pub(crate) fn get(&self, chain: &Hash) -> Option<Arc<ChainLog>> {
-        self.logs.lock().expect("nobody panics while holding it").get(chain).cloned()
-    }
-
-    pub(crate) fn all(&self) -> Vec<Arc<ChainLog>> {
-        self.logs.lock().expect("nobody panics while holding it").values().cloned().collect()
-    }
-
-    /// The chain of a ticket, followed from now on.
-    pub(crate) fn enter(
-        &self,
-        net: &Arc<Net>,
-        chain: Hash,
-        anchor: Option<Anchor>,
-        stop: &CancellationToken,
-    ) -> Result<Arc<ChainLog>> {
-        let mut logs = self.logs.lock().expect("nobody panics while holding it");
-        if let Some(log) = logs.get(&chain) {
-            return Ok(log.clone());
-        }
-        let log = Arc::new(ChainLog::followed(&self.data, chain, anchor, self.own.clone())?);
-        logs.insert(chain, log.clone());
-        self.follow(log.clone(), net, stop);
-        Ok(log)
-    }
-
-    /// Brings a chain here until `stop`.
-    pub(crate) fn follow(&self, log: Arc<ChainLog>, net: &Arc<Net>, stop: &CancellationToken) {
-        let mut following = self.following.lock().expect("nobody panics while holding it");
-        following.spawn(crate::follow::sync(log, net.clone(), stop.child_token()));
-    }
-
-    /// Waits until no chain is followed any more.
-    pub(crate) async fn stopped(&self) {
-        let mut following = std::mem::take(&mut *self.following.lock().expect("nobody panics while holding it"));
-        while let Some(ended) = following.join_next().await {
-            if let Err(error) = ended {
-                tracing::error!(%error, "a chain was not followed to the end");
-            }
-        }
-    }
-}
-
-impl net::LogService for Chains {
-    fn submit(&self, chain: &Hash, from: NodeId, tx: Vec<u8>) -> Result<(), Reject> {
-        self.get(chain).ok_or(Reject::WrongChain)?.submit(&tx, Some(from))
-    }
-
-    fn block(&self, chain: Hash, height: u64) -> Served<'_, Option<(Bytes, Bytes)>> {
-        Box::pin(async move {
-            let (block, certificate) = self.get(&chain)?.kept()?.block(height).await?;
-            Some((block.into(), certificate.into()))
-        })
-    }
-
-    fn snapshot(&self, chain: Hash, anchor: Option<u64>) -> Served<'_, Option<(u64, Bytes)>> {
-        Box::pin(async move { self.get(&chain)?.kept()?.snapshot_bytes(anchor).await.ok() })
-    }
-}
-
-impl net::Listener for Chains {
-    fn frame_max(&self, by: &NodeId) -> usize {
-        if self.home.kept().is_some_and(|kept| kept.seat_of(by).is_some()) { PACKET_MAX } else { 0 }
-    }
-
-    fn take(&self, by: &NodeId, frame: Vec<u8>) {
-        let Some(kept) = self.home.kept() else { return };
-        let Some(seat) = kept.seat_of(by) else { return };
-        match Packet::from_bytes(&frame) {
-            Ok(packet) => {
-                if kept.incoming.try_send((seat, packet)).is_err() {
-                    kept.keeper.count(Reject::TooMany);
-                }
-            }
-            Err(_) => kept.keeper.count(Reject::Malformed),
-        }
     }
 }

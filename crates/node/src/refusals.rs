@@ -23,11 +23,3 @@ pub(crate) fn refused(block: &Block, happened: &[Happened]) -> BTreeMap<Hash, Re
     }
     refused.into_iter().filter(|(_, (left, _))| *left >= 0).map(|(hash, (_, why))| (hash, why)).collect()
 }
-
-/// The round of `run` that paid: what it pays is told before that it closed.
-fn closed(happened: &[Happened], run: &RunId) -> Option<u64> {
-    happened.iter().find_map(|what| match what {
-        Happened::Run(Event::Closed(id, round)) if id == run => Some(round.0),
-        _ => None,
-    })
-}

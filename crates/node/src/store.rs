@@ -1,14 +1,13 @@
 //! The data folder of a node: one redb file for what must survive a crash, plain files for content.
 
 use crate::chain_store::ChainStore;
-use crate::files::{append_line, create_database, older, write_whole};
+use crate::files::{append_line, create_database, write_whole};
 use crate::paths::chain_dir;
 use crate::platform::{DATABASE, private_file, private_folder};
 use anyhow::{Context, Result, bail};
-use base::{ChunkTree, Hash, Keypair, Wire};
+use base::{Hash, Keypair, Wire};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use swarm::{Memory, RunId};
 

@@ -19,7 +19,6 @@ use chain::{Tx, VOTE_DOMAIN, Vote};
 use ledger::{Account, Credits, SEAT_DOMAIN, SeatClaim};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use std::time::Duration;
 use swarm::RunId;
 use tokio_util::sync::CancellationToken;
 

@@ -2,8 +2,7 @@
 //! from the log (initial weights, apply, verification), and one that measures; none waits for another.
 
 mod kept;
-#[cfg(test)]
-mod tests;
+mod rules;
 mod unit;
 
 pub(crate) use kept::INITIAL;
@@ -114,7 +113,7 @@ impl Work {
         privates_kept: usize,
     ) -> Result<Arc<Self>> {
         let config = Config::from_json(spec.config.as_bytes())?;
-        crate::rules::check(spec, &config)?;
+        rules::check(spec, &config)?;
         let layout = Layout::new(&config, &Part::whole(&config));
         anyhow::ensure!(
             layout.len as u64 == spec.params,
@@ -122,7 +121,7 @@ impl Work {
             spec.params,
             layout.len
         );
-        crate::rules::check_updates(spec, &layout)?;
+        rules::check_updates(spec, &layout)?;
         let step = config.step_bytes(spec.micro_batch.into(), spec.seq_len.into());
         crate::room::on_device(store.dir(), device, spec.params, step)?;
         let corpus = Arc::new(Corpus::open(&store.corpus_dir(&spec.manifest)?)?);
@@ -329,3 +328,6 @@ pub(crate) fn class(device: &str) -> Hash {
     let build = format!("{} {} {device}", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
     Hash::of("talkoo 2026 numeric class v1", build.as_bytes())
 }
+
+#[cfg(test)]
+mod tests;

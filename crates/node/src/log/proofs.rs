@@ -57,7 +57,7 @@ impl Kept {
     }
 
     /// The same for several that ask: the same one for a while.
-    pub(super) async fn snapshot_bytes(&self, anchor: Option<u64>) -> Result<(u64, Bytes)> {
+    pub(crate) async fn snapshot_bytes(&self, anchor: Option<u64>) -> Result<(u64, Bytes)> {
         let held = || self.made.lock().expect("nobody panics while holding it");
         if let Some(last) = held().as_ref().filter(|last| last.anchor == anchor && last.at.elapsed() < MADE_FOR) {
             return Ok((last.height, last.bytes.clone()));

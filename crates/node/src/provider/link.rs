@@ -1,6 +1,6 @@
 //! Questions of peers, from their streams to the provider and back.
 
-use super::writing::READ_WITHIN;
+use super::frames::READ_WITHIN;
 use super::{Asker, FRAMES, Provider};
 use base::{NodeId, Reject, Wire};
 use market::{FRAME_MAX, Frame, Reason, Say};

@@ -7,8 +7,6 @@ mod checking;
 mod local;
 mod money;
 mod names;
-#[cfg(test)]
-mod tests;
 
 pub use checking::Check;
 pub(crate) use local::answer as answer_local;
@@ -486,3 +484,6 @@ impl Answers for Asker {
         Box::pin(async move { text })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@
 //! only where the owner lists it in `[ask] for_names`.
 
 use super::{SEEN, Trade};
-use base::Hash;
+use base::{Hash, NodeId};
 use market::{Index, ModelCard, Offer, Reason};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

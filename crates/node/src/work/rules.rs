@@ -1,6 +1,6 @@
 //! The run's settings as the model crate takes them.
 
-use crate::work::Work;
+use super::Work;
 use anyhow::{Result, ensure};
 use model::update::Format;
 use model::{AdamW, ApplyRule, Config, Layout, Schedule, UnitPlan};

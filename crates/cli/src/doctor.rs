@@ -117,7 +117,7 @@ fn folder(dir: &Path) -> Check {
 }
 
 fn processor() -> Check {
-    let hardware = node::hardware();
+    let hardware = host::hardware();
     let says = format!("{}, {} threads, {} MB", hardware.cpu, hardware.cores, hardware.memory_mb);
     let good = hardware.avx2 || !cfg!(target_arch = "x86_64");
     let mark = if good { Mark::Ok } else { Mark::Wrong };
@@ -128,7 +128,7 @@ fn processor() -> Check {
 async fn machine(dir: &Path, common: &Common) -> Vec<Check> {
     let set = &common.config.schedule;
     let mut checks = Vec::new();
-    for (name, value, source) in node::look(dir).await {
+    for (name, value, source) in host::look(dir).await {
         let number = value.as_ref().and_then(|value| value.parse::<u64>().ok());
         let says = value.map_or_else(|| format!("unknown: {source}"), |value| format!("{value} ({source})"));
         let low = |least: u64| number.is_some_and(|free| free < least);
@@ -222,7 +222,7 @@ async fn answers(api: &str) -> Result<()> {
 }
 
 pub(crate) async fn report(common: &Common, args: &ReportArgs) -> Result<()> {
-    let hardware = node::hardware();
+    let hardware = host::hardware();
     let panel = client::ask(common, Request::Panel).await.ok().map(anonymous);
     let mut checks = all(common).await;
     for check in &mut checks {

@@ -281,8 +281,8 @@ fn main() -> std::process::ExitCode {
     let cli = Cli::try_parse().unwrap_or_else(|error| usage(&error));
     let json = cli.common.json;
     // Each thread has its own priority, and its children have it too: before there are any.
-    let _lowered = matches!(cli.command, Command::Up(_)).then(node::lower_priority);
-    node::prepare_process();
+    let _lowered = matches!(cli.command, Command::Up(_)).then(host::lower_priority);
+    host::prepare_process();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let done = runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(run(cli)));
     match done {

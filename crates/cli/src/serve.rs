@@ -135,7 +135,7 @@ impl Models {
         // What training has already is not there for a model.
         let memory = match common.config.limits.memory_mb {
             0 => 0,
-            limit => (limit.saturating_sub(node::own_memory_mb().unwrap_or(0)) << 20).max(1),
+            limit => (limit.saturating_sub(host::own_memory_mb().unwrap_or(0)) << 20).max(1),
         };
         // Models share it evenly.
         let models = self.names(common).len().max(1) as u64;

@@ -58,7 +58,7 @@ pub(crate) async fn up(common: &Common, args: UpArgs) -> Result<()> {
     };
     settings.schedule.runs &= !args.no_runs;
     // Before models are loaded: memory is charged to where it was taken.
-    let kept_by = node::confine(settings.limits.caps()).await;
+    let kept_by = host::confine(settings.limits.caps()).await;
     #[cfg(feature = "serve")]
     let local = args.serve.named(common).await?;
     let node = Node::start(node::NodeConfig { minded: true, ..common.node()? }).await?;
@@ -107,7 +107,7 @@ pub(crate) async fn up(common: &Common, args: UpArgs) -> Result<()> {
 
 /// What was measured of the machine, and what of it is used.
 fn said(settings: &node::Config, threads: usize) -> String {
-    let hardware = node::hardware();
+    let hardware = host::hardware();
     let gb = |mb: u64| format!("{:.1} GB", mb as f64 / 1024.0);
     let (limits, schedule) = (&settings.limits, &settings.schedule);
     let memory = if limits.memory_mb > 0 { format!("{} of memory", gb(limits.memory_mb)) } else { "memory".into() };

@@ -7,7 +7,7 @@ use crate::worked::Days;
 use anyhow::{Context, Result, bail};
 use base::{Hash, NodeId, Wire};
 use chain::{Block, Disk, Step};
-use redb::{Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, StorageError, TableDefinition};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -47,7 +47,8 @@ impl ChainStore {
     pub fn open(dir: &Path) -> Result<Self> {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
         let path = dir.join("blocks.redb");
-        let database = match crate::files::create_database(&path) {
+        let made = host::claim(&path).map_err(|error| DatabaseError::Storage(StorageError::Io(error)));
+        let database = match made.and_then(|()| Database::create(&path)) {
             Ok(database) => database,
             Err(DatabaseError::DatabaseAlreadyOpen) => {
                 bail!("{} is in use: a node runs on this folder, or is just ending; try again", path.display())
@@ -290,7 +291,7 @@ impl Disk for ChainStore {
     }
 
     fn room(&self) -> io::Result<u64> {
-        let free = crate::machine::disk_free_mb(&self.dir).and_then(|mb| mb.checked_mul(1 << 20));
+        let free = host::disk_free_mb(&self.dir).and_then(|mb| mb.checked_mul(1 << 20));
         free.ok_or_else(|| io::Error::other("the system does not say how much of the disk is free"))
     }
 }

@@ -259,14 +259,14 @@ impl LimitsTable {
     pub fn picked(mut self) -> Self {
         if self.memory_mb == 0 {
             // The same again after the next kernel, which keeps a little more or less for itself.
-            self.memory_mb = crate::hardware().memory_mb / 2 / 256 * 256;
+            self.memory_mb = host::hardware().memory_mb / 2 / 256 * 256;
         }
         self
     }
 
     /// What the system is asked to keep the program to.
-    pub fn caps(&self) -> crate::Caps {
-        crate::Caps { threads: self.threads, memory_mb: self.memory_mb }
+    pub fn caps(&self) -> host::Caps {
+        host::Caps { threads: self.threads, memory_mb: self.memory_mb }
     }
 
     /// Bytes of content a second that may go and come; 0: no limit.
@@ -297,7 +297,7 @@ impl Config {
         if path.exists() {
             return Ok(());
         }
-        crate::files::write_whole(&path, TEMPLATE.as_bytes(), false)
+        host::write_whole(&path, TEMPLATE.as_bytes(), false)
     }
 
     /// Reads the file's text. An unknown key is an error that names the one that was meant.

@@ -2,7 +2,7 @@
 
 use crate::content::Contents;
 use crate::room;
-use crate::files::write_whole;
+use host::write_whole;
 use crate::store::Store;
 use anyhow::{Context, Result, ensure};
 use base::{ChunkTree, Hash, NodeId};

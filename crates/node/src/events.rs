@@ -2,7 +2,7 @@
 //! `talkoo replay`.
 
 use crate::Node;
-use crate::files::{append_line, older};
+use host::{append_line, older};
 use crate::store::Store;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};

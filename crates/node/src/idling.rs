@@ -2,9 +2,9 @@
 
 use crate::config::{Config, When};
 use crate::driver::Shared;
-use crate::machine::{Reading, Sampler, sampler};
+use host::{Reading, Sampler, sampler};
 use crate::status::{RunStatus, Status};
-use crate::files::write_whole;
+use host::write_whole;
 use crate::throttle::Duty;
 use crate::{Node, sample};
 use anyhow::{Context, Result, bail};

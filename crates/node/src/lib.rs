@@ -17,13 +17,11 @@ mod earned;
 mod eval;
 mod events;
 mod export;
-mod files;
 mod follow;
 mod happening;
 mod history;
 mod idling;
 mod log;
-mod machine;
 mod mark;
 mod metrics;
 #[cfg(feature = "serve")]
@@ -39,7 +37,6 @@ mod pay;
 mod pending;
 mod persist;
 mod places;
-mod platform;
 #[cfg(feature = "serve")]
 mod provider;
 #[cfg(feature = "serve")]
@@ -75,7 +72,6 @@ pub use events::Recorded;
 pub use export::{Saved, newest, saved};
 pub use notes::Entry;
 pub use idling::{Activity, Idling, Reason};
-pub use machine::{Caps, Hardware, confine, hardware, look, own_memory_mb};
 #[cfg(feature = "serve")]
 pub use models::{Doing, HubFile, HubName, Model, ModelTicket, Models, Progress, Wanted, pull};
 pub use net::{RelayAddr, RelayKey};
@@ -84,7 +80,6 @@ pub use network::{NetworkFile, Recovered, Seat, join as join_network, network_of
 pub use panel::NodePanel;
 pub use panel::{Shown, utc};
 pub use places::{Moved, Places};
-pub use platform::{Lowered, lower_priority, prepare_process};
 #[cfg(feature = "serve")]
 pub use provider::OfferConfig;
 #[cfg(feature = "serve")]
@@ -110,6 +105,7 @@ use anyhow::{Context, Result, bail, ensure};
 use base::{Hash, NodeId};
 use content::Contents;
 use driver::{Order, Shared};
+use host::DataFolder;
 use ledger::Credits;
 use chains::Chains;
 use log::ChainLog;
@@ -171,23 +167,23 @@ const ORDERS: usize = 64;
 const CREATED_WITHIN: Duration = Duration::from_secs(30);
 
 /// The chain that this node keeps at home: made on first use, with `owner`'s first credits.
-fn home(store: &Store, owner: NodeId, device: String) -> Result<ChainLog> {
-    let network = match NetworkFile::of(store.dir())? {
+fn home(data: &DataFolder, owner: NodeId, device: String) -> Result<ChainLog> {
+    let network = match NetworkFile::of(data.dir())? {
         Some(network) => network,
         None => {
-            let network = network::private(owner, store.secret(network::SEAT_FILE)?.id());
-            network.put(store)?;
+            let network = network::private(owner, paths::secret(data, network::SEAT_FILE)?.id());
+            network.put(data)?;
             network
         }
     };
     ensure!(
-        !network.is_earlier(store.dir()),
+        !network.is_earlier(data.dir()),
         "this folder's chain is of an earlier version: networks begin anew; move {} away",
-        store.dir().display()
+        data.dir().display()
     );
     let mut accounts = vec![owner];
-    accounts.extend(wallet_account(store.dir())?);
-    ChainLog::home(store, network, Arc::new(Owned { accounts, device }))
+    accounts.extend(wallet_account(data.dir())?);
+    ChainLog::home(data, network, Arc::new(Owned { accounts, device }))
 }
 
 impl Node {
@@ -196,7 +192,7 @@ impl Node {
         let store = Arc::new(Store::open(&config.dir)?);
         let key = store.keypair()?;
         let contents = Arc::new(Contents::default());
-        let chains = Arc::new(Chains::new(&config.dir, home(&store, key.id(), config.device.clone())?));
+        let chains = Arc::new(Chains::new(&config.dir, home(store.folder(), key.id(), config.device.clone())?));
         let net_config = net::Config {
             secret: key.secret(),
             bind: config.bind,
@@ -286,7 +282,7 @@ impl Node {
             let mut bytes = 0u64.to_le_bytes().to_vec();
             bytes.extend_from_slice(&weights.tree().root().0);
             bytes.extend_from_slice(&weights.bytes());
-            files::write_whole(&self.shared.store.run_dir(&id)?.join("weights"), &bytes, true)?;
+            host::write_whole(&self.shared.store.run_dir(&id)?.join("weights"), &bytes, true)?;
         }
         let home = self.shared.chains.home.clone();
         let ticket = Ticket { chain: home.chain(), run: id, anchor: None, peers: vec![self.address()] };

@@ -13,12 +13,12 @@ use crate::outlets::{Outlets, Source};
 use crate::own::Own;
 use crate::paths::chain_dir;
 use crate::pending::{Pending, Progress, ahead, free_number};
-use crate::store::Store;
 use crate::spend_error::{SpendError, Unsettled};
 use anyhow::{Context, Result, ensure};
 use base::{Hash, Keypair, NodeId, Reject, Signed, Wire};
 use chain::{Anchor, Connections, Disk, Happened, Keeper, KeeperConfig, Packet, Snapshot, Tx};
 use proofs::Made;
+use host::DataFolder;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -79,9 +79,9 @@ const QUEUE: usize = 4096;
 
 impl ChainLog {
     /// The chain of the node's own network.
-    pub(crate) fn home(store: &Store, network: NetworkFile, own: Own) -> Result<Self> {
-        let mut log = Self::named(store.dir(), network.genesis.chain(), None, own);
-        let voter = mark::voter(store, &log.dir, &network)?;
+    pub(crate) fn home(data: &DataFolder, network: NetworkFile, own: Own) -> Result<Self> {
+        let mut log = Self::named(data.dir(), network.genesis.chain(), None, own);
+        let voter = mark::voter(data, &log.dir, &network)?;
         log.copy = matches!(voter, Voter::None);
         let (key, silent) = voter.parts();
         log.silent = silent;

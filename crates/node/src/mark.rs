@@ -4,12 +4,10 @@
 
 use crate::chain_store::ChainStore;
 use crate::network::{NetworkFile, SEAT_FILE};
-use crate::paths::START;
-use crate::platform;
-use crate::files::write_whole;
-use crate::store::Store;
+use crate::paths::secret;
 use anyhow::{Context, Result};
 use base::{Hash, Keypair, NodeId};
+use host::{DataFolder, START, write_whole};
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
@@ -64,9 +62,9 @@ enum Leave {
 }
 
 /// The key with which a data folder may vote on the chain in `dir`. Marks it at first.
-pub(crate) fn voter(store: &Store, dir: &Path, network: &NetworkFile) -> Result<Voter> {
-    let (mark, journal) = (store.dir().join(MARK), dir.join(JOURNAL));
-    let mut key = store.secret(SEAT_FILE)?;
+pub(crate) fn voter(data: &DataFolder, dir: &Path, network: &NetworkFile) -> Result<Voter> {
+    let (mark, journal) = (data.dir().join(MARK), dir.join(JOURNAL));
+    let mut key = secret(data, SEAT_FILE)?;
     let told = std::fs::read_to_string(&mark).unwrap_or_default();
     let chain = network.genesis.chain();
     // The journal is what the key has voted: without it, or with another's, the key is not safe to use.
@@ -74,11 +72,11 @@ pub(crate) fn voter(store: &Store, dir: &Path, network: &NetworkFile) -> Result<
     let own = mark.exists()
         && journal.exists()
         && told == words(&mark, &journal, &chain)?
-        && (!several || not_put_back(store)?);
+        && (!several || not_put_back(data)?);
     let leave = match own {
         true => Leave::Given,
         false if told.contains(&chain.to_string()) => Leave::Denied,
-        false => may_begin(store, dir, network, &mut key)?,
+        false => may_begin(data, dir, network, &mut key)?,
     };
     if let Leave::Later(why) = leave {
         tracing::warn!(why, "this node does not vote yet");
@@ -89,41 +87,41 @@ pub(crate) fn voter(store: &Store, dir: &Path, network: &NetworkFile) -> Result<
         if !own {
             write_mark(&mark, &journal, &chain)?;
         }
-        note_start(store)?;
+        note_start(data)?;
         return Ok(Voter::Own(key));
     }
     if !several {
         return Ok(Voter::None);
     }
     // A crash in here is gone through again: the key that had the seat stays named.
-    if old_seat(store).is_none() {
-        write_whole(&store.dir().join(OLD_SEAT), key.id().to_string().as_bytes(), true)?;
+    if old_seat(data).is_none() {
+        write_whole(&data.dir().join(OLD_SEAT), key.id().to_string().as_bytes(), true)?;
     }
-    let suffix = set_aside(store, Some(dir))?;
+    let suffix = set_aside(data, Some(dir))?;
     tracing::error!(
         "this data folder looks copied or put back from a backup, so this node takes a seat with a new key. Where \
          nothing was copied or put back, a power cut or a change of rights or owner looks the same: then stop the \
          node, in {} remove `{OLD_SEAT}` and rename `{SEAT_FILE}.{suffix}` to `{SEAT_FILE}` and `{MARK}.{suffix}` to \
          `{MARK}`, in {} remove `{JOURNAL}` and rename `{JOURNAL}.{suffix}` to `{JOURNAL}`, and start it again. After \
          a backup this would cost the bond",
-        store.dir().display(),
+        data.dir().display(),
         dir.display()
     );
     std::fs::create_dir_all(&journal)?;
     write_mark(&mark, &journal, &chain)?;
-    note_start(store)?;
-    Ok(Voter::New(store.secret(SEAT_FILE)?))
+    note_start(data)?;
+    Ok(Voter::New(secret(data, SEAT_FILE)?))
 }
 
 /// Renames the key, and with `chain` the mark and the journal of that folder, for a guess may be wrong and a key that
 /// is deleted does not come back. Gives the end of their names.
-fn set_aside(store: &Store, chain: Option<&Path>) -> Result<String> {
-    let taken = |suffix: &String| store.dir().join(format!("{SEAT_FILE}.{suffix}")).exists();
+fn set_aside(data: &DataFolder, chain: Option<&Path>) -> Result<String> {
+    let taken = |suffix: &String| data.dir().join(format!("{SEAT_FILE}.{suffix}")).exists();
     let mut suffixes = std::iter::once(PUT_BACK.to_owned()).chain((2u32..).map(|n| format!("{PUT_BACK}-{n}")));
     let suffix = suffixes.find(|suffix| !taken(suffix)).context("too many keys were set aside")?;
     // The mark stays as long as the key: wherever a crash comes in between, the key does not vote without its journal.
-    let key = [(store.dir(), SEAT_FILE)];
-    let of_chain = chain.map(|dir| ((dir, JOURNAL), (store.dir(), MARK)));
+    let key = [(data.dir(), SEAT_FILE)];
+    let of_chain = chain.map(|dir| ((dir, JOURNAL), (data.dir(), MARK)));
     let (journal, mark) = of_chain.unzip();
     for (dir, name) in journal.into_iter().chain(key).chain(mark) {
         let (from, to) = (dir.join(name), dir.join(format!("{name}.{suffix}")));
@@ -138,7 +136,7 @@ fn set_aside(store: &Store, chain: Option<&Path>) -> Result<String> {
 /// Whether a folder that has no votes on a chain may begin to vote there with `key`, or with a new one that takes its
 /// place here. The chain is asked as it is on disk, which is as new as the last start left it: among several validators
 /// an old one is no answer.
-fn may_begin(store: &Store, dir: &Path, network: &NetworkFile, key: &mut Keypair) -> Result<Leave> {
+fn may_begin(data: &DataFolder, dir: &Path, network: &NetworkFile, key: &mut Keypair) -> Result<Leave> {
     let genesis = &network.genesis;
     let disk = ChainStore::open(dir)?;
     let orderer = chain::replay(genesis, &disk, &|_, _| {})?;
@@ -152,7 +150,7 @@ fn may_begin(store: &Store, dir: &Path, network: &NetworkFile, key: &mut Keypair
             Leave::Later(format!(
                 "{} has no votes of its key on {}, and its chain is {} min old, so nobody here knows whether the key \
                  voted since: this node follows the others; restart it when it has caught up",
-                store.dir().display(),
+                data.dir().display(),
                 genesis.name,
                 behind / 60_000
             ))
@@ -170,40 +168,40 @@ fn may_begin(store: &Store, dir: &Path, network: &NetworkFile, key: &mut Keypair
              It follows the others without a vote. Put the whole data folder back. \
              Where it is lost, remove the file `{SEAT_FILE}` and start again: `talkoo network stake` takes a seat with \
              a new key. Where the network never began, found it anew with `talkoo network create`",
-            store.dir().display(),
+            data.dir().display(),
             genesis.name,
             age / 3_600_000
         )));
     }
     if !founder {
         // It may have had a seat once. A new key has never voted, and takes a seat as well as this one.
-        set_aside(store, None)?;
-        *key = store.secret(SEAT_FILE)?;
+        set_aside(data, None)?;
+        *key = secret(data, SEAT_FILE)?;
     }
     Ok(Leave::Given)
 }
 
 /// Whether the folder is as this node left it at its last start.
-fn not_put_back(store: &Store) -> Result<bool> {
-    let (start, started) = (store.dir().join(START), store.dir().join(STARTED));
+fn not_put_back(data: &DataFolder) -> Result<bool> {
+    let (start, started) = (data.dir().join(START), data.dir().join(STARTED));
     // Neither: a folder from before this was noted.
     Ok(match std::fs::read_to_string(&started) {
-        Ok(at) => at == UNDER_WAY || (start.exists() && at == platform::changed_at(&start)?),
+        Ok(at) => at == UNDER_WAY || (start.exists() && at == host::changed_at(&start)?),
         Err(_) => !start.exists(),
     })
 }
 
 /// Each step is on disk before the next: a power cut must not leave the time of one start beside the file of another.
-fn note_start(store: &Store) -> Result<()> {
-    let (start, started) = (store.dir().join(START), store.dir().join(STARTED));
-    let folder = File::open(store.dir())?;
+fn note_start(data: &DataFolder) -> Result<()> {
+    let (start, started) = (data.dir().join(START), data.dir().join(STARTED));
+    let folder = File::open(data.dir())?;
     write_whole(&started, UNDER_WAY.as_bytes(), true)?;
     folder.sync_all()?;
-    let mut file = platform::private_file().write(true).create(true).truncate(true).open(&start)?;
-    file.write_all(base::to_hex(&platform::random_secret()?).as_bytes())?;
+    let mut file = host::private_file().write(true).create(true).truncate(true).open(&start)?;
+    file.write_all(base::to_hex(&host::random_secret()?).as_bytes())?;
     file.sync_all()?;
     folder.sync_all()?;
-    write_whole(&started, platform::changed_at(&start)?.as_bytes(), true)?;
+    write_whole(&started, host::changed_at(&start)?.as_bytes(), true)?;
     Ok(folder.sync_all()?)
 }
 
@@ -220,17 +218,21 @@ fn write_mark(mark: &Path, journal: &Path, chain: &Hash) -> Result<()> {
 
 /// The mark says which file and which journal they are: copies are others with the same words.
 fn words(mark: &Path, journal: &Path, chain: &Hash) -> Result<String> {
-    Ok(format!("{chain} {} {}", platform::file_identity(mark)?, platform::file_identity(journal)?))
+    let which = |path: &Path| -> Result<String> {
+        let (number, machine) = host::file_identity(path)?;
+        Ok(format!("{number}:{}", Hash::of("talkoo 2026 machine v1", machine.as_bytes()).short()))
+    };
+    Ok(format!("{chain} {} {}", which(mark)?, which(journal)?))
 }
 
 /// The key whose seat is still to be given up for the new one.
-pub(crate) fn old_seat(store: &Store) -> Option<NodeId> {
-    std::fs::read_to_string(store.dir().join(OLD_SEAT)).ok()?.parse().ok()
+pub(crate) fn old_seat(data: &DataFolder) -> Option<NodeId> {
+    std::fs::read_to_string(data.dir().join(OLD_SEAT)).ok()?.parse().ok()
 }
 
 /// It was given up.
-pub(crate) fn reseated(store: &Store) {
-    let _ = std::fs::remove_file(store.dir().join(OLD_SEAT));
+pub(crate) fn reseated(data: &DataFolder) {
+    let _ = std::fs::remove_file(data.dir().join(OLD_SEAT));
 }
 
 #[cfg(test)]
@@ -243,22 +245,22 @@ mod tests {
 
     struct Stage {
         _dir: tempfile::TempDir,
-        store: Store,
+        data: DataFolder,
     }
 
     impl Stage {
         fn new() -> Self {
             let dir = tempfile::tempdir().expect("a folder");
-            Self { store: Store::open(dir.path()).expect("a store"), _dir: dir }
+            Self { data: DataFolder::open(dir.path()).expect("a data"), _dir: dir }
         }
 
         fn key(&self) -> NodeId {
-            self.store.secret(SEAT_FILE).expect("a key").id()
+            secret(&self.data, SEAT_FILE).expect("a key").id()
         }
 
         fn voter(&self, network: &NetworkFile) -> Result<Voter> {
-            let dir = crate::paths::chain_dir(self.store.dir(), &network.genesis.chain());
-            voter(&self.store, &dir, network)
+            let dir = crate::paths::chain_dir(self.data.dir(), &network.genesis.chain());
+            voter(&self.data, &dir, network)
         }
 
         /// A network of four, of which this folder has the first key where it is a founder.
@@ -291,13 +293,13 @@ mod tests {
         let (network, key) = (stage.four(true, 1_000), stage.key());
         stage.voter(&network).expect("told");
         // As earlier versions left it.
-        let dir = stage.store.dir();
+        let dir = stage.data.dir();
         for entry in std::fs::read_dir(dir).expect("read").flatten().filter(|entry| entry.path().is_file()) {
             let open = std::fs::Permissions::from_mode(0o644);
             std::fs::set_permissions(entry.path(), open).expect("set");
         }
-        note_start(&stage.store).expect("noted");
-        platform::private_folder(dir).expect("closed");
+        note_start(&stage.data).expect("noted");
+        host::private_folder(dir).expect("closed");
         let voter = stage.voter(&network).expect("told");
         assert!(matches!(voter, Voter::Own(own) if own.id() == key));
     }
@@ -307,14 +309,14 @@ mod tests {
         let stage = Stage::new();
         let (network, key) = (stage.four(true, 1_000), stage.key());
         stage.voter(&network).expect("told");
-        let (dir, chain) = (stage.store.dir(), crate::paths::chain_dir(stage.store.dir(), &network.genesis.chain()));
+        let (dir, chain) = (stage.data.dir(), crate::paths::chain_dir(stage.data.dir(), &network.genesis.chain()));
         std::fs::write(chain.join(JOURNAL).join("votes"), b"votes").expect("written");
         for suffix in [PUT_BACK.to_owned(), format!("{PUT_BACK}-2")] {
             // The time of the file is not what was noted.
             std::fs::write(dir.join(STARTED), b"1.1").expect("written");
             let voter = stage.voter(&network).expect("told");
             assert!(matches!(voter, Voter::New(new) if new.id() != key));
-            assert_eq!(old_seat(&stage.store), Some(key));
+            assert_eq!(old_seat(&stage.data), Some(key));
             // A second time does not overwrite what the first one set aside.
             std::fs::remove_file(dir.join(OLD_SEAT)).expect("removed");
             std::fs::rename(dir.join(SEAT_FILE), dir.join("other")).expect("renamed");
@@ -335,8 +337,8 @@ mod tests {
         let network = stage.four(true, 2 * FRESH_MS);
         let other = network.genesis.validators.iter().map(|founder| founder.key).find(|key| *key != stage.key());
         let write = |after_ms: u64| {
-            let dir = crate::paths::chain_dir(stage.store.dir(), &network.genesis.chain());
-            let disk = ChainStore::open(&dir).expect("a store");
+            let dir = crate::paths::chain_dir(stage.data.dir(), &network.genesis.chain());
+            let disk = ChainStore::open(&dir).expect("a data");
             let mut state = chain::replay(&network.genesis, &disk, &|_, _| {}).expect("read").state().clone();
             let block = state.next(other.expect("three"), Vec::new(), state.time().plus(after_ms), Vec::new());
             disk.finish(&[block], b"a certificate").expect("written");
@@ -368,8 +370,8 @@ mod tests {
         let mut state = State::new(&network.genesis);
         let now = state.time().plus(1_000);
         let block = state.next(stage.key(), Vec::new(), now, Vec::new());
-        let dir = crate::paths::chain_dir(stage.store.dir(), &network.genesis.chain());
-        let disk = ChainStore::open(&dir).expect("a store");
+        let dir = crate::paths::chain_dir(stage.data.dir(), &network.genesis.chain());
+        let disk = ChainStore::open(&dir).expect("a data");
         disk.finish(&[block], b"a certificate").expect("written");
         drop(disk);
         assert!(matches!(stage.voter(&network).expect("told"), Voter::None), "alone it has nobody to ask for a seat");

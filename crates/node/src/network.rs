@@ -1,12 +1,11 @@
 //! Networks: a genesis, and where its validators are.
 
 use crate::chain_store::ChainStore;
-use crate::paths::chain_dir;
-use crate::files::write_whole;
-use crate::store::Store;
+use crate::paths::{chain_dir, secret};
 use anyhow::{Context, Result, bail, ensure};
 use base::{Hash, NodeId, Reader, Wire, WireError, wire_struct};
 use chain::{Founder, Genesis, Recovery, State};
+use host::{DataFolder, write_whole};
 use ledger::{Credits, Params};
 use net::{Address, RelayAddr};
 use std::net::SocketAddr;
@@ -105,8 +104,8 @@ impl NetworkFile {
         if path.exists() { Self::read(&path).map(Some) } else { Ok(None) }
     }
 
-    pub(crate) fn put(&self, store: &Store) -> Result<()> {
-        self.write(&Self::path(store.dir()))
+    pub(crate) fn put(&self, data: &DataFolder) -> Result<()> {
+        self.write(&Self::path(data.dir()))
     }
 }
 
@@ -117,16 +116,16 @@ pub fn seat(dir: &Path, bind: SocketAddr, relay: Option<RelayAddr>) -> Result<Se
         named || relay.is_some(),
         "name the address of this machine: --bind IP:PORT; behind a router, a relay: --relay URL"
     );
-    let store = Store::open(dir)?;
-    let address = Address { node: store.keypair()?.id(), sockets: named.then_some(bind).into_iter().collect(), relay };
-    Ok(Seat { key: store.secret(SEAT_FILE)?.id(), address })
+    let data = DataFolder::open(dir)?;
+    let address = Address { node: secret(&data, "key")?.id(), sockets: named.then_some(bind).into_iter().collect(), relay };
+    Ok(Seat { key: secret(&data, SEAT_FILE)?.id(), address })
 }
 
 /// Makes a network the folder's own: from its next start on the node keeps that network's chain. Whether it has
 /// a seat there.
 pub fn join(dir: &Path, network: &NetworkFile) -> Result<bool> {
-    let store = Store::open(dir)?;
-    if let Some(old) = NetworkFile::of(store.dir())?
+    let data = DataFolder::open(dir)?;
+    if let Some(old) = NetworkFile::of(data.dir())?
         && old.genesis != network.genesis
         && network.genesis.recovers.map(|from| from.chain) != Some(old.genesis.chain())
     {
@@ -136,13 +135,13 @@ pub fn join(dir: &Path, network: &NetworkFile) -> Result<bool> {
         let state = network.state.as_deref().context("the file lacks the state that the network goes on with")?;
         let mut begun = State::from_snapshot(&network.genesis, state).context("the state in the file")?;
         ensure!(begun.root() == recovery.root, "the state in the file is not the one that the network begins with");
-        let chain = ChainStore::open(&chain_dir(store.dir(), &network.genesis.chain()))?;
+        let chain = ChainStore::open(&chain_dir(data.dir(), &network.genesis.chain()))?;
         if chain::Disk::state(&chain)?.is_none() {
             chain::Disk::keep_state(&chain, state, &[])?;
         }
     }
-    let seat = store.secret(SEAT_FILE)?.id();
-    network.put(&store)?;
+    let seat = secret(&data, SEAT_FILE)?.id();
+    network.put(&data)?;
     Ok(network.genesis.validators.iter().any(|founder| founder.key == seat))
 }
 
@@ -167,10 +166,10 @@ pub struct Recovered {
 /// Makes the network `name` of these seats out of the last certified state of the folder's own one. No node may
 /// run on the folder.
 pub fn recover(dir: &Path, name: &str, seats: Vec<Seat>) -> Result<Recovered> {
-    let store = Store::open(dir)?;
-    let old = NetworkFile::of(store.dir())?.context("this folder has no network to recover")?;
+    let data = DataFolder::open(dir)?;
+    let old = NetworkFile::of(data.dir())?.context("this folder has no network to recover")?;
     let from = old.genesis.chain();
-    let disk = ChainStore::open(&chain_dir(store.dir(), &from))?;
+    let disk = ChainStore::open(&chain_dir(data.dir(), &from))?;
     let orderer = chain::replay(&old.genesis, &disk, &|_, _| {})?;
     let (height, block) = (orderer.state().height(), orderer.state().tip());
     let mut file = NetworkFile::new(name, seats)?;

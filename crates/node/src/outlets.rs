@@ -118,7 +118,7 @@ impl Drop for Outlet<'_> {
 /// Puts nodes into an order that nobody can foresee.
 pub(crate) fn shuffle(nodes: &mut [NodeId]) {
     // Without entropy the order is a fixed one, which is what a wrong guess costs here.
-    let seed = crate::platform::random_secret().unwrap_or_default();
+    let seed = host::random_secret().unwrap_or_default();
     let mut rng = Rng::new(Hash::of("talkoo 2026 order of sources v1", &seed).seed());
     for i in (1..nodes.len()).rev() {
         nodes.swap(i, rng.below(i as u64 + 1) as usize);

@@ -1,11 +1,14 @@
 //! Where things are in a data folder.
 
-use base::Hash;
+use anyhow::Result;
+use base::{Hash, Keypair};
+use host::DataFolder;
 use std::path::{Path, PathBuf};
 
-/// Written anew at every start, and when it was: what is put back into the files of this folder, as `rsync` does with a
-/// backup, writes the first one again, and the second one no longer tells when.
-pub(crate) const START: &str = "started";
+/// A key in a file of its own, made on first use.
+pub(crate) fn secret(folder: &DataFolder, file: &str) -> Result<Keypair> {
+    Ok(Keypair::from_secret(folder.secret(file)?))
+}
 
 /// The folder of a chain in a data folder.
 pub(crate) fn chain_dir(data: &Path, chain: &Hash) -> PathBuf {

@@ -4,7 +4,7 @@
 use crate::Node;
 use crate::log::Kept;
 use crate::status::RunStatus;
-use crate::files::write_whole;
+use host::write_whole;
 use crate::store::Store;
 use anyhow::Result;
 use base::{Hash, Millis, NodeId};

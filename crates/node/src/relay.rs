@@ -1,6 +1,6 @@
 //! The key of a relay, kept in its data folder.
 
-use crate::platform::{private_folder, write_private};
+use host::{private_folder, write_private};
 use anyhow::{Context, Result};
 use net::RelayKey;
 use std::path::Path;
@@ -18,7 +18,7 @@ pub fn relay_key(dir: &Path) -> Result<RelayKey> {
         // Of a start that was cut off between the two: nobody knows a certificate for it.
         let _ = std::fs::remove_file(&secret);
         write_private(&secret, &key.secret)?;
-        crate::files::write_whole(&certificate, &key.certificate, true)?;
+        host::write_whole(&certificate, &key.certificate, true)?;
     }
     Ok(RelayKey { certificate: read(&certificate)?, secret: read(&secret)? })
 }

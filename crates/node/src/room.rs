@@ -12,26 +12,8 @@ pub(crate) const VERSIONS_KEPT: usize = 4;
 /// Whether so many bytes more fit into what the owner gives to the data folder, and leave the disk as free as it is to stay.
 pub(crate) fn ensure(folder: &Path, bytes: u64) -> Result<()> {
     let config = crate::Config::of(folder)?;
-    let mb = |bytes: u64| bytes / 1_000_000;
-    let limit = config.limits.disk_gb.saturating_mul(1_000_000_000);
-    let used = if limit > 0 { used(folder) } else { 0 };
-    ensure!(
-        limit == 0 || used.saturating_add(bytes) <= limit,
-        "it has {} MB, {} has {} MB of the {} that talkoo.toml allows (disk_gb); `talkoo model rm` makes room",
-        mb(bytes),
-        folder.display(),
-        mb(used),
-        mb(limit)
-    );
-    let Some(free_mb) = crate::machine::disk_free_mb(folder) else { return Ok(()) };
-    let stays_mb = config.schedule.disk_free_min_mb;
-    ensure!(
-        bytes >> 20 == 0 || free_mb.saturating_sub(bytes >> 20) >= stays_mb,
-        "it has {} MB, the disk of {} has {free_mb} MB free, of which talkoo.toml keeps {stays_mb} (disk_free_min_mb)",
-        mb(bytes),
-        folder.display()
-    );
-    Ok(())
+    let (limit_gb, free_min_mb) = (config.limits.disk_gb, config.schedule.disk_free_min_mb);
+    host::DiskBudget { folder: folder.to_owned(), limit_gb, free_min_mb }.ensure(bytes)
 }
 
 /// Whether training on `device` fits into what the owner gives of the memory of a graphics device: weights and gradient of so
@@ -70,17 +52,6 @@ fn update(spec: &Spec) -> u64 {
     let format = model::update::Format::new(spec.sparsity, spec.bits);
     // A format that the codec does not have is no run that can be trained in.
     format.map_or(u64::MAX, |format| (format.bits_per_parameter() / 8.0 * spec.params as f64).ceil() as u64)
-}
-
-/// Bytes of all files below a folder.
-fn used(folder: &Path) -> u64 {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let size = |entry: std::fs::DirEntry| match entry.metadata() {
-        Ok(found) if found.is_dir() => used(&entry.path()),
-        Ok(found) => found.len(),
-        Err(_) => 0,
-    };
-    entries.map(size).sum()
 }
 
 #[cfg(test)]

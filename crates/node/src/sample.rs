@@ -1,7 +1,7 @@
 //! What the machine that decides when a node works is told of a reading.
 
 use crate::config::When;
-use crate::machine::Reading;
+use host::Reading;
 use owner::{LocalTime, Sample, Settings};
 
 /// A reading as it counts for an owner who wants work done `when`, in at most `memory_mb` of memory (0 = no limit).

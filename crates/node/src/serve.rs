@@ -1,6 +1,6 @@
 //! Models of this machine, as somebody who answers questions, and the keys of those who may ask.
 
-use crate::files::write_whole;
+use host::write_whole;
 use anyhow::Context;
 use base::Hash;
 use engine::{Client, Engine, Event, Job, Pace, Refusal};
@@ -395,12 +395,12 @@ pub fn api_used_kept(dir: &Path) -> Box<gateway::Save> {
 
 /// A name for an answer, by which its receipt is found.
 pub fn new_answer_name() -> anyhow::Result<String> {
-    Ok(format!("answer-{}", &base::to_hex(&crate::platform::random_secret()?)[..24]))
+    Ok(format!("answer-{}", &base::to_hex(&host::random_secret()?)[..24]))
 }
 
 /// A key that nobody can guess.
 pub fn new_api_key() -> anyhow::Result<String> {
-    Ok(format!("tk-{}", base::to_hex(&crate::platform::random_secret()?)))
+    Ok(format!("tk-{}", base::to_hex(&host::random_secret()?)))
 }
 
 #[cfg(test)]

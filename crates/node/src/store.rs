@@ -1,13 +1,11 @@
 //! The data folder of a node: one redb file for what must survive a crash, plain files for content.
 
 use crate::chain_store::ChainStore;
-use crate::files::{append_line, create_database, write_whole};
 use crate::paths::chain_dir;
-use crate::platform::{DATABASE, private_file, private_folder};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use base::{Hash, Keypair, Wire};
+use host::{DATABASE, DataFolder, append_line, write_whole};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use swarm::{Memory, RunId};
 
@@ -20,9 +18,8 @@ const METRICS_MAX: u64 = 32 << 20;
 
 /// An open data folder. One process at a time.
 pub struct Store {
-    dir: PathBuf,
+    folder: DataFolder,
     database: Database,
-    _lock: File,
 }
 
 /// A run that this node follows.
@@ -34,20 +31,15 @@ pub(crate) struct Followed {
 impl Store {
     /// Opens or makes the folder.
     pub fn open(dir: &Path) -> Result<Self> {
-        private_folder(dir).with_context(|| format!("cannot make the data folder {}", dir.display()))?;
-        let lock = private_file().write(true).create(true).truncate(true).open(dir.join("lock"));
-        let lock = lock.with_context(|| format!("{} is not writable", dir.display()))?;
-        if lock.try_lock().is_err() {
-            bail!("another talkoo runs on {}; stop it, or name another folder with --data", dir.display());
-        }
+        let folder = DataFolder::open(dir)?;
         let path = dir.join(DATABASE);
-        let database = create_database(&path).with_context(|| {
+        let database = Database::create(&path).with_context(|| {
             format!(
                 "{} is damaged; move it away to begin anew (runs are fetched again from their peers)",
                 path.display()
             )
         })?;
-        let store = Self { dir: dir.to_owned(), database, _lock: lock };
+        let store = Self { folder, database };
         let write = store.database.begin_write()?;
         write.open_table(RUNS)?;
         write.open_table(META)?;
@@ -56,30 +48,18 @@ impl Store {
     }
 
     /// The folder.
+    pub fn folder(&self) -> &DataFolder {
+        &self.folder
+    }
+
+    /// Where it is.
     pub fn dir(&self) -> &Path {
-        &self.dir
+        self.folder.dir()
     }
 
     /// The node's key, made on first use and readable by its owner only.
     pub fn keypair(&self) -> Result<Keypair> {
-        self.secret("key")
-    }
-
-    /// A key in a file of its own, made on first use.
-    pub(crate) fn secret(&self, file: &str) -> Result<Keypair> {
-        let path = self.dir.join(file);
-        match std::fs::read(&path) {
-            Ok(bytes) => match <[u8; 32]>::try_from(bytes.as_slice()) {
-                Ok(secret) => Ok(Keypair::from_secret(secret)),
-                Err(_) => bail!("{} is damaged: {} bytes instead of 32", path.display(), bytes.len()),
-            },
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let secret = crate::platform::random_secret()?;
-                crate::platform::write_private(&path, &secret)?;
-                Ok(Keypair::from_secret(secret))
-            }
-            Err(error) => Err(error).with_context(|| path.display().to_string()),
-        }
+        Ok(Keypair::from_secret(self.folder.secret("key")?))
     }
 
     /// A number that rises across restarts: `count` of them are reserved, the first is given back.
@@ -112,7 +92,7 @@ impl Store {
 
     /// What the blocks of `chain` say of runs, as far as this node keeps them from the beginning.
     pub fn blocks(&self, chain: &Hash) -> Result<Vec<swarm::Block>> {
-        ChainStore::open(&chain_dir(&self.dir, chain))?.works()
+        ChainStore::open(&chain_dir(self.dir(), chain))?.works()
     }
 
     /// The chain of a run that this node follows or has followed.
@@ -161,7 +141,7 @@ impl Store {
 
     /// Folder of a run.
     pub fn run_dir(&self, run: &RunId) -> Result<PathBuf> {
-        let dir = self.dir.join("runs").join(run.to_string());
+        let dir = self.dir().join("runs").join(run.to_string());
         for folder in ["updates", "private"].map(|name| dir.join(name)) {
             std::fs::create_dir_all(&folder)
                 .with_context(|| format!("the folder {} cannot be made", folder.display()))?;
@@ -171,7 +151,7 @@ impl Store {
 
     /// Folder of a corpus.
     pub fn corpus_dir(&self, manifest: &Hash) -> Result<PathBuf> {
-        let dir = self.dir.join("corpora").join(manifest.to_string());
+        let dir = self.dir().join("corpora").join(manifest.to_string());
         std::fs::create_dir_all(&dir)?;
         Ok(dir)
     }

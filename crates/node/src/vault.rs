@@ -1,14 +1,13 @@
 //! The owner's wallet: a key of its own beside the node's, encrypted at rest, to hold what is not to lie on a
 //! machine that works unattended. It is backed up as 24 words (BIP-39).
 
-use crate::platform;
-use crate::files::write_whole;
 use anyhow::{Context, Result, bail, ensure};
 use argon2::{Algorithm, Argon2, Params, Version};
 use base::{Keypair, NodeId};
 use bip39::{Language, Mnemonic};
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{Key, XChaCha20Poly1305, XNonce};
+use host::write_whole;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use zeroize::Zeroizing;
@@ -40,7 +39,7 @@ pub fn wallet_account(dir: &Path) -> Result<Option<NodeId>> {
 
 /// Makes a wallet; gives its account and the words that restore it.
 pub fn new_wallet(dir: &Path, passphrase: &str) -> Result<(NodeId, String)> {
-    let secret = Zeroizing::new(platform::random_secret()?);
+    let secret = Zeroizing::new(host::random_secret()?);
     let account = seal(dir, &secret, passphrase)?;
     Ok((account, words_of(&secret)?))
 }
@@ -91,9 +90,9 @@ fn read(dir: &Path) -> Result<Option<Sealed>> {
 fn seal(dir: &Path, secret: &[u8; 32], passphrase: &str) -> Result<NodeId> {
     ensure!(read(dir)?.is_none(), "{} has a wallet already; name another folder with --data", dir.display());
     ensure!(passphrase.chars().count() >= 8, "a passphrase has at least eight characters");
-    platform::private_folder(dir)?;
+    host::private_folder(dir)?;
     let account = Keypair::from_secret(*secret).id();
-    let (salt, nonce) = (platform::random_secret()?, platform::random_secret()?);
+    let (salt, nonce) = (host::random_secret()?, host::random_secret()?);
     let nonce: [u8; 24] = nonce[..24].try_into().context("24 bytes")?;
     let cipher = cipher(passphrase, &salt, MEMORY_KIB, PASSES, LANES)?;
     let name = account.to_string();

@@ -13,6 +13,7 @@ use crate::notes::Entry;
 use crate::log::{ChainLog, Kept};
 use crate::mark;
 use crate::network::SEAT_FILE;
+use crate::paths::secret;
 use anyhow::{Context, Result, bail, ensure};
 use base::{Hash, NodeId, Signed, Wire, wire_struct};
 use chain::{Tx, VOTE_DOMAIN, Vote};
@@ -194,7 +195,7 @@ impl Node {
 
     /// This node's vote on a run's part of new money.
     pub async fn admit(&self, run: RunId, share_permille: u16) -> Result<u64> {
-        let seat = self.shared.store.secret(SEAT_FILE)?;
+        let seat = secret(self.shared.store.folder(), SEAT_FILE)?;
         let chain = self.shared.chains.home.chain();
         let seq = chain::clock().0;
         let vote = Signed::new(VOTE_DOMAIN, &seat, Vote { chain, seq, run, share_permille });
@@ -203,7 +204,7 @@ impl Node {
 
     /// Takes a seat for this folder's validator key at home: bonds what is lacking, then claims it.
     pub async fn take_seat(&self) -> Result<u64> {
-        let seat = self.shared.store.secret(SEAT_FILE)?;
+        let seat = secret(self.shared.store.folder(), SEAT_FILE)?;
         let chain = self.shared.chains.home.chain();
         let (seated, bond, free, held) = self.picked(None)?.keeper.look(|orderer| {
             let money = orderer.state().money();
@@ -234,7 +235,7 @@ impl Node {
 
     /// Gives up the seat of this folder at the end of the epoch.
     pub async fn leave_seat(&self) -> Result<u64> {
-        let key = self.shared.store.secret(SEAT_FILE)?.id();
+        let key = secret(self.shared.store.folder(), SEAT_FILE)?.id();
         Ok(self.spend(None, ledger::Tx::Unseat { key }).await?)
     }
 
@@ -245,14 +246,14 @@ impl Node {
             self.spend(None, ledger::Tx::Unseat { key: old }).await?;
         }
         self.take_seat().await?;
-        mark::reseated(&self.shared.store);
+        mark::reseated(self.shared.store.folder());
         Ok(())
     }
 }
 
 /// In a folder that was copied or restored: has the new key take the old one's seat, as soon as the others answer.
 pub(crate) async fn reseat(node: Arc<Node>, stop: CancellationToken) -> Result<()> {
-    let Some(old) = mark::old_seat(&node.shared.store) else { return Ok(()) };
+    let Some(old) = mark::old_seat(node.shared.store.folder()) else { return Ok(()) };
     tracing::warn!("this folder is a copy or was restored: its old key never votes again, a new one takes its seat");
     let replacing = async {
         while let Err(error) = node.replace_seat(old).await {

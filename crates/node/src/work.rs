@@ -9,7 +9,7 @@ pub(crate) use kept::INITIAL;
 pub(crate) use unit::Resting;
 
 use crate::content::Contents;
-use crate::files::write_whole;
+use host::write_whole;
 use crate::room::VERSIONS_KEPT;
 use crate::store::Store;
 use crate::throttle::{Answers, Duty};
@@ -135,7 +135,7 @@ impl Work {
             .with_context(|| format!("the corpus has not one window of {} tokens", spec.seq_len))?;
         write_whole(&store.run_dir(&run)?.join("spec"), &base::Wire::to_bytes(spec), false)?;
         // Who may use all processors shares them as the system does.
-        let few = limits.threads < crate::platform::processors();
+        let few = limits.threads < host::processors();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(limits.threads.max(1)).build()?;
         Ok(Arc::new(Self {
             run,

@@ -14,7 +14,7 @@ pub use pull::pull;
 pub(crate) use share::Shares;
 pub use ticket::{ModelTicket, Wanted};
 
-use crate::files::write_whole;
+use host::write_whole;
 use anyhow::{Context, Result, bail, ensure};
 use base::{ChunkTree, Hash, Wire};
 use serde::{Deserialize, Serialize};

@@ -117,7 +117,7 @@ async fn from_peers(
     models.free(&name)?;
     models.room(ticket.bytes)?;
     let arriving = models.arriving(&ticket.hash.to_string())?;
-    let secret = crate::platform::random_secret()?;
+    let secret = host::random_secret()?;
     let bind = std::net::SocketAddr::new(network.bind.ip(), 0);
     let config = net::Config { secret, bind, mdns: network.mdns, relays: network.relays.clone(), rates: network.rates };
     let net = Net::open(config, Arc::new(Nothing), None, None).await?;

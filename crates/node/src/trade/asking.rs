@@ -62,7 +62,7 @@ impl Trade {
         ask: Ask,
         written: Vec<i32>,
     ) -> Result<Answer, Reason> {
-        let id = crate::platform::random_secret().map_err(|error| Reason::Failed(error.to_string()))?;
+        let id = host::random_secret().map_err(|error| Reason::Failed(error.to_string()))?;
         let own = Hash::keyed(&self.shared.key.secret(), client);
         let conversation = beginning(&own, &ask);
         let knows = self.reader(&conversation);

@@ -41,11 +41,11 @@ pub(super) struct Said {
 impl Trade {
     /// Asks `provider` something, and lets another provider of the same weights read the answer.
     pub async fn check(self: &Arc<Self>, model: &str, provider: NodeId) -> Result<Check> {
-        let mut rng = Rng::new(Hash(crate::platform::random_secret()?).seed());
+        let mut rng = Rng::new(Hash(host::random_secret()?).seed());
         let weights = self.offered(model).map_err(|reason| anyhow!("{reason}"))?;
         let ask = question(model, &mut rng);
         // An asker of its own each time: nothing is known from before.
-        let client = crate::platform::random_secret()?;
+        let client = host::random_secret()?;
         let pieces =
             self.ask_whom(&client, (String::new(), Whom::Only(provider)), weights, ask.clone(), Vec::new()).await;
         let first = gather(pieces.map_err(|reason| anyhow!("{reason}"))?).await.context("the provider")?;
@@ -104,7 +104,7 @@ impl Trade {
     async fn read_by(self: &Arc<Self>, said: &Said, reader: NodeId) -> Result<Verdict> {
         let Said { ask, weights, read, ids, text, finish, .. } = said;
         let again = reading(ask, *finish, ids.len());
-        let client = crate::platform::random_secret()?;
+        let client = host::random_secret()?;
         let pieces = self.ask_whom(&client, (String::new(), Whom::Only(reader)), *weights, again, ids.clone()).await;
         let second = gather(pieces.map_err(|reason| anyhow!("{reason}"))?).await.context("the second provider")?;
         let scored = second.echo.get(second.read as usize..).unwrap_or_default();

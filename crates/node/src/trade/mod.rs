@@ -182,7 +182,7 @@ impl Node {
             provider.tell(Told::Rests);
         }
         shared.net.answer(provider.clone());
-        let seed = Hash::of("talkoo 2026 choice v1", &crate::platform::random_secret()?).seed();
+        let seed = Hash::of("talkoo 2026 choice v1", &host::random_secret()?).seed();
         let pins = names::Pins::open(shared.store.dir());
         let trade = Arc::new(Trade {
             shared,

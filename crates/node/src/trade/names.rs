@@ -71,7 +71,7 @@ impl Pins {
         if known.len() < PINS_MAX {
             known.insert(name.to_owned(), now);
             let text: String = known.iter().map(|(name, hash)| format!("{hash} {name}\n")).collect();
-            if let Err(error) = crate::files::write_whole(&self.path, text.as_bytes(), false) {
+            if let Err(error) = host::write_whole(&self.path, text.as_bytes(), false) {
                 tracing::warn!(%error, "a model's name is bound to its weights until the next start only");
             }
         }

@@ -1,7 +1,7 @@
 //! What a run keeps on disk: weights, updates, and private states.
 
 use super::Work;
-use crate::files::{read_verified, write_parts, write_whole};
+use host::{write_parts, write_whole};
 use anyhow::{Context, Result, ensure};
 use base::{ChunkTree, Hash, Reject, Round};
 use model::{Layout, Private, Weights, verify_update};
@@ -328,4 +328,11 @@ fn prune_oldest(dir: &Path, keep: usize, stays: impl Fn(&Hash) -> bool) -> Vec<H
         }
     }
     gone
+}
+
+/// Reads a file whose content must have `root`, with its tree; `None` when it is missing or damaged.
+pub fn read_verified(path: &Path, root: &Hash) -> Option<(Vec<u8>, ChunkTree)> {
+    let bytes = std::fs::read(path).ok()?;
+    let tree = ChunkTree::of(&bytes);
+    (tree.root() == *root).then_some((bytes, tree))
 }

@@ -1,25 +1,21 @@
-//! Files and databases of the data folder: only the owner reads them, and they are whole or not there.
+//! Files of the data folder: only the owner reads them, and they are whole or not there.
 
 use crate::platform::private_file;
 use anyhow::{Context, Result};
-use base::{ChunkTree, Hash};
-use redb::Database;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// Opens or makes a database that only its owner can read.
-pub(crate) fn create_database(path: &Path) -> Result<Database, redb::DatabaseError> {
-    // An empty file is a new database. One that is there is not opened here: to close it could let go of locks on it.
+/// Makes a file that only its owner can read, where there is none: an empty one is a new database. One that is there is not
+/// opened here: to close it could let go of locks on it.
+pub fn claim(path: &Path) -> std::io::Result<()> {
     match private_file().write(true).create_new(true).open(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-            Err(redb::DatabaseError::Storage(redb::StorageError::Io(error)))
-        }
-        _ => Database::create(path),
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
     }
 }
 
 /// Appends a line of JSON to a log, which is turned over when it is longer than `most` bytes; one older file stays.
-pub(crate) fn append_line(path: &Path, most: u64, line: &impl serde::Serialize) -> Result<()> {
+pub fn append_line(path: &Path, most: u64, line: &impl serde::Serialize) -> Result<()> {
     if std::fs::metadata(path).is_ok_and(|file| file.len() > most) {
         std::fs::rename(path, older(path))?;
     }
@@ -29,17 +25,17 @@ pub(crate) fn append_line(path: &Path, most: u64, line: &impl serde::Serialize) 
 }
 
 /// Where a log goes that was turned over.
-pub(crate) fn older(path: &Path) -> PathBuf {
+pub fn older(path: &Path) -> PathBuf {
     path.with_extension("jsonl.old")
 }
 
 /// Writes a file whole or not at all; `sync` waits for the disk.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8], sync: bool) -> Result<()> {
+pub fn write_whole(path: &Path, bytes: &[u8], sync: bool) -> Result<()> {
     write_parts(path, &[bytes], sync)
 }
 
 /// The same for what lies in several places: large content is not copied to be written.
-pub(crate) fn write_parts(path: &Path, parts: &[&[u8]], sync: bool) -> Result<()> {
+pub fn write_parts(path: &Path, parts: &[&[u8]], sync: bool) -> Result<()> {
     let partial = path.with_extension("partial");
     let write = || -> std::io::Result<()> {
         let mut file = private_file().write(true).create(true).truncate(true).open(&partial)?;
@@ -50,11 +46,4 @@ pub(crate) fn write_parts(path: &Path, parts: &[&[u8]], sync: bool) -> Result<()
         std::fs::rename(&partial, path)
     };
     write().with_context(|| format!("cannot write {} (is the disk full?)", path.display()))
-}
-
-/// Reads a file whose content must have `root`, with its tree; `None` when it is missing or damaged.
-pub(crate) fn read_verified(path: &Path, root: &Hash) -> Option<(Vec<u8>, ChunkTree)> {
-    let bytes = std::fs::read(path).ok()?;
-    let tree = ChunkTree::of(&bytes);
-    (tree.root() == *root).then_some((bytes, tree))
 }

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 /// 32 bytes of the system's entropy.
-pub(crate) fn random_secret() -> Result<[u8; 32]> {
+pub fn random_secret() -> Result<[u8; 32]> {
     let mut secret = [0; 32];
     let mut source = std::fs::File::open("/dev/urandom").context("no system entropy")?;
     source.read_exact(&mut secret)?;
@@ -14,7 +14,7 @@ pub(crate) fn random_secret() -> Result<[u8; 32]> {
 
 /// Makes a folder that only its owner can look into, with its parents. One that is there is made so, too, and where it is
 /// a data folder what lies in it, as far as it is this user's.
-pub(crate) fn private_folder(dir: &Path) -> std::io::Result<()> {
+pub fn private_folder(dir: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
     if let Some(parent) = dir.parent() {
         std::fs::create_dir_all(parent)?;
@@ -33,7 +33,7 @@ pub(crate) fn private_folder(dir: &Path) -> std::io::Result<()> {
         let Ok(file) = std::fs::symlink_metadata(&path) else { continue };
         let mode = file.permissions().mode();
         // When this one was changed is what tells a folder that was put back from a backup.
-        let dated = path.ends_with(crate::paths::START);
+        let dated = path.ends_with(START);
         if dated || file.is_symlink() || file.uid() != me || mode & 0o077 == 0 {
             continue;
         }
@@ -44,11 +44,15 @@ pub(crate) fn private_folder(dir: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Written anew at every start, and when it was: what is put back into the files of this folder, as `rsync` does with a
+/// backup, writes the first one again, and the second one no longer tells when.
+pub const START: &str = "started";
+
 /// The file that makes a folder a data folder.
-pub(crate) const DATABASE: &str = "talkoo.redb";
+pub const DATABASE: &str = "talkoo.redb";
 
 /// How a file is opened that only its owner can read.
-pub(crate) fn private_file() -> std::fs::OpenOptions {
+pub fn private_file() -> std::fs::OpenOptions {
     use std::os::unix::fs::OpenOptionsExt;
     let mut options = std::fs::OpenOptions::new();
     options.mode(0o600);
@@ -56,32 +60,31 @@ pub(crate) fn private_file() -> std::fs::OpenOptions {
 }
 
 /// Writes a file that only its owner can read.
-pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
+pub fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = private_file().write(true).create_new(true).open(path)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     Ok(())
 }
 
-/// What tells a file from a copy of it: its number and the machine.
-pub(crate) fn file_identity(path: &Path) -> Result<String> {
+/// What tells a file from a copy of it: its number, and what the system calls the machine.
+pub fn file_identity(path: &Path) -> Result<(u64, String)> {
     use std::os::unix::fs::MetadataExt;
     let file = std::fs::metadata(path).with_context(|| path.display().to_string())?;
     let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
-    let machine = base::Hash::of("talkoo 2026 machine v1", machine.as_bytes()).short();
     // Numbers of devices change from one start of a machine to the next.
-    Ok(format!("{}:{machine}", file.ino()))
+    Ok((file.ino(), machine))
 }
 
 /// When a file was last written or otherwise changed: the system says it, whoever writes cannot.
-pub(crate) fn changed_at(path: &Path) -> Result<String> {
+pub fn changed_at(path: &Path) -> Result<String> {
     use std::os::unix::fs::MetadataExt;
     let file = std::fs::metadata(path).with_context(|| path.display().to_string())?;
     Ok(format!("{}.{}", file.ctime(), file.ctime_nsec()))
 }
 
 /// Processors that this process may use, whatever share of them.
-pub(crate) fn processors() -> usize {
+pub fn processors() -> usize {
     // A set of bits in hexadecimal, with commas.
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     if let Some(set) = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed:")) {

@@ -25,32 +25,32 @@ use std::time::Duration;
 /// The machine at one moment. `None` = cannot be known on this machine (or not yet: shares of a processor
 /// need two readings, the desktop answers a moment later).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Reading {
+pub struct Reading {
     /// Milliseconds since a person last used the keyboard, the pointer or a terminal, local or remote: the
     /// least of all sources. `None` also where nobody is logged in.
-    pub(crate) input_idle_ms: Option<u64>,
+    pub input_idle_ms: Option<u64>,
     /// Processor time of everything but this process and its children since the last reading, in
     /// thousandths of the whole machine: all cores busy = 1000.
-    pub(crate) other_load_permille: Option<u32>,
+    pub other_load_permille: Option<u32>,
     /// Whether the machine runs from its battery. A machine without a battery does not.
-    pub(crate) on_battery: Option<bool>,
+    pub on_battery: Option<bool>,
     /// Charge of the battery in percent, the mean of several. `None` without a battery.
-    pub(crate) battery_percent: Option<u8>,
+    pub battery_percent: Option<u8>,
     /// The hottest sensor of the processor in degrees Celsius.
-    pub(crate) temperature_c: Option<i32>,
+    pub temperature_c: Option<i32>,
     /// How busy the busiest graphics device is, by whoever.
-    pub(crate) gpu_busy_percent: Option<u8>,
+    pub gpu_busy_percent: Option<u8>,
     /// Whether the way to the internet is paid by volume, as the owner or the network says or the system guesses.
-    pub(crate) metered: Option<bool>,
+    pub metered: Option<bool>,
     /// Memory that could be had without swapping, in units of 2^20 bytes.
-    pub(crate) memory_free_mb: Option<u64>,
+    pub memory_free_mb: Option<u64>,
     /// Memory of this process and its children, in units of 2^20 bytes.
-    pub(crate) memory_own_mb: Option<u64>,
+    pub memory_own_mb: Option<u64>,
     /// Space that this user could still fill where the data folder is, in units of 2^20 bytes.
-    pub(crate) disk_free_mb: Option<u64>,
+    pub disk_free_mb: Option<u64>,
     /// Processor time of this process and its children since the last reading, in thousandths of the whole
     /// machine.
-    pub(crate) own_cpu_permille: Option<u32>,
+    pub own_cpu_permille: Option<u32>,
 }
 
 /// What changes slowly of a [`Reading`].
@@ -81,7 +81,7 @@ const CHILDREN_EVERY: Duration = Duration::from_secs(10);
 const CHILDREN_MAX: usize = 256;
 
 /// Reads the machine.
-pub(crate) trait Sampler: Send {
+pub trait Sampler: Send {
     /// The machine now. Shares of the processor are taken over the time since the last call; called again
     /// within a tenth of a second, they repeat.
     fn read(&mut self) -> Reading;
@@ -92,12 +92,12 @@ pub(crate) trait Sampler: Send {
 
 /// The sampler of this system. Within a tokio runtime it also asks the desktop, in tasks of its own that end
 /// when it is dropped. `data_dir` need not exist yet.
-pub(crate) fn sampler(data_dir: &Path) -> Box<dyn Sampler> {
+pub fn sampler(data_dir: &Path) -> Box<dyn Sampler> {
     system::sampler(data_dir)
 }
 
 /// Space that this user could still fill where a folder is or would be, in units of 2^20 bytes.
-pub(crate) fn disk_free_mb(dir: &Path) -> Option<u64> {
+pub fn disk_free_mb(dir: &Path) -> Option<u64> {
     system::disk_free_mb(dir)
 }
 

@@ -19,6 +19,7 @@ mod key;
 mod machine;
 mod reject;
 mod rng;
+mod text;
 mod units;
 
 pub use codec::{Reader, Wire, WireError};
@@ -28,4 +29,5 @@ pub use key::{Keypair, NodeId, Signature, Signed};
 pub use machine::{Machine, Outbox};
 pub use reject::{Reject, RejectCounts};
 pub use rng::{Permutation, Rng};
+pub use text::plain;
 pub use units::{Millis, Round, Tokens};

@@ -9,7 +9,7 @@ use crate::throttle::Duty;
 use crate::{Node, sample};
 use anyhow::{Context, Result, bail};
 use base::{Machine, Millis, Outbox, Wire};
-use owner::{Day, Idle, Input, Minutes, Output, SHARE_ALL, Why};
+use owner::{Day, Idle, Input, Minutes, Output, OwnerSignal, SHARE_ALL, Why};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -47,20 +47,7 @@ pub struct Activity {
 }
 
 /// What is told when the machine begins to work for others or stops.
-pub(crate) type Tell = Box<dyn Fn(Told) + Send + Sync>;
-
-/// How it is now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Told {
-    /// Others may be worked for.
-    Works,
-    /// What is under way is finished.
-    Drains,
-    /// They may not.
-    Rests,
-    /// They may not, and memory is to be given back.
-    Sheds,
-}
+pub(crate) type Tell = Box<dyn Fn(OwnerSignal) + Send + Sync>;
 
 /// The owner's machine, looked at.
 pub struct Idling {
@@ -149,7 +136,7 @@ impl Idling {
     /// Tells `tell` from now on when work for others begins or stops; how it is now at once.
     #[cfg(feature = "serve")]
     pub(crate) fn tell(&self, tell: Tell) {
-        tell(if *self.duty.borrow() == 0 { Told::Rests } else { Told::Works });
+        tell(if *self.duty.borrow() == 0 { OwnerSignal::Rests } else { OwnerSignal::Works });
         self.told.lock().expect("nobody panics while holding it").push(tell);
     }
 
@@ -213,7 +200,7 @@ impl Idling {
             (inner.idle.share().is_none(), std::mem::replace(&mut inner.shed, short))
         };
         if short && rests && !shed {
-            self.tell_all(Told::Sheds);
+            self.tell_all(OwnerSignal::Sheds);
         }
     }
 
@@ -333,7 +320,7 @@ impl Idling {
                 Output::Pause(_) | Output::Stop(_) => self.set(0),
                 Output::Drain => {
                     self.drains.send_replace(true);
-                    self.tell_all(Told::Drains);
+                    self.tell_all(OwnerSignal::Drains);
                 }
                 Output::Changed(_) => {}
             }
@@ -342,10 +329,10 @@ impl Idling {
 
     fn set(&self, duty: u32) {
         self.duty.send_replace(duty);
-        self.tell_all(if duty == 0 { Told::Rests } else { Told::Works });
+        self.tell_all(if duty == 0 { OwnerSignal::Rests } else { OwnerSignal::Works });
     }
 
-    fn tell_all(&self, told: Told) {
+    fn tell_all(&self, told: OwnerSignal) {
         self.told.lock().expect("nobody panics while holding it").iter().for_each(|tell| tell(told));
     }
 

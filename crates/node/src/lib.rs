@@ -54,7 +54,6 @@ mod spend_error;
 mod status;
 mod store;
 mod submitting;
-mod text;
 mod throttle;
 #[cfg(feature = "serve")]
 mod trade;

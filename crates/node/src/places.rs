@@ -46,7 +46,7 @@ impl Place {
         let free = !run.ended && run.active() < usize::from(spec.slots);
         let pay = state.pay_per_pflop(&run.id);
         let good = welcome && free && round_ms(run) <= ROUND_MAX && pays(pay, pay_min);
-        good.then(|| Self { run: run.id, name: crate::text::plain(&spec.name), pay })
+        good.then(|| Self { run: run.id, name: base::plain(&spec.name), pay })
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a driver shows of its runs.
 
-use crate::text::plain;
+use base::plain;
 use crate::driver::{Driver, Run, Shared};
 use crate::status::{MemberStatus, RunStatus};
 use net::Ticket;

@@ -27,6 +27,7 @@ mod reason;
 mod sample;
 mod schedule;
 mod settings;
+mod signal;
 mod unpaid;
 
 pub use forecast::{Day, Forecast, forecast};
@@ -36,4 +37,5 @@ pub use reason::Why;
 pub use sample::{HEAT_MARGIN_C, Sample};
 pub use schedule::{DAY_MINUTES, LocalTime, SPANS_MAX, Schedule, ScheduleError, WEEK_MINUTES, Weekday};
 pub use settings::{Settings, SettingsError, WhenActive};
+pub use signal::OwnerSignal;
 pub use unpaid::Unpaid;

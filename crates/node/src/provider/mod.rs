@@ -10,7 +10,6 @@ mod trial;
 mod writing;
 
 use crate::books::{Answered, Books};
-use crate::idling::Told;
 use crate::serve::{Local, Ready, Served};
 use crate::store::Store;
 use crate::throttle::Answers;
@@ -22,6 +21,7 @@ use gate::Gate;
 use ledger::Credits;
 use lines::{Asker, Lines, is_backed, line_of, stranger_of};
 use market::{CHUNK, Frame, OFFER_MS, Offer, Offers, Price, Reason, Request, Runtime, Say, Telling, Terms, Tier};
+use owner::OwnerSignal;
 use paying::Paying;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -52,7 +52,7 @@ pub(crate) struct Provider {
     desks: Mutex<BTreeMap<Hash, Desk>>,
     pub(crate) did: Did,
     /// The owner needs the machine: others are told so, and go on elsewhere.
-    told: watch::Sender<Told>,
+    told: watch::Sender<OwnerSignal>,
     payers: Semaphore,
     strangers: Lines,
     /// Questions of others whose tokens are being counted.
@@ -97,7 +97,7 @@ impl Provider {
         let (payers, strangers) = (Semaphore::new(PAYERS), Lines::new(STRANGERS, STRANGERS_EACH));
         let (reading, shaping) = (Arc::new(Semaphore::new(READING)), Arc::new(Semaphore::new(SHAPING)));
         let (desks, did) = (Mutex::default(), Did::new(answers));
-        let told = watch::Sender::new(Told::Works);
+        let told = watch::Sender::new(OwnerSignal::Works);
         let provider = Self {
             local,
             key,
@@ -137,13 +137,13 @@ impl Provider {
     }
 
     /// Nothing new is taken of others unless it works for them, and nothing is answered while the owner needs the machine.
-    pub(crate) fn tell(&self, told: Told) {
+    pub(crate) fn tell(&self, told: OwnerSignal) {
         self.told.send_replace(told);
     }
 
     /// Whether peers are told of the models.
     pub(crate) fn is_public(&self) -> bool {
-        self.config.public && *self.told.borrow() == Told::Works && !self.local.all().is_empty()
+        self.config.public && *self.told.borrow() == OwnerSignal::Works && !self.local.all().is_empty()
     }
 
     /// What is offered on a chain, for the next minutes.
@@ -263,7 +263,7 @@ impl Provider {
     /// Waits until the owner needs the machine; never for the owner's own questions.
     async fn needed(&self, by: &NodeId) {
         let mut told = self.told.subscribe();
-        let rests = |told: &Told| matches!(told, Told::Rests | Told::Sheds);
+        let rests = |told: &OwnerSignal| matches!(told, OwnerSignal::Rests | OwnerSignal::Sheds);
         if *by == self.key.id() || told.wait_for(rests).await.is_err() {
             std::future::pending().await
         }

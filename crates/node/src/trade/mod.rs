@@ -16,7 +16,6 @@ pub use names::NET;
 use crate::Node;
 use crate::books::Books;
 use crate::driver::Shared;
-use crate::idling::Told;
 use crate::provider::{OfferConfig, Provider};
 use crate::serve::Local;
 use anyhow::{Context, Result};
@@ -24,6 +23,7 @@ use base::{Hash, NodeId, Reject, Rng, Wire};
 use gateway::{Answer, Answers, Asked};
 use ledger::Credits;
 use market::{Ask, Index, Input, ModelCard, Offers, Price, Reason};
+use owner::OwnerSignal;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -179,7 +179,7 @@ impl Node {
         let (offer, answers) = (config.offer.clone(), shared.answers.clone());
         let provider = Arc::new(Provider::new(local, &shared.store, offer, books.clone(), answers).await?);
         if *shared.duty.borrow() == 0 {
-            provider.tell(Told::Rests);
+            provider.tell(OwnerSignal::Rests);
         }
         shared.net.answer(provider.clone());
         let seed = Hash::of("talkoo 2026 choice v1", &host::random_secret()?).seed();
@@ -305,8 +305,8 @@ impl Trade {
 
     /// The owner needs the machine, or not: then whoever is answered for goes on elsewhere. The owner's own questions are
     /// answered as long as a model is there.
-    pub(crate) fn told(&self, told: Told) {
-        if told == Told::Sheds {
+    pub(crate) fn told(&self, told: OwnerSignal) {
+        if told == OwnerSignal::Sheds {
             self.provider.local.clear();
         }
         self.provider.tell(told);

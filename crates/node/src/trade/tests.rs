@@ -120,7 +120,7 @@ async fn a_question_for_an_unloaded_model_leaves_no_machine() {
         Err(Reason::Failed("it broke off".into()))
     };
     assert_eq!(ask("own").await, Ok(()), "it is loaded, and answers here");
-    trade.told(Told::Sheds);
+    trade.told(owner::OwnerSignal::Sheds);
     assert!(matches!(ask("own").await, Err(Reason::Away(_))));
     assert_eq!((trade.unloaded(), heard()), (vec!["own".to_owned()], 0), "nothing left the machine");
     assert_eq!(ask("net/own").await, Ok(()), "under its other name it does");

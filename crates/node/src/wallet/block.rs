@@ -1,7 +1,7 @@
 //! Final blocks as they are shown: what each transaction does, in words and in figures.
 
 use crate::notes::Entry;
-use crate::text::plain;
+use base::plain;
 use base::{Hash, NodeId};
 use chain::{Block, Tx};
 use ledger::{Credits, Tx as Wallet};

@@ -1,7 +1,7 @@
 //! Text of others.
 
 /// A name that others gave as it may stand in a sentence: without what steers the text around it.
-pub(crate) fn plain(name: &str) -> String {
+pub fn plain(name: &str) -> String {
     // Of Unicode's format characters: joiners and marks of direction, line and paragraph, tags.
     let steers = |c: char| {
         matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'

@@ -1,7 +1,7 @@
 //! What a set of validators signed, checked by anyone who knows the set: certificates that a block is
 //! final, and evidence that one of them signed two things of which an honest one signs one.
 
-use crate::keys::{node, participants};
+use crate::keys::{node_of, participants};
 use crate::limits::{CERTIFICATE_MAX, EVIDENCE_MAX};
 use base::{Hash, Keypair, NodeId, Reject};
 use commonware_codec::{Copying, DecodeExt as _, Encode as _, Read};
@@ -21,7 +21,7 @@ use rand_chacha::rand_core::SeedableRng as _;
 pub(crate) type Activity = types::Activity<Scheme, Digest>;
 
 /// Binds votes to a chain.
-pub(crate) fn namespace(chain: &Hash) -> Vec<u8> {
+pub fn namespace(chain: &Hash) -> Vec<u8> {
     [b"talkoo 2026 consensus v1 ".as_slice(), &chain.0].concat()
 }
 

@@ -1,7 +1,8 @@
 //! Rules of the replicated state that keep it small and its numbers numbers: each at its edge.
 
+mod common;
+
 use base::{Hash, Keypair, Millis, Reject, Signed, Wire};
-use chain::local::Local;
 use chain::{Block, EVIDENCE_DOMAIN, Evidence, Genesis, Happened, State, Tx, VOTE_DOMAIN, Vote};
 use ledger::Credits;
 use sim::{Scenario, logged};
@@ -15,7 +16,7 @@ fn user() -> Keypair {
 
 fn genesis(n: usize) -> Genesis {
     let opening = vec![(user().id(), Credits::whole(100))];
-    let genesis = Local::new(n, std::path::PathBuf::new(), opening, 3_600_000).genesis;
+    let genesis = common::genesis(n, opening, 3_600_000);
     Genesis { time: Millis(0), ..genesis }
 }
 
@@ -26,12 +27,12 @@ fn fund(genesis: &Genesis, run: Hash, nonce: u64) -> Tx {
 
 fn vote(genesis: &Genesis, seat: usize, run: Hash, seq: u64) -> Tx {
     let vote = Vote { chain: genesis.chain(), seq, run, share_permille: 100 };
-    Tx::Vote { vote: Signed::new(VOTE_DOMAIN, &Local::key(seat), vote) }
+    Tx::Vote { vote: Signed::new(VOTE_DOMAIN, &common::key(seat), vote) }
 }
 
 fn evidence(genesis: &Genesis, seat: usize, votes: Vec<u8>) -> Tx {
     let evidence = Evidence { chain: genesis.chain(), seq: 1, epoch: 0, votes };
-    Tx::Evidence { evidence: Signed::new(EVIDENCE_DOMAIN, &Local::key(seat), evidence) }
+    Tx::Evidence { evidence: Signed::new(EVIDENCE_DOMAIN, &common::key(seat), evidence) }
 }
 
 fn apply(state: &mut State, after_ms: u64, txs: Vec<Tx>) -> Vec<Happened> {
@@ -138,7 +139,7 @@ fn a_block_of_evidence_that_proves_nothing_is_no_block() {
     refuses(vec![evidence(&genesis, 0, vec![1]), evidence(&genesis, 1, vec![1])], Reject::TooMany);
     // What comes too late costs nothing to see, and is refused alone.
     let late = Evidence { chain: genesis.chain(), seq: 1, epoch: 7, votes: vec![1] };
-    let late = Tx::Evidence { evidence: Signed::new(EVIDENCE_DOMAIN, &Local::key(0), late) };
+    let late = Tx::Evidence { evidence: Signed::new(EVIDENCE_DOMAIN, &common::key(0), late) };
     let happened = apply(&mut state, 10, vec![late]);
     assert_eq!(refused(&happened), [Reject::Stale]);
     assert_eq!(state.epoch().number, 0);

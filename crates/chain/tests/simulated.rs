@@ -2,8 +2,9 @@
 //! of them dishonest in each of the known ways; partitions. Safety always, blocks go on afterwards, and what
 //! can be proved costs a bond. The same seed gives the same run.
 
+mod common;
+
 use base::{Hash, Keypair, Millis, NodeId, Signed};
-use chain::local::Local;
 use chain::{Answer, Block, Evidence, Genesis, Happened, Orderer, Turn, Tx};
 use commonware_actor::Feedback;
 use commonware_codec::{DecodeExt as _, Encode as _};
@@ -90,7 +91,7 @@ struct Seat {
 }
 
 fn key(i: usize) -> Keypair {
-    Local::key(i)
+    common::key(i)
 }
 
 fn user(i: usize) -> Keypair {
@@ -254,7 +255,7 @@ fn run(seed: u64, fourth: Fourth, parted: bool) -> Vec<Hash> {
     let runner = deterministic::Config::new().with_seed(seed).with_timeout(Some(Duration::from_secs(600)));
     deterministic::Runner::new(runner).start(|context| async move {
         let opening = (0..N).map(|i| (user(i).id(), Credits::whole(100))).collect();
-        let mut genesis = Local::new(N, std::path::PathBuf::new(), opening, YEAR_MS).genesis;
+        let mut genesis = common::genesis(N, opening, YEAR_MS);
         genesis.time = Millis(0);
         let clock = context.child("clock");
         let now = move || Millis(1 + clock.current().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64);

@@ -3,8 +3,9 @@
 use crate::{Bar, Book, Measured};
 use anyhow::{Context, Result};
 use base::{Keypair, Signed, Wire};
-use chain::local::Local;
-use chain::{Genesis, Keeper, Tx};
+use replica::local::Local;
+use chain::{Genesis, Tx};
+use replica::Keeper;
 use ledger::Credits;
 use std::path::Path;
 use std::sync::Arc;
@@ -76,7 +77,7 @@ impl Network {
         let opening = (0..=3 * SENDERS).map(|i| (sender(i).id(), Credits::whole(100))).collect();
         let mut local = Local::new(VALIDATORS, stage.to_owned(), opening, 3_600_000);
         for (i, disk) in local.disks.iter_mut().enumerate() {
-            *disk = Arc::new(node::ChainStore::open(&stage.join(format!("store-{i}")))?);
+            *disk = Arc::new(replica::ChainStore::open(&stage.join(format!("store-{i}")))?);
         }
         let validators = (0..VALIDATORS).map(|i| local.start(i).map(Some)).collect::<Result<_, _>>()?;
         Ok(Self { genesis: local.genesis.clone(), local, validators })

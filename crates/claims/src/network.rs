@@ -7,10 +7,12 @@ use crate::cpu::Cpu;
 use crate::{Bar, Book, Figure, Measured, Process};
 use anyhow::{Context, Result, ensure};
 use base::{Keypair, Millis, NodeId, Wire};
-use chain::local::Local;
-use chain::{Anchor, Block, Disk, RootProof, Snapshot, State, Step};
+use replica::local::Local;
+use chain::{Anchor, Block, RootProof, Snapshot, State, Step};
+use replica::Disk;
 use ledger::Credits;
-use node::{NetworkFile, Request};
+use node::Request;
+use replica::NetworkFile;
 use serde_json::Value;
 use sim::{Scenario, logged};
 use std::net::UdpSocket;
@@ -116,7 +118,7 @@ fn sync(book: &mut Book) -> Result<()> {
     let begun = Instant::now();
     let snapshot = Snapshot::from_bytes(&bytes)?;
     let (synced, _) = snapshot.check(&long.local.genesis.chain(), Some(&anchor), Millis(0))?;
-    let store = node::ChainStore::open(&stage.path().join("newcomer"))?;
+    let store = replica::ChainStore::open(&stage.path().join("newcomer"))?;
     store.keep_state(&synced.to_snapshot(), &long.ends)?;
     let seconds = begun.elapsed().as_secs_f64();
     ensure!(synced.height() == height, "it is behind block {}", synced.height());
@@ -132,7 +134,7 @@ fn sync(book: &mut Book) -> Result<()> {
 fn disk_per_day(book: &mut Book) -> Result<()> {
     let stage = tempfile::tempdir()?;
     let mut long = Long::new(stage.path(), 10);
-    let store = node::ChainStore::open(&stage.path().join("store"))?;
+    let store = replica::ChainStore::open(&stage.path().join("store"))?;
     let size = || -> Result<u64> { Ok(std::fs::metadata(stage.path().join("store/blocks.redb"))?.len()) };
     let mut add = |n: u64| -> Result<()> {
         for _ in 0..n {
@@ -187,9 +189,9 @@ pub(crate) fn found(stage: &Path, n: usize) -> Result<Vec<(std::path::PathBuf, S
     let binds = sockets.iter().map(|s| Ok(s.local_addr()?.to_string())).collect::<Result<Vec<_>>>()?;
     let dirs: Vec<_> = (0..n).map(|i| stage.join(format!("of-{n}-{i}"))).collect();
     let seats =
-        dirs.iter().zip(&binds).map(|(dir, bind)| node::seat(dir, bind.parse()?, None)).collect::<Result<_>>()?;
+        dirs.iter().zip(&binds).map(|(dir, bind)| replica::seat(dir, bind.parse()?, None)).collect::<Result<_>>()?;
     let network = NetworkFile::new("figures", seats)?;
-    dirs.iter().try_for_each(|dir| node::join_network(dir, &network).map(|_| ()))?;
+    dirs.iter().try_for_each(|dir| replica::join_network(dir, &network).map(|_| ()))?;
     Ok(dirs.into_iter().zip(binds).collect())
 }
 

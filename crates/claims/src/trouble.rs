@@ -186,7 +186,7 @@ async fn killed(kills: usize, other: Option<&Path>) -> Result<(Vec<Killed>, usiz
         } else {
             missed += 1;
         }
-        let since = chain::clock().0;
+        let since = replica::clock().0;
         // Another machine takes its place: one that comes back is looked for for seconds where it was.
         let program = programs[at];
         servers.insert(at, serve(program, stage.path(), &format!("other-{i}"), Some(&servers[0].ticket))?);

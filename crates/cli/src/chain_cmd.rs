@@ -5,7 +5,8 @@ use crate::{Common, render, train};
 use anyhow::{Context, Result, bail};
 use base::Wire;
 use clap::Subcommand;
-use node::{NetworkFile, ProofFile, Request, Seat};
+use node::{ProofFile, Request};
+use replica::{NetworkFile, Seat};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -122,7 +123,7 @@ fn parse_seats(seats: &[String]) -> Result<Vec<Seat>> {
 pub(crate) async fn network(common: &Common, command: NetworkCommand) -> Result<()> {
     match command {
         NetworkCommand::Seat => {
-            let seat = node::seat(&common.dir(), common.bind(), common.relays()?.into_iter().next())?;
+            let seat = replica::seat(&common.dir(), common.bind(), common.relays()?.into_iter().next())?;
             let line = format!("{SEAT}{}", base::to_hex(&seat.to_bytes()));
             render::print(common, &json!({ "seat": line }), || line.clone());
         }
@@ -133,7 +134,7 @@ pub(crate) async fn network(common: &Common, command: NetworkCommand) -> Result<
         }
         NetworkCommand::Join { file } => {
             let file = NetworkFile::read(&file)?;
-            let seated = node::join_network(&common.dir(), &file)?;
+            let seated = replica::join_network(&common.dir(), &file)?;
             let chain = file.genesis.chain();
             let role = if seated { "validates" } else { "follows (it has no seat; `talkoo network stake` takes one)" };
             render::print(common, &json!({ "chain": chain, "seated": seated }), || {
@@ -164,7 +165,7 @@ pub(crate) async fn network(common: &Common, command: NetworkCommand) -> Result<
             });
         }
         NetworkCommand::Recover { name, seats, out } => {
-            let recovered = node::recover(&common.dir(), &name, parse_seats(&seats)?)?;
+            let recovered = replica::recover(&common.dir(), &name, parse_seats(&seats)?)?;
             recovered.file.write(&out)?;
             let value = json!({
                 "chain": recovered.file.genesis.chain(),
@@ -260,7 +261,7 @@ fn verify(common: &Common, path: &Path, network: Option<PathBuf>) -> Result<()> 
     let proof = ProofFile::from_bytes(&bytes).with_context(|| format!("{} is no proof", path.display()))?;
     let network = match network {
         Some(file) => NetworkFile::read(&file)?,
-        None => match node::network_of(&common.dir(), &proof.chain)? {
+        None => match replica::network_of(&common.dir(), &proof.chain)? {
             Some(network) => network,
             None => bail!("this folder does not know chain {}; name its file with --network-file", proof.chain),
         },

@@ -321,8 +321,8 @@ async fn history(common: &Common, on: On, count: usize, node: bool) -> Result<()
     let key = wallet_of(common)?.filter(|_| !node).map(|key| key.to_string());
     let answer = client::ask(common, Request::History { network: on.network, key, count }).await?;
     render::print(common, &answer, || {
-        let entries: Vec<node::Entry> = serde_json::from_value(answer.clone()).unwrap_or_default();
-        let line = |entry: &node::Entry| {
+        let entries: Vec<replica::Entry> = serde_json::from_value(answer.clone()).unwrap_or_default();
+        let line = |entry: &replica::Entry| {
             let amount = match (entry.in_micro, entry.out_micro) {
                 (0, 0) => String::new(),
                 (coming, 0) => format!("+{}", Credits(coming)),

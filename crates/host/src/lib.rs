@@ -3,12 +3,14 @@
 //! *Goals*: no administrator rights; a value that cannot be known is `None` with a reason; files are whole or not there, and
 //! only their owner reads them. *Non-goals*: what follows from all that, and anything about models, money or peers.
 
+mod clock;
 mod disk_budget;
 mod files;
 mod folder;
 mod machine;
 mod platform;
 
+pub use clock::now_ms;
 pub use disk_budget::DiskBudget;
 pub use files::{append_line, claim, older, write_parts, write_whole};
 pub use folder::DataFolder;

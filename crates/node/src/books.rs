@@ -1,7 +1,7 @@
 //! What this node has promised to providers and what clients have promised to it, and the receipts of its answers: one
 //! file, written before anything is said or done on the strength of it.
 
-use crate::chains::Chains;
+use replica::Chains;
 use anyhow::{Context, Result};
 use base::{Hash, Keypair, NodeId, Reject, Signed, Wire};
 use ledger::{Credits, Voucher};
@@ -113,7 +113,7 @@ impl Books {
     /// Whether credits of a chain pay for answers: of the own network, of one that four and more validators keep, or of
     /// one that the owner named. A stranger's chain of one may mint what it likes and leave out what it does not.
     pub(crate) fn is_money(&self, chain: &Hash) -> bool {
-        let many = |kept: Arc<crate::log::Kept>| kept.keeper.look(|orderer| orderer.state().validators().len() >= 4);
+        let many = |kept: Arc<replica::Kept>| kept.keeper.look(|orderer| orderer.state().validators().len() >= 4);
         self.is_home(chain)
             || self.accept.contains(chain)
             || self.chains.get(chain).and_then(|log| log.kept()).is_some_and(many)
@@ -133,7 +133,7 @@ impl Books {
             write.set_durability(redb::Durability::None)?;
             {
                 let mut table = write.open_table(ANSWERS)?;
-                let key = (chain::clock().0 / owner::DAY_MS, model, self.device.as_str());
+                let key = (replica::clock().0 / owner::DAY_MS, model, self.device.as_str());
                 let all = table.get(key)?.map(|value| Answered::of(value.value())).unwrap_or_default().and(answered);
                 table.insert(key, (all.earned_micro, all.others, all.own))?;
             }

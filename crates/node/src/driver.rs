@@ -2,10 +2,10 @@
 //! results come back as inputs, in whatever order they finish.
 
 use crate::content::Contents;
-use crate::follow::follow_log;
+use crate::feed::follow_log;
 use crate::happening::{Happening, RECONNECT};
-use crate::chains::Chains;
-use crate::log::ChainLog;
+use replica::Chains;
+use replica::ChainLog;
 use crate::status::{RoundLine, RunStatus};
 use crate::store::Store;
 use crate::throttle::{Answers, Duty};
@@ -109,7 +109,7 @@ pub(crate) async fn run(
     let (happenings, mut happened) = mpsc::channel(QUEUE);
     let (to_log, from_driver) = mpsc::channel(QUEUE);
     tokio::spawn(follow_log(log.clone(), happenings.clone(), from_driver, stop.clone()));
-    let (mut away, mut duty, mut drains) = (log.away.subscribe(), shared.duty.subscribe(), shared.drains.subscribe());
+    let (mut away, mut duty, mut drains) = (log.changes(), shared.duty.subscribe(), shared.drains.subscribe());
     duty.mark_changed();
     let peer = Peer::new(shared.net.id(), State::new(log.chain(), 0));
     let mut driver = Driver {

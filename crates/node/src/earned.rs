@@ -1,7 +1,7 @@
 //! What this node did and earned, by day and model: training as its chains say, serving as its books do.
 
 use crate::Node;
-use crate::chain_store::ChainStore;
+use replica::ChainStore;
 use crate::status::RunStatus;
 use base::NodeId;
 use serde::Serialize;
@@ -104,8 +104,8 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::notes::{Entry, Notes};
-    use crate::worked::Worked;
+    use replica::{Entry, Notes};
+    use replica::Worked;
     use base::Hash;
     use owner::DAY_MS;
 

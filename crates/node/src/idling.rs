@@ -99,7 +99,7 @@ impl Idling {
         let (dir, duty, drains) = (shared.store.dir(), shared.duty.clone(), shared.drains.clone());
         let duty_percent = shared.limits.duty_percent;
         let table = &config.schedule;
-        let now = chain::clock();
+        let now = replica::clock();
         let path = dir.join(FILE);
         let idle = Idle::new(table.settings()?);
         let kept = std::fs::read(&path).ok().and_then(|bytes| Minutes::from_bytes(&bytes).ok());
@@ -249,7 +249,7 @@ impl Idling {
 
     /// What it does, and why.
     pub fn activity(&self) -> Activity {
-        let now = chain::clock();
+        let now = replica::clock();
         let inner = self.inner();
         let why = inner.why();
         let state = match (why, inner.idle.share()) {
@@ -276,12 +276,12 @@ impl Idling {
     /// Milliseconds of each day (UTC) that is kept, by reason.
     pub fn spent(&self) -> BTreeMap<u64, BTreeMap<String, u64>> {
         let named = |spent: BTreeMap<&str, u64>| spent.into_iter().map(|(code, ms)| (code.to_owned(), ms)).collect();
-        self.inner().minutes.days(chain::clock()).into_iter().map(|(day, spent)| (day, named(spent))).collect()
+        self.inner().minutes.days(replica::clock()).into_iter().map(|(day, spent)| (day, named(spent))).collect()
     }
 
     /// Work and earnings by day, from what was earned by day, for a forecast.
     pub fn days(&self, earned: &BTreeMap<u64, u64>) -> Vec<Day> {
-        let now = chain::clock();
+        let now = replica::clock();
         let inner = self.inner();
         let days = inner.minutes.days(now).into_keys();
         days.map(|day| Day {
@@ -302,7 +302,7 @@ impl Idling {
             self.drains.send_replace(false);
         }
         let mut out = Outbox::default();
-        let now = chain::clock();
+        let now = replica::clock();
         let outputs: Vec<Output> = {
             let mut inner = self.inner();
             inner.idle.step(now, input, &mut out);
@@ -338,7 +338,7 @@ impl Idling {
 
     fn save(&self) {
         let mut inner = self.inner();
-        inner.minutes.pass(chain::clock());
+        inner.minutes.pass(replica::clock());
         inner.saved = Instant::now();
         if let Err(error) = write_whole(&self.path, &inner.minutes.to_bytes(), false) {
             tracing::warn!(%error, "the account of the machine's time was not written down");
@@ -432,7 +432,7 @@ impl Node {
 
     /// The owner needs the machine for so many minutes, or until [`Node::resume`].
     pub fn pause(&self, minutes: Option<u64>) -> Result<()> {
-        let until = minutes.map(|minutes| chain::clock().plus(minutes.min(PAUSE_MAX) * 60_000));
+        let until = minutes.map(|minutes| replica::clock().plus(minutes.min(PAUSE_MAX) * 60_000));
         self.minded().map(|idling| idling.pause(until))
     }
 
@@ -472,7 +472,7 @@ impl Inner {
     fn lack(&mut self, no_work: Option<Why>) {
         self.no_work = no_work;
         self.lacks_since = None;
-        self.account(chain::clock());
+        self.account(replica::clock());
     }
 
     /// From now on time is spent on what is so now.

@@ -5,43 +5,30 @@
 
 #[cfg(feature = "serve")]
 mod books;
-mod chain_store;
-mod chains;
 mod config;
 mod content;
 mod control;
 mod corpus;
-mod crash;
 mod driver;
 mod earned;
 mod eval;
 mod events;
 mod export;
-mod follow;
+mod feed;
 mod happening;
-mod history;
 mod idling;
-mod log;
-mod mark;
 mod metrics;
 #[cfg(feature = "serve")]
 mod models;
 mod moving;
-mod network;
-mod notes;
-mod outlets;
-mod own;
 mod panel;
-mod paths;
 mod pay;
-mod pending;
 mod persist;
 mod places;
 #[cfg(feature = "serve")]
 mod provider;
 #[cfg(feature = "serve")]
 mod receipt;
-mod refusals;
 mod relay;
 mod replay;
 mod request;
@@ -50,31 +37,25 @@ mod sample;
 #[cfg(feature = "serve")]
 mod serve;
 mod show;
-mod spend_error;
 mod status;
 mod store;
-mod submitting;
 mod throttle;
 #[cfg(feature = "serve")]
 mod trade;
 mod vault;
 mod wallet;
 mod work;
-mod worked;
 mod workers;
 
-pub use chain_store::ChainStore;
 pub use config::{AskTable, Config, LimitsTable, NodeTable, Presence, ScheduleTable, ServeTable, TEMPLATE, When};
 pub use request::{Request, call};
 pub use eval::{Heldout, bits_per_byte};
 pub use events::Recorded;
 pub use export::{Saved, newest, saved};
-pub use notes::Entry;
 pub use idling::{Activity, Idling, Reason};
 #[cfg(feature = "serve")]
 pub use models::{Doing, HubFile, HubName, Model, ModelTicket, Models, Progress, Wanted, pull};
 pub use net::{RelayAddr, RelayKey};
-pub use network::{NetworkFile, Recovered, Seat, join as join_network, network_of, recover, seat};
 #[cfg(feature = "serve")]
 pub use panel::NodePanel;
 pub use panel::{Shown, utc};
@@ -100,15 +81,13 @@ pub use wallet::{
 };
 pub use work::Limits;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use base::{Hash, NodeId};
 use content::Contents;
 use driver::{Order, Shared};
-use host::DataFolder;
 use ledger::Credits;
-use chains::Chains;
-use log::ChainLog;
 use net::{Address, Net, PeerInfo, Ticket};
+use replica::{ChainLog, Chains, home};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -165,33 +144,14 @@ const ORDERS: usize = 64;
 /// A run is on the chain after so long, or something is wrong.
 const CREATED_WITHIN: Duration = Duration::from_secs(30);
 
-/// The chain that this node keeps at home: made on first use, with `owner`'s first credits.
-fn home(data: &DataFolder, owner: NodeId, device: String) -> Result<ChainLog> {
-    let network = match NetworkFile::of(data.dir())? {
-        Some(network) => network,
-        None => {
-            let network = network::private(owner, paths::secret(data, network::SEAT_FILE)?.id());
-            network.put(data)?;
-            network
-        }
-    };
-    ensure!(
-        !network.is_earlier(data.dir()),
-        "this folder's chain is of an earlier version: networks begin anew; move {} away",
-        data.dir().display()
-    );
-    let mut accounts = vec![owner];
-    accounts.extend(wallet_account(data.dir())?);
-    ChainLog::home(data, network, Arc::new(Owned { accounts, device }))
-}
-
 impl Node {
     /// Opens the data folder and goes on with every run in it.
     pub async fn start(config: NodeConfig) -> Result<Arc<Self>> {
         let store = Arc::new(Store::open(&config.dir)?);
         let key = store.keypair()?;
         let contents = Arc::new(Contents::default());
-        let chains = Arc::new(Chains::new(&config.dir, home(store.folder(), key.id(), config.device.clone())?));
+        let accounts = [Some(key.id()), wallet_account(&config.dir)?].into_iter().flatten().collect();
+        let chains = Arc::new(Chains::new(&config.dir, home(store.folder(), accounts, config.device.clone())?));
         let net_config = net::Config {
             secret: key.secret(),
             bind: config.bind,
@@ -406,7 +366,7 @@ impl Node {
 
     /// The ticket by which others join now: it names the newest block, and the nodes as they are reached now.
     fn ticket(&self, ticket: &Ticket) -> Ticket {
-        self.shared.fresh(ticket)
+        self.shared.chains.fresh(&self.address(), ticket)
     }
 
     async fn driver(self: &Arc<Self>, log: Arc<ChainLog>) -> mpsc::Sender<Order> {

@@ -34,7 +34,7 @@ impl Node {
     /// Everything at a glance.
     pub fn panel(&self) -> Value {
         let (api, settings) = self.shown.lock().expect("nobody panics while holding it").clone();
-        let (status, now) = (self.status(), chain::clock());
+        let (status, now) = (self.status(), replica::clock());
         let chain = self.chain(None).unwrap_or_default();
         let account = self.account(None, &self.id()).unwrap_or_default();
         let Done { earned, on_day, since_start } = self.done(now.0 / DAY_MS, &status.runs);
@@ -73,7 +73,7 @@ impl Node {
 
     /// Where the time of each day went that is shown, and what was done then; newest first.
     pub fn panel_days(&self) -> Value {
-        let today = chain::clock().0 / DAY_MS;
+        let today = replica::clock().0 / DAY_MS;
         let spent = self.idling().map(|idling| idling.spent()).unwrap_or_default();
         let shown = spent.iter().rev().filter(|(day, _)| **day + crate::earned::DAYS >= today);
         shown.map(|(day, spent)| day_of(*day, &self.done(*day, &[]).on_day, spent)).collect()

@@ -1,9 +1,9 @@
 //! What a run pays, and what its members got of it, for displays.
 
 use crate::Node;
-use crate::chain_store::ChainStore;
-use crate::log::Kept;
-use crate::worked::Worked;
+use replica::ChainStore;
+use replica::Kept;
+use replica::Worked;
 use owner::Unpaid;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

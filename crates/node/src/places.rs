@@ -2,7 +2,7 @@
 //! itself it gives up by itself, when the pay is spent or nothing moves.
 
 use crate::Node;
-use crate::log::Kept;
+use replica::Kept;
 use crate::status::RunStatus;
 use host::write_whole;
 use crate::store::Store;
@@ -227,7 +227,7 @@ impl Places {
             if !Progress::stands(&mut self.progress, status, &me, Instant::now(), round) {
                 return Ok(None);
             }
-            (Mark::Still(chain::clock().0), "nothing moves")
+            (Mark::Still(replica::clock().0), "nothing moves")
         };
         self.node.quit(run).await?;
         mark.put(&store, &run)?;
@@ -275,7 +275,7 @@ impl Places {
             let state = orderer.state();
             state.runs().runs.values().filter_map(|run| Place::of(run, state, &me, self.pay_min)).collect()
         });
-        let (store, now) = (&node.shared.store, chain::clock());
+        let (store, now) = (&node.shared.store, replica::clock());
         // What its owner left stays left.
         let free =
             |run: &RunId| !folder(store, run).exists() || Mark::of(store, run).is_some_and(|mark| mark.lets(now));
@@ -328,7 +328,7 @@ mod tests {
     #[test]
     fn a_run_is_weighed() {
         let founder = Keypair::from_secret([1; 32]);
-        let genesis = crate::network::private(founder.id(), founder.id()).genesis;
+        let genesis = replica::private(founder.id(), founder.id()).genesis;
         let mut state = State::new(&genesis);
         let (me, by, chain) = (NodeId([9; 32]), state.validators()[0], genesis.chain());
         let make = |seq: u64, tx: swarm::Tx| {

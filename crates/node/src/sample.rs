@@ -7,7 +7,7 @@ use owner::{LocalTime, Sample, Settings};
 /// A reading as it counts for an owner who wants work done `when`, in at most `memory_mb` of memory (0 = no limit).
 pub(crate) fn of(reading: &Reading, settings: &Settings, when: When, memory_mb: u64) -> Sample {
     let offset = chrono::Local::now().offset().local_minus_utc() / 60;
-    let local = LocalTime::at(chain::clock(), offset);
+    let local = LocalTime::at(replica::clock(), offset);
     // What this process has it could give back.
     let memory = reading.memory_free_mb.map(|free| free + reading.memory_own_mb.unwrap_or(0));
     let over = reading.memory_own_mb.filter(|own| memory_mb > 0 && *own > memory_mb);

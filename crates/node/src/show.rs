@@ -1,34 +1,11 @@
 //! What a driver shows of its runs.
 
 use base::plain;
-use crate::driver::{Driver, Run, Shared};
+use crate::driver::{Driver, Run};
 use crate::status::{MemberStatus, RunStatus};
-use net::Ticket;
 use owner::Why;
 use std::sync::atomic::Ordering;
 use swarm::{Mode, RunId, Status as Standing, Waiting};
-
-impl Shared {
-    /// The ticket by which others join now: this node keeps the chain too, and vouches for its newest block.
-    pub(crate) fn fresh(&self, ticket: &Ticket) -> Ticket {
-        let here = self.net.address();
-        let kept = self.chains.get(&ticket.chain).and_then(|log| log.kept());
-        let Some(kept) = kept.filter(|_| !here.sockets.is_empty()) else { return ticket.clone() };
-        let anchor = kept.keeper.look(|orderer| (orderer.state().height(), orderer.state().tip()));
-        let seats = kept.network.seats.iter().map(|seat| &seat.address);
-        let others = seats.chain(&ticket.peers).filter(|address| address.node != here.node);
-        let mut peers = vec![here.clone()];
-        for other in others.take(PEERS_MAX) {
-            if !peers.iter().any(|known| known.node == other.node) {
-                peers.push(other.clone());
-            }
-        }
-        Ticket { anchor: (anchor.0 > 0).then_some(anchor), peers, ..ticket.clone() }
-    }
-}
-
-/// Nodes that a ticket names beside its writer.
-const PEERS_MAX: usize = 8;
 
 impl Driver {
     pub(crate) fn show(&self) {
@@ -39,7 +16,7 @@ impl Driver {
     fn run_status(&self, id: &RunId, run: &Run) -> RunStatus {
         let mut status = RunStatus {
             run: id.to_string(),
-            ticket: self.shared.fresh(&run.ticket).to_string(),
+            ticket: self.log.fresh(&self.shared.net.address(), &run.ticket).to_string(),
             chain: self.log.chain().to_string(),
             trouble: run.trouble.clone().or_else(|| self.log.trouble()),
             rounds: run.rounds.clone(),

@@ -1,7 +1,7 @@
 //! The data folder of a node: one redb file for what must survive a crash, plain files for content.
 
-use crate::chain_store::ChainStore;
-use crate::paths::chain_dir;
+use replica::ChainStore;
+use replica::chain_dir;
 use anyhow::{Context, Result};
 use base::{Hash, Keypair, Wire};
 use host::{DATABASE, DataFolder, append_line, write_whole};

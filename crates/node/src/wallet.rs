@@ -4,16 +4,15 @@ mod block;
 mod spend;
 
 pub use block::{BlockStatus, Deed, Part, TxStatus, grouped_by};
-pub use crate::spend_error::{SpendError, Unsettled};
-use crate::spend_error::FINAL_WITHIN;
+pub use replica::{SpendError, Unsettled};
+use replica::FINAL_WITHIN;
 
 use crate::Node;
 use crate::happening::RECONNECT;
-use crate::notes::Entry;
-use crate::log::{ChainLog, Kept};
-use crate::mark;
-use crate::network::SEAT_FILE;
-use crate::paths::secret;
+use replica::Entry;
+use replica::{ChainLog, Kept};
+use replica::SEAT_FILE;
+use replica::secret;
 use anyhow::{Context, Result, bail, ensure};
 use base::{Hash, NodeId, Signed, Wire, wire_struct};
 use chain::{Tx, VOTE_DOMAIN, Vote};
@@ -164,10 +163,10 @@ impl Node {
     pub fn block(&self, network: Option<&str>, height: u64) -> Result<BlockStatus> {
         let (log, kept) = (self.pick(network)?, self.picked(network)?);
         let newest = *kept.keeper.height().borrow();
-        let bytes = chain::Disk::block(kept.store.as_ref(), height)?;
+        let bytes = replica::Disk::block(kept.store.as_ref(), height)?;
         let Some(bytes) = bytes else { bail!("this node has no block {height}; the last one is {newest}") };
         let block = chain::Block::from_bytes(&bytes)?;
-        let certified = chain::Disk::certificate(kept.store.as_ref(), height)?.is_some();
+        let certified = replica::Disk::certificate(kept.store.as_ref(), height)?.is_some();
         let own = log.own().iter().map(|account| anyhow::Ok((*account, kept.store.history_at(account, height)?)));
         let own: Vec<(NodeId, Vec<Entry>)> = own.collect::<Result<_>>()?;
         Ok(BlockStatus::of(&block, certified, &own, &|run| run_name(&kept, run)))
@@ -179,7 +178,7 @@ impl Node {
         let kept = self.picked(network)?;
         let newest = *kept.keeper.height().borrow();
         for height in (1..=newest).rev() {
-            let Some(bytes) = chain::Disk::block(kept.store.as_ref(), height)? else { break };
+            let Some(bytes) = replica::Disk::block(kept.store.as_ref(), height)? else { break };
             let block = chain::Block::from_bytes(&bytes)?;
             if let Some(tx) = block.txs.iter().find(|tx| tx.hash().to_string().starts_with(hash)) {
                 return Ok((height, TxStatus::of(tx, &|run| run_name(&kept, run))));
@@ -197,7 +196,7 @@ impl Node {
     pub async fn admit(&self, run: RunId, share_permille: u16) -> Result<u64> {
         let seat = secret(self.shared.store.folder(), SEAT_FILE)?;
         let chain = self.shared.chains.home.chain();
-        let seq = chain::clock().0;
+        let seq = replica::clock().0;
         let vote = Signed::new(VOTE_DOMAIN, &seat, Vote { chain, seq, run, share_permille });
         Ok(self.say(None, &Tx::Vote { vote }).await?)
     }
@@ -246,14 +245,14 @@ impl Node {
             self.spend(None, ledger::Tx::Unseat { key: old }).await?;
         }
         self.take_seat().await?;
-        mark::reseated(self.shared.store.folder());
+        replica::reseated(self.shared.store.folder());
         Ok(())
     }
 }
 
 /// In a folder that was copied or restored: has the new key take the old one's seat, as soon as the others answer.
 pub(crate) async fn reseat(node: Arc<Node>, stop: CancellationToken) -> Result<()> {
-    let Some(old) = mark::old_seat(node.shared.store.folder()) else { return Ok(()) };
+    let Some(old) = replica::old_seat(node.shared.store.folder()) else { return Ok(()) };
     tracing::warn!("this folder is a copy or was restored: its old key never votes again, a new one takes its seat");
     let replacing = async {
         while let Err(error) = node.replace_seat(old).await {

@@ -127,18 +127,18 @@ fn chains_packets_and_networks() {
     let step = chain::Step { header: block.header.clone(), certificate: vec![7; 90] };
     let root = chain::RootProof { between: vec![block.header.clone()], steps: vec![step] };
     let packets = [
-        chain::Packet::Engine { channel: chain::Channel::Votes, epoch: 0, bytes: vec![1, 2, 3] },
-        chain::Packet::Block(block.to_bytes()),
-        chain::Packet::Ask(chain),
-        chain::Packet::Tx(vec![4; 40]),
-        chain::Packet::End(4),
-        chain::Packet::Final(vec![5; 90]),
+        replica::Packet::Engine { channel: replica::Channel::Votes, epoch: 0, bytes: vec![1, 2, 3] },
+        replica::Packet::Block(block.to_bytes()),
+        replica::Packet::Ask(chain),
+        replica::Packet::Tx(vec![4; 40]),
+        replica::Packet::End(4),
+        replica::Packet::Final(vec![5; 90]),
     ];
-    canonical::<chain::Packet>("packet", &packets.map(|packet| packet.to_bytes()));
+    canonical::<replica::Packet>("packet", &packets.map(|packet| packet.to_bytes()));
     let address = net::Address { node: key.id(), sockets: vec!["127.0.0.1:1".parse().expect("socket")], relay: None };
-    let seats = (0..4).map(|i| node::Seat { key: Keypair::from_secret([i; 32]).id(), address: address.clone() });
-    let network = node::NetworkFile::new("x", seats.collect()).expect("four seats");
-    canonical::<node::NetworkFile>("network", &[network.to_bytes()]);
+    let seats = (0..4).map(|i| replica::Seat { key: Keypair::from_secret([i; 32]).id(), address: address.clone() });
+    let network = replica::NetworkFile::new("x", seats.collect()).expect("four seats");
+    canonical::<replica::NetworkFile>("network", &[network.to_bytes()]);
     let mut state = chain::State::new(&network.genesis);
     let mut proof = state.prove(&key.id());
     proof.root = root.clone();

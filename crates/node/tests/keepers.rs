@@ -4,7 +4,8 @@ use base::{ChunkTree, Hash, NodeId, Reject};
 use bytes::Bytes;
 use ledger::Credits;
 use net::Served;
-use node::{Limits, NetworkFile, Node, NodeConfig, SpendError};
+use node::{Limits, Node, NodeConfig};
+use replica::{NetworkFile, SpendError};
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
@@ -57,12 +58,12 @@ async fn a_keeper_that_gives_no_block_neither_holds_a_follower_nor_swallows_its_
     let (validator, follower) = (stage.path().join("validator"), stage.path().join("follower"));
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let port = UdpSocket::bind(any).and_then(|socket| socket.local_addr()).expect("a port");
-    let id = node::seat(&follower, port, None).expect("a key").address.node;
+    let id = replica::seat(&follower, port, None).expect("a key").address.node;
     let mut network =
-        NetworkFile::new("held", vec![node::seat(&validator, port, None).expect("a seat")]).expect("made");
+        NetworkFile::new("held", vec![replica::seat(&validator, port, None).expect("a seat")]).expect("made");
     network.genesis.opening.push((id, Credits::whole(5)));
     for dir in [&validator, &follower] {
-        node::join_network(dir, &network).expect("joined");
+        replica::join_network(dir, &network).expect("joined");
     }
     let still = net::Config { secret: [9; 32], bind: any, mdns: false, relays: vec![], rates: (0, 0) };
     let still = net::Net::open(still, Arc::new(Still), Some(Arc::new(Still)), None).await.expect("open");

@@ -92,9 +92,9 @@ pub(super) async fn join(book: &mut Book) -> Result<()> {
     let fund = ledger::Tx::Fund { pot: run.parse()?, amount: Credits::whole(5) };
     network::answer(&nodes[0].0, &Request::Spend { network: None, tx: base::to_hex(&fund.to_bytes()) }).await?;
     let dir = stage.path().join("newcomer");
-    let known = node::NetworkFile::of(&nodes[1].0)?.ok_or_else(|| anyhow::anyhow!("no network"))?;
+    let known = replica::NetworkFile::of(&nodes[1].0)?.ok_or_else(|| anyhow::anyhow!("no network"))?;
     let begun = Instant::now();
-    node::join_network(&dir, &known)?;
+    replica::join_network(&dir, &known)?;
     let newcomer = contribute(&dir, &[])?;
     loop {
         let shown = newcomer.ask(Request::Status).await?;

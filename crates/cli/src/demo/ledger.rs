@@ -6,7 +6,8 @@ use anyhow::{Context, Result, ensure};
 use base::{NodeId, Wire};
 use chain::Happened;
 use ledger::Credits;
-use node::{NetworkFile, ProofFile, Request, RunStatus};
+use node::{ProofFile, Request, RunStatus};
+use replica::NetworkFile;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::UdpSocket;
@@ -120,11 +121,11 @@ fn addresses(n: usize) -> Result<Vec<String>> {
 /// Founds the network as its owners would: each makes a seat, one makes the file, each joins with it.
 fn found(stage: &Path, binds: &[String]) -> Result<NetworkFile> {
     let folder = |i: usize| stage.join(name(i));
-    let seats = binds.iter().enumerate().map(|(i, bind)| node::seat(&folder(i), bind.parse()?, None));
+    let seats = binds.iter().enumerate().map(|(i, bind)| replica::seat(&folder(i), bind.parse()?, None));
     let network = NetworkFile::new("demo", seats.collect::<Result<_>>()?)?;
     network.write(&stage.join("demo.network"))?;
     for i in 0..binds.len() {
-        node::join_network(&folder(i), &network)?;
+        replica::join_network(&folder(i), &network)?;
     }
     Ok(network)
 }
@@ -164,12 +165,12 @@ struct Line {
 /// Goes through the chain once more, round by round: what each member was paid against its part of the tokens.
 fn balances(dir: &Path, network: &NetworkFile, run: &RunStatus, creator: &str) -> Result<()> {
     let mut state = chain::State::new(&network.genesis);
-    let store = node::ChainStore::of(dir, &network.genesis.chain())?;
+    let store = replica::ChainStore::of(dir, &network.genesis.chain())?;
     let id = run.run.parse()?;
     let mut lines: BTreeMap<NodeId, Line> = BTreeMap::new();
     let mut given = 0;
     for height in 1.. {
-        let Some(bytes) = chain::Disk::block(&store, height)? else { break };
+        let Some(bytes) = replica::Disk::block(&store, height)? else { break };
         let happened = state.apply(&chain::Block::from_bytes(&bytes)?)?;
         let mut paid: BTreeMap<NodeId, u64> = BTreeMap::new();
         for what in &happened {

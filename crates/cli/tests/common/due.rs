@@ -5,8 +5,9 @@
 
 use crate::common::json;
 use base::{Hash, NodeId, Wire};
-use chain::{Block, Disk, Genesis, Tx};
-use node::ChainStore;
+use chain::{Block, Genesis, Tx};
+use replica::Disk;
+use replica::ChainStore;
 use serde_json::Value;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -144,5 +145,5 @@ fn name(value: &Value) -> Hash {
 }
 
 fn genesis(dir: &Path, chain: &Hash) -> Genesis {
-    node::network_of(dir, chain).expect("read").expect("the folder's network").genesis
+    replica::network_of(dir, chain).expect("read").expect("the folder's network").genesis
 }

@@ -106,7 +106,7 @@ impl Provider {
             class,
             refused,
             counts,
-            since: chain::clock(),
+            since: replica::clock(),
             desks,
             did,
             told,
@@ -171,7 +171,7 @@ impl Provider {
             prompt_rate,
             decode_rate,
             since: self.since,
-            until: chain::clock().plus(OFFER_MS),
+            until: replica::clock().plus(OFFER_MS),
         }
     }
 
@@ -342,7 +342,7 @@ impl Provider {
         if !own && !price.is_free() && !till.may_begin(price.of(0, CHUNK)) {
             return Err(busy().into());
         }
-        let terms = Terms { runtime, time: chain::clock(), read, context: info.context as u64, last };
+        let terms = Terms { runtime, time: replica::clock(), read, context: info.context as u64, last };
         let telling = Telling::new(&request, by, &terms);
         let (books, chunk) = (self.books.clone(), price.of(0, CHUNK));
         let (payer, name) = ((request.chain, by), &served.card().name);

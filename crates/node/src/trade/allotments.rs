@@ -1,7 +1,7 @@
 //! Allotments that are not used any more: they go back to the deposit, and a deposit that nobody needs to the balance.
 
 use super::Trade;
-use crate::log::Kept;
+use replica::Kept;
 use base::{Hash, NodeId};
 use ledger::{Credits, Tx};
 use std::time::Duration;

@@ -72,7 +72,7 @@ impl Trade {
         let context = (read / 2).min(context);
         let need = Need { model, context, read, written: length, price: self.config.price, knows };
         // Nobody links what a user asks on two days.
-        let owner = Hash::of("talkoo 2026 owner of a day v1", &(own, chain::clock().0 / owner::DAY_MS).to_bytes());
+        let owner = Hash::of("talkoo 2026 owner of a day v1", &(own, replica::clock().0 / owner::DAY_MS).to_bytes());
         let request = Request { written, ..Request::new(Hash(id), model, owner, ask) };
         let bytes = Say::Ask { request: request.clone() }.to_bytes();
         if bytes.len() > FRAME_MAX || Say::from_bytes(&bytes).is_err() {
@@ -119,7 +119,7 @@ impl Trade {
                 return Event::Chosen(offer.map(candidate));
             }
         }
-        let now = chain::clock();
+        let now = replica::clock();
         let mut rng = self.rng.lock().expect("nobody panics while holding it");
         let chosen = index.choose(now, need, &without, &mut rng).into_iter().next();
         match (chosen, index.busy_ms(now, need, &without)) {
@@ -286,7 +286,7 @@ impl Trade {
 
     async fn note(&self, provider: NodeId, outcome: Outcome, conversation: Hash) {
         tracing::debug!(provider = provider.short(), ?outcome, "did");
-        self.index.lock().expect("nobody panics while holding it").note(chain::clock(), &provider, outcome);
+        self.index.lock().expect("nobody panics while holding it").note(replica::clock(), &provider, outcome);
         match outcome {
             Outcome::Answered { .. } => {
                 let mut readers = self.readers.lock().expect("nobody panics while holding it");

@@ -72,7 +72,7 @@ impl Trade {
             };
             // Nobody of these is asked again soon, but nothing is taken from anybody.
             let mut index = self.index.lock().expect("nobody panics while holding it");
-            wrong.iter().for_each(|wrong| index.note(chain::clock(), wrong, Outcome::Failed));
+            wrong.iter().for_each(|wrong| index.note(replica::clock(), wrong, Outcome::Failed));
         }
         *self.checks.lock().expect("nobody panics while holding it").entry(verdict.name()).or_default() += 1;
         Ok(Check { provider, verdict, tokens })
@@ -98,7 +98,7 @@ impl Trade {
         let need = Need { model, context: read, read, written: 1, price, knows: None };
         let mut index = self.index.lock().expect("nobody panics while holding it");
         let mut rng = self.rng.lock().expect("nobody panics while holding it");
-        index.choose(chain::clock(), &need, without, &mut rng).first().map(|candidate| candidate.provider)
+        index.choose(replica::clock(), &need, without, &mut rng).first().map(|candidate| candidate.provider)
     }
 
     async fn read_by(self: &Arc<Self>, said: &Said, reader: NodeId) -> Result<Verdict> {
@@ -112,7 +112,7 @@ impl Trade {
         // It was told the ids: other ones are its own.
         if second.read == *read && !scored.iter().map(|token| token.id).eq(ids.iter().copied()) {
             let mut index = self.index.lock().expect("nobody panics while holding it");
-            index.note(chain::clock(), &reader, Outcome::Failed);
+            index.note(replica::clock(), &reader, Outcome::Failed);
             bail!("{} reads other words than it was shown", reader.short());
         }
         Ok(judge(&Checked { ask, finish: *finish, read: (*read, second.read), text, scored, more }))

@@ -139,7 +139,7 @@ impl net::Hears for Ear {
                 let Some((bond, public)) = self.standing(&by) else {
                     // Whether this network demands a bond is not known yet: it will be said again.
                     if offers.0.iter().all(|offer| offer.price.is_free()) {
-                        let _ = index.offer(chain::clock(), by, offers.0, 0);
+                        let _ = index.offer(replica::clock(), by, offers.0, 0);
                     }
                     return;
                 };
@@ -148,7 +148,7 @@ impl net::Hears for Ear {
                 }
                 // A bond in one owner's books binds nobody.
                 let bond = if public { bond } else { 0 };
-                if let Err(reject) = index.offer(chain::clock(), by, offers.0, bond) {
+                if let Err(reject) = index.offer(replica::clock(), by, offers.0, bond) {
                     tracing::debug!(by = by.short(), %reject, "an offer was refused");
                 }
             }
@@ -263,7 +263,8 @@ impl Trade {
     /// The ticket by which others find what is offered on a network of this node.
     pub fn ticket(&self, chain: Hash) -> net::Ticket {
         let run = Hash::default();
-        self.shared.fresh(&net::Ticket { chain, run, anchor: None, peers: vec![self.shared.net.address()] })
+        let here = self.shared.net.address();
+        self.shared.chains.fresh(&here, &net::Ticket { chain, run, anchor: None, peers: vec![here.clone()] })
     }
 
     /// A node that only asks says nothing: not even its key and where it is.
@@ -316,7 +317,7 @@ impl Trade {
     /// Providers of all models on offer.
     pub fn providers(&self) -> Vec<ProviderStatus> {
         let mut index = self.index.lock().expect("nobody panics while holding it");
-        index.advance(chain::clock());
+        index.advance(replica::clock());
         let models: Vec<Hash> = index.models().map(|(offer, _)| offer.model).collect();
         let all = models.iter().flat_map(|model| index.providers(model));
         all.map(|(provider, offer)| ProviderStatus { provider: *provider, offer: offer.clone() }).collect()

@@ -1,6 +1,6 @@
 //! Final blocks as they are shown: what each transaction does, in words and in figures.
 
-use crate::notes::Entry;
+use replica::Entry;
 use base::plain;
 use base::{Hash, NodeId};
 use chain::{Block, Tx};

@@ -1,0 +1,54 @@
+//! Chains on this machine: the one that a node keeps at home, and those that it follows.
+//!
+//! [`Keeper`] puts the pure [`chain::Orderer`] between the consensus engine, a disk and a network. [`ChainLog`] keeps a chain
+//! in a data folder and submits what the owner signs, [`Chains`] has all of them. One validator is the same path as four and
+//! more, and a follower's is the same without an engine.
+//!
+//! *Goals*: kill it anywhere and start it again, and it goes on; nothing is voted twice; a chain of strangers ends nothing but
+//! itself. *Non-goals*: what is valid (`chain`), what runs do with it (`trainer`), what answers cost (`serving`).
+
+mod chain_store;
+mod chains;
+mod clock;
+mod crash;
+mod desk;
+mod disk;
+mod end;
+mod engine;
+mod follow;
+mod history;
+mod home;
+mod keeper;
+pub mod local;
+mod log;
+mod mark;
+mod network;
+mod notes;
+mod outlets;
+mod own;
+mod paths;
+mod pending;
+mod refusals;
+mod spend;
+mod spend_error;
+mod submitting;
+mod wires;
+mod worked;
+
+pub use chain_store::ChainStore;
+pub use chains::Chains;
+pub use clock::clock;
+pub use disk::{Disk, Note};
+pub use end::{EXIT_DISK, EXIT_PANIC};
+pub use engine::EngineError;
+pub use home::home;
+pub use keeper::{Connections, Keeper, KeeperConfig, KeeperError, replay};
+pub use log::{ChainLog, Kept};
+pub use mark::{old_seat, reseated};
+pub use network::{NetworkFile, Recovered, SEAT_FILE, Seat, join as join_network, network_of, recover, seat};
+pub use notes::{Entry, Notes};
+pub use own::{Own, Owned};
+pub use paths::{chain_dir, secret};
+pub use spend_error::{FINAL_WITHIN, SpendError, Unsettled};
+pub use wires::{Channel, Outgoing, PACKET_MAX, Packet};
+pub use worked::{Days, Worked};

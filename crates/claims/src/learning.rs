@@ -349,8 +349,8 @@ fn train(corpus: &Corpus, setting: Setting, seed: u64) -> Result<Outcome> {
     if let Some((units, rule)) = waiting {
         close(&layout, &mut weights, &units, &rule, &mut mean)?;
     }
-    let heldout = node::Heldout { rows: MICRO_BATCH, seq_len: SEQ_LEN as u64, tokens: EVAL_TOKENS };
-    let bits = node::bits_per_byte(&mut trainer, weights.theta(), corpus, heldout, || false)?;
+    let heldout = trainer::Heldout { rows: MICRO_BATCH, seq_len: SEQ_LEN as u64, tokens: EVAL_TOKENS };
+    let bits = trainer::bits_per_byte(&mut trainer, weights.theta(), corpus, heldout, || false)?;
     Ok(Outcome {
         bits_per_byte: bits.context("the corpus has no held-out split")?,
         bits_per_parameter: sent as f64 / (step * setting.workers * layout.len as u64) as f64,

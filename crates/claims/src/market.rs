@@ -12,7 +12,8 @@ use ledger::Credits;
 use market::{
     Ask, Event, Index, Input, Need, OFFER_MS, Offer, Order, Outcome, Piece, Price, Request, Sampling, Session, Tier,
 };
-use node::{Limits, Local, Node, NodeConfig, OfferConfig, Served, Trade, TradeConfig};
+use node::{Local, Node, NodeConfig, OfferConfig, Served, Trade, TradeConfig};
+use trainer::Limits;
 use std::collections::{BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::Arc;

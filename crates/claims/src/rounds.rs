@@ -5,7 +5,8 @@ use anyhow::{Context, Result};
 use base::{CHUNK_BYTES, ChunkTree, Hash, NodeId, Reject, Wire};
 use bytes::Bytes;
 use net::{Config as NetConfig, Content, Net};
-use node::{Limits, Node, NodeConfig};
+use node::{Node, NodeConfig};
+use trainer::Limits;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -106,10 +107,10 @@ async fn four_peers(book: &mut Book) -> Result<()> {
 }
 
 /// The folder of a node that was closed: a thread that trains keeps it until its unit ends.
-async fn let_go_of(dir: &Path) -> Result<node::Store> {
+async fn let_go_of(dir: &Path) -> Result<trainer::Store> {
     let begun = Instant::now();
     loop {
-        match node::Store::open(dir) {
+        match trainer::Store::open(dir) {
             Err(_) if begun.elapsed() < Duration::from_secs(20) => tokio::time::sleep(Duration::from_millis(50)).await,
             opened => return opened,
         }

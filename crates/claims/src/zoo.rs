@@ -122,11 +122,11 @@ impl Zoo {
         let cache = in_four_bits(&tiny, &whole, |name| name.contains("k_proj") || name.contains("v_proj"));
         let bits = |config: &Config, theta: &[f32]| -> Result<f64> {
             let mut trainer = Trainer::new(config, &model::open("cpu")?);
-            node::bits_per_byte(
+            trainer::bits_per_byte(
                 &mut trainer,
                 theta,
                 &corpus,
-                node::Heldout { rows: 8, seq_len: SEQ_LEN as u64, tokens: 30_000 },
+                trainer::Heldout { rows: 8, seq_len: SEQ_LEN as u64, tokens: 30_000 },
                 || false,
             )?
             .context("held-out text")

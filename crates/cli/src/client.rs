@@ -2,7 +2,8 @@
 
 use crate::{Common, render};
 use anyhow::{Context, Result, bail};
-use node::{Request, RunStatus, Status};
+use node::{Request, Status};
+use trainer::RunStatus;
 use serde_json::Value;
 
 /// What the running node shows.

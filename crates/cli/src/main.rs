@@ -32,7 +32,8 @@ mod wallet;
 
 use anyhow::Result;
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use node::{Config, Limits, NodeConfig};
+use node::{Config, NodeConfig};
+use trainer::Limits;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 

@@ -1,7 +1,8 @@
 //! Text for people.
 
 use crate::Common;
-use node::{RunStatus, Status};
+use node::Status;
+use trainer::RunStatus;
 use serde_json::{Value, json};
 
 /// Prints JSON where asked for, else the text.
@@ -162,7 +163,7 @@ fn counts(list: &[(String, u64)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use node::MemberStatus;
+    use trainer::MemberStatus;
 
     #[test]
     fn a_member_that_sits_out_is_shown_with_its_faults_and_the_round_of_its_return() {

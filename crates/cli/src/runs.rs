@@ -5,7 +5,7 @@ use base::{ChunkTree, Hash};
 use data::Corpus;
 use ledger::Credits;
 use model::{Batch, Config, Layout, Part, Trainer, Weights};
-use node::Limits;
+use trainer::Limits;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use swarm::{Init, Link, Machine, Mode, Outlook, PlanInput, Resolved, RunFile, Spec, plan};

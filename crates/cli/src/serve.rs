@@ -97,10 +97,10 @@ impl Models {
         let named = self.named(common).await?;
         if named.all().is_empty()
             && asking.tickets(common)?.is_empty()
-            && let Some(run) = node::newest(&dir)
+            && let Some(run) = trainer::newest(&dir)
         {
             eprintln!("no model and no network is named: what was trained here last, run {}", run.short());
-            let path = tokio::task::block_in_place(|| node::saved(&dir, &run)?.gguf())?;
+            let path = tokio::task::block_in_place(|| trainer::saved(&dir, &run)?.gguf())?;
             return Ok(Local::new(vec![self.load_one(common, path, None).await?]));
         }
         Ok(named)

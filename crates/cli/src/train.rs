@@ -6,7 +6,8 @@ use anyhow::{Context, Result, bail};
 use base::{Hash, Wire};
 use clap::Subcommand;
 use model::GgufType;
-use node::{Node, Request, RunStatus, Status};
+use node::{Node, Request, Status};
+use trainer::RunStatus;
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -230,15 +231,15 @@ fn find_on_disk(dir: &Path, id: Option<&str>) -> Result<Hash> {
 fn replay(common: &Common, id: Option<&str>) -> Result<()> {
     let dir = common.dir();
     let run = find_on_disk(&dir, id)?;
-    let saved = node::saved(&dir, &run)?;
-    let store = node::Store::open(&dir)?;
+    let saved = trainer::saved(&dir, &run)?;
+    let store = trainer::Store::open(&dir)?;
     let chain = store.chain_of(&run)?.context("this folder does not know the chain of the run")?;
     let blocks = store.blocks(&chain)?;
     drop(store);
     let scratch = dir.join("replay");
     let _ = std::fs::remove_dir_all(&scratch);
     let mut shown = std::time::Instant::now();
-    let found = node::replay(&blocks, &run, &saved.corpus, &saved.folder, &scratch, common.threads(), |at, of| {
+    let found = trainer::replay(&blocks, &run, &saved.corpus, &saved.folder, &scratch, common.threads(), |at, of| {
         if shown.elapsed().as_secs() >= 2 {
             shown = std::time::Instant::now();
             eprintln!("round {at} of {of}");
@@ -281,7 +282,7 @@ async fn export(common: &Common, out: &Path, id: Option<&str>, check: bool, gguf
     let run = find_on_disk(&dir, id)?;
     let live = node::call(&dir, &Request::Status).await?.map(serde_json::from_value::<Status>).transpose()?;
     let live = live.and_then(|status| client::find(&status, Some(&run.to_string())).ok());
-    let saved = node::saved(&dir, &run)?;
+    let saved = trainer::saved(&dir, &run)?;
     let (tokens, members) = live.as_ref().map_or((0, 0), |run| (run.tokens.0, run.members.len() as u64));
     let bits = live.as_ref().and_then(|run| run.heldout.last()).map(|(_, bits)| *bits);
     match gguf {

@@ -190,7 +190,7 @@ async fn find_work(common: Common, node: Arc<Node>, mut places: Places) {
             places.keep().await
         } else if !node.is_alone() {
             places.take(idling.memory_mb()).await
-        } else if runs.is_empty() && node::newest(&dir).is_none() {
+        } else if runs.is_empty() && trainer::newest(&dir).is_none() {
             begin(&common, &node, &dir).await.map(|()| None)
         } else {
             Ok(None)
@@ -351,7 +351,7 @@ async fn keep_serving(
                 let last = served.filter(|_| trade.serves() > 0);
                 let Some((run, ended)) = due(&node, &dir, last) else { continue };
                 let models =
-                    match tokio::task::block_in_place(|| node::saved(&dir, &run).and_then(|saved| saved.gguf())) {
+                    match tokio::task::block_in_place(|| trainer::saved(&dir, &run).and_then(|saved| saved.gguf())) {
                         Ok(path) => args.load_one(&common, path).await.map(|model| node::Local::new(vec![model])),
                         Err(error) => Err(error),
                     };
@@ -377,7 +377,7 @@ async fn keep_serving(
 /// The run whose weights are to be served now, and whether they are its last ones; `last`: which were served when.
 #[cfg(feature = "serve")]
 fn due(node: &Node, dir: &Path, last: Option<(swarm::RunId, Instant, bool)>) -> Option<(swarm::RunId, bool)> {
-    let run = node::newest(dir)?;
+    let run = trainer::newest(dir)?;
     let status = node.status().runs.into_iter().find(|status| status.run == run.to_string());
     // Of a run that was left the weights on disk are the last ones.
     let ended = status.as_ref().is_none_or(|status| status.ended);

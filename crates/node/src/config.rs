@@ -276,6 +276,12 @@ impl LimitsTable {
 }
 
 impl Config {
+    /// What the data folder may still take of the disk.
+    pub fn disk_budget(&self, folder: &Path) -> host::DiskBudget {
+        let (limit_gb, free_min_mb) = (self.limits.disk_gb, self.schedule.disk_free_min_mb);
+        host::DiskBudget { folder: folder.to_owned(), limit_gb, free_min_mb }
+    }
+
     /// Where the settings of a data folder are.
     pub fn path(dir: &Path) -> PathBuf {
         dir.join(FILE)

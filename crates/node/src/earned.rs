@@ -2,7 +2,7 @@
 
 use crate::Node;
 use replica::ChainStore;
-use crate::status::RunStatus;
+use trainer::RunStatus;
 use base::NodeId;
 use serde::Serialize;
 use std::collections::BTreeMap;

@@ -3,7 +3,7 @@
 
 use crate::Node;
 use host::{append_line, older};
-use crate::store::Store;
+use trainer::Store;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::fs::File;

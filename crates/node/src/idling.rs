@@ -1,11 +1,12 @@
 //! Looks at the machine, and works for others only while its owner lets it: carries out what [`owner::Idle`] decides.
 
 use crate::config::{Config, When};
-use crate::driver::Shared;
+use crate::shared::Shared;
 use host::{Reading, Sampler, sampler};
-use crate::status::{RunStatus, Status};
+use crate::status::Status;
+use trainer::RunStatus;
 use host::write_whole;
-use crate::throttle::Duty;
+use trainer::Duty;
 use crate::{Node, sample};
 use anyhow::{Context, Result, bail};
 use base::{Machine, Millis, Outbox, Wire};

@@ -6,52 +6,36 @@
 #[cfg(feature = "serve")]
 mod books;
 mod config;
-mod content;
 mod control;
-mod corpus;
-mod driver;
 mod earned;
-mod eval;
 mod events;
-mod export;
-mod feed;
-mod happening;
 mod idling;
 mod metrics;
 #[cfg(feature = "serve")]
 mod models;
-mod moving;
 mod panel;
 mod pay;
-mod persist;
 mod places;
 #[cfg(feature = "serve")]
 mod provider;
 #[cfg(feature = "serve")]
 mod receipt;
 mod relay;
-mod replay;
 mod request;
-mod room;
+mod runs;
+mod shared;
 mod sample;
 #[cfg(feature = "serve")]
 mod serve;
-mod show;
 mod status;
-mod store;
-mod throttle;
 #[cfg(feature = "serve")]
 mod trade;
 mod vault;
 mod wallet;
-mod work;
-mod workers;
 
 pub use config::{AskTable, Config, LimitsTable, NodeTable, Presence, ScheduleTable, ServeTable, TEMPLATE, When};
 pub use request::{Request, call};
-pub use eval::{Heldout, bits_per_byte};
 pub use events::Recorded;
-pub use export::{Saved, newest, saved};
 pub use idling::{Activity, Idling, Reason};
 #[cfg(feature = "serve")]
 pub use models::{Doing, HubFile, HubName, Model, ModelTicket, Models, Progress, Wanted, pull};
@@ -65,29 +49,26 @@ pub use provider::OfferConfig;
 #[cfg(feature = "serve")]
 pub use receipt::{receipt_text, verify_receipt};
 pub use relay::relay_key;
-pub use replay::{Replayed, replay};
 #[cfg(feature = "serve")]
 pub use serve::{
     Local, Served, api_keys, api_keys_as_they_change, api_used, api_used_kept, keep_api_keys, new_answer_name,
     new_api_key,
 };
-pub use status::{MemberStatus, RoundLine, RunStatus, Status};
-pub use store::Store;
+pub use status::Status;
 #[cfg(feature = "serve")]
 pub use trade::{Asker, Check, NET, ProviderStatus, Said, Telling, Trade, TradeConfig};
 pub use vault::{new_wallet, open_wallet, restore_wallet, wallet_account, wallet_words};
 pub use wallet::{
     AccountStatus, BlockStatus, ChainStatus, Deed, Part, ProofFile, Proved, SpendError, TxStatus, Unsettled, grouped_by,
 };
-pub use work::Limits;
 
 use anyhow::{Context, Result, bail};
 use base::{Hash, NodeId};
-use content::Contents;
-use driver::{Order, Shared};
 use ledger::Credits;
 use net::{Address, Net, PeerInfo, Ticket};
 use replica::{ChainLog, Chains, home};
+use runs::RunLog;
+use shared::Shared;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -96,6 +77,7 @@ use std::time::Duration;
 use swarm::{RunId, Spec, Tx};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use trainer::{Bounds, Contents, DriverOrder, Limits, RunStatus, Setup, Store};
 
 /// How a node runs.
 #[derive(Debug, Clone)]
@@ -123,7 +105,7 @@ pub struct NodeConfig {
 /// A running node.
 pub struct Node {
     shared: Arc<Shared>,
-    drivers: Mutex<BTreeMap<Hash, mpsc::Sender<Order>>>,
+    drivers: Mutex<BTreeMap<Hash, mpsc::Sender<DriverOrder>>>,
     status: watch::Sender<Status>,
     stop: CancellationToken,
     tasks: Mutex<tokio::task::JoinSet<Result<()>>>,
@@ -161,19 +143,26 @@ impl Node {
         };
         let net = Arc::new(Net::open(net_config, contents.clone(), Some(chains.clone()), Some(chains.clone())).await?);
         let duty = Arc::new(watch::Sender::new(if config.minded { 0 } else { config.limits.duty_percent }));
-        let shared = Arc::new(Shared {
+        let dir = config.dir.clone();
+        let bounds = Box::new(move || {
+            let config = Config::of(&dir)?;
+            let (memory_mb, vram_mb) = (config.limits.memory_mb, config.limits.vram_mb);
+            Ok(Bounds { disk: config.disk_budget(&dir), memory_mb, vram_mb })
+        });
+        let setup = Arc::new(Setup {
             store,
             contents,
             net,
             key,
-            chains,
             limits: config.limits,
             duty,
             answers: Default::default(),
             drains: Arc::new(watch::Sender::new(false)),
             device: config.device,
             eval_tokens: config.eval_tokens,
+            bounds,
         });
+        let shared = Arc::new(Shared { setup, chains });
         let stop = CancellationToken::new();
         let tasks = tokio::task::JoinSet::new();
         let node = Arc::new(Self {
@@ -231,24 +220,20 @@ impl Node {
         weights: Option<Vec<f32>>,
         budget: Credits,
     ) -> Result<Ticket> {
-        let manifest = tokio::task::block_in_place(|| corpus::import(&self.shared.store, corpus))?;
+        let manifest = tokio::task::block_in_place(|| trainer::import(&self.shared.store, corpus))?;
         if manifest.root() != spec.manifest {
             bail!("the run names another corpus than {}", corpus.display());
         }
         let id = spec.id(&self.id());
         if let Some(theta) = weights {
-            let weights = model::Weights::from_theta(theta, spec.mode == swarm::Mode::Gradients);
-            let mut bytes = 0u64.to_le_bytes().to_vec();
-            bytes.extend_from_slice(&weights.tree().root().0);
-            bytes.extend_from_slice(&weights.bytes());
-            host::write_whole(&self.shared.store.run_dir(&id)?.join("weights"), &bytes, true)?;
+            trainer::give_weights(&self.shared.store, &id, &spec, theta)?;
         }
         let home = self.shared.chains.home.clone();
         let ticket = Ticket { chain: home.chain(), run: id, anchor: None, peers: vec![self.address()] };
         let driver = self.driver(home).await;
         let gone = || anyhow::anyhow!("the node is stopping");
-        driver.send(Order::Say(Tx::Create { spec })).await.map_err(|_| gone())?;
-        driver.send(Order::Follow(ticket.clone())).await.map_err(|_| gone())?;
+        driver.send(DriverOrder::Say(Tx::Create { spec })).await.map_err(|_| gone())?;
+        driver.send(DriverOrder::Follow(ticket.clone())).await.map_err(|_| gone())?;
         // Who has the ticket can name the run: it is on the chain.
         let run = id.to_string();
         let mut status = self.watch();
@@ -291,7 +276,7 @@ impl Node {
         let (run, mut status) = (ticket.run.to_string(), self.watch());
         let gone = || anyhow::anyhow!("the node is stopping");
         let driver = self.driver(log).await;
-        driver.send(Order::Follow(ticket)).await.map_err(|_| gone())?;
+        driver.send(DriverOrder::Follow(ticket)).await.map_err(|_| gone())?;
         let shown = status.wait_for(|status| status.runs.iter().any(|shown| shown.run == run));
         tokio::select! {
             shown = shown => shown.map(|_| ()).map_err(|_| gone()),
@@ -311,7 +296,7 @@ impl Node {
             bail!("this node is in no run {run}; `talkoo train ls` lists them");
         }
         for driver in drivers.values() {
-            let _ = driver.send(Order::Leave(run)).await;
+            let _ = driver.send(DriverOrder::Leave(run)).await;
         }
         drop(drivers);
         // Shown no more, it is written down.
@@ -369,7 +354,7 @@ impl Node {
         self.shared.chains.fresh(&self.address(), ticket)
     }
 
-    async fn driver(self: &Arc<Self>, log: Arc<ChainLog>) -> mpsc::Sender<Order> {
+    async fn driver(self: &Arc<Self>, log: Arc<ChainLog>) -> mpsc::Sender<DriverOrder> {
         let chain = log.chain();
         let mut drivers = self.drivers.lock().await;
         if let Some(driver) = drivers.get(&chain) {
@@ -380,7 +365,8 @@ impl Node {
         let mut tasks = self.tasks.lock().await;
         let stop = self.stop.child_token();
         let mut run = tokio::task::JoinSet::new();
-        run.spawn(driver::run(self.shared.clone(), log, orders, status, stop.clone()));
+        let log = Arc::new(RunLog { log, net: self.shared.net.clone() });
+        run.spawn(trainer::drive(self.shared.setup.clone(), log, orders, status, stop.clone()));
         let (stopped, node) = (stop.clone(), Arc::downgrade(self));
         tasks.spawn(async move {
             let ended = run.join_next().await.context("a driver")?.map_err(anyhow::Error::from).flatten();

@@ -3,7 +3,7 @@
 use crate::config::{Config, TEMPLATE};
 use crate::earned::{ByDay, Done, Sum};
 use crate::idling::Idling;
-use crate::status::RunStatus;
+use trainer::RunStatus;
 use crate::{Activity, Node};
 use base::NodeId;
 use owner::{DAY_MS, Day, forecast};
@@ -84,7 +84,7 @@ impl Node {
         let run = self.status().runs.into_iter().find(|run| run.run == id)?;
         let mut value = serde_json::to_value(&run).ok()?;
         value["pay"] = self.pay(&run.chain, &id.parse().ok()?);
-        value["samples"] = json!(self.shared.store.metrics::<Value>(&id.parse().ok()?, crate::driver::SAMPLES_FILE));
+        value["samples"] = json!(self.shared.store.metrics::<Value>(&id.parse().ok()?, trainer::SAMPLES_FILE));
         Some(value)
     }
 

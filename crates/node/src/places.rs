@@ -3,9 +3,7 @@
 
 use crate::Node;
 use replica::Kept;
-use crate::status::RunStatus;
 use host::write_whole;
-use crate::store::Store;
 use anyhow::Result;
 use base::{Hash, Millis, NodeId};
 use chain::State;
@@ -16,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use swarm::{Access, Run, RunId};
+use trainer::{RunStatus, Store, step_bytes};
 
 /// Rounds of a place end within this: what a unit earns is there soon, or the place is given up.
 const ROUND_MAX: u64 = 3_600_000;
@@ -57,14 +56,7 @@ fn round_ms(run: &Run) -> u64 {
 
 /// What training in a run takes of memory; more than there is where its model cannot be told.
 fn memory_mb(run: &Run) -> u64 {
-    crate::room::training(&run.spec).saturating_add(step_bytes(run)) >> 20
-}
-
-/// What a step of it takes beside the weights.
-fn step_bytes(run: &Run) -> u64 {
-    let spec = &run.spec;
-    let config = model::Config::from_json(spec.config.as_bytes());
-    config.map_or(u64::MAX, |config| config.step_bytes(spec.micro_batch.into(), spec.seq_len.into()))
+    trainer::training(&run.spec).saturating_add(step_bytes(run)) >> 20
 }
 
 /// The place that pays best of those that will `do`, which costs more to know than what they pay.
@@ -281,7 +273,7 @@ impl Places {
             |run: &RunId| !folder(store, run).exists() || Mark::of(store, run).is_some_and(|mark| mark.lets(now));
         let device = &node.shared.device;
         let room = |run: &Run| {
-            let fits = || crate::room::on_device(store.dir(), device, run.spec.params, step_bytes(run)).is_ok();
+            let fits = || trainer::on_device(vram_mb, device, run.spec.params, step_bytes(run)).is_ok();
             memory_mb(run) <= have_mb && fits()
         };
         let room = |run: &RunId| kept.keeper.look(|o| o.state().runs().runs.get(run).is_some_and(room));

@@ -8,7 +8,6 @@ pub use replica::{SpendError, Unsettled};
 use replica::FINAL_WITHIN;
 
 use crate::Node;
-use crate::happening::RECONNECT;
 use replica::Entry;
 use replica::{ChainLog, Kept};
 use replica::SEAT_FILE;
@@ -21,6 +20,9 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use swarm::RunId;
 use tokio_util::sync::CancellationToken;
+
+/// Pause before what failed is tried again.
+const RECONNECT: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// The chain as a node sees it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -2,7 +2,8 @@
 //! files that cannot be written, somebody who was not invited. Nothing is lost, everything is said.
 
 use base::{ChunkTree, Hash, NodeId, Reject};
-use node::{Limits, Node, NodeConfig, RunStatus, Status};
+use node::{Node, NodeConfig, Status};
+use trainer::{Limits, RunStatus};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;

@@ -35,7 +35,7 @@ impl Shelf {
 
     /// Keeps what is on disk, if it is new.
     pub(super) fn look(&mut self) -> Result<()> {
-        let Some(run) = node::newest(&self.dir) else { return Ok(()) };
+        let Some(run) = trainer::newest(&self.dir) else { return Ok(()) };
         let from = self.dir.join("runs").join(run.to_string());
         let written = std::fs::metadata(from.join("weights"))?.modified()?;
         if self.last == Some(written) {
@@ -70,8 +70,8 @@ impl Shelf {
 }
 
 impl Kept {
-    pub(super) fn saved(&self) -> Result<node::Saved> {
-        node::saved(&self.folder, &node::newest(&self.folder).context("kept weights")?)
+    pub(super) fn saved(&self) -> Result<trainer::Saved> {
+        trainer::saved(&self.folder, &trainer::newest(&self.folder).context("kept weights")?)
     }
 
     /// Held-out bits per byte.
@@ -79,8 +79,8 @@ impl Kept {
         let saved = self.saved()?;
         let mut trainer = Trainer::new(&saved.config, &model::open("cpu")?);
         let (rows, seq_len) = (u64::from(saved.spec.micro_batch), u64::from(saved.spec.seq_len));
-        let heldout = node::Heldout { rows, seq_len, tokens: EVAL_TOKENS };
-        let bits = node::bits_per_byte(&mut trainer, saved.weights.theta(), corpus, heldout, || false)?;
+        let heldout = trainer::Heldout { rows, seq_len, tokens: EVAL_TOKENS };
+        let bits = trainer::bits_per_byte(&mut trainer, saved.weights.theta(), corpus, heldout, || false)?;
         bits.context("the corpus has no held-out split")
     }
 }

@@ -9,7 +9,8 @@ use anyhow::{Context, Result, bail, ensure};
 use base::Hash;
 use data::{Corpus, Tokenizer};
 use model::{Sampling, Trainer};
-use node::{Request, RunStatus, Status};
+use node::{Request, Status};
+use trainer::RunStatus;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -292,7 +293,7 @@ async fn act(args: &DemoArgs, stage: &Path, speed: f64, mode: Mode) -> Result<Ac
         beside(stage, &mut alone, (bits, took), limit).await?;
     }
     if main {
-        let saved = node::saved(&peers[0].dir, &id)?;
+        let saved = trainer::saved(&peers[0].dir, &id)?;
         saved.export(&stage.join("model"), run.tokens.0, newcomer as u64, Some(bits))?;
     }
     for peer in &mut peers {
@@ -423,13 +424,13 @@ fn calibrate(common: &Common, stage: &Path) -> Result<f64> {
 
 /// Held-out bits per byte of the weights on a peer's disk.
 fn measure(dir: &Path, run: &Hash, corpus: &Path) -> Result<(f64, Vec<f32>)> {
-    let saved = node::saved(dir, run)?;
+    let saved = trainer::saved(dir, run)?;
     let mut trainer = Trainer::new(&saved.config, &model::open("cpu")?);
     let corpus = Corpus::open(corpus)?;
     let theta = saved.weights.theta().to_vec();
     let (rows, seq_len) = (saved.spec.micro_batch.into(), saved.spec.seq_len.into());
-    let heldout = node::Heldout { rows, seq_len, tokens: EVAL_TOKENS };
-    let bits = node::bits_per_byte(&mut trainer, &theta, &corpus, heldout, || false)?;
+    let heldout = trainer::Heldout { rows, seq_len, tokens: EVAL_TOKENS };
+    let bits = trainer::bits_per_byte(&mut trainer, &theta, &corpus, heldout, || false)?;
     Ok((bits.context("the corpus has a held-out split")?, theta))
 }
 
@@ -443,7 +444,7 @@ fn untrained(stage: &Path) -> Result<f64> {
 
 fn compare(gradients: &Act, local: &Act) {
     let at = local.run.tokens.0;
-    let near = |rounds: &[node::RoundLine]| {
+    let near = |rounds: &[trainer::RoundLine]| {
         rounds.iter().filter(|r| r.loss > 0.0).min_by_key(|r| r.total.abs_diff(at)).map_or(0.0, |r| r.loss)
     };
     let bytes = |act: &Act| {

@@ -7,7 +7,8 @@ use anyhow::{Context, Result, ensure};
 use base::NodeId;
 use ledger::Credits;
 use market::{Ask, Input, Piece, Price, Sampling};
-use node::{Limits, Local, Node, NodeConfig, Request, Trade, TradeConfig};
+use node::{Local, Node, NodeConfig, Request, Trade, TradeConfig};
+use trainer::Limits;
 use serde_json::Value;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -117,7 +118,7 @@ pub(super) async fn show(common: &Common, args: &ServeDemoArgs, stage: &Path) ->
 }
 
 /// Two machines train until the tokens are done; the run as the first one sees it at its end.
-async fn train(common: &Common, args: &ServeDemoArgs, stage: &Path) -> Result<node::RunStatus> {
+async fn train(common: &Common, args: &ServeDemoArgs, stage: &Path) -> Result<trainer::RunStatus> {
     let corpus = stage.join("corpus");
     tokio::task::block_in_place(|| data::shipped::build(&corpus))?;
     let speed = tokio::task::block_in_place(|| calibrate(common, stage))?;
@@ -147,7 +148,7 @@ async fn train(common: &Common, args: &ServeDemoArgs, stage: &Path) -> Result<no
             let (done, all) = (render::grouped(run.tokens.0), render::grouped(run.tokens.1));
             say(&format!("round {:>4}  loss {loss:.3}  {done} of {all} tokens", run.version));
         }
-        let whole = |run: &node::RunStatus| run.ended && run.root.as_ref().is_some_and(|(at, _)| *at == run.version);
+        let whole = |run: &trainer::RunStatus| run.ended && run.root.as_ref().is_some_and(|(at, _)| *at == run.version);
         if whole(&run) && whole(&other) {
             ensure!(run.root == other.root, "the two do not have the same weights");
             break run;
@@ -159,7 +160,7 @@ async fn train(common: &Common, args: &ServeDemoArgs, stage: &Path) -> Result<no
 }
 
 fn export(stage: &Path, run: &str, out: &Path) -> Result<()> {
-    let saved = node::saved(&stage.join(NAMES[0]), &run.parse()?)?;
+    let saved = trainer::saved(&stage.join(NAMES[0]), &run.parse()?)?;
     saved.export_gguf(out, 0, 2, None, model::GgufType::Q8_0)
 }
 

@@ -107,7 +107,7 @@ impl Models {
     /// Whether so many bytes more fit into what the owner gives to the data folder.
     pub(crate) fn room(&self, bytes: u64) -> Result<()> {
         let Some(folder) = self.dir.parent() else { return Ok(()) };
-        crate::room::ensure(folder, bytes)
+        crate::Config::of(folder)?.disk_budget(folder).ensure(bytes)
     }
 
     /// All of them, by name.

@@ -1,13 +1,13 @@
 //! How answers went, for displays.
 
-use crate::throttle::Answers;
+use trainer::Answering;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-/// Answers whose times are remembered.
+/// Answering whose times are remembered.
 const RECENT: usize = 512;
 
 /// What was answered here since the start, the owner's own questions too.
@@ -15,7 +15,7 @@ const RECENT: usize = 512;
 pub(crate) struct Did {
     inner: Mutex<Inner>,
     /// Those that are being written now.
-    now: Answers,
+    now: Answering,
 }
 
 #[derive(Debug, Default)]
@@ -36,7 +36,7 @@ pub(crate) struct Writing<'a> {
 }
 
 impl Did {
-    pub(crate) fn new(now: Answers) -> Self {
+    pub(crate) fn new(now: Answering) -> Self {
         Self { inner: Mutex::default(), now }
     }
 

@@ -11,8 +11,8 @@ mod writing;
 
 use crate::books::{Answered, Books};
 use crate::serve::{Local, Ready, Served};
-use crate::store::Store;
-use crate::throttle::Answers;
+use trainer::Store;
+use trainer::Answering;
 use base::{Hash, Keypair, Millis, NodeId, Reject, RejectCounts, Wire};
 use did::Did;
 use engine::Pace;
@@ -89,7 +89,7 @@ impl Provider {
         store: &Store,
         config: OfferConfig,
         books: Arc<Books>,
-        answers: Answers,
+        answers: Answering,
     ) -> anyhow::Result<Self> {
         let key = store.keypair()?;
         let class = format!("talkoo {} {}", env!("CARGO_PKG_VERSION"), engine::class());

@@ -15,7 +15,7 @@ pub use names::NET;
 
 use crate::Node;
 use crate::books::Books;
-use crate::driver::Shared;
+use crate::shared::Shared;
 use crate::provider::{OfferConfig, Provider};
 use crate::serve::Local;
 use anyhow::{Context, Result};

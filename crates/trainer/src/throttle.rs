@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// Of 100 parts of the time, how many the node computes for others; 0: it rests, its owner needs the machine.
-pub(crate) type Duty = Arc<watch::Sender<u32>>;
+pub type Duty = Arc<watch::Sender<u32>>;
 
 /// Answers that are being written here.
-pub(crate) type Answers = Arc<AtomicU64>;
+pub type Answering = Arc<AtomicU64>;
 
 /// What the owner wants is looked at so often while it rests.
 const SLICE: Duration = Duration::from_millis(100);
@@ -55,7 +55,7 @@ impl Throttle {
 }
 
 /// Answers come first, where they use the same processors: waits for them `until` then, unless the trainer is to rest anyway.
-pub(crate) fn give_way(answers: &Answers, until: Instant, rests: impl Fn() -> bool) {
+pub(crate) fn give_way(answers: &Answering, until: Instant, rests: impl Fn() -> bool) {
     while answers.load(Ordering::Relaxed) > 0 && !rests() && Instant::now() < until {
         std::thread::sleep(TURN);
     }
@@ -70,7 +70,7 @@ mod tests {
     fn no_rest_is_owed_for_a_wait() {
         let throttle = Throttle::new(Arc::new(watch::Sender::new(1)));
         throttle.rest();
-        give_way(&Answers::new(AtomicU64::new(1)), Instant::now() + 5 * TURN, || false);
+        give_way(&Answering::new(AtomicU64::new(1)), Instant::now() + 5 * TURN, || false);
         throttle.resume();
         let begun = Instant::now();
         throttle.rest();
@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn answers_come_first_as_long_as_there_is_time() {
-        let (answers, rests) = (Answers::default(), AtomicBool::new(false));
+        let (answers, rests) = (Answering::default(), AtomicBool::new(false));
         let late = || Instant::now() + Duration::from_secs(3600);
         let wait = |until: Instant| give_way(&answers, until, || rests.load(Ordering::Relaxed));
         wait(late());

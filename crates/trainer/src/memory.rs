@@ -1,25 +1,16 @@
-//! What the data folder may still take of the disk, and training of memory and of the graphics device.
+//! What training takes of memory, and of that of a graphics device.
 
 use anyhow::{Result, ensure};
-use std::path::Path;
-use swarm::{Mode, Spec};
+use swarm::{Mode, Run, Spec};
 
 /// Versions of the weights that are kept. A unit trains from one that is up to a round behind, a dispute needs the
 /// one before; and a newcomer fetches one that a quorum reported, which is one or two behind, while further rounds
 /// close: with fewer it would find its version gone.
 pub(crate) const VERSIONS_KEPT: usize = 4;
 
-/// Whether so many bytes more fit into what the owner gives to the data folder, and leave the disk as free as it is to stay.
-pub(crate) fn ensure(folder: &Path, bytes: u64) -> Result<()> {
-    let config = crate::Config::of(folder)?;
-    let (limit_gb, free_min_mb) = (config.limits.disk_gb, config.schedule.disk_free_min_mb);
-    host::DiskBudget { folder: folder.to_owned(), limit_gb, free_min_mb }.ensure(bytes)
-}
-
 /// Whether training on `device` fits into what the owner gives of the memory of a graphics device: weights and gradient of so
-/// many parameters, and the bytes that a step takes beside them.
-pub(crate) fn on_device(folder: &Path, device: &str, params: u64, step: u64) -> Result<()> {
-    let limit_mb = crate::Config::of(folder)?.limits.vram_mb;
+/// many parameters, and the bytes that a step takes beside them; `limit_mb` = 0: no limit.
+pub fn on_device(limit_mb: u64, device: &str, params: u64, step: u64) -> Result<()> {
     let need_mb = params.saturating_mul(2 * 4).saturating_add(step) >> 20;
     ensure!(
         limit_mb == 0 || device.starts_with("cpu") || need_mb <= limit_mb,
@@ -29,7 +20,7 @@ pub(crate) fn on_device(folder: &Path, device: &str, params: u64, step: u64) -> 
 }
 
 /// Bytes of memory that training in a run takes beside those of a step, in a round of as many members as it takes.
-pub(crate) fn training(spec: &Spec) -> u64 {
+pub fn training(spec: &Spec) -> u64 {
     let gradients = spec.mode == Mode::Gradients;
     // Bytes for each parameter. In gradients mode the moments belong to the weights, in local mode to each member.
     let (weights, private) = if gradients { (3 * 4, 2) } else { (4, 2 + 2) };
@@ -45,6 +36,13 @@ pub(crate) fn training(spec: &Spec) -> u64 {
     // A set is applied whole while another update is checked.
     let members = u64::from(spec.slots).min(spec.micro_batches.into());
     values.saturating_add(update(spec).saturating_mul(members + 1))
+}
+
+/// What a step of a run takes beside the weights; more than there is where its model cannot be told.
+pub fn step_bytes(run: &Run) -> u64 {
+    let spec = &run.spec;
+    let config = model::Config::from_json(spec.config.as_bytes());
+    config.map_or(u64::MAX, |config| config.step_bytes(spec.micro_batch.into(), spec.seq_len.into()))
 }
 
 /// Bytes of an update, as they are expected.
@@ -90,13 +88,11 @@ mod tests {
 
     #[test]
     fn graphics_memory_is_for_graphics_devices() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let fits = |device: &str, params| on_device(dir.path(), device, params, 1 << 20).map_err(|e| e.to_string());
-        assert_eq!(fits("vulkan", u64::MAX), Ok(()), "no limit");
-        std::fs::write(crate::Config::path(dir.path()), "[limits]\nvram_mb = 17\n").expect("written");
-        assert_eq!(fits("cpu", u64::MAX), Ok(()));
-        assert_eq!(fits("vulkan", 2 << 20), Ok(()));
+        let fits = |limit, device: &str, params| on_device(limit, device, params, 1 << 20).map_err(|e| e.to_string());
+        assert_eq!(fits(0, "vulkan", u64::MAX), Ok(()), "no limit");
+        assert_eq!(fits(17, "cpu", u64::MAX), Ok(()));
+        assert_eq!(fits(17, "vulkan", 2 << 20), Ok(()));
         let refused = "training takes 25 MB of vulkan, talkoo.toml allows 17 (vram_mb)";
-        assert_eq!(fits("vulkan", 3 << 20), Err(refused.into()));
+        assert_eq!(fits(17, "vulkan", 3 << 20), Err(refused.into()));
     }
 }

@@ -12,7 +12,7 @@ struct Stage {
     _dir: tempfile::TempDir,
     store: Arc<Store>,
     contents: Arc<Contents>,
-    answers: Answers,
+    answers: Answering,
     spec: Spec,
 }
 
@@ -29,7 +29,7 @@ impl Stage {
         let text = String::from_utf8(config.to_json(0)).expect("utf-8");
         let mut spec = Spec::plain("work", text, params, built.manifest.root());
         change(&mut spec);
-        Self { _dir: dir, store, contents: Arc::default(), answers: Answers::default(), spec }
+        Self { _dir: dir, store, contents: Arc::default(), answers: Answering::default(), spec }
     }
 
     /// The run's part in a process that begins now.
@@ -38,7 +38,7 @@ impl Stage {
         let limits = Limits { threads: 0, duty_percent: 100 };
         let using = (limits, Arc::new(tokio::sync::watch::Sender::new(100)), self.answers.clone());
         let (store, contents) = (self.store.clone(), self.contents.clone());
-        let work = Work::new(run, &self.spec, using, "cpu", store, contents, 2).expect("the corpus is there");
+        let work = Work::new(run, &self.spec, using, ("cpu", 0), store, contents, 2).expect("the corpus is there");
         let trainer = work.trainer().expect("a processor");
         (work, trainer)
     }

@@ -33,15 +33,18 @@ impl Driver {
         let (shared, happenings) = (self.shared.clone(), self.happenings.clone());
         let preparation = tokio::spawn(async move {
             let progress = fetching(&happenings, id, "the data");
-            let work = corpus::obtain(&shared.net, &shared.store, &shared.contents, &id, &spec, &sources, &progress);
-            let work = work.await;
-            let work = work.and_then(|()| {
+            let work = async {
+                let bounds = tokio::task::block_in_place(|| (shared.bounds)())?;
+                let here = (&*shared.net, &*shared.store, &*shared.contents);
+                corpus::obtain(here, &bounds, &id, &spec, &sources, &progress).await?;
                 tokio::task::block_in_place(|| {
                     let (store, contents) = (shared.store.clone(), shared.contents.clone());
                     let using = (shared.limits, shared.duty.clone(), shared.answers.clone());
-                    Work::new(id, &spec, using, &shared.device, store, contents, PRIVATES_KEPT)
+                    let device = (shared.device.as_str(), bounds.vram_mb);
+                    Work::new(id, &spec, using, device, store, contents, PRIVATES_KEPT)
                 })
-            });
+            };
+            let work = work.await;
             let _ = happenings.send(Happening::Prepared(id, work)).await;
         });
         run.preparation = Some(preparation.abort_handle());

@@ -116,7 +116,7 @@ impl Again {
         let limits = Limits { threads, duty_percent: 100 };
         let contents = Arc::new(Contents::default());
         let using = (limits, Arc::new(tokio::sync::watch::Sender::new(100)), Default::default());
-        let work = Work::new(run.id, &run.spec, using, "cpu", store.clone(), contents, 0)?;
+        let work = Work::new(run.id, &run.spec, using, ("cpu", 0), store.clone(), contents, 0)?;
         let trainer = work.trainer()?;
         let (version, root) = match run.spec.init {
             Init::Seed => work.init()?,
@@ -244,7 +244,7 @@ mod tests {
                 Arc::new(tokio::sync::watch::Sender::new(100)),
                 Default::default(),
             );
-            let work = Work::new(run, spec, using, "cpu", store, Arc::default(), 64).expect("the corpus is there");
+            let work = Work::new(run, spec, using, ("cpu", 0), store, Arc::default(), 64).expect("the corpus is there");
             let trainer = work.trainer().expect("a processor");
             let (_, root) = work.init().expect("made");
             let (state, blocks, roots) = (State::new(Hash::default(), 0), Vec::new(), vec![root]);

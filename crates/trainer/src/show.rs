@@ -16,7 +16,7 @@ impl Driver {
     fn run_status(&self, id: &RunId, run: &Run) -> RunStatus {
         let mut status = RunStatus {
             run: id.to_string(),
-            ticket: self.log.fresh(&self.shared.net.address(), &run.ticket).to_string(),
+            ticket: self.log.fresh(&run.ticket).to_string(),
             chain: self.log.chain().to_string(),
             trouble: run.trouble.clone().or_else(|| self.log.trouble()),
             rounds: run.rounds.clone(),

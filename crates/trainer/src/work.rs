@@ -10,9 +10,9 @@ pub(crate) use unit::Resting;
 
 use crate::content::Contents;
 use host::write_whole;
-use crate::room::VERSIONS_KEPT;
+use crate::memory::{VERSIONS_KEPT, on_device};
 use crate::store::Store;
-use crate::throttle::{Answers, Duty};
+use crate::throttle::{Answering, Duty};
 use anyhow::{Context, Result};
 use base::{ChunkTree, Hash};
 use data::{Corpus, Order};
@@ -44,7 +44,7 @@ pub(crate) struct Work {
     pub(crate) layout: Layout,
     duty: Duty,
     /// Where they use the processors that training may use, too.
-    answers: Option<Answers>,
+    answers: Option<Answering>,
     device: String,
     class: Hash,
     pub(crate) store: Arc<Store>,
@@ -106,8 +106,8 @@ impl Work {
     pub(crate) fn new(
         run: RunId,
         spec: &Spec,
-        (limits, duty, answers): (Limits, Duty, Answers),
-        device: &str,
+        (limits, duty, answers): (Limits, Duty, Answering),
+        (device, vram_mb): (&str, u64),
         store: Arc<Store>,
         contents: Arc<Contents>,
         privates_kept: usize,
@@ -123,7 +123,7 @@ impl Work {
         );
         rules::check_updates(spec, &layout)?;
         let step = config.step_bytes(spec.micro_batch.into(), spec.seq_len.into());
-        crate::room::on_device(store.dir(), device, spec.params, step)?;
+        on_device(vram_mb, device, spec.params, step)?;
         let corpus = Arc::new(Corpus::open(&store.corpus_dir(&spec.manifest)?)?);
         anyhow::ensure!(
             corpus.manifest().vocab as usize <= config.vocab_size,

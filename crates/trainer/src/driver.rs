@@ -1,48 +1,32 @@
 //! Carries out what the machines ask for, one driver per log. It translates and decides nothing:
 //! results come back as inputs, in whatever order they finish.
 
-use crate::content::Contents;
 use crate::feed::follow_log;
 use crate::happening::{Happening, RECONNECT};
-use replica::Chains;
-use replica::ChainLog;
+use crate::log::Log;
+use crate::setup::Setup;
 use crate::status::{RoundLine, RunStatus};
-use crate::store::Store;
-use crate::throttle::{Answers, Duty};
-use crate::work::{Limits, Meter, Work};
+use crate::work::{Meter, Work};
 use crate::workers::{Checkpoint, Job, Workers};
 use anyhow::Result;
-use base::{Hash, Keypair, Machine, Millis, NodeId, Outbox};
-use net::{Net, Ticket};
+use base::{Hash, Machine, Millis, NodeId, Outbox};
+use net::Ticket;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use swarm::{Block, Event, Input, Memory, Outcome, Output, Peer, RunId, State, Tx, Waiting, Will};
+use swarm::{Block, Event, Input, Memory, Outcome, Output, Peer, RunId, SignedTx, State, Tx, Waiting, Will};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
-/// What drivers of one node share.
-pub(crate) struct Shared {
-    pub(crate) store: Arc<Store>,
-    pub(crate) contents: Arc<Contents>,
-    pub(crate) net: Arc<Net>,
-    pub(crate) key: Keypair,
-    pub(crate) chains: Arc<Chains>,
-    pub(crate) limits: Limits,
-    pub(crate) duty: Duty,
-    pub(crate) answers: Answers,
-    /// Whether what is under way is ended and nothing new begun.
-    pub(crate) drains: Arc<watch::Sender<bool>>,
-    pub(crate) device: String,
-    pub(crate) eval_tokens: u64,
-}
-
 /// What the node tells a driver.
-pub(crate) enum Order {
+pub enum DriverOrder {
+    /// Takes part in a run.
     Follow(Ticket),
+    /// Takes no part any more.
     Leave(RunId),
+    /// Says something on the chain.
     Say(Tx),
 }
 
@@ -56,7 +40,7 @@ const MET: usize = 32;
 const ROUNDS_FILE: &str = "metrics.jsonl";
 const HELDOUT_FILE: &str = "heldout.jsonl";
 /// What the model wrote at each checkpoint.
-pub(crate) const SAMPLES_FILE: &str = "samples.jsonl";
+pub const SAMPLES_FILE: &str = "samples.jsonl";
 /// Closed rounds that a status shows.
 const ROUNDS_SHOWN: usize = 4096;
 
@@ -80,12 +64,12 @@ pub(crate) struct Run {
 }
 
 pub(crate) struct Driver {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) log: Arc<ChainLog>,
+    pub(crate) shared: Arc<Setup>,
+    pub(crate) log: Arc<dyn Log>,
     pub(crate) peer: Peer,
     pub(crate) runs: BTreeMap<RunId, Run>,
     pub(crate) happenings: mpsc::Sender<Happening>,
-    pub(crate) to_log: mpsc::Sender<Vec<u8>>,
+    pub(crate) to_log: mpsc::Sender<SignedTx>,
     /// What was to be said before the chain was known.
     early: Vec<Tx>,
     known: bool,
@@ -99,10 +83,10 @@ pub(crate) struct Driver {
 }
 
 /// Runs a driver for the runs of a chain until `stop`.
-pub(crate) async fn run(
-    shared: Arc<Shared>,
-    log: Arc<ChainLog>,
-    mut orders: mpsc::Receiver<Order>,
+pub async fn drive(
+    shared: Arc<Setup>,
+    log: Arc<dyn Log>,
+    mut orders: mpsc::Receiver<DriverOrder>,
     status: watch::Sender<Vec<RunStatus>>,
     stop: CancellationToken,
 ) -> Result<()> {
@@ -169,15 +153,15 @@ impl Driver {
         Ok(())
     }
 
-    fn order(&mut self, order: Order) -> Result<()> {
+    fn order(&mut self, order: DriverOrder) -> Result<()> {
         match order {
-            Order::Follow(ticket) => {
+            DriverOrder::Follow(ticket) => {
                 for address in &ticket.peers {
                     self.shared.net.know(address);
                 }
                 let mut peers: Vec<NodeId> = ticket.peers.iter().map(|address| address.node).collect();
                 // Who named it may be gone; whoever takes part is on the chain.
-                let members: BTreeSet<NodeId> = self.log.members(&ticket.run).collect();
+                let members: BTreeSet<NodeId> = self.log.members(&ticket.run).into_iter().collect();
                 peers.extend(members.iter().take(MET));
                 self.shared.net.expect(ticket.run, members);
                 self.shared.net.meet(ticket.run, &peers);
@@ -202,7 +186,7 @@ impl Driver {
                 self.runs.entry(ticket.run).or_insert(run);
                 self.prepare(ticket.run);
             }
-            Order::Leave(run) => {
+            DriverOrder::Leave(run) => {
                 let left = self.runs.remove(&run);
                 self.forget_waiting(&run);
                 let work = left.as_ref().and_then(|run| run.work.as_ref());
@@ -215,8 +199,8 @@ impl Driver {
                 }
                 self.step(Input::Quit(run))?;
             }
-            Order::Say(tx) if !self.known => self.early.push(tx),
-            Order::Say(tx) => self.submit(tx)?,
+            DriverOrder::Say(tx) if !self.known => self.early.push(tx),
+            DriverOrder::Say(tx) => self.submit(tx)?,
         }
         self.show();
         Ok(())

@@ -1,13 +1,12 @@
 //! The data folder of a node: one redb file for what must survive a crash, plain files for content.
 
-use replica::ChainStore;
-use replica::chain_dir;
 use anyhow::{Context, Result};
 use base::{Hash, Keypair, Wire};
 use host::{DATABASE, DataFolder, append_line, write_whole};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use std::path::{Path, PathBuf};
-use swarm::{Memory, RunId};
+use model::Weights;
+use swarm::{Memory, Mode, RunId, Spec};
 
 const RUNS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("runs");
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
@@ -23,9 +22,11 @@ pub struct Store {
 }
 
 /// A run that this node follows.
-pub(crate) struct Followed {
-    pub(crate) run: RunId,
-    pub(crate) ticket: net::Ticket,
+pub struct Followed {
+    /// Which.
+    pub run: RunId,
+    /// How it was joined.
+    pub ticket: net::Ticket,
 }
 
 impl Store {
@@ -84,15 +85,10 @@ impl Store {
     }
 
     /// The lines of a file of metrics that an earlier process wrote; what cannot be read is left out.
-    pub(crate) fn metrics<T: serde::de::DeserializeOwned>(&self, run: &RunId, file: &str) -> Vec<T> {
+    pub fn metrics<T: serde::de::DeserializeOwned>(&self, run: &RunId, file: &str) -> Vec<T> {
         let text = self.run_dir(run).and_then(|dir| Ok(std::fs::read_to_string(dir.join(file))?));
         let text = text.unwrap_or_default();
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
-    }
-
-    /// What the blocks of `chain` say of runs, as far as this node keeps them from the beginning.
-    pub fn blocks(&self, chain: &Hash) -> Result<Vec<swarm::Block>> {
-        ChainStore::open(&chain_dir(self.dir(), chain))?.works()
     }
 
     /// The chain of a run that this node follows or has followed.
@@ -116,7 +112,8 @@ impl Store {
         Ok(())
     }
 
-    pub(crate) fn followed(&self) -> Result<Vec<Followed>> {
+    /// Runs that this node follows.
+    pub fn followed(&self) -> Result<Vec<Followed>> {
         let read = self.database.begin_read()?;
         let mut out = Vec::new();
         for entry in read.open_table(RUNS)?.iter()? {
@@ -155,6 +152,15 @@ impl Store {
         std::fs::create_dir_all(&dir)?;
         Ok(dir)
     }
+}
+
+/// Writes the weights with which a run begins on this node, where they do not follow from its seed.
+pub fn give_weights(store: &Store, run: &RunId, spec: &Spec, theta: Vec<f32>) -> Result<()> {
+    let weights = Weights::from_theta(theta, spec.mode == Mode::Gradients);
+    let mut bytes = 0u64.to_le_bytes().to_vec();
+    bytes.extend_from_slice(&weights.tree().root().0);
+    bytes.extend_from_slice(&weights.bytes());
+    write_whole(&store.run_dir(run)?.join("weights"), &bytes, true)
 }
 
 #[cfg(test)]

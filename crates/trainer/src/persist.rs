@@ -2,7 +2,7 @@
 
 use crate::driver::Driver;
 use anyhow::{Result, ensure};
-use base::{Signed, Wire};
+use base::Signed;
 use std::time::Duration;
 use swarm::{DOMAIN, Envelope, Output, RunId, Tx};
 
@@ -69,7 +69,7 @@ impl Driver {
         let envelope = tokio::task::block_in_place(|| Envelope::new(chain, bits, &me, seq, tx));
         let tx = Signed::new(DOMAIN, &self.shared.key, envelope);
         // A full queue is a log that does not keep up; the machine says it again later.
-        let _ = self.to_log.try_send(chain::Tx::Work { tx }.to_bytes());
+        let _ = self.to_log.try_send(tx);
         Ok(())
     }
 }

@@ -1,8 +1,8 @@
 //! A run's data on this node: fetched from peers by hash, checked, served on.
 
 use crate::content::Contents;
-use crate::room;
 use host::write_whole;
+use crate::setup::Bounds;
 use crate::store::Store;
 use anyhow::{Context, Result, ensure};
 use base::{ChunkTree, Hash, NodeId};
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use swarm::{Access, RunId, Spec};
 
 /// Copies a corpus that was built in `from` into the data folder; gives its manifest.
-pub(crate) fn import(store: &Store, from: &Path) -> Result<Manifest> {
+pub fn import(store: &Store, from: &Path) -> Result<Manifest> {
     let json = std::fs::read(from.join("manifest.json"))
         .with_context(|| format!("{} has no manifest.json; make it with `talkoo data build`", from.display()))?;
     let manifest = Manifest::from_json(&json)?;
@@ -35,9 +35,8 @@ pub(crate) type Progress = dyn Fn(usize, usize) + Sync;
 
 /// Makes sure that the run's data is on this node, and serves it.
 pub(crate) async fn obtain(
-    net: &Net,
-    store: &Store,
-    contents: &Contents,
+    (net, store, contents): (&Net, &Store, &Contents),
+    bounds: &Bounds,
     run: &RunId,
     spec: &Spec,
     sources: &[NodeId],
@@ -65,9 +64,9 @@ pub(crate) async fn obtain(
         let file = dir.join(name(shard));
         manifest.shard_bytes(shard).saturating_sub(there(file.with_extension("part")).max(there(file)))
     };
-    room::ensure(store.dir(), shards().map(missing).sum()).context("the run's data")?;
+    bounds.disk.ensure(shards().map(missing).sum()).context("the run's data")?;
     let largest = shards().map(|shard| manifest.shard_bytes(shard)).max().unwrap_or(0) >> 20;
-    let memory_mb = crate::Config::of(store.dir())?.limits.memory_mb;
+    let memory_mb = bounds.memory_mb;
     ensure!(
         memory_mb == 0 || largest < memory_mb,
         "the run's data comes in pieces of {largest} MB, and talkoo.toml allows {memory_mb} MB of memory (memory_mb)"

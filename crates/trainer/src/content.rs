@@ -47,7 +47,7 @@ impl Contents {
     }
 
     /// Serves a file.
-    pub(crate) fn add_file(&self, run: Option<Hash>, path: PathBuf, tree: ChunkTree) {
+    pub fn add_file(&self, run: Option<Hash>, path: PathBuf, tree: ChunkTree) {
         self.put(run, Arc::new(tree), Source::File(path));
     }
 
@@ -77,7 +77,7 @@ impl Contents {
     }
 
     /// Serves it no more, nor later.
-    pub(crate) fn remove(&self, root: &Hash) {
+    pub fn remove(&self, root: &Hash) {
         let mut inner = self.lock();
         inner.items.remove(root);
         inner.withheld.retain(|(_, item)| item.tree.root() != *root);
@@ -89,7 +89,7 @@ impl Contents {
     }
 
     /// Refused requests by reason, and bytes sent.
-    pub(crate) fn counts(&self) -> (RejectCounts, u64) {
+    pub fn counts(&self) -> (RejectCounts, u64) {
         let inner = self.lock();
         (inner.rejects.clone(), inner.sent_bytes)
     }

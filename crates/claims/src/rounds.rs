@@ -84,7 +84,9 @@ async fn four_peers(book: &mut Book) -> Result<()> {
         node.close().await?;
     }
     drop(nodes);
-    let blocks = let_go_of(&dir.path().join("1")).await?.blocks(&ticket.chain)?;
+    let folder = dir.path().join("1");
+    let _kept = let_go_of(&folder).await?;
+    let blocks = replica::ChainStore::open(&replica::chain_dir(&folder, &ticket.chain))?.works()?;
     let how = "real nodes: from the round that was open when a newcomer had the weights to that of its first unit, the longest";
     book.add(
         "quick",

@@ -234,7 +234,7 @@ fn replay(common: &Common, id: Option<&str>) -> Result<()> {
     let saved = trainer::saved(&dir, &run)?;
     let store = trainer::Store::open(&dir)?;
     let chain = store.chain_of(&run)?.context("this folder does not know the chain of the run")?;
-    let blocks = store.blocks(&chain)?;
+    let blocks = replica::ChainStore::open(&replica::chain_dir(&dir, &chain))?.works()?;
     drop(store);
     let scratch = dir.join("replay");
     let _ = std::fs::remove_dir_all(&scratch);

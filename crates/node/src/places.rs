@@ -271,7 +271,7 @@ impl Places {
         // What its owner left stays left.
         let free =
             |run: &RunId| !folder(store, run).exists() || Mark::of(store, run).is_some_and(|mark| mark.lets(now));
-        let device = &node.shared.device;
+        let (device, vram_mb) = (&node.shared.device, crate::Config::of(store.dir())?.limits.vram_mb);
         let room = |run: &Run| {
             let fits = || trainer::on_device(vram_mb, device, run.spec.params, step_bytes(run)).is_ok();
             memory_mb(run) <= have_mb && fits()

@@ -12,7 +12,8 @@ use ledger::Credits;
 use market::{
     Ask, Event, Index, Input, Need, OFFER_MS, Offer, Order, Outcome, Piece, Price, Request, Sampling, Session, Tier,
 };
-use node::{Local, Node, NodeConfig, OfferConfig, Served, Trade, TradeConfig};
+use node::{Node, NodeConfig};
+use serving::{Local, OfferConfig, Served, Trade, TradeConfig};
 use trainer::Limits;
 use std::collections::{BTreeSet, VecDeque};
 use std::path::Path;
@@ -158,7 +159,7 @@ pub(crate) fn served(size: &str, slots: usize) -> Result<(Served, tempfile::Temp
 
 pub(crate) fn question(tokens: Vec<i32>, max_tokens: u64) -> Ask {
     Ask {
-        model: format!("{}figure", node::NET),
+        model: format!("{}figure", serving::NET),
         input: Input::Tokens(tokens),
         max_tokens: Some(max_tokens),
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },

@@ -3,7 +3,8 @@
 use anyhow::{Result, ensure};
 use ledger::Credits;
 use market::Price;
-use node::{Local, Node, NodeConfig, OfferConfig, Trade, TradeConfig};
+use node::{Node, NodeConfig};
+use serving::{Local, OfferConfig, Trade, TradeConfig};
 use trainer::Limits;
 use std::path::Path;
 use std::sync::Arc;

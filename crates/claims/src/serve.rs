@@ -13,7 +13,7 @@ use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::token::LlamaToken;
 use market::Price;
 use model::{Config, GgufType, Layout, ModelCard, Part};
-use node::{Local, Served};
+use serving::{Local, Served};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::num::NonZeroU32;
@@ -227,7 +227,7 @@ fn through_gateway(engine: Engine) -> Result<Vec<f64>> {
     let served = Served::new(engine);
     let engine = served.engine().clone();
     // Another node's: what has its name here would be answered here.
-    let model = format!("{}{}", node::NET, served.card().name);
+    let model = format!("{}{}", serving::NET, served.card().name);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let pair = runtime.block_on(Pair::new(Local::new(vec![served]), Price::default(), Vec::new()))?;
     let (answers, keys) = (Arc::new(pair.client.1.asker()), Arc::new(Keys::default()));

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use base::NodeId;
 use engine::{Engine, EngineConfig, Event, Job, Written};
 use market::{Checked, Piece, judge};
-use node::{Local, Trade, TradeConfig};
+use serving::{Local, Trade, TradeConfig};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -152,7 +152,7 @@ async fn killed(kills: usize, other: Option<&Path>) -> Result<(Vec<Killed>, usiz
         // One word, to learn who has this conversation.
         let mut pieces = trade.ask(&[4; 32], "who", question(tokens.clone(), 1)).await?;
         while !matches!(pieces.recv().await.context("an answer")?, Piece::End { .. }) {}
-        let who = node::verify_receipt(&trade.receipt("who").context("a receipt")?)?.0[0].by;
+        let who = serving::verify_receipt(&trade.receipt("who").context("a receipt")?)?.0[0].by;
         let at = servers.iter().position(|server| server.node == who).context("one of the two")?;
         let mut pieces = trade.ask(&[4; 32], "killed", question(tokens, TOKENS)).await?;
         let (mut ids, mut gap, mut last) = (Vec::new(), Duration::ZERO, None::<Instant>);
@@ -175,7 +175,7 @@ async fn killed(kills: usize, other: Option<&Path>) -> Result<(Vec<Killed>, usiz
             }
         }
         // Now and then another one than before is quicker, and the wrong one was killed.
-        let receipts = node::verify_receipt(&trade.receipt("killed").context("a receipt")?)?;
+        let receipts = serving::verify_receipt(&trade.receipt("killed").context("a receipt")?)?;
         if receipts.0.iter().any(|part| part.by == who) && receipts.0.len() > 1 {
             let (engine, gap, one_class) = (own.clone(), gap.as_secs_f64(), receipts.one_class());
             let judged = move || -> Result<Killed> {

@@ -13,7 +13,7 @@ use model::update::Format;
 use model::{
     AdamW, ApplyRule, Config, GgufType, Layout, ModelCard, Part, Private, Schedule, Trainer, UnitPlan, Weights,
 };
-use node::Served;
+use serving::Served;
 use std::convert::Infallible;
 use std::path::Path;
 use std::sync::Arc;

@@ -5,7 +5,8 @@ use crate::{Common, render};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use market::{Ask, Input, Message, Receipts, Sampling};
-use node::{OfferConfig, Request, Said, Telling, Trade};
+use node::{Request, Said, Telling};
+use serving::{OfferConfig, Trade};
 use serde_json::{Value, json};
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::PathBuf;
@@ -106,7 +107,7 @@ impl Asker {
             let (models, unloaded) = self.models().await?;
             if let Some(found) = models.iter().find(|model| name.is_none_or(|name| name == *model)) {
                 // A question for the own machine goes to no other one because the machine is short of memory.
-                if let (None, true, Some(own)) = (name, found.starts_with(node::NET), unloaded.first()) {
+                if let (None, true, Some(own)) = (name, found.starts_with(serving::NET), unloaded.first()) {
                     bail!("this node's own model {own} is not loaded now; `talkoo run {found}` asks others");
                 }
                 return Ok(found.clone());
@@ -116,7 +117,7 @@ impl Asker {
             {
                 bail!("this node's own model {name} is not loaded now");
             }
-            if let Some(others) = name.map(|name| format!("{}{name}", node::NET)).filter(|name| models.contains(name)) {
+            if let Some(others) = name.map(|name| format!("{}{name}", serving::NET)).filter(|name| models.contains(name)) {
                 bail!("no model of this machine has this name; others serve {others}");
             }
             if begun.elapsed() > OFFERS_WITHIN {
@@ -138,7 +139,7 @@ impl Asker {
                 let (words, said) = mpsc::channel(WORDS);
                 let trade = trade.clone();
                 tokio::spawn(async move {
-                    if let Err(error) = trade.tell(ask, words.clone()).await {
+                    if let Err(error) = node::tell(&trade, ask, words.clone()).await {
                         let _ = words.send(Said::Error(format!("{error:#}"))).await;
                     }
                 });
@@ -238,7 +239,7 @@ async fn answer(
     if let Some(path) = &args.receipt {
         std::fs::write(path, &receipt).with_context(|| path.display().to_string())?;
     }
-    let receipts = node::verify_receipt(&receipt)?;
+    let receipts = serving::verify_receipt(&receipt)?;
     let waited = first.duration_since(begun);
     if common.json {
         let receipt: Value = serde_json::from_str(&receipt)?;
@@ -288,7 +289,7 @@ pub(crate) enum ReceiptCommand {
 pub(crate) fn receipt(common: &Common, command: &ReceiptCommand) -> Result<()> {
     let ReceiptCommand::Verify { file } = command;
     let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
-    let receipts = node::verify_receipt(&text)?;
+    let receipts = serving::verify_receipt(&text)?;
     let last = receipts.0.last().context("an empty receipt")?;
     let words: u64 = receipts.0.iter().map(|part| part.value.written).sum();
     let model = &last.value.runtime.model;

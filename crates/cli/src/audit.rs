@@ -5,7 +5,7 @@ use crate::{Common, render};
 use anyhow::{Result, bail, ensure};
 use base::NodeId;
 use clap::Args;
-use node::{Local, OfferConfig, Trade};
+use serving::{Local, OfferConfig, Trade};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ pub(crate) async fn run(common: &Common, args: AuditArgs) -> Result<()> {
 }
 
 async fn audit(common: &Common, args: &AuditArgs, trade: &Arc<Trade>) -> Result<()> {
-    let name = args.name.strip_prefix(node::NET).unwrap_or(&args.name);
+    let name = args.name.strip_prefix(serving::NET).unwrap_or(&args.name);
     let serving = || {
         let all = trade.providers().into_iter().filter(|known| known.offer.name == name);
         all.map(|known| known.provider).collect::<Vec<NodeId>>()

@@ -40,18 +40,18 @@ pub(crate) enum KeyCommand {
 
 pub(crate) fn run(common: &Common, command: KeyCommand) -> Result<()> {
     let dir = common.dir();
-    let mut keys = node::api_keys(&dir)?;
+    let mut keys = serving::api_keys(&dir)?;
     match command {
         KeyCommand::Create { name, owner, model, per_minute, tokens, days } => {
             if keys.iter().any(|key| key.name == name) {
                 bail!("there is a key called {name} already; `talkoo key revoke {name}` makes room");
             }
-            let secret = node::new_api_key()?;
+            let secret = serving::new_api_key()?;
             let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
             let expires = days.map(|days| now + days * 86_400);
             let (hash, hint) = (Key::hash_of(&secret), secret[..10].to_owned());
             keys.push(Key { name, hash, hint, owner, models: model, per_minute, tokens, expires });
-            node::keep_api_keys(&dir, &keys)?;
+            serving::keep_api_keys(&dir, &keys)?;
             render::print(common, &json!({ "key": secret }), || {
                 format!("{secret}\nit is stored as a hash only: keep it, it is not shown again")
             });
@@ -69,7 +69,7 @@ pub(crate) fn run(common: &Common, command: KeyCommand) -> Result<()> {
             if keys.len() == before {
                 bail!("there is no key called {name}; `talkoo key ls` lists them");
             }
-            node::keep_api_keys(&dir, &keys)?;
+            serving::keep_api_keys(&dir, &keys)?;
             render::print(common, &json!({ "revoked": name }), || format!("{name} is refused from now on"));
         }
     }

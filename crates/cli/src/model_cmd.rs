@@ -3,7 +3,8 @@
 use crate::{Common, render};
 use anyhow::Result;
 use clap::Subcommand;
-use node::{Doing, Model, Models, Progress, Request, Wanted};
+use node::Request;
+use serving::{Doing, Model, Models, Progress, Wanted};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -57,12 +58,14 @@ pub(crate) enum ModelCommand {
 
 pub(crate) async fn run(common: &Common, command: ModelCommand) -> Result<()> {
     let models = Models::of(&common.dir());
+    let budget = common.config.disk_budget(&common.dir());
     let lines = Lines::default();
     let told = |progress: Progress| lines.tell(progress);
     match command {
         ModelCommand::Pull { what, name } => {
-            let network = common.node()?;
-            let model = node::pull(&models, &what, name.as_deref(), &network, &told).await?;
+            // Its key is replaced: a node on the same folder may run meanwhile.
+            let network = common.node()?.net([0; 32]);
+            let model = serving::pull(&models, &what, name.as_deref(), (&network, &budget), &told).await?;
             let serve = format!("serve it with: talkoo serve --model {}", model.name);
             render::print(common, &json_of(&models, &model, None), || format!("{}\n{serve}", line(&model)));
         }
@@ -98,7 +101,7 @@ pub(crate) async fn run(common: &Common, command: ModelCommand) -> Result<()> {
             show(common, &models, &model, shared(common, &model).await?.as_deref());
         }
         ModelCommand::Add { file, name } => {
-            let model = tokio::task::block_in_place(|| models.add(&file, name.as_deref(), &told))?;
+            let model = tokio::task::block_in_place(|| models.add(&file, name.as_deref(), &budget, &told))?;
             render::print(common, &json_of(&models, &model, None), || line(&model));
         }
     }

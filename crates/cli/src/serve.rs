@@ -8,7 +8,8 @@ use engine::{Engine, EngineConfig};
 use gateway::{Gateway, Keys};
 use ledger::Credits;
 use market::Price;
-use node::{Config, Local, Models as Kept, Node, NodePanel, OfferConfig, Served, Shown, Trade, TradeConfig};
+use node::{Config, Models as Kept, Node, NodePanel, Shown};
+use serving::{Local, OfferConfig, Served, Trade, TradeConfig};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -312,8 +313,8 @@ impl ServeArgs {
         let trade = self.asking.enter(common, node, local, offer).await?;
         let listen = self.listen.unwrap_or(set.listen);
         let dir = common.dir();
-        let keys = Keys::asking(node::api_keys_as_they_change(&dir)?);
-        let keys = Arc::new(keys.keeping(node::api_used(&dir)?, node::api_used_kept(&dir)));
+        let keys = Keys::asking(serving::api_keys_as_they_change(&dir)?);
+        let keys = Arc::new(keys.keeping(serving::api_used(&dir)?, serving::api_used_kept(&dir)));
         let gateway = || Gateway {
             answers: Arc::new(trade.asker()),
             keys: keys.clone(),

@@ -332,7 +332,7 @@ async fn keep_serving(
     args: crate::serve::ServeArgs,
     own: bool,
     node: Arc<Node>,
-    trade: Arc<node::Trade>,
+    trade: Arc<serving::Trade>,
 ) -> Result<()> {
     let (dir, mut served) = (common.dir(), None);
     let mut tick = tokio::time::interval(LOOK_EVERY);
@@ -352,13 +352,13 @@ async fn keep_serving(
                 let Some((run, ended)) = due(&node, &dir, last) else { continue };
                 let models =
                     match tokio::task::block_in_place(|| trainer::saved(&dir, &run).and_then(|saved| saved.gguf())) {
-                        Ok(path) => args.load_one(&common, path).await.map(|model| node::Local::new(vec![model])),
+                        Ok(path) => args.load_one(&common, path).await.map(|model| serving::Local::new(vec![model])),
                         Err(error) => Err(error),
                     };
                 match &models {
                     Ok(_) => served = Some((run, Instant::now(), ended)),
                     // The older weights may be what leaves no room.
-                    Err(_) if common.config.limits.memory_mb > 0 => trade.serve(&node::Local::new(Vec::new())).await,
+                    Err(_) if common.config.limits.memory_mb > 0 => trade.serve(&serving::Local::new(Vec::new())).await,
                     Err(_) => {}
                 }
                 models

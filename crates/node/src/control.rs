@@ -41,7 +41,7 @@ pub(crate) async fn serve(node: Arc<Node>, listener: UnixListener, stop: Cancell
             }
             let answered = match serde_json::from_str(&line).context("not a request") {
                 #[cfg(feature = "serve")]
-                Ok(Request::Ask { ask }) => match crate::trade::answer_local(&node, &ask, &mut write).await {
+                Ok(Request::Ask { ask }) => match crate::market::answer(&node, &ask, &mut write).await {
                     Ok(()) => return,
                     Err(error) => Err(error),
                 },
@@ -151,7 +151,7 @@ async fn answer(node: &Arc<Node>, request: Request) -> Result<Value> {
         #[cfg(feature = "serve")]
         Request::ShareModels => {
             let shared = node.share_models()?;
-            let shown = |(model, ticket): &(crate::Model, crate::ModelTicket)| json!({ "name": model.name, "hash": model.hash, "ticket": ticket.to_string() });
+            let shown = |(model, ticket): &(serving::Model, serving::ModelTicket)| json!({ "name": model.name, "hash": model.hash, "ticket": ticket.to_string() });
             Ok(json!({ "shared": shared.iter().map(shown).collect::<Vec<_>>() }))
         }
         #[cfg(feature = "serve")]

@@ -63,17 +63,17 @@ impl Done {
 
     /// Adds what the books say of answers.
     #[cfg(feature = "serve")]
-    fn serve(&mut self, books: &crate::books::Books, asked: u64) {
-        use crate::books::Answered;
+    fn serve(&mut self, trade: &serving::Trade, asked: u64) {
+        use serving::Answered;
         let add = |sum: &mut Sum, answered: Answered, before: Answered| {
             // Books that cannot be read now hold less than before.
             sum.earned_micro += answered.earned_micro.saturating_sub(before.earned_micro);
             sum.questions_answered += answered.others.saturating_sub(before.others);
             sum.own_questions += answered.own.saturating_sub(before.own);
         };
-        let all = books.answered().unwrap_or_default();
+        let all = trade.answered();
         let total = all.values().fold(Answered::default(), |all, more| all.and(*more));
-        add(&mut self.since_start, total, books.before());
+        add(&mut self.since_start, total, trade.answered_before());
         for ((day, model, device), answered) in all.into_iter().filter(|((day, ..), _)| *day + DAYS >= asked) {
             if day == asked {
                 add(&mut self.on_day, answered, Answered::default());
@@ -95,7 +95,7 @@ impl Node {
         }
         #[cfg(feature = "serve")]
         if let Ok(trade) = self.in_market() {
-            done.serve(trade.books(), day);
+            done.serve(&trade, day);
         }
         done
     }
@@ -104,8 +104,7 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use replica::{Entry, Notes};
-    use replica::Worked;
+    use replica::{Entry, Notes, Worked};
     use base::Hash;
     use owner::DAY_MS;
 

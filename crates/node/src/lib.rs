@@ -3,33 +3,23 @@
 //!
 //! *Goals*: kill it anywhere and start it again, and it goes on. *Non-goals*: decisions.
 
-#[cfg(feature = "serve")]
-mod books;
 mod config;
 mod control;
 mod earned;
 mod events;
 mod idling;
-mod metrics;
 #[cfg(feature = "serve")]
-mod models;
+mod market;
+mod metrics;
 mod panel;
 mod pay;
 mod places;
-#[cfg(feature = "serve")]
-mod provider;
-#[cfg(feature = "serve")]
-mod receipt;
 mod relay;
 mod request;
 mod runs;
 mod shared;
 mod sample;
-#[cfg(feature = "serve")]
-mod serve;
 mod status;
-#[cfg(feature = "serve")]
-mod trade;
 mod vault;
 mod wallet;
 
@@ -37,26 +27,15 @@ pub use config::{AskTable, Config, LimitsTable, NodeTable, Presence, ScheduleTab
 pub use request::{Request, call};
 pub use events::Recorded;
 pub use idling::{Activity, Idling, Reason};
-#[cfg(feature = "serve")]
-pub use models::{Doing, HubFile, HubName, Model, ModelTicket, Models, Progress, Wanted, pull};
 pub use net::{RelayAddr, RelayKey};
 #[cfg(feature = "serve")]
 pub use panel::NodePanel;
+#[cfg(feature = "serve")]
+pub use market::{Said, Telling, tell};
 pub use panel::{Shown, utc};
 pub use places::{Moved, Places};
-#[cfg(feature = "serve")]
-pub use provider::OfferConfig;
-#[cfg(feature = "serve")]
-pub use receipt::{receipt_text, verify_receipt};
 pub use relay::relay_key;
-#[cfg(feature = "serve")]
-pub use serve::{
-    Local, Served, api_keys, api_keys_as_they_change, api_used, api_used_kept, keep_api_keys, new_answer_name,
-    new_api_key,
-};
 pub use status::Status;
-#[cfg(feature = "serve")]
-pub use trade::{Asker, Check, NET, ProviderStatus, Said, Telling, Trade, TradeConfig};
 pub use vault::{new_wallet, open_wallet, restore_wallet, wallet_account, wallet_words};
 pub use wallet::{
     AccountStatus, BlockStatus, ChainStatus, Deed, Part, ProofFile, Proved, SpendError, TxStatus, Unsettled, grouped_by,
@@ -102,6 +81,13 @@ pub struct NodeConfig {
     pub eval_tokens: u64,
 }
 
+impl NodeConfig {
+    /// How peers are reached, under the key of `secret`.
+    pub fn net(&self, secret: [u8; 32]) -> net::Config {
+        net::Config { secret, bind: self.bind, mdns: self.mdns, relays: self.relays.clone(), rates: self.rates }
+    }
+}
+
 /// A running node.
 pub struct Node {
     shared: Arc<Shared>,
@@ -115,9 +101,9 @@ pub struct Node {
     shown: std::sync::Mutex<(Option<String>, serde_json::Value)>,
     begun: std::time::Instant,
     #[cfg(feature = "serve")]
-    shares: models::Shares,
+    shares: market::Shares,
     #[cfg(feature = "serve")]
-    trade: std::sync::OnceLock<std::sync::Weak<Trade>>,
+    trade: std::sync::OnceLock<std::sync::Weak<serving::Trade>>,
 }
 
 /// Orders that wait for a driver.
@@ -134,14 +120,7 @@ impl Node {
         let contents = Arc::new(Contents::default());
         let accounts = [Some(key.id()), wallet_account(&config.dir)?].into_iter().flatten().collect();
         let chains = Arc::new(Chains::new(&config.dir, home(store.folder(), accounts, config.device.clone())?));
-        let net_config = net::Config {
-            secret: key.secret(),
-            bind: config.bind,
-            mdns: config.mdns,
-            relays: config.relays,
-            rates: config.rates,
-        };
-        let net = Arc::new(Net::open(net_config, contents.clone(), Some(chains.clone()), Some(chains.clone())).await?);
+        let net = Arc::new(Net::open(config.net(key.secret()), contents.clone(), Some(chains.clone()), Some(chains.clone())).await?);
         let duty = Arc::new(watch::Sender::new(if config.minded { 0 } else { config.limits.duty_percent }));
         let dir = config.dir.clone();
         let bounds = Box::new(move || {
@@ -176,7 +155,7 @@ impl Node {
             shown: std::sync::Mutex::default(),
             begun: std::time::Instant::now(),
             #[cfg(feature = "serve")]
-            shares: models::Shares::default(),
+            shares: market::Shares::default(),
             #[cfg(feature = "serve")]
             trade: std::sync::OnceLock::new(),
         });

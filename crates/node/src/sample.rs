@@ -42,7 +42,7 @@ pub(crate) fn of(reading: &Reading, settings: &Settings, when: When, memory_mb: 
 /// Whether this program itself may compute on a graphics device: what keeps it busy is not known then.
 fn computes_there() -> bool {
     #[cfg(feature = "serve")]
-    let serves = engine::ON_GRAPHICS;
+    let serves = serving::ON_GRAPHICS;
     #[cfg(not(feature = "serve"))]
     let serves = false;
     serves || cfg!(any(feature = "vulkan", feature = "metal", feature = "cuda"))

@@ -79,7 +79,7 @@ pub(super) async fn measure(book: &mut Book) -> Result<()> {
     let asks = [&["--bind", "127.0.0.1:0", "--relay", &address][..], &here[..], &["--ticket", &ticket][..]].concat();
     let peer = Party::begin(stage.path(), "peer", &asks)?;
     let client = Party::begin(stage.path(), "client", &asks)?;
-    let name = format!("{}{}", node::NET, provider.said(&provider.ready["models"][0])?);
+    let name = format!("{}{}", serving::NET, provider.said(&provider.ready["models"][0])?);
     let api = client.said(&client.ready["api"])?;
     let api = api.trim_start_matches("http://").trim_end_matches("/v1").to_owned();
     let ask = |prompt: &str| {

@@ -8,7 +8,8 @@ use anyhow::{Context, Result, anyhow, ensure};
 use base::Hash;
 use ledger::Credits;
 use market::{Piece, Price};
-use node::{Local, Node};
+use node::Node;
+use serving::Local;
 use std::time::{Duration, Instant};
 
 const FIRSTS: usize = 2_000;

@@ -7,7 +7,8 @@ use anyhow::{Context, Result, ensure};
 use base::NodeId;
 use ledger::Credits;
 use market::{Ask, Input, Piece, Price, Sampling};
-use node::{Local, Node, NodeConfig, Request, Trade, TradeConfig};
+use node::{Node, NodeConfig, Request};
+use serving::{Local, Trade, TradeConfig};
 use trainer::Limits;
 use serde_json::Value;
 use std::io::Write;
@@ -239,7 +240,7 @@ struct Answer {
 /// Asks, shows the words as they come, and kills a machine in the middle.
 async fn ask(trade: &Arc<Trade>, max_tokens: u64, mut kill: Option<&mut Child>) -> Result<Answer> {
     let ask = Ask {
-        model: format!("{}bard", node::NET),
+        model: format!("{}bard", serving::NET),
         input: Input::Text(QUESTION.into()),
         max_tokens: Some(max_tokens),
         sampling: Sampling { temperature: 0.8, seed: 11, ..Sampling::default() },
@@ -247,7 +248,7 @@ async fn ask(trade: &Arc<Trade>, max_tokens: u64, mut kill: Option<&mut Child>) 
         logprobs: None,
         echo: false,
     };
-    let name = node::new_answer_name()?;
+    let name = serving::new_answer_name()?;
     let mut pieces = trade.ask(&[7; 32], &name, ask).await.map_err(|reason| anyhow::anyhow!("{reason}"))?;
     let mut out = std::io::stdout();
     write!(out, "    {}", QUESTION.replace('\n', "\n    "))?;
@@ -274,7 +275,7 @@ async fn ask(trade: &Arc<Trade>, max_tokens: u64, mut kill: Option<&mut Child>) 
         }
     }
     let receipt = trade.receipt(&name).context("the receipt is missing")?;
-    let receipts = node::verify_receipt(&receipt)?;
+    let receipts = serving::verify_receipt(&receipt)?;
     let parts = receipts.0.iter().map(|part| part.by).collect();
     Ok(Answer { parts, receipt, line: crate::ask::summary(&receipts), gap })
 }

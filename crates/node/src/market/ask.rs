@@ -1,12 +1,12 @@
 //! Questions of other processes of the same owner, over the control socket: one line of JSON for each word.
 
-use super::{TERMINAL, Trade};
 use crate::Node;
 use crate::request::{self, Request};
 use anyhow::{Context, Result, bail};
 use base::Wire;
 use market::{Ask, Piece};
 use serde::{Deserialize, Serialize};
+use serving::Trade;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
@@ -30,34 +30,27 @@ pub enum Said {
     Error(String),
 }
 
-impl Node {
-    /// This node's part in the market.
-    pub(crate) fn in_market(&self) -> Result<Arc<Trade>> {
-        let trade = self.trade.get().and_then(std::sync::Weak::upgrade);
-        trade.context("the node that runs here asks and serves nobody; `talkoo up` and `talkoo serve` do")
-    }
-}
+/// Whose questions those are that no client of the API asks.
+const TERMINAL: [u8; 32] = *b"talkoo run, the node's own owner";
 
-impl Trade {
-    /// Asks for the owner; every word goes to `said` until the end, which holds the receipt.
-    pub async fn tell(self: &Arc<Self>, ask: Ask, said: mpsc::Sender<Said>) -> Result<()> {
-        let name = crate::new_answer_name()?;
-        let mut pieces = self.ask(&TERMINAL, &name, ask).await.map_err(|reason| anyhow::anyhow!("{reason}"))?;
-        loop {
-            let word = match pieces.recv().await.context("the answer broke off")? {
-                Piece::Read { .. } => continue,
-                Piece::Token(token) => Said::Token(token.text),
-                Piece::End { finish: Ok(_), text, .. } => {
-                    let receipt = self.receipt(&name).context("the receipt is missing")?;
-                    let _ = said.send(Said::End { text, receipt }).await;
-                    return Ok(());
-                }
-                Piece::End { finish: Err(reason), .. } => bail!("{reason}"),
-            };
-            // Who does not read any more lets go of the answer.
-            if said.send(word).await.is_err() {
+/// Asks for the owner; every word goes to `said` until the end, which holds the receipt.
+pub async fn tell(trade: &Arc<Trade>, ask: Ask, said: mpsc::Sender<Said>) -> Result<()> {
+    let name = serving::new_answer_name()?;
+    let mut pieces = trade.ask(&TERMINAL, &name, ask).await.map_err(|reason| anyhow::anyhow!("{reason}"))?;
+    loop {
+        let word = match pieces.recv().await.context("the answer broke off")? {
+            Piece::Read { .. } => continue,
+            Piece::Token(token) => Said::Token(token.text),
+            Piece::End { finish: Ok(_), text, .. } => {
+                let receipt = trade.receipt(&name).context("the receipt is missing")?;
+                let _ = said.send(Said::End { text, receipt }).await;
                 return Ok(());
             }
+            Piece::End { finish: Err(reason), .. } => bail!("{reason}"),
+        };
+        // Who does not read any more lets go of the answer.
+        if said.send(word).await.is_err() {
+            return Ok(());
         }
     }
 }
@@ -77,7 +70,7 @@ pub(crate) async fn answer(node: &Arc<Node>, ask: &str, write: &mut OwnedWriteHa
             }
         }
     };
-    tokio::join!(trade.tell(ask, said), write).0
+    tokio::join!(tell(&trade, ask, said), write).0
 }
 
 fn line(said: &Said) -> String {

@@ -113,7 +113,7 @@ impl Trade {
     /// The weights that `NAME` or `NAME@HASH` means among those that others offer, and the tokens that they take.
     pub(super) fn offered(&self, name: &str) -> Result<(Hash, u64), Reason> {
         let mut index = self.index.lock().expect("nobody panics while holding it");
-        index.advance(replica::clock());
+        index.advance(crate::clock::clock());
         let unknown = || Reason::Model(format!("{NET}{name}"));
         let weights = match name.rsplit_once(market::AT) {
             None => self.pins.first(name, index.named(name).ok_or_else(unknown)?),
@@ -149,7 +149,7 @@ impl Trade {
         if self.own.lock().expect("nobody panics while holding it").contains(name) {
             return true;
         }
-        let folder = crate::Models::of(self.shared.store.dir()).all();
+        let folder = crate::Models::of(&self.dir).all();
         folder.is_ok_and(|all| all.iter().any(|model| model.name == name))
     }
 
@@ -170,7 +170,7 @@ impl Trade {
         let local = self.provider.local.all();
         let mut out: Vec<ModelCard> = local.iter().map(|served| served.card().clone()).collect();
         let mut index = self.index.lock().expect("nobody panics while holding it");
-        index.advance(replica::clock());
+        index.advance(crate::clock::clock());
         let mut offers: Vec<(&Offer, usize)> = index.models().collect();
         offers.sort_by_key(|(_, providers)| std::cmp::Reverse(*providers));
         for (offer, providers) in offers.into_iter().take(LISTED) {

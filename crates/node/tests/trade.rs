@@ -1,14 +1,21 @@
 //! What this node does with questions where it is short of connections or of memory.
 
-use super::*;
-use crate::{Limits, NodeConfig, Served};
-use base::Keypair;
-use engine::{Engine, EngineConfig};
-use market::{Event, FRAME_MAX, Format, Frame, Piece, Request, Sampling};
+#![cfg(feature = "serve")]
+
+use base::{Hash, Keypair, NodeId};
+use ledger::Credits;
+use market::{Ask, Event, FRAME_MAX, Format, Frame, Input, Piece, Price, Reason, Request, Sampling};
+use node::{Node, NodeConfig};
+use owner::OwnerSignal;
+use serving::testing::{self, Engine, EngineConfig};
+use serving::{Local, OfferConfig, Served, Trade, TradeConfig};
 use std::net::UdpSocket;
 use std::path::Path;
+use std::sync::Arc;
 use std::task::Poll;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
+use trainer::Limits;
 
 /// More connections than a pool has room for.
 const DIALS: u16 = 300;
@@ -74,7 +81,7 @@ async fn a_full_pool_of_our_own_accuses_no_provider() {
     let socket = silent.local_addr().expect("an address");
     let mut dials = Vec::new();
     for i in 0..DIALS {
-        let net = trade.shared.net.clone();
+        let net = testing::net(&trade);
         net.know(&net::Address { node: key(i), sockets: vec![socket], relay: None });
         let mut dial = Box::pin(async move { net.talk(key(i), FRAME_MAX).await.is_ok() });
         // Begun here, so that its place is taken before the question comes.
@@ -86,7 +93,7 @@ async fn a_full_pool_of_our_own_accuses_no_provider() {
     let (begun, provider) = (Instant::now(), key(DIALS));
     loop {
         let request = Request::new(Hash::default(), Hash::default(), Hash::default(), question("a model"));
-        let _attempt = trade.open(1, provider, request, &events);
+        let _attempt = testing::open(&trade, 1, provider, request, &events);
         match happened.recv().await.expect("an event") {
             Event::NoRoom(1) => break,
             // Not full yet, and there is no way to a key without an address.
@@ -120,7 +127,7 @@ async fn a_question_for_an_unloaded_model_leaves_no_machine() {
         Err(Reason::Failed("it broke off".into()))
     };
     assert_eq!(ask("own").await, Ok(()), "it is loaded, and answers here");
-    trade.told(owner::OwnerSignal::Sheds);
+    trade.told(OwnerSignal::Sheds);
     assert!(matches!(ask("own").await, Err(Reason::Away(_))));
     assert_eq!((trade.unloaded(), heard()), (vec!["own".to_owned()], 0), "nothing left the machine");
     assert_eq!(ask("net/own").await, Ok(()), "under its other name it does");
@@ -138,27 +145,11 @@ async fn a_provider_says_that_it_heard_a_question_before_it_looks_at_it() {
     let (_says, said) = mpsc::channel(1);
     // Of a model that it does not have.
     let request = Request::new(Hash::default(), Hash::default(), Hash::default(), question("a model"));
-    trade.provider.answer(node.id(), request, out, said).await;
+    testing::answer(&trade, (node.id(), false), request, out, said).await;
     assert_eq!(frames.recv().await, Some(Frame::Alive {}));
     assert!(matches!(frames.recv().await, Some(Frame::Refused { .. })));
     trade.close().await;
     node.close().await.expect("it ends");
-}
-
-#[test]
-fn the_bytes_of_a_token_are_those_of_ones_own_vocabulary() {
-    let stage = tempfile::tempdir().expect("a folder");
-    let served = own(stage.path()).named("own").expect("it is served");
-    let engine = served.engine();
-    let written = |id: i32, bytes: Vec<u8>| Frame::Written {
-        tokens: market::Tokens(vec![market::Token { id, bytes, ..market::Token::default() }]),
-        signature: base::Signature([0; 64]),
-    };
-    let fits = |frame: &Frame| attempt::in_words_of(Some(engine), frame);
-    assert!(fits(&written(300, engine.piece(300))));
-    assert!(!fits(&written(300, b"other words".to_vec())), "the ids are right, the text is not");
-    assert!(!fits(&written(i32::MAX, b"x".to_vec())), "there is no such token");
-    assert!(attempt::in_words_of(None, &written(300, b"other words".to_vec())), "without the weights nobody knows");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -201,13 +192,13 @@ async fn who_hangs_up_each_time_has_paid_for_what_came() {
         }
     }
     let settled = async {
-        let till = || offers.books.till(&chain, &node.id());
+        let till = || testing::till(&offers, &chain, &node.id());
         while (till().owed(), till().lost()) != (Credits::ZERO, Credits::ZERO) {
             look.tick().await;
         }
     };
     let settled = tokio::time::timeout(WITHIN, settled).await;
-    assert!(settled.is_ok(), "not all of it is paid: {:?}", offers.books.till(&chain, &node.id()));
+    assert!(settled.is_ok(), "not all of it is paid: {:?}", testing::till(&offers, &chain, &node.id()));
     for (node, trade) in [(node, trade.clone()), (peer, offers.clone())] {
         trade.close().await;
         node.close().await.expect("it ends");
@@ -218,12 +209,11 @@ async fn who_hangs_up_each_time_has_paid_for_what_came() {
 async fn a_closed_allotment_comes_back_to_the_budget_once() {
     let stage = tempfile::tempdir().expect("a folder");
     let (node, trade) = start(&stage.path().join("node"), Local::default(), TradeConfig::default()).await;
-    let chain = trade.networks()[0];
-    trade.books.set_aside_more(Credits(100)).expect("it is kept");
-    let back = |serial| trade.books.give_back(&chain, &key(1), serial, Credits(30)).expect("it is kept");
-    assert_eq!(([back(1), back(1)], trade.books.set_aside()), ([true, false], Credits(70)));
+    testing::set_aside(&trade, Credits(100));
+    let back = |serial| testing::give_back(&trade, &key(1), serial, Credits(30));
+    assert_eq!([back(1), back(1)], [(true, Credits(70)), (false, Credits(70))]);
     // The next one to the same provider is another.
-    assert_eq!(([back(2), back(2)], trade.books.set_aside()), ([true, false], Credits(40)));
+    assert_eq!([back(2), back(2)], [(true, Credits(40)), (false, Credits(40))]);
     trade.close().await;
     node.close().await.expect("it ends");
 }
@@ -245,12 +235,12 @@ async fn a_stranger_without_a_place_is_refused_before_its_question_is_read() {
     let sells =
         TradeConfig { offer: OfferConfig { public: true, price, accept: Vec::new() }, ..TradeConfig::default() };
     let (node, trade) = start(&stage.path().join("node"), own(stage.path()), sells).await;
-    let (home, model) = (trade.networks()[0], trade.provider.local.all()[0].card().hash);
+    let (home, model) = (trade.networks()[0], testing::models(&trade)[0]);
     let ask = || {
         let request = Request { chain: home, price, ..Request::new(home, model, Hash::default(), question("own")) };
         let ((out, frames), (says, said)) = (mpsc::channel(8), mpsc::channel(8));
         let trade = trade.clone();
-        let answer = tokio::spawn(async move { trade.provider.answer(key(1), request, out, said).await });
+        let answer = tokio::spawn(async move { testing::answer(&trade, (key(1), false), request, out, said).await });
         (answer, frames, says)
     };
     let mut waiting = Vec::new();
@@ -280,18 +270,18 @@ async fn a_question_whose_shape_is_not_made_yet_holds_no_place() {
             TradeConfig { offer: OfferConfig { public: true, price, accept: Vec::new() }, ..TradeConfig::default() };
         let dir = stage.path().join(price.is_free().to_string());
         let (node, trade) = start(&dir, own(stage.path()), sells).await;
-        let (home, model) = (trade.networks()[0], trade.provider.local.all()[0].card().hash);
+        let (home, model) = (trade.networks()[0], testing::models(&trade)[0]);
         let ask = |by: u16, format: Format| {
             let sampling = Sampling { format, ..Sampling::default() };
             let ask = Ask { sampling, ..question("own") };
             let request = Request { chain: home, price, ..Request::new(home, model, Hash::default(), ask) };
             let ((out, frames), (says, said)) = (mpsc::channel(64), mpsc::channel(8));
             let trade = trade.clone();
-            let answer = tokio::spawn(async move { trade.provider.answer_near(key(by), request, out, said).await });
+            let answer = tokio::spawn(async move { testing::answer(&trade, (key(by), true), request, out, said).await });
             (answer, frames, says)
         };
         // Somebody's grammars take their time.
-        let busy = trade.provider.shaping.clone().acquire_many_owned(2).await.expect("it runs");
+        let busy = testing::shaping(&trade).acquire_many_owned(2).await.expect("it runs");
         let mut shaped = Vec::new();
         for by in 0..12 {
             let (answer, mut frames, says) = ask(by, Format::Schema(r#"{"type":"boolean"}"#.into()));
@@ -330,12 +320,12 @@ async fn credits_of_a_strangers_network_of_one_buy_no_answer() {
     let (mint, minting) = start(&stage.path().join("mint"), Local::default(), TradeConfig::default()).await;
     let (home, theirs) = (trade.networks()[0], minting.networks()[0]);
     trade.join(&minting.ticket(theirs)).expect("joined");
-    assert!(trade.words(&theirs).is_none() && trade.words(&home).is_some(), "it is sold at home only");
-    let model = trade.provider.local.all()[0].card().hash;
+    assert!(!testing::sells(&trade, &theirs) && testing::sells(&trade, &home), "it is sold at home only");
+    let model = testing::models(&trade)[0];
     let request = Request { chain: theirs, price, ..Request::new(home, model, Hash::default(), question("own")) };
     let (out, mut frames) = mpsc::channel(8);
     let (_says, said) = mpsc::channel(8);
-    trade.provider.answer(mint.id(), request, out, said).await;
+    testing::answer(&trade, (mint.id(), false), request, out, said).await;
     assert_eq!(frames.recv().await, Some(Frame::Alive {}));
     assert_eq!(frames.recv().await, Some(Frame::Refused { reason: Reason::Price }));
     for (node, trade) in [(node, trade), (mint, minting)] {

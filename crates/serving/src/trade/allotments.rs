@@ -1,7 +1,6 @@
 //! Allotments that are not used any more: they go back to the deposit, and a deposit that nobody needs to the balance.
 
 use super::Trade;
-use replica::Kept;
 use base::{Hash, NodeId};
 use ledger::{Credits, Tx};
 use std::time::Duration;
@@ -29,12 +28,9 @@ impl Trade {
 
     /// Closes what was not used for a day, and takes back a deposit of which nothing is allotted.
     pub(super) async fn close_unused(&self) {
-        let Some(node) = self.node.upgrade() else { return };
-        for log in self.shared.chains.all() {
-            let (chain, Some(kept)) = (log.chain(), log.kept()) else { continue };
-            let network = chain.to_string();
-            let Ok(fee) = node.fee(Some(&network)) else { continue };
-            let Some(due) = self.due(chain, &kept, fee).await else { continue };
+        for (chain, _) in self.accounts.chains() {
+            let Ok(fee) = self.accounts.fee(&chain) else { continue };
+            let Some(due) = self.due(chain, fee).await else { continue };
             // Also what became final after nobody waited for it any more.
             due.closing.iter().for_each(|payee| self.note_closed(&chain, payee));
             for payee in due.unused {
@@ -42,13 +38,13 @@ impl Trade {
                 if !self.is_unused(chain, payee) {
                     continue;
                 }
-                match node.spend(Some(&network), Tx::Close { payee }).await {
+                match self.accounts.spend(chain, Tx::Close { payee }).await {
                     Ok(_) => self.note_closed(&chain, &payee),
                     Err(error) => tracing::debug!(%error, "an allotment is not closed yet"),
                 }
             }
-            let Some(amount) = due.deposit.filter(|_| self.is_unused(chain, node.id())) else { continue };
-            if let Err(error) = node.spend(Some(&network), Tx::Withdraw { amount }).await {
+            let Some(amount) = due.deposit.filter(|_| self.is_unused(chain, self.net.id())) else { continue };
+            if let Err(error) = self.accounts.spend(chain, Tx::Withdraw { amount }).await {
                 tracing::debug!(%error, "a deposit is not taken back yet");
             }
         }
@@ -56,10 +52,10 @@ impl Trade {
 
     /// What is to be done about the allotments on a chain. An allotment that is being made is waited for, so that it is
     /// not closed, nor its deposit taken; nobody waits for what is done then, which may take half a minute each.
-    async fn due(&self, chain: Hash, kept: &Kept, fee: Credits) -> Option<Due> {
+    async fn due(&self, chain: Hash, fee: Credits) -> Option<Due> {
         let _one = self.allotting.lock().await;
-        let me = self.shared.net.id();
-        let account = kept.keeper.look(|orderer| orderer.state().money().account(&me).cloned())?;
+        let me = self.net.id();
+        let account = self.accounts.account(&chain).ok()??;
         let (closing, open): (Vec<_>, Vec<_>) = account.allotments.iter().partition(|(_, a)| a.closing.is_some());
         let unused = open.into_iter().map(|(payee, _)| *payee).filter(|payee| self.is_unused(chain, *payee)).collect();
         let closing = closing.into_iter().map(|(payee, _)| *payee).collect();
@@ -78,9 +74,9 @@ impl Trade {
     }
 
     /// The budget gets back what a closed allotment had and nobody was promised, however often this is noted.
-    pub(crate) fn note_closed(&self, chain: &Hash, provider: &NodeId) {
+    pub fn note_closed(&self, chain: &Hash, provider: &NodeId) {
         self.used.lock().expect("nobody panics while holding it").remove(&(*chain, *provider));
-        let allotted = self.books.allotted(chain, &self.shared.net.id(), provider).filter(|allotted| allotted.closing);
+        let allotted = self.books.allotted(chain, &self.net.id(), provider).filter(|allotted| allotted.closing);
         let Some(allotted) = allotted else { return };
         let unpromised = allotted.total.less(self.books.promised(chain, provider)).unwrap_or(Credits::ZERO);
         if let Err(error) = self.books.give_back(chain, provider, allotted.serial, unpromised) {

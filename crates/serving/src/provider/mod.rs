@@ -10,9 +10,7 @@ mod trial;
 mod writing;
 
 use crate::books::{Answered, Books};
-use crate::serve::{Local, Ready, Served};
-use trainer::Store;
-use trainer::Answering;
+use crate::local::{Local, Ready, Served};
 use base::{Hash, Keypair, Millis, NodeId, Reject, RejectCounts, Wire};
 use did::Did;
 use engine::Pace;
@@ -24,6 +22,7 @@ use market::{CHUNK, Frame, OFFER_MS, Offer, Offers, Price, Reason, Request, Runt
 use owner::OwnerSignal;
 use paying::Paying;
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
@@ -86,17 +85,16 @@ pub(super) const FRAMES: usize = 64;
 impl Provider {
     pub(crate) async fn new(
         local: Local,
-        store: &Store,
+        key: Keypair,
         config: OfferConfig,
         books: Arc<Books>,
-        answers: Answering,
+        answering: Arc<AtomicU64>,
     ) -> anyhow::Result<Self> {
-        let key = store.keypair()?;
         let class = format!("talkoo {} {}", env!("CARGO_PKG_VERSION"), engine::class());
         let (refused, counts) = Default::default();
         let (payers, strangers) = (Semaphore::new(PAYERS), Lines::new(STRANGERS, STRANGERS_EACH));
         let (reading, shaping) = (Arc::new(Semaphore::new(READING)), Arc::new(Semaphore::new(SHAPING)));
-        let (desks, did) = (Mutex::default(), Did::new(answers));
+        let (desks, did) = (Mutex::default(), Did::new(answering));
         let told = watch::Sender::new(OwnerSignal::Works);
         let provider = Self {
             local,
@@ -106,7 +104,7 @@ impl Provider {
             class,
             refused,
             counts,
-            since: replica::clock(),
+            since: crate::clock::clock(),
             desks,
             did,
             told,
@@ -171,7 +169,7 @@ impl Provider {
             prompt_rate,
             decode_rate,
             since: self.since,
-            until: replica::clock().plus(OFFER_MS),
+            until: crate::clock::clock().plus(OFFER_MS),
         }
     }
 
@@ -210,7 +208,6 @@ impl Provider {
     }
 
     /// The same of a peer beside this machine.
-    #[cfg(test)]
     pub(crate) async fn answer_near(
         &self,
         by: NodeId,
@@ -342,7 +339,7 @@ impl Provider {
         if !own && !price.is_free() && !till.may_begin(price.of(0, CHUNK)) {
             return Err(busy().into());
         }
-        let terms = Terms { runtime, time: replica::clock(), read, context: info.context as u64, last };
+        let terms = Terms { runtime, time: crate::clock::clock(), read, context: info.context as u64, last };
         let telling = Telling::new(&request, by, &terms);
         let (books, chunk) = (self.books.clone(), price.of(0, CHUNK));
         let (payer, name) = ((request.chain, by), &served.card().name);

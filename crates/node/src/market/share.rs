@@ -1,11 +1,10 @@
 //! A node gives its published models to peers, and tells those who look for them that it has them.
 
-use super::ticket::{HERE, topic};
-use super::{Model, ModelTicket, Models, Wanted};
 use crate::Node;
 use anyhow::Result;
 use base::{Hash, NodeId};
 use net::{Address, Topic};
+use serving::{MODEL_HERE, Model, ModelTicket, Models, Wanted, model_topic};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -47,10 +46,10 @@ impl Node {
                 let (sender, words) = watch::channel(None);
                 before.iter().for_each(|address| self.shared.net.know(address));
                 let others: Vec<NodeId> = before.iter().map(|address| address.node).collect();
-                self.shared.net.speak(Topic { topic: topic(&model.hash), words, hear: Arc::new(()) }, &others);
+                self.shared.net.speak(Topic { topic: model_topic(&model.hash), words, hear: Arc::new(()) }, &others);
                 sender
             });
-            words.send_replace(Some(HERE.to_vec()));
+            words.send_replace(Some(MODEL_HERE.to_vec()));
             let ticket = ModelTicket {
                 name: model.name.clone(),
                 hash: model.hash,

@@ -38,10 +38,10 @@ pub(super) const PEERS_MAX: usize = 32;
 const TEXT_MAX: usize = 512;
 
 /// What a node says that has the model.
-pub(super) const HERE: &[u8] = b"here";
+pub const HERE: &[u8] = b"here";
 
 /// The topic of those who have a model or look for it.
-pub(super) fn topic(model: &Hash) -> Hash {
+pub fn topic(model: &Hash) -> Hash {
     Hash::of("talkoo 2026 model topic v1", &model.0)
 }
 

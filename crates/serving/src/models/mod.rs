@@ -6,15 +6,13 @@
 
 mod hub;
 mod pull;
-mod share;
 mod ticket;
 
 pub use hub::{HubFile, HubName};
 pub use pull::pull;
-pub(crate) use share::Shares;
-pub use ticket::{ModelTicket, Wanted};
+pub use ticket::{HERE as MODEL_HERE, ModelTicket, Wanted, topic as model_topic};
 
-use host::write_whole;
+use host::{DiskBudget, write_whole};
 use anyhow::{Context, Result, bail, ensure};
 use base::{ChunkTree, Hash, Wire};
 use serde::{Deserialize, Serialize};
@@ -104,12 +102,6 @@ impl Models {
         Self { dir: dir.join("models") }
     }
 
-    /// Whether so many bytes more fit into what the owner gives to the data folder.
-    pub(crate) fn room(&self, bytes: u64) -> Result<()> {
-        let Some(folder) = self.dir.parent() else { return Ok(()) };
-        crate::Config::of(folder)?.disk_budget(folder).ensure(bytes)
-    }
-
     /// All of them, by name.
     pub fn all(&self) -> Result<Vec<Model>> {
         let entries = match std::fs::read_dir(&self.dir) {
@@ -151,7 +143,7 @@ impl Models {
     }
 
     /// Takes in a copy of a file, under its own name where none is given.
-    pub fn add(&self, file: &Path, name: Option<&str>, told: Told<'_>) -> Result<Model> {
+    pub fn add(&self, file: &Path, name: Option<&str>, budget: &DiskBudget, told: Told<'_>) -> Result<Model> {
         let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let name = valid_name(name.unwrap_or(&stem))?;
         let mut source = File::open(file).with_context(|| file.display().to_string())?;
@@ -160,7 +152,7 @@ impl Models {
             "{} is no GGUF model; `talkoo train export --gguf` writes one of a run",
             file.display()
         );
-        self.room(source.metadata()?.len())?;
+        budget.ensure(source.metadata()?.len())?;
         let key = Hash::of("talkoo 2026 added file v1", file.as_os_str().as_encoded_bytes());
         let mut arriving = self.arriving(&key.to_string())?;
         arriving.file.set_len(0)?;
@@ -200,7 +192,7 @@ impl Models {
     }
 
     /// Its chunk hashes.
-    pub(crate) fn tree(&self, model: &Model) -> Result<ChunkTree> {
+    pub fn tree(&self, model: &Model) -> Result<ChunkTree> {
         let path = self.folder(&model.hash).join("tree");
         let tree = std::fs::read(&path).ok().and_then(|bytes| ChunkTree::from_bytes(&bytes).ok());
         tree.filter(|tree| tree.root() == model.hash).with_context(|| {
@@ -350,22 +342,22 @@ mod tests {
         let models = Models::of(&dir.path().join("data"));
         assert!(models.all().expect("none").is_empty());
         let file = gguf(dir.path(), "one.gguf", 1);
-        let one = models.add(&file, None, &quiet).expect("added");
+        let one = models.add(&file, None, &DiskBudget::default(), &quiet).expect("added");
         assert_eq!((one.name.as_str(), one.published), ("one", false));
         // The same content twice is one model; another one needs a name of its own.
-        assert_eq!(models.add(&file, Some("again"), &quiet).expect("known").name, "one");
+        assert_eq!(models.add(&file, Some("again"), &DiskBudget::default(), &quiet).expect("known").name, "one");
         let other = gguf(dir.path(), "two.gguf", 2);
-        assert!(models.add(&other, Some("one"), &quiet).expect_err("taken").to_string().contains("--name"));
-        let two = models.add(&other, None, &quiet).expect("added");
+        assert!(models.add(&other, Some("one"), &DiskBudget::default(), &quiet).expect_err("taken").to_string().contains("--name"));
+        let two = models.add(&other, None, &DiskBudget::default(), &quiet).expect("added");
         assert_eq!(models.all().expect("both").len(), 2);
         assert_eq!(models.find(&two.hash.to_string()[..12]).expect("by hash").name, "two");
         assert!(models.find("three").is_err());
         assert!(models.publish(&two, true).expect("noted").published && models.find("two").expect("kept").published);
         for wrong in ["", "../up", "a b", ".hidden", "a/b"] {
-            assert!(models.add(&other, Some(wrong), &quiet).is_err(), "{wrong}");
+            assert!(models.add(&other, Some(wrong), &DiskBudget::default(), &quiet).is_err(), "{wrong}");
         }
         std::fs::write(&other, "no model").expect("written");
-        assert!(models.add(&other, Some("none"), &quiet).is_err());
+        assert!(models.add(&other, Some("none"), &DiskBudget::default(), &quiet).is_err());
         models.remove(&two).expect("removed");
         assert_eq!(models.all().expect("one").len(), 1);
     }
@@ -374,7 +366,7 @@ mod tests {
     fn one_changed_byte_is_found() {
         let dir = tempfile::tempdir().expect("a folder");
         let models = Models::of(dir.path());
-        let model = models.add(&gguf(dir.path(), "one.gguf", 1), None, &quiet).expect("added");
+        let model = models.add(&gguf(dir.path(), "one.gguf", 1), None, &DiskBudget::default(), &quiet).expect("added");
         models.verify(&model, &quiet).expect("as it came");
         let mut file = File::options().write(true).open(models.path(&model)).expect("there");
         file.seek(SeekFrom::Start(2 << 20)).expect("within");

@@ -31,7 +31,7 @@ impl Gate {
     /// A place in the row; none where all are taken by those who had no more. `firm`: it is kept until its turn.
     pub(super) fn knock(self: &Arc<Self>, who: NodeId, firm: bool) -> Option<Place> {
         let mut inner = self.inner();
-        let (ticket, turns) = inner.door.knock(replica::clock(), who, firm);
+        let (ticket, turns) = inner.door.knock(crate::clock::clock(), who, firm);
         let (told, turn) = oneshot::channel();
         inner.waiting.extend(ticket.map(|ticket| (ticket, told)));
         inner.tell(turns);
@@ -40,7 +40,7 @@ impl Gate {
 
     /// Whether somebody who knocked now would be let wait.
     pub(super) fn has_room(&self, who: &NodeId) -> bool {
-        self.inner().door.has_room(replica::clock(), who)
+        self.inner().door.has_room(crate::clock::clock(), who)
     }
 
     /// When somebody who found no place should come back.
@@ -76,7 +76,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut inner = self.gate.inner();
         inner.waiting.remove(&self.ticket);
-        let turns = inner.door.leave(replica::clock(), self.ticket);
+        let turns = inner.door.leave(crate::clock::clock(), self.ticket);
         inner.tell(turns);
     }
 }

@@ -58,7 +58,7 @@ impl Trade {
     /// and answer.
     async fn compare(self: &Arc<Self>, said: Said) -> Result<Check> {
         let (provider, tokens) = (said.provider, said.ids.len());
-        let mut without = vec![self.shared.net.id(), provider];
+        let mut without = vec![self.net.id(), provider];
         let (second, mut verdict) = self.read_by_another(&said, &mut without).await?;
         if verdict.is_bad() {
             let wrong = match self.read_by_another(&said, &mut without).await {
@@ -72,7 +72,7 @@ impl Trade {
             };
             // Nobody of these is asked again soon, but nothing is taken from anybody.
             let mut index = self.index.lock().expect("nobody panics while holding it");
-            wrong.iter().for_each(|wrong| index.note(replica::clock(), wrong, Outcome::Failed));
+            wrong.iter().for_each(|wrong| index.note(crate::clock::clock(), wrong, Outcome::Failed));
         }
         *self.checks.lock().expect("nobody panics while holding it").entry(verdict.name()).or_default() += 1;
         Ok(Check { provider, verdict, tokens })
@@ -98,7 +98,7 @@ impl Trade {
         let need = Need { model, context: read, read, written: 1, price, knows: None };
         let mut index = self.index.lock().expect("nobody panics while holding it");
         let mut rng = self.rng.lock().expect("nobody panics while holding it");
-        index.choose(replica::clock(), &need, without, &mut rng).first().map(|candidate| candidate.provider)
+        index.choose(crate::clock::clock(), &need, without, &mut rng).first().map(|candidate| candidate.provider)
     }
 
     async fn read_by(self: &Arc<Self>, said: &Said, reader: NodeId) -> Result<Verdict> {
@@ -112,7 +112,7 @@ impl Trade {
         // It was told the ids: other ones are its own.
         if second.read == *read && !scored.iter().map(|token| token.id).eq(ids.iter().copied()) {
             let mut index = self.index.lock().expect("nobody panics while holding it");
-            index.note(replica::clock(), &reader, Outcome::Failed);
+            index.note(crate::clock::clock(), &reader, Outcome::Failed);
             bail!("{} reads other words than it was shown", reader.short());
         }
         Ok(judge(&Checked { ask, finish: *finish, read: (*read, second.read), text, scored, more }))
@@ -121,7 +121,7 @@ impl Trade {
     /// Checks some of the answers that were really asked for, where the owner consents to show them to a second machine.
     pub(super) fn check_some(self: &Arc<Self>, said: Said) {
         let share = u64::from(self.config.check_percent.min(100));
-        let own = said.provider == self.shared.net.id();
+        let own = said.provider == self.net.id();
         let picked = self.rng.lock().expect("nobody panics while holding it").chance(share, 100);
         if own || !picked || !checkable(&said.ask) {
             return;

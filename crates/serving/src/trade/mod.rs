@@ -4,28 +4,28 @@ mod allotments;
 mod asking;
 mod attempt;
 mod checking;
-mod local;
+mod open;
 mod money;
 mod names;
 
 pub use checking::Check;
-pub(crate) use local::answer as answer_local;
-pub use local::{Said, Telling};
 pub use names::NET;
+pub use open::TradeSetup;
 
-use crate::Node;
-use crate::books::Books;
-use crate::shared::Shared;
+use crate::accounts::Accounts;
+use crate::books::{Answered, Books};
 use crate::provider::{OfferConfig, Provider};
-use crate::serve::Local;
-use anyhow::{Context, Result};
-use base::{Hash, NodeId, Reject, Rng, Wire};
+use crate::local::Local;
+use anyhow::Result;
+use base::{Hash, Keypair, NodeId, Reject, Rng, Wire};
 use gateway::{Answer, Answers, Asked};
 use ledger::Credits;
 use market::{Ask, Index, Input, ModelCard, Offers, Price, Reason};
+use net::Net;
 use owner::OwnerSignal;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Arc, Mutex, Weak};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -59,10 +59,13 @@ pub struct ProviderStatus {
 
 /// This node in the market.
 pub struct Trade {
-    shared: Arc<Shared>,
-    node: Weak<Node>,
-    provider: Arc<Provider>,
-    books: Arc<Books>,
+    pub(crate) net: Arc<Net>,
+    key: Keypair,
+    /// The data folder.
+    dir: PathBuf,
+    pub(crate) accounts: Arc<dyn Accounts>,
+    pub(crate) provider: Arc<Provider>,
+    pub(crate) books: Arc<Books>,
     index: Arc<Mutex<Index>>,
     rng: Mutex<Rng>,
     config: TradeConfig,
@@ -97,13 +100,6 @@ struct Counts {
     refused: u64,
 }
 
-/// An offer is said again this often, before it ends.
-const OFFER_EVERY: Duration = Duration::from_secs(45);
-const REDEEM_EVERY: Duration = Duration::from_secs(30);
-
-/// Whose questions those are that no client of the API asks.
-const TERMINAL: [u8; 32] = *b"talkoo run, the node's own owner";
-
 /// Providers of a model that are looked at to know what it takes.
 const SEEN: usize = 64;
 
@@ -120,7 +116,7 @@ struct Speaker {
 
 struct Ear {
     index: Arc<Mutex<Index>>,
-    shared: Arc<Shared>,
+    accounts: Arc<dyn Accounts>,
     chain: Hash,
     /// Whose offers are taken; empty: everybody's.
     only: Vec<NodeId>,
@@ -139,7 +135,7 @@ impl net::Hears for Ear {
                 let Some((bond, public)) = self.standing(&by) else {
                     // Whether this network demands a bond is not known yet: it will be said again.
                     if offers.0.iter().all(|offer| offer.price.is_free()) {
-                        let _ = index.offer(replica::clock(), by, offers.0, 0);
+                        let _ = index.offer(crate::clock::clock(), by, offers.0, 0);
                     }
                     return;
                 };
@@ -148,7 +144,7 @@ impl net::Hears for Ear {
                 }
                 // A bond in one owner's books binds nobody.
                 let bond = if public { bond } else { 0 };
-                if let Err(reject) = index.offer(replica::clock(), by, offers.0, bond) {
+                if let Err(reject) = index.offer(crate::clock::clock(), by, offers.0, bond) {
                     tracing::debug!(by = by.short(), %reject, "an offer was refused");
                 }
             }
@@ -160,77 +156,8 @@ impl net::Hears for Ear {
 impl Ear {
     /// The bond of a provider in whole credits, and whether the network demands one; none: the chain is not here yet.
     fn standing(&self, provider: &NodeId) -> Option<(u64, bool)> {
-        let kept = self.shared.chains.get(&self.chain).and_then(|log| log.kept());
-        let look = |orderer: &mut chain::Orderer| {
-            let state = orderer.state();
-            let bond = state.money().account(provider).map_or(0, |account| account.bond.0 / Credits::whole(1).0);
-            (bond, state.validators().len() >= 4)
-        };
-        kept.map(|kept| kept.keeper.look(look))
-    }
-}
-
-impl Node {
-    /// Takes part in the market: serves `local`, asks others for the rest. At most once in the life of a node.
-    pub async fn trade(self: &Arc<Self>, local: Local, config: TradeConfig) -> Result<Arc<Trade>> {
-        let shared = self.shared.clone();
-        let accept = config.offer.accept.clone();
-        let books = Arc::new(Books::open(shared.store.dir(), shared.chains.clone(), self.id(), accept)?);
-        let (offer, answers) = (config.offer.clone(), shared.answers.clone());
-        let provider = Arc::new(Provider::new(local, &shared.store, offer, books.clone(), answers).await?);
-        if *shared.duty.borrow() == 0 {
-            provider.tell(OwnerSignal::Rests);
-        }
-        shared.net.answer(provider.clone());
-        let seed = Hash::of("talkoo 2026 choice v1", &host::random_secret()?).seed();
-        let pins = names::Pins::open(shared.store.dir());
-        let trade = Arc::new(Trade {
-            shared,
-            node: Arc::downgrade(self),
-            provider,
-            books,
-            index: Arc::default(),
-            rng: Mutex::new(Rng::new(seed)),
-            config,
-            readers: Mutex::default(),
-            topics: Mutex::default(),
-            own: Mutex::default(),
-            pins,
-            allotting: tokio::sync::Mutex::default(),
-            wanted: Mutex::default(),
-            used: Mutex::default(),
-            checks: Mutex::default(),
-            counts: Mutex::default(),
-            tasks: Mutex::default(),
-            begun: Instant::now(),
-        });
-        trade.remember_own();
-        for log in trade.shared.chains.all() {
-            let sources = log.sources(&self.id());
-            trade.enter(log.chain(), &sources);
-        }
-        let (renewing, redeeming) = (Arc::downgrade(&trade), Arc::downgrade(&trade));
-        let mut tasks = trade.tasks.lock().expect("nobody panics while holding it");
-        tasks.spawn(async move {
-            let mut tick = tokio::time::interval(OFFER_EVERY);
-            loop {
-                tick.tick().await;
-                let Some(trade) = renewing.upgrade() else { return };
-                trade.renew();
-            }
-        });
-        tasks.spawn(async move {
-            let mut tick = tokio::time::interval(REDEEM_EVERY);
-            loop {
-                tick.tick().await;
-                let Some(trade) = redeeming.upgrade() else { return };
-                trade.redeem().await;
-                trade.close_unused().await;
-            }
-        });
-        drop(tasks);
-        let _ = self.trade.set(Arc::downgrade(&trade));
-        Ok(trade)
+        let bond = self.accounts.bond(&self.chain, provider)?;
+        Some((bond.0 / Credits::whole(1).0, self.accounts.validators(&self.chain)? >= 4))
     }
 }
 
@@ -243,19 +170,16 @@ impl Trade {
         }
         let (sender, words) = watch::channel(self.words(&chain));
         let only = self.config.providers.clone();
-        let hear = Arc::new(Ear { index: self.index.clone(), shared: self.shared.clone(), chain, only });
-        let more = self.shared.net.speak(net::Topic { topic: topic(&chain), words, hear }, peers);
+        let hear = Arc::new(Ear { index: self.index.clone(), accounts: self.accounts.clone(), chain, only });
+        let more = self.net.speak(net::Topic { topic: topic(&chain), words, hear }, peers);
         topics.insert(chain, Speaker { words: sender, more });
     }
 
     /// Takes part in the network of a ticket: follows its chain, hears its offers, says one's own.
     pub fn join(&self, ticket: &net::Ticket) -> Result<()> {
-        let node = self.node.upgrade().context("the node is stopping")?;
-        ticket.peers.iter().for_each(|address| self.shared.net.know(address));
-        let anchor = ticket.anchor.map(|(height, hash)| chain::Anchor { height, hash });
-        let log = self.shared.chains.enter(&self.shared.net, ticket.chain, anchor, &node.stop)?;
+        ticket.peers.iter().for_each(|address| self.net.know(address));
+        self.accounts.enter(ticket)?;
         let peers: Vec<NodeId> = ticket.peers.iter().map(|address| address.node).collect();
-        log.add_sources(peers.iter().copied());
         self.enter(ticket.chain, &peers);
         Ok(())
     }
@@ -263,12 +187,12 @@ impl Trade {
     /// The ticket by which others find what is offered on a network of this node.
     pub fn ticket(&self, chain: Hash) -> net::Ticket {
         let run = Hash::default();
-        let here = self.shared.net.address();
-        self.shared.chains.fresh(&here, &net::Ticket { chain, run, anchor: None, peers: vec![here.clone()] })
+        let peers = vec![self.net.address()];
+        self.accounts.fresh(&net::Ticket { chain, run, anchor: None, peers })
     }
 
     /// A node that only asks says nothing: not even its key and where it is.
-    fn words(&self, chain: &Hash) -> Option<Vec<u8>> {
+    pub(crate) fn words(&self, chain: &Hash) -> Option<Vec<u8>> {
         // Credits of a network of one validator are worth what that one says: they buy nothing here.
         let sells = self.config.offer.price.is_free() || self.books.is_money(chain);
         (self.provider.is_public() && sells).then(|| self.provider.offers(*chain).to_bytes())
@@ -276,8 +200,8 @@ impl Trade {
 
     fn renew(&self) {
         // Chains of runs that were joined meanwhile, and their members.
-        for log in self.shared.chains.all() {
-            self.enter(log.chain(), &log.sources(&self.shared.net.id()));
+        for (chain, sources) in self.accounts.chains() {
+            self.enter(chain, &sources);
         }
         let topics = self.topics.lock().expect("nobody panics while holding it");
         for (chain, speaker) in topics.iter() {
@@ -295,7 +219,7 @@ impl Trade {
     }
 
     /// Whether others may ask them.
-    pub(crate) fn offers(&self) -> bool {
+    pub fn offers(&self) -> bool {
         self.config.offer.public
     }
 
@@ -306,7 +230,7 @@ impl Trade {
 
     /// The owner needs the machine, or not: then whoever is answered for goes on elsewhere. The owner's own questions are
     /// answered as long as a model is there.
-    pub(crate) fn told(&self, told: OwnerSignal) {
+    pub fn told(&self, told: OwnerSignal) {
         if told == OwnerSignal::Sheds {
             self.provider.local.clear();
         }
@@ -317,7 +241,7 @@ impl Trade {
     /// Providers of all models on offer.
     pub fn providers(&self) -> Vec<ProviderStatus> {
         let mut index = self.index.lock().expect("nobody panics while holding it");
-        index.advance(replica::clock());
+        index.advance(crate::clock::clock());
         let models: Vec<Hash> = index.models().map(|(offer, _)| offer.model).collect();
         let all = models.iter().flat_map(|model| index.providers(model));
         all.map(|(provider, offer)| ProviderStatus { provider: *provider, offer: offer.clone() }).collect()
@@ -333,17 +257,22 @@ impl Trade {
     }
 
     /// Answers that are being written here.
-    pub(crate) fn answering(&self) -> u64 {
+    pub fn answering(&self) -> u64 {
         self.provider.did.now()
     }
 
-    /// What was promised and paid.
-    pub(crate) fn books(&self) -> &Books {
-        &self.books
+    /// What answers came to, by day since 1970, model and device.
+    pub fn answered(&self) -> BTreeMap<(u64, String, String), Answered> {
+        self.books.answered().unwrap_or_default()
+    }
+
+    /// The same all together, when the node was started.
+    pub fn answered_before(&self) -> Answered {
+        self.books.before()
     }
 
     /// What is served and how it went, for displays.
-    pub(crate) fn panel(&self) -> serde_json::Value {
+    pub fn panel(&self) -> serde_json::Value {
         let models: Vec<serde_json::Value> = (self.models().into_iter())
             .map(|card| {
                 serde_json::json!({
@@ -405,7 +334,7 @@ impl Trade {
 
     /// Chains on which this node hears offers, that at home first.
     pub fn networks(&self) -> Vec<Hash> {
-        let home = self.shared.chains.home.chain();
+        let home = self.accounts.home();
         let topics = self.topics.lock().expect("nobody panics while holding it");
         let others = topics.keys().copied().filter(|chain| *chain != home);
         std::iter::once(home).chain(others).collect()
@@ -426,7 +355,7 @@ impl Trade {
 }
 
 impl Asker {
-    fn served(&self, model: &str) -> Result<Arc<crate::serve::Served>, Reason> {
+    fn served(&self, model: &str) -> Result<Arc<crate::local::Served>, Reason> {
         let local = self.0.provider.local.named(model);
         local.ok_or_else(|| match self.0.target(model) {
             Ok(_) => Reason::Unsupported {
@@ -485,6 +414,3 @@ impl Answers for Asker {
         Box::pin(async move { text })
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,13 +1,12 @@
 //! How answers went, for displays.
 
-use trainer::Answering;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
-use std::sync::Mutex;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-/// Answering whose times are remembered.
+/// Answers whose times are remembered.
 const RECENT: usize = 512;
 
 /// What was answered here since the start, the owner's own questions too.
@@ -15,7 +14,7 @@ const RECENT: usize = 512;
 pub(crate) struct Did {
     inner: Mutex<Inner>,
     /// Those that are being written now.
-    now: Answering,
+    now: Arc<AtomicU64>,
 }
 
 #[derive(Debug, Default)]
@@ -36,7 +35,7 @@ pub(crate) struct Writing<'a> {
 }
 
 impl Did {
-    pub(crate) fn new(now: Answering) -> Self {
+    pub(crate) fn new(now: Arc<AtomicU64>) -> Self {
         Self { inner: Mutex::default(), now }
     }
 

@@ -46,25 +46,19 @@ impl Drop for Wanted<'_> {
 impl Trade {
     /// Redeems what clients have promised, where it is worth the fee, or where the client wants its money back.
     pub(super) async fn redeem(&self) {
-        let Some(node) = self.node.upgrade() else { return };
+        let me = self.net.id();
         for (chain, client, till) in self.books.tills() {
             let Some(voucher) = till.voucher().cloned() else { continue };
-            let network = chain.to_string();
-            let Ok(fee) = node.fee(Some(&network)) else { continue };
-            let Some(kept) = self.shared.chains.get(&chain).and_then(|log| log.kept()) else { continue };
-            let me = node.id();
-            let due = kept.keeper.look(|orderer| {
-                let allotment = orderer.state().money().account(&client)?.allotments.get(&me).copied()?;
-                let same = allotment.serial == voucher.value.serial;
-                let due = voucher.value.total.less(allotment.paid).unwrap_or_default().min(allotment.left);
-                let worth = due.0 > fee.0 * REDEEM_FEES || allotment.closing.is_some() && due > fee;
-                (same && worth).then_some(due)
-            });
-            if let Some(due) = due {
-                match node.spend(Some(&network), ledger::Tx::Redeem { voucher }).await {
-                    Ok(_) => tracing::info!(client = client.short(), %due, "a voucher was redeemed"),
-                    Err(error) => tracing::warn!(%error, "a voucher is not redeemed yet"),
-                }
+            let Ok(fee) = self.accounts.fee(&chain) else { continue };
+            let Some(allotment) = self.accounts.allotment(&chain, &client, &me) else { continue };
+            let due = voucher.value.total.less(allotment.paid).unwrap_or_default().min(allotment.left);
+            let worth = due.0 > fee.0 * REDEEM_FEES || allotment.closing.is_some() && due > fee;
+            if allotment.serial != voucher.value.serial || !worth {
+                continue;
+            }
+            match self.accounts.spend(chain, ledger::Tx::Redeem { voucher }).await {
+                Ok(_) => tracing::info!(client = client.short(), %due, "a voucher was redeemed"),
+                Err(error) => tracing::warn!(%error, "a voucher is not redeemed yet"),
             }
         }
     }
@@ -79,7 +73,7 @@ impl Trade {
         wanted: impl Fn() -> bool,
     ) -> Result<Signed<Voucher>, String> {
         let promise = || match wanted() {
-            true => self.books.promise(&self.shared.key, chain, provider, amount),
+            true => self.books.promise(&self.key, chain, provider, amount),
             false => Err(Reject::Ended),
         };
         self.use_allotment(chain, provider);
@@ -90,18 +84,14 @@ impl Trade {
         let waiting = Wanted::new(self, (chain, provider), bound.max(amount));
         let _one = self.allotting.lock().await;
         // Nobody takes the deposit back while it is needed.
-        self.use_allotment(chain, self.shared.net.id());
+        self.use_allotment(chain, self.net.id());
         // Somebody else may have allotted meanwhile.
         match promise() {
             Err(Reject::NoAllotment | Reject::Insufficient) => {}
             promised => return promised.map_err(|why| why.to_string()),
         }
         // The chain of a network that was just joined is on its way.
-        let log =
-            self.shared.chains.get(&chain).ok_or("this node is not in the provider's network; --ticket joins it")?;
-        if tokio::time::timeout(CHAIN_WITHIN, log.wait_kept()).await.is_err() {
-            return Err(log.trouble().unwrap_or_else(|| "the provider's chain has not arrived yet; try again".into()));
-        }
+        self.accounts.arrived(chain, CHAIN_WITHIN).await?;
         let spent = self.books.set_aside();
         let left = self.config.budget.less(spent).unwrap_or_default();
         // A stranger gets what this answer may cost, one that has been paid before as much again as it was promised.
@@ -114,32 +104,30 @@ impl Trade {
                 self.config.budget
             ));
         }
-        let node = self.node.upgrade().ok_or("the node is stopping")?;
-        let network = chain.to_string();
         let told = |error: anyhow::Error| format!("{error:#}");
-        let (account, fee) =
-            (node.account(Some(&network), &node.id()).map_err(told)?, node.fee(Some(&network)).map_err(told)?);
-        let free = account.balance_micro.saturating_sub(2 * fee.0);
-        let part = part.min(Credits(account.deposit_micro.saturating_add(free)));
-        if part < amount || account.balance_micro < 2 * fee.0 {
-            let have = Credits(account.balance_micro);
-            return Err(format!("it costs {amount} credits and fees, the account {} has {have}", node.id().short()));
+        let account = self.accounts.account(&chain).map_err(told)?.unwrap_or_default();
+        let fee = self.accounts.fee(&chain).map_err(told)?;
+        let free = account.balance.0.saturating_sub(2 * fee.0);
+        let part = part.min(Credits(account.deposit.0.saturating_add(free)));
+        if part < amount || account.balance.0 < 2 * fee.0 {
+            let (me, have) = (self.net.id(), account.balance);
+            return Err(format!("it costs {amount} credits and fees, the account {} has {have}", me.short()));
         }
-        if account.deposit_micro < part.0 {
-            let amount = Credits(part.0 - account.deposit_micro);
-            let done = node.spend(Some(&network), ledger::Tx::Deposit { amount }).await;
-            done.map_err(|error| format!("the deposit: {error:#}"))?;
+        if account.deposit < part {
+            let amount = Credits(part.0 - account.deposit.0);
+            let done = self.accounts.spend(chain, ledger::Tx::Deposit { amount }).await;
+            done.map_err(|error| format!("the deposit: {error}"))?;
         }
         let parts = ledger::Allotments(vec![(provider, part)]);
         // Counted before it is done: who is killed in between has less to give, never more.
         self.books.set_aside_more(part).map_err(told)?;
-        let done = node.spend(Some(&network), ledger::Tx::Allot { parts }).await;
+        let done = self.accounts.spend(chain, ledger::Tx::Allot { parts }).await;
         if let Err(error) = done {
             // What has no effect is not spent; what is not final yet may be.
-            if error.has_no_effect() {
+            if error.no_effect {
                 self.books.set_aside_less(part).map_err(told)?;
             }
-            return Err(format!("the allotment: {error:#}"));
+            return Err(format!("the allotment: {error}"));
         }
         promise().map_err(|why| why.to_string())
     }

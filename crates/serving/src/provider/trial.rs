@@ -1,6 +1,6 @@
 //! How fast a model is on this machine, before anybody asks it.
 
-use crate::serve::Served;
+use crate::local::Served;
 use market::Piece;
 use std::sync::Arc;
 use std::time::Duration;

@@ -19,7 +19,7 @@ const LONG: u64 = 2_048;
 
 impl Trade {
     /// Asks a provider: this node itself, or another.
-    pub(super) fn open(
+    pub(crate) fn open(
         &self,
         number: u32,
         provider: NodeId,
@@ -31,7 +31,7 @@ impl Trade {
         let ((says, mut said), unwanted) = (mpsc::channel(FRAMES), Arc::default());
         let events = events.clone();
         let mut tasks = JoinSet::new();
-        if provider == self.shared.net.id() {
+        if provider == self.net.id() {
             let (out, mut frames) = mpsc::channel(FRAMES);
             let own = self.provider.clone();
             tasks.spawn(async move {
@@ -48,7 +48,7 @@ impl Trade {
             });
             return Attempt { provider, chain, says, tasks, paid: false, unwanted, most, bound: Credits::ZERO };
         }
-        let net = self.shared.net.clone();
+        let net = self.net.clone();
         // With the weights at hand, a token's bytes are what they are here.
         let vocabulary = self.provider.local.of(&request.model).map(|served| served.engine().clone());
         tasks.spawn(async move {
@@ -153,7 +153,7 @@ pub(super) fn in_words_of(vocabulary: Option<&engine::Engine>, frame: &Frame) ->
 }
 
 /// A provider that was asked. Dropped, it is let go of, and so cancelled.
-pub(super) struct Attempt {
+pub(crate) struct Attempt {
     pub(super) provider: NodeId,
     pub(super) chain: Hash,
     pub(super) says: mpsc::Sender<Say>,
@@ -197,5 +197,44 @@ mod tests {
         assert_eq!(event(Silence::unheard(Reject::NotHeld)), Event::Unreachable(3), "it was gone before");
         assert_eq!(event(Silence::unheard(Reject::Oversized)), Event::Wrong(3, Reject::Oversized));
         assert_eq!(event(Silence::after(Reject::Oversized)), Event::Wrong(3, Reject::Oversized));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Local, Served};
+    use engine::{Engine, EngineConfig};
+    use std::path::Path;
+
+    /// A model of random weights that is called `own`.
+    fn own(dir: &Path) -> Local {
+        let path = dir.join("own.gguf");
+        if !path.exists() {
+            let config = model::Config::preset("nano", 2048, 256).expect("a preset");
+            let layout = model::Layout::new(&config, &model::Part::whole(&config));
+            let theta = model::init(&layout, config.num_hidden_layers, 5);
+            let tokenizer = std::fs::read("../../corpus/tokenizer.json").expect("the shipped tokenizer");
+            let (card, kind) = (model::ModelCard::default(), model::GgufType::Q8_0);
+            model::export_gguf(&path, &config, &theta, &tokenizer, 0, &card, kind).expect("written");
+        }
+        let config = EngineConfig { path, hash: None, threads: 1, slots: 2, context: 0, memory: 0, vram: 0 };
+        Local::new(vec![Served::new(Engine::load(config).expect("loaded"))])
+    }
+
+    #[test]
+    fn the_bytes_of_a_token_are_those_of_ones_own_vocabulary() {
+        let stage = tempfile::tempdir().expect("a folder");
+        let served = own(stage.path()).named("own").expect("it is served");
+        let engine = served.engine();
+        let written = |id: i32, bytes: Vec<u8>| Frame::Written {
+            tokens: market::Tokens(vec![market::Token { id, bytes, ..market::Token::default() }]),
+            signature: base::Signature([0; 64]),
+        };
+        let fits = |frame: &Frame| in_words_of(Some(engine), frame);
+        assert!(fits(&written(300, engine.piece(300))));
+        assert!(!fits(&written(300, b"other words".to_vec())), "the ids are right, the text is not");
+        assert!(!fits(&written(i32::MAX, b"x".to_vec())), "there is no such token");
+        assert!(in_words_of(None, &written(300, b"other words".to_vec())), "without the weights nobody knows");
     }
 }

@@ -1,7 +1,7 @@
 //! What this node has promised to providers and what clients have promised to it, and the receipts of its answers: one
 //! file, written before anything is said or done on the strength of it.
 
-use replica::Chains;
+use crate::accounts::Accounts;
 use anyhow::{Context, Result};
 use base::{Hash, Keypair, NodeId, Reject, Signed, Wire};
 use ledger::{Credits, Voucher};
@@ -29,12 +29,13 @@ const RECEIPTS_MAX: u64 = 10_000;
 
 /// What answers came to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Answered {
-    pub(crate) earned_micro: u64,
+pub struct Answered {
+    /// Earned, in micro-credits.
+    pub earned_micro: u64,
     /// Questions of others that were answered.
-    pub(crate) others: u64,
+    pub others: u64,
     /// The owner's own.
-    pub(crate) own: u64,
+    pub own: u64,
 }
 
 impl Answered {
@@ -42,7 +43,8 @@ impl Answered {
         Self { earned_micro, others, own }
     }
 
-    pub(crate) fn and(self, more: Self) -> Self {
+    /// Both together.
+    pub fn and(self, more: Self) -> Self {
         Self {
             earned_micro: self.earned_micro.saturating_add(more.earned_micro),
             others: self.others.saturating_add(more.others),
@@ -54,7 +56,7 @@ impl Answered {
 /// The books of a node.
 pub(crate) struct Books {
     database: Database,
-    chains: Arc<Chains>,
+    accounts: Arc<dyn Accounts>,
     pub(crate) me: NodeId,
     tills: Mutex<BTreeMap<Vec<u8>, Till>>,
     writing: Mutex<()>,
@@ -70,7 +72,13 @@ fn key(chain: &Hash, peer: &NodeId) -> Vec<u8> {
 }
 
 impl Books {
-    pub(crate) fn open(dir: &Path, chains: Arc<Chains>, me: NodeId, accept: Vec<Hash>) -> Result<Self> {
+    pub(crate) fn open(
+        dir: &Path,
+        accounts: Arc<dyn Accounts>,
+        me: NodeId,
+        device: String,
+        accept: Vec<Hash>,
+    ) -> Result<Self> {
         let path = dir.join("market.redb");
         let database = Database::create(&path).with_context(|| format!("{} is damaged", path.display()))?;
         let write = database.begin_write()?;
@@ -89,34 +97,30 @@ impl Books {
             tills.insert(key.value().to_vec(), Till::from_bytes(value.value())?.restarted());
         }
         drop(read);
-        let device = chains.home.device().to_owned();
         let (tills, before) = (Mutex::new(tills), Answered::default());
-        let mut books = Self { database, chains, me, accept, tills, writing: Mutex::default(), device, before };
+        let mut books = Self { database, accounts, me, accept, tills, writing: Mutex::default(), device, before };
         books.before = books.answered()?.into_values().fold(before, Answered::and);
         Ok(books)
     }
 
     /// What the chain says `client` has allotted to `payee`.
     pub(crate) fn allotted(&self, chain: &Hash, client: &NodeId, payee: &NodeId) -> Option<Allotted> {
-        self.chains.get(chain)?.kept()?.keeper.look(|orderer| {
-            let allotment = orderer.state().money().account(client)?.allotments.get(payee)?;
-            let total = allotment.paid.plus(allotment.left).ok()?;
-            Some(Allotted { serial: allotment.serial, total, closing: allotment.closing.is_some() })
-        })
+        let allotment = self.accounts.allotment(chain, client, payee)?;
+        let total = allotment.paid.plus(allotment.left).ok()?;
+        Some(Allotted { serial: allotment.serial, total, closing: allotment.closing.is_some() })
     }
 
     /// Whether a chain is this node's own network.
     pub(crate) fn is_home(&self, chain: &Hash) -> bool {
-        *chain == self.chains.home.chain()
+        *chain == self.accounts.home()
     }
 
     /// Whether credits of a chain pay for answers: of the own network, of one that four and more validators keep, or of
     /// one that the owner named. A stranger's chain of one may mint what it likes and leave out what it does not.
     pub(crate) fn is_money(&self, chain: &Hash) -> bool {
-        let many = |kept: Arc<replica::Kept>| kept.keeper.look(|orderer| orderer.state().validators().len() >= 4);
         self.is_home(chain)
             || self.accept.contains(chain)
-            || self.chains.get(chain).and_then(|log| log.kept()).is_some_and(many)
+            || self.accounts.validators(chain).is_some_and(|many| many >= 4)
     }
 
     fn put(&self, table: TableDefinition<&[u8], &[u8]>, key: &[u8], value: &[u8]) -> Result<()> {
@@ -133,7 +137,7 @@ impl Books {
             write.set_durability(redb::Durability::None)?;
             {
                 let mut table = write.open_table(ANSWERS)?;
-                let key = (replica::clock().0 / owner::DAY_MS, model, self.device.as_str());
+                let key = (crate::clock::clock().0 / owner::DAY_MS, model, self.device.as_str());
                 let all = table.get(key)?.map(|value| Answered::of(value.value())).unwrap_or_default().and(answered);
                 table.insert(key, (all.earned_micro, all.others, all.own))?;
             }

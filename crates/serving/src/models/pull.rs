@@ -5,6 +5,7 @@ use super::ticket::{HERE, PEERS_MAX, Wanted, topic};
 use super::{Doing, Model, Models, Origin, Progress, Told, valid_name};
 use anyhow::{Context, Result, bail, ensure};
 use base::{CHUNK_BYTES, ChunkTree, Hash, NodeId, Reject};
+use host::DiskBudget;
 use bytes::Bytes;
 use net::{Net, Topic};
 use std::collections::BTreeSet;
@@ -48,7 +49,7 @@ pub async fn pull(
     models: &Models,
     wanted: &Wanted,
     name: Option<&str>,
-    network: &crate::NodeConfig,
+    (network, budget): (&net::Config, &DiskBudget),
     told: Told<'_>,
 ) -> Result<Model> {
     match wanted {
@@ -58,21 +59,21 @@ pub async fn pull(
             let known = models.all()?.into_iter().find(|model| model.sha256 == promised.sha256);
             match known {
                 Some(known) => Ok(known),
-                None => from_hub(models, &hub, promised, name, None, told).await,
+                None => from_hub(models, &hub, promised, name, None, (budget, told)).await,
             }
         }
         Wanted::Ticket(ticket) => {
             if let Some(known) = models.all()?.into_iter().find(|model| model.hash == ticket.hash) {
                 return Ok(known);
             }
-            let peers = from_peers(models, ticket, name, network, told).await;
+            let peers = from_peers(models, ticket, name, (network, budget), told).await;
             match (peers, &ticket.hub) {
                 (Err(error), Some(file)) => {
                     tracing::warn!(%error, %file, "no peer has all of it; it is fetched from its hub");
                     let hub = Hub::from_env()?;
                     let promised = hub.promised(file).await?;
                     let named = name.or(Some(&ticket.name));
-                    let model = from_hub(models, &hub, promised, named, Some(ticket), told).await?;
+                    let model = from_hub(models, &hub, promised, named, Some(ticket), (budget, told)).await?;
                     models.forget_arriving(&ticket.hash.to_string());
                     Ok(model)
                 }
@@ -88,11 +89,11 @@ async fn from_hub(
     promised: super::hub::Promised,
     name: Option<&str>,
     ticket: Option<&ModelTicket>,
-    told: Told<'_>,
+    (budget, told): (&DiskBudget, Told<'_>),
 ) -> Result<Model> {
     let name = name.map_or_else(|| promised.file.name(), valid_name)?;
     models.free(&name)?;
-    models.room(promised.bytes)?;
+    budget.ensure(promised.bytes)?;
     let mut arriving = models.arriving(&promised.sha256)?;
     hub.fetch(&promised, &mut arriving, told).await?;
     let right = |model: &Model| {
@@ -110,16 +111,16 @@ async fn from_peers(
     models: &Models,
     ticket: &ModelTicket,
     name: Option<&str>,
-    network: &crate::NodeConfig,
+    (network, budget): (&net::Config, &DiskBudget),
     told: Told<'_>,
 ) -> Result<Model> {
     let name = name.map_or_else(|| Ok(ticket.name.clone()), valid_name)?;
     models.free(&name)?;
-    models.room(ticket.bytes)?;
+    budget.ensure(ticket.bytes)?;
     let arriving = models.arriving(&ticket.hash.to_string())?;
     let secret = host::random_secret()?;
     let bind = std::net::SocketAddr::new(network.bind.ip(), 0);
-    let config = net::Config { secret, bind, mdns: network.mdns, relays: network.relays.clone(), rates: network.rates };
+    let config = net::Config { secret, bind, ..network.clone() };
     let net = Net::open(config, Arc::new(Nothing), None, None).await?;
     let fetched = fetch(&net, ticket, &arriving, told).await;
     net.close().await;

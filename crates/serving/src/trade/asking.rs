@@ -63,7 +63,7 @@ impl Trade {
         written: Vec<i32>,
     ) -> Result<Answer, Reason> {
         let id = host::random_secret().map_err(|error| Reason::Failed(error.to_string()))?;
-        let own = Hash::keyed(&self.shared.key.secret(), client);
+        let own = Hash::keyed(&self.key.secret(), client);
         let conversation = beginning(&own, &ask);
         let knows = self.reader(&conversation);
         let read = about(&ask.input);
@@ -72,14 +72,14 @@ impl Trade {
         let context = (read / 2).min(context);
         let need = Need { model, context, read, written: length, price: self.config.price, knows };
         // Nobody links what a user asks on two days.
-        let owner = Hash::of("talkoo 2026 owner of a day v1", &(own, replica::clock().0 / owner::DAY_MS).to_bytes());
+        let owner = Hash::of("talkoo 2026 owner of a day v1", &(own, crate::clock::clock().0 / owner::DAY_MS).to_bytes());
         let request = Request { written, ..Request::new(Hash(id), model, owner, ask) };
         let bytes = Say::Ask { request: request.clone() }.to_bytes();
         if bytes.len() > FRAME_MAX || Say::from_bytes(&bytes).is_err() {
             let why = "it has more words, messages or parameters than can be asked at a time".into();
             return Err(Reason::Invalid { what: "messages".into(), why });
         }
-        let session = Session::new(self.shared.net.id(), request);
+        let session = Session::new(self.net.id(), request);
         let (pieces, receiver) = unbounded_channel();
         let (taken, answered) = oneshot::channel();
         tokio::spawn(self.clone().drive(session, need, conversation, named, pieces, taken));
@@ -92,7 +92,7 @@ impl Trade {
     }
 
     fn choose(&self, need: &Need, without: &[NodeId], whom: &Whom) -> Event {
-        let me = self.shared.net.id();
+        let me = self.net.id();
         let mine = self.provider.local.of(&need.model).filter(|_| !without.contains(&me));
         if let (Some(served), Whom::Any | Whom::Own) = (mine, whom) {
             // One's own machine costs nothing.
@@ -119,7 +119,7 @@ impl Trade {
                 return Event::Chosen(offer.map(candidate));
             }
         }
-        let now = replica::clock();
+        let now = crate::clock::clock();
         let mut rng = self.rng.lock().expect("nobody panics while holding it");
         let chosen = index.choose(now, need, &without, &mut rng).into_iter().next();
         match (chosen, index.busy_ms(now, need, &without)) {
@@ -145,7 +145,7 @@ impl Trade {
         let (mut read, mut ids, mut text) = (0, Vec::new(), String::new());
         // Who took it and was not let go of, else who was last; and whether nobody else knows of the question.
         let (mut takers, mut before) = (Vec::<(u32, NodeId)>::new(), None);
-        let (me, mut local) = (self.shared.net.id(), true);
+        let (me, mut local) = (self.net.id(), true);
         session.step(self.now(), Event::Begin, &mut out);
         loop {
             let orders: Vec<Order> = out.drain().collect();
@@ -286,7 +286,7 @@ impl Trade {
 
     async fn note(&self, provider: NodeId, outcome: Outcome, conversation: Hash) {
         tracing::debug!(provider = provider.short(), ?outcome, "did");
-        self.index.lock().expect("nobody panics while holding it").note(replica::clock(), &provider, outcome);
+        self.index.lock().expect("nobody panics while holding it").note(crate::clock::clock(), &provider, outcome);
         match outcome {
             Outcome::Answered { .. } => {
                 let mut readers = self.readers.lock().expect("nobody panics while holding it");
@@ -296,7 +296,7 @@ impl Trade {
                     readers.pop_front();
                 }
             }
-            Outcome::Failed => self.shared.net.forget(provider).await,
+            Outcome::Failed => self.net.forget(provider).await,
             Outcome::Lied(reject) => tracing::warn!(provider = provider.short(), %reject, "a provider is dishonest"),
             Outcome::Busy { .. } => {}
         }

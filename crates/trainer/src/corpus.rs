@@ -2,7 +2,7 @@
 
 use crate::content::Contents;
 use host::write_whole;
-use crate::setup::Bounds;
+use crate::bounds::Bounds;
 use crate::store::Store;
 use anyhow::{Context, Result, ensure};
 use base::{ChunkTree, Hash, NodeId};

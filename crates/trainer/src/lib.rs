@@ -4,6 +4,7 @@
 //! *Goals*: none of the threads waits for another; kill it anywhere and start it again, and it goes on; what a replay does is
 //! what a node did. *Non-goals*: decisions (`swarm`), arithmetic (`model`), the order of a chain, which comes through [`Log`].
 
+mod bounds;
 mod content;
 mod corpus;
 mod driver;
@@ -24,6 +25,7 @@ mod throttle;
 mod work;
 mod workers;
 
+pub use bounds::Bounds;
 pub use content::Contents;
 pub use corpus::import;
 pub use driver::{DriverOrder, SAMPLES_FILE, drive};
@@ -32,7 +34,7 @@ pub use export::{Saved, newest, saved};
 pub use log::Log;
 pub use memory::{on_device, step_bytes, training};
 pub use replay::{Replayed, replay};
-pub use setup::{Bounds, Setup};
+pub use setup::Setup;
 pub use status::{MemberStatus, RoundLine, RunStatus};
 pub use store::{Followed, Store, give_weights};
 pub use throttle::{Answering, Duty};

@@ -1,12 +1,12 @@
 //! What drivers of one node share.
 
+use crate::bounds::Bounds;
 use crate::content::Contents;
 use crate::store::Store;
 use crate::throttle::{Answering, Duty};
 use crate::work::Limits;
 use anyhow::Result;
 use base::Keypair;
-use host::DiskBudget;
 use net::Net;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -35,15 +35,4 @@ pub struct Setup {
     pub eval_tokens: u64,
     /// What the owner allows now: read anew each time, for the settings may have changed.
     pub bounds: Box<dyn Fn() -> Result<Bounds> + Send + Sync>,
-}
-
-/// What the owner allows a run.
-#[derive(Debug, Clone, Default)]
-pub struct Bounds {
-    /// Of the disk.
-    pub disk: DiskBudget,
-    /// Of memory, in units of 2^20 bytes; 0 = no limit.
-    pub memory_mb: u64,
-    /// The same of a graphics device's.
-    pub vram_mb: u64,
 }

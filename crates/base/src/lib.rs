@@ -29,5 +29,5 @@ pub use key::{Keypair, NodeId, Signature, Signed};
 pub use machine::{Machine, Outbox};
 pub use reject::{Reject, RejectCounts};
 pub use rng::{Permutation, Rng};
-pub use text::plain;
+pub use text::{curve, grouped, grouped_by, plain, short};
 pub use units::{Millis, Round, Tokens};

@@ -252,7 +252,7 @@ async fn answer(
         );
     } else {
         outln!("");
-        eprintln!("-- {}, {rate:.1} tokens/s, first after {} ms", summary(&receipts), waited.as_millis());
+        eprintln!("-- {}, {rate:.1} tokens/s, first after {} ms", serving::receipt_summary(&receipts), waited.as_millis());
     }
     Ok(())
 }
@@ -263,18 +263,6 @@ fn show(common: &Common, text: &str) {
         let mut out = std::io::stdout().lock();
         let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     }
-}
-
-/// Who wrote it, how private it was, what it cost.
-pub(crate) fn summary(receipts: &Receipts) -> String {
-    let who: Vec<String> =
-        receipts.0.iter().map(|part| format!("{} ({})", part.by.short(), part.value.tier.name())).collect();
-    let cost = match receipts.cost() {
-        ledger::Credits(0) => "free".to_owned(),
-        cost => format!("{cost} credits"),
-    };
-    let runtime = if receipts.one_class() { "" } else { ", by machines of different classes" };
-    format!("{}, {cost}, receipt verified{runtime}", who.join(", then "))
 }
 
 #[derive(Subcommand)]
@@ -299,7 +287,7 @@ pub(crate) fn receipt(common: &Common, command: &ReceiptCommand) -> Result<()> {
              wrote these words to this question; not that they did, which a spot check tests",
             model.short(),
             last.value.client.short(),
-            summary(&receipts)
+            serving::receipt_summary(&receipts)
         )
     });
     Ok(())

@@ -311,7 +311,7 @@ fn block_text(block: &Value) -> String {
     );
     for tx in block["transactions"].as_array().into_iter().flatten() {
         let (hash, by) = (text(&tx["hash"]), text(&tx["by"]));
-        out.push_str(&format!("  {}  {} {}\n", render::short(&hash), render::short(&by), text(&tx["text"])));
+        out.push_str(&format!("  {}  {} {}\n", base::short(&hash), base::short(&by), text(&tx["text"])));
     }
     for what in block["happened"].as_array().into_iter().flatten() {
         out.push_str(&format!("  {}\n", text(&what["text"])));

@@ -36,7 +36,7 @@ pub(crate) fn find(status: &Status, id: Option<&str>) -> Result<RunStatus> {
         [] => bail!("no such run; `talkoo train ls` lists them"),
         _ => bail!(
             "several runs fit; name one of: {}",
-            found.iter().map(|r| render::short(&r.run)).collect::<Vec<_>>().join(", ")
+            found.iter().map(|r| base::short(&r.run)).collect::<Vec<_>>().join(", ")
         ),
     }
 }

@@ -54,7 +54,7 @@ pub(crate) fn run(common: &Common, command: DataCommand) -> Result<()> {
                 data::build(&sources, &tokenizer, &options, &out, |tokens| {
                     if tokens >= shown + 1_000_000 {
                         shown = tokens;
-                        eprintln!("{} tokens", render::grouped(tokens));
+                        eprintln!("{} tokens", base::grouped(tokens));
                     }
                 })
                 // What holds nothing yet is not left behind.
@@ -72,8 +72,8 @@ pub(crate) fn run(common: &Common, command: DataCommand) -> Result<()> {
                 format!(
                     "{}: {} tokens to train on, {} held out, from {} documents\nmanifest {}",
                     built.path.display(),
-                    render::grouped(manifest.train_tokens()),
-                    render::grouped(manifest.heldout_tokens()),
+                    base::grouped(manifest.train_tokens()),
+                    base::grouped(manifest.heldout_tokens()),
                     manifest.documents[0] + manifest.documents[1],
                     manifest.root()
                 )
@@ -83,7 +83,7 @@ pub(crate) fn run(common: &Common, command: DataCommand) -> Result<()> {
             let bytes = Corpus::verify(&dir)?;
             let value = json!({ "bytes": bytes, "whole": true });
             render::print(common, &value, || {
-                format!("{} bytes, every file is what the manifest names", render::grouped(bytes))
+                format!("{} bytes, every file is what the manifest names", base::grouped(bytes))
             });
         }
     }

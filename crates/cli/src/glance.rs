@@ -49,7 +49,7 @@ fn list(value: &Value) -> &[Value] {
 }
 
 fn number(value: &Value) -> String {
-    render::grouped(value.as_u64().unwrap_or(0))
+    base::grouped(value.as_u64().unwrap_or(0))
 }
 
 /// Seconds in words of at most two parts.
@@ -68,7 +68,7 @@ pub(crate) fn screen(panel: &Value) -> String {
     let mut lines = vec![format!(
         "talkoo {}  node {}  up {}",
         text(&panel["version"]),
-        render::short(text(&node["key"])),
+        base::short(text(&node["key"])),
         time(node["uptime_s"].as_u64().unwrap_or(0))
     )];
     if let Some(api) = node["api"].as_str() {
@@ -126,7 +126,7 @@ fn run(run: &Value) -> String {
     let (done, all) = (run["tokens"][0].as_u64().unwrap_or(0), run["tokens"][1].as_u64().unwrap_or(1).max(1));
     let mut parts = vec![format!("training  {}", text(&run["name"])), format!("round {}", run["version"])];
     // The last round may go a little beyond the end.
-    parts.push(format!("{} % of {} tokens", (done.saturating_mul(100) / all).min(100), render::grouped(all)));
+    parts.push(format!("{} % of {} tokens", (done.saturating_mul(100) / all).min(100), base::grouped(all)));
     if let Some(loss) = run["loss"].as_f64() {
         parts.push(format!("loss {loss:.3}"));
     }

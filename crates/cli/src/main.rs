@@ -11,7 +11,6 @@ mod ask;
 mod audit;
 mod chain_cmd;
 mod data_cmd;
-mod demo;
 mod doctor;
 mod glance;
 #[cfg(feature = "serve")]
@@ -389,6 +388,6 @@ async fn run(cli: Cli) -> Result<()> {
             outln!("{}", String::from_utf8_lossy(&text).trim_end());
             Ok(())
         }
-        Command::Demo(args) => demo::run(&common, args).await,
+        Command::Demo(args) => demo::run(common.device(), args).await,
     }
 }

@@ -42,7 +42,7 @@ pub(crate) fn line(run: &RunStatus) -> String {
     let loss = run.rounds.last().map_or("-".into(), |round| format!("{:.3}", round.loss));
     format!(
         "{}  {}  round {}  loss {loss}  {:.0} tokens/s  {} of {} members active  {}",
-        short(&run.run),
+        base::short(&run.run),
         run.name,
         run.version,
         run.tokens_per_s,
@@ -55,22 +55,22 @@ pub(crate) fn line(run: &RunStatus) -> String {
 /// A run in full.
 pub(crate) fn run(run: &RunStatus) -> String {
     let mut out =
-        format!("{} ({})  {} mode, {} parameters\n", run.name, short(&run.run), run.mode, grouped(run.params));
+        format!("{} ({})  {} mode, {} parameters\n", run.name, base::short(&run.run), run.mode, base::grouped(run.params));
     let (done, all) = run.tokens;
     let percent = 100.0 * done as f64 / all.max(1) as f64;
     out.push_str(&format!(
         "round {}   {} of {} tokens ({percent:.0} %)   {:.0} tokens/s\n",
         run.version,
-        grouped(done),
-        grouped(all),
+        base::grouped(done),
+        base::grouped(all),
         run.tokens_per_s
     ));
     if let Some((version, root)) = &run.root {
-        out.push_str(&format!("weights {version}: {}\n", short(root)));
+        out.push_str(&format!("weights {version}: {}\n", base::short(root)));
     }
     let losses: Vec<f64> = run.rounds.iter().filter(|r| r.loss > 0.0).map(|round| round.loss).collect();
     if let (Some(first), Some(last)) = (losses.first(), losses.last()) {
-        out.push_str(&format!("loss {first:.3} {} {last:.3} nats per token\n", curve(&losses, 48)));
+        out.push_str(&format!("loss {first:.3} {} {last:.3} nats per token\n", base::curve(&losses, 48)));
     }
     if let Some((version, bits)) = run.heldout.last() {
         out.push_str(&format!("held out: {bits:.3} bits per byte at round {version}\n"));
@@ -84,7 +84,7 @@ pub(crate) fn run(run: &RunStatus) -> String {
         let aside = member.aside_until.map_or(String::new(), |round| format!("  sits out until round {round}"));
         out.push_str(&format!(
             "{:<9} {:<8} {:>15.2} {:>8} {:>6} {:>7} {:>7} {:>6.3}{aside}\n",
-            short(&member.node),
+            base::short(&member.node),
             member.status,
             member.speed,
             member.planned,
@@ -126,34 +126,9 @@ pub(crate) fn peers_json(status: &Status) -> Value {
     rows.collect()
 }
 
-/// The first eight characters.
-pub(crate) fn short(id: &str) -> &str {
-    id.get(..8).unwrap_or(id)
-}
-
 /// Micro-credits as credits.
 pub(crate) fn credits(micro: &serde_json::Value) -> String {
     ledger::Credits(micro.as_u64().unwrap_or_default()).to_string()
-}
-
-/// A number with thin groups.
-pub(crate) fn grouped(n: u64) -> String {
-    node::grouped_by(n, ' ')
-}
-
-/// A curve in `width` characters, each the mean of its part.
-pub(crate) fn curve(values: &[f64], width: usize) -> String {
-    const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
-    let width = width.min(values.len());
-    let means: Vec<f64> = (0..width)
-        .map(|i| {
-            let part = &values[i * values.len() / width..((i + 1) * values.len() / width)];
-            part.iter().sum::<f64>() / part.len() as f64
-        })
-        .collect();
-    let (low, high) = means.iter().fold((f64::MAX, f64::MIN), |(l, h), &x| (l.min(x), h.max(x)));
-    let bar = |x: f64| BARS[(((x - low) / (high - low).max(1e-9)) * 7.0).round() as usize];
-    means.into_iter().map(bar).collect()
 }
 
 fn counts(list: &[(String, u64)]) -> String {

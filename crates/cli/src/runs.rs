@@ -4,10 +4,9 @@ use anyhow::{Context, Result, bail};
 use base::{ChunkTree, Hash};
 use data::Corpus;
 use ledger::Credits;
-use model::{Batch, Config, Layout, Part, Trainer, Weights};
+use model::{Config, Layout, Part, Weights};
 use trainer::Limits;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 use swarm::{Init, Link, Machine, Mode, Outlook, PlanInput, Resolved, RunFile, Spec, plan};
 
 /// What the planner assumes about the others.
@@ -50,8 +49,9 @@ pub(crate) fn prepare(path: &Path, scratch: &Path, limits: Limits, device: &str,
     let (config, theta, model) = config(&file, path, manifest.vocab as usize)?;
     config.check_length(file.data.seq_len as usize)?;
     let layout = Layout::new(&config, &Part::whole(&config));
+    let shape = (file.train.micro_batch as usize, file.data.seq_len as usize);
     // A unit is as long as the trainer's rests make it.
-    let speed = measure(&config, &file, limits.threads, device)? * f64::from(limits.duty_percent) / 100.0;
+    let speed = trainer::speed(&config, shape, limits.threads, device)? * f64::from(limits.duty_percent) / 100.0;
     let link = Link { up_mbit: others.mbit, down_mbit: others.mbit, rtt_ms: others.rtt_ms };
     let input = PlanInput {
         params: layout.len as u64,
@@ -118,30 +118,4 @@ fn config(file: &RunFile, path: &Path, vocab: usize) -> Result<Shape> {
         bail!("the model has {} ids, the corpus {vocab}", config.vocab_size);
     }
     Ok((config, None, None))
-}
-
-/// Training speed of this machine for the run's shape, tokens per second, from short steps.
-pub(crate) fn measure(config: &Config, file: &RunFile, threads: usize, device: &str) -> Result<f64> {
-    let device = model::open(device)?;
-    let (rows, seq_len) = (file.train.micro_batch as usize, file.data.seq_len as usize);
-    let ids = (0..rows * (seq_len + 1)).map(|i| (i * 7919 % config.vocab_size) as u32).collect();
-    let batch = Batch { ids };
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
-    let best = pool.install(|| {
-        let mut trainer = Trainer::new(config, &device);
-        let step = |trainer: &mut Trainer| {
-            let begun = Instant::now();
-            let next = |_| Ok::<_, std::convert::Infallible>(batch.clone());
-            let Ok(_) = trainer.gradient(0..1, seq_len, next);
-            begun.elapsed().as_secs_f64()
-        };
-        // The best of several: what other programs take is not this machine's speed.
-        let begun = Instant::now();
-        let mut best = step(&mut trainer).min(step(&mut trainer));
-        while begun.elapsed().as_secs_f64() < 0.3 {
-            best = best.min(step(&mut trainer));
-        }
-        best
-    });
-    Ok((rows * seq_len) as f64 / best)
 }

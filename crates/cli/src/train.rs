@@ -326,7 +326,7 @@ fn mode(outlook: &Outlook) -> &'static str {
 fn plan_text(prepared: &Prepared, others: &Others) -> String {
     let mut out = format!(
         "{} parameters; this machine trains {:.0} tokens/s; assumed: {} such machines, {} Mbit/s, {} ms\n\n",
-        render::grouped(prepared.spec.params),
+        base::grouped(prepared.spec.params),
         prepared.speed,
         others.members,
         others.mbit,

@@ -297,7 +297,7 @@ pub(crate) async fn down(common: &Common) -> Result<()> {
         "stopped": true, "uptime_s": panel["node"]["uptime_s"], "did": panel["since_start"], "runs": panel["runs"],
     });
     render::print(common, &value, || {
-        let number = |value: &Value| render::grouped(value.as_u64().unwrap_or(0));
+        let number = |value: &Value| base::grouped(value.as_u64().unwrap_or(0));
         let did = &panel["since_start"];
         let mut out = format!(
             "down after {}: {} tokens trained, {} questions of others and {} of yours answered, {} credits earned",

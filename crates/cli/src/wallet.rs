@@ -263,7 +263,7 @@ async fn close(common: &Common, provider: Option<&str>, spend: Spend) -> Result<
     let deposit = Credits(held["deposit_micro"].as_u64().unwrap_or_default());
     let mut txs: Vec<(String, Tx)> = Vec::new();
     for key in &keys {
-        txs.push((format!("take back what is left for {}", render::short(key)), Tx::Close { payee: key.parse()? }));
+        txs.push((format!("take back what is left for {}", base::short(key)), Tx::Close { payee: key.parse()? }));
     }
     if provider.is_none() && deposit > Credits::ZERO {
         txs.push((format!("take back {deposit} that nobody has"), Tx::Withdraw { amount: deposit }));
@@ -328,7 +328,7 @@ async fn history(common: &Common, on: On, count: usize, node: bool) -> Result<()
                 (coming, 0) => format!("+{}", Credits(coming)),
                 (_, going) => format!("-{}", Credits(going)),
             };
-            let (time, other) = (node::utc(entry.time_ms), render::short(&entry.other));
+            let (time, other) = (node::utc(entry.time_ms), base::short(&entry.other));
             format!("{time}  block {:>7}  {:<9} {amount:>16}  {other}", entry.height, entry.what)
         };
         if entries.is_empty() {

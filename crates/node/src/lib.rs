@@ -38,7 +38,7 @@ pub use relay::relay_key;
 pub use status::Status;
 pub use vault::{new_wallet, open_wallet, restore_wallet, wallet_account, wallet_words};
 pub use wallet::{
-    AccountStatus, BlockStatus, ChainStatus, Deed, Part, ProofFile, Proved, SpendError, TxStatus, Unsettled, grouped_by,
+    AccountStatus, BlockStatus, ChainStatus, Deed, Part, ProofFile, Proved, SpendError, TxStatus, Unsettled,
 };
 
 use anyhow::{Context, Result, bail};

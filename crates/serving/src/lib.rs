@@ -29,5 +29,5 @@ pub use models::{
     Doing, HubFile, HubName, MODEL_HERE, Model, ModelTicket, Models, Progress, Wanted, model_topic, pull,
 };
 pub use provider::OfferConfig;
-pub use receipt::{receipt_text, verify_receipt};
+pub use receipt::{receipt_summary, receipt_text, verify_receipt};
 pub use trade::{Asker, Check, NET, ProviderStatus, Trade, TradeConfig, TradeSetup};

@@ -54,3 +54,15 @@ pub fn verify_receipt(text: &str) -> Result<Receipts> {
     ensure!(receipt_text(&receipts) == text, "what the file says is not what was signed");
     Ok(receipts)
 }
+
+/// Who wrote it, how private it was, what it cost.
+pub fn receipt_summary(receipts: &Receipts) -> String {
+    let who: Vec<String> =
+        receipts.0.iter().map(|part| format!("{} ({})", part.by.short(), part.value.tier.name())).collect();
+    let cost = match receipts.cost() {
+        ledger::Credits(0) => "free".to_owned(),
+        cost => format!("{cost} credits"),
+    };
+    let runtime = if receipts.one_class() { "" } else { ", by machines of different classes" };
+    format!("{}, {cost}, receipt verified{runtime}", who.join(", then "))
+}

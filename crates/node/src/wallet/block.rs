@@ -277,19 +277,6 @@ fn credits(amount: Credits) -> String {
     format!("{amount} {}", if amount == Credits::whole(1) { "credit" } else { "credits" })
 }
 
-/// A number with its thousands apart, `between` each two.
-pub fn grouped_by(n: u64, between: char) -> String {
-    let digits = n.to_string();
-    let mut out = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(between);
-        }
-        out.push(digit);
-    }
-    out
-}
-
 fn grouped(n: u64) -> String {
     grouped_by(n, ',')
 }

@@ -1,10 +1,9 @@
-//! `talkoo demo`: the main job, end to end, on one machine, with real processes.
+//! `talkoo demo`: the main job, end to end, on one machine, with real processes of the program that calls it.
 
 mod ledger;
 #[cfg(feature = "serve")]
 mod serve;
 
-use crate::{Common, render};
 use anyhow::{Context, Result, bail, ensure};
 use base::Hash;
 use data::{Corpus, Tokenizer};
@@ -16,9 +15,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
 
+/// What is shown, and how long.
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
-pub(crate) struct DemoArgs {
+pub struct DemoArgs {
     #[command(subcommand)]
     act: Option<DemoAct>,
     /// Seconds of the main act.
@@ -74,6 +74,7 @@ impl Drop for Stage {
 /// Percent of a core's time that peer `i` may compute. Together with those alone they stay well below
 /// what the machine has, so that each is a machine of its own speed and none takes from another.
 fn duty(i: usize, speed: f64) -> u32 {
+    let shape = (file.train.micro_batch as usize, file.data.seq_len as usize);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let all: u32 = SPEEDS.iter().sum();
     let fastest = ((cores * 13).min(100) as f64).min(GROUP_SPEED / speed * 1e4 / f64::from(all));
@@ -128,7 +129,8 @@ struct Act {
     theta: Vec<f32>,
 }
 
-pub(crate) async fn run(common: &Common, args: DemoArgs) -> Result<()> {
+/// Shows it; `device` is what trains.
+pub async fn run(device: &str, args: DemoArgs) -> Result<()> {
     let kept = match &args.act {
         Some(DemoAct::Ledger(ledger)) => ledger.keep.clone(),
         #[cfg(feature = "serve")]
@@ -142,10 +144,10 @@ pub(crate) async fn run(common: &Common, args: DemoArgs) -> Result<()> {
     let shown = tokio::select! {
         result = async {
             match &args.act {
-                Some(DemoAct::Ledger(ledger)) => ledger::show(common, ledger, &stage.dir).await,
+                Some(DemoAct::Ledger(ledger)) => ledger::show(device, ledger, &stage.dir).await,
                 #[cfg(feature = "serve")]
-                Some(DemoAct::Serve(serve)) => serve::show(common, serve, &stage.dir).await,
-                None => show(common, &args, &stage.dir).await,
+                Some(DemoAct::Serve(serve)) => serve::show(device, serve, &stage.dir).await,
+                None => show(device, &args, &stage.dir).await,
             }
         } => result,
         _ = tokio::signal::ctrl_c() => bail!("interrupted; the peers were stopped{}", if keep { "" } else { " and the files deleted" }),
@@ -155,17 +157,17 @@ pub(crate) async fn run(common: &Common, args: DemoArgs) -> Result<()> {
     shown
 }
 
-async fn show(common: &Common, args: &DemoArgs, stage: &Path) -> Result<()> {
+async fn show(device: &str, args: &DemoArgs, stage: &Path) -> Result<()> {
     say("Four peers on this machine, each a process with its own key and folder, train one language model");
     say("on Shakespeare (1 M parameters). They find each other by ticket over loopback; no server, no internet.");
     let corpus = stage.join("corpus");
     let built = tokio::task::block_in_place(|| data::shipped::build(&corpus))?;
     say(&format!(
         "data: {} tokens to train on, {} held out",
-        render::grouped(built.manifest.train_tokens()),
-        render::grouped(built.manifest.heldout_tokens())
+        base::grouped(built.manifest.train_tokens()),
+        base::grouped(built.manifest.heldout_tokens())
     ));
-    let speed = tokio::task::block_in_place(|| calibrate(common, stage))?;
+    let speed = tokio::task::block_in_place(|| calibrate(device, stage))?;
     say(&format!(
         "one core of this machine trains about {speed:.0} tokens/s while all compute; each peer may use a part of one: {} %",
         [0, 1, 2, 3].map(|i| duty(i, speed).to_string()).join(", ")
@@ -180,7 +182,7 @@ async fn show(common: &Common, args: &DemoArgs, stage: &Path) -> Result<()> {
     say(
         "\nThe exported model, loaded again, writes (the shape of a play, not sense: it is tiny and has read for minutes):\n",
     );
-    outln!("{text}\n");
+    say(&format!("{text}\n"));
     if args.keep.is_some() {
         say(&format!("files: {} (the model is in {})", stage.display(), stage.join("model").display()));
         say(&format!(
@@ -229,7 +231,7 @@ async fn act(args: &DemoArgs, stage: &Path, speed: f64, mode: Mode) -> Result<Ac
     // What a round costs beyond training, with all members on this machine.
     let round = GROUP_BATCH as f64 / (speed * parts) + ROUND_SECONDS;
     let tokens = (GROUP_BATCH as f64 / round * seconds as f64) as u64;
-    say(&format!("\n== {} mode: {} tokens in about {seconds} s", mode.name(), render::grouped(tokens)));
+    say(&format!("\n== {} mode: {} tokens in about {seconds} s", mode.name(), base::grouped(tokens)));
     std::fs::write(stage.join("run.toml"), run_file(mode, None, tokens))?;
     let file = stage.join("run.toml").to_string_lossy().into_owned();
     let name = |i: usize| format!("{}-{i}", mode.name());
@@ -284,7 +286,7 @@ async fn act(args: &DemoArgs, stage: &Path, speed: f64, mode: Mode) -> Result<Ac
     say(&format!("done in {took:.0} s, {} rounds; {newcomer} members contributed", run.version));
     say(&format!(
         "roots compared at {roots} versions of the weights: all equal. final {}",
-        run.root.as_ref().map_or("-", |(_, root)| render::short(root))
+        run.root.as_ref().map_or("-", |(_, root)| base::short(root))
     ));
     let id: Hash = run.run.parse()?;
     let (bits, theta) = measure(&peers[0].dir, &id, &stage.join("corpus"))?;
@@ -314,7 +316,7 @@ async fn beside(stage: &Path, alone: &mut [Peer], (bits, took): (f64, f64), limi
         let (bits, _) = measure(&peer.dir, &run.run.parse()?, &stage.join("corpus"))?;
         say(&format!(
             "   steps of {batch:>4} tokens, {} tokens in about {:.0} s: {bits:.3} bits per byte",
-            render::grouped(run.tokens.0),
+            base::grouped(run.tokens.0),
             took + begun.elapsed().as_secs_f64()
         ));
         best = best.min(bits);
@@ -339,7 +341,7 @@ async fn progress(run: &RunStatus, alone: Option<&Peer>) {
         "round {:>4}  loss {:.3} {}  {:.0} tokens/s  {active} active, planned {}{}",
         run.version,
         losses.last().copied().unwrap_or_default(),
-        render::curve(&losses, 24),
+        base::curve(&losses, 24),
         run.tokens_per_s,
         planned.join("+"),
         beside.unwrap_or_default()
@@ -406,14 +408,14 @@ async fn wait_for<T>(
 }
 
 /// Speed of one thread on the demo's model while the other cores compute too: they share more than it seems.
-fn calibrate(common: &Common, stage: &Path) -> Result<f64> {
+fn calibrate(device: &str, stage: &Path) -> Result<f64> {
     let text = run_file(Mode::Gradients, None, 1_000_000);
     let file = swarm::RunFile::parse(&text)?;
     let vocab = Corpus::open(&stage.join("corpus"))?.manifest().vocab as usize;
     let config = model::Config::preset("tiny", vocab, file.data.seq_len as usize)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from).min(SPEEDS.len());
     std::thread::scope(|scope| {
-        let measure = || crate::runs::measure(&config, &file, 1, common.device());
+        let measure = || trainer::speed(&config, shape, 1, device);
         let others: Vec<_> = (1..cores).map(|_| scope.spawn(measure)).collect();
         let own = measure();
         others.into_iter().for_each(|other| drop(other.join()));
@@ -454,7 +456,7 @@ fn compare(gradients: &Act, local: &Act) {
     };
     say(&format!(
         "after {} tokens: gradients loss {:.3} with {:.0} bytes per token and member; local loss {:.3} with {:.1} ({} roots equal, {:.3} bits per byte held out, {:.0} s)",
-        render::grouped(at),
+        base::grouped(at),
         near(&gradients.run.rounds),
         bytes(gradients),
         near(&local.run.rounds),
@@ -480,5 +482,9 @@ fn write(stage: &Path, act: &Act) -> Result<String> {
 }
 
 fn say(text: &str) {
-    outln!("{text}");
+    use std::io::Write;
+    // When nobody reads, there is nobody to show anything to.
+    if writeln!(std::io::stdout(), "{text}").is_err() {
+        std::process::exit(1);
+    }
 }

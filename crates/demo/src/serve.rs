@@ -1,8 +1,7 @@
 //! `talkoo demo serve`: the loop closes. Two machines train a model, then serve it; a third one asks, one of the two is
 //! killed in mid-answer, the other goes on; every word is signed for and paid once.
 
-use super::{FIRST_WITHIN, Peer, calibrate, say, wait_for};
-use crate::{Common, render};
+use crate::{FIRST_WITHIN, Peer, calibrate, say, wait_for};
 use anyhow::{Context, Result, ensure};
 use base::NodeId;
 use ledger::Credits;
@@ -20,7 +19,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Child;
 
 #[derive(clap::Args)]
-pub(crate) struct ServeDemoArgs {
+pub struct ServeDemoArgs {
     /// Seconds of training.
     #[arg(long, default_value_t = 45)]
     seconds: u64,
@@ -52,9 +51,9 @@ struct Server {
     ticket: String,
 }
 
-pub(super) async fn show(common: &Common, args: &ServeDemoArgs, stage: &Path) -> Result<()> {
+pub(super) async fn show(device: &str, args: &ServeDemoArgs, stage: &Path) -> Result<()> {
     say("Two machines train a model together, then serve what they trained; a third one asks.\n");
-    let run = train(common, args, stage).await?;
+    let run = train(device, args, stage).await?;
     let chain = run.ticket.parse::<net::Ticket>()?.chain;
     let model = stage.join("bard.gguf");
     export(stage, &run.run, &model)?;
@@ -103,7 +102,7 @@ pub(super) async fn show(common: &Common, args: &ServeDemoArgs, stage: &Path) ->
     let verified =
         std::process::Command::new(std::env::current_exe()?).args(["receipt", "verify"]).arg(&path).output()?;
     ensure!(verified.status.success(), "the receipt does not verify");
-    outln!("\n{}", String::from_utf8_lossy(&verified.stdout).trim_end());
+    say(&format!("\n{}", String::from_utf8_lossy(&verified.stdout).trim_end()));
     let account = node.account(Some(&chain.to_string()), &node.id())?;
     let left = Credits(account.balance_micro);
     say(&format!("paid by vouchers, each word once; {left} credits were not set aside for anybody"));
@@ -119,10 +118,10 @@ pub(super) async fn show(common: &Common, args: &ServeDemoArgs, stage: &Path) ->
 }
 
 /// Two machines train until the tokens are done; the run as the first one sees it at its end.
-async fn train(common: &Common, args: &ServeDemoArgs, stage: &Path) -> Result<trainer::RunStatus> {
+async fn train(device: &str, args: &ServeDemoArgs, stage: &Path) -> Result<trainer::RunStatus> {
     let corpus = stage.join("corpus");
     tokio::task::block_in_place(|| data::shipped::build(&corpus))?;
-    let speed = tokio::task::block_in_place(|| calibrate(common, stage))?;
+    let speed = tokio::task::block_in_place(|| calibrate(device, stage))?;
     let tokens = (speed * f64::from(2 * DUTY) / 100.0 * 0.6 * args.seconds as f64) as u64;
     let text = format!(
         "[run]\nname = \"bard\"\nseed = 7\n[model]\nsize = \"tiny\"\n[data]\nmanifest = \"corpus\"\nseq_len = {CONTEXT}\n\
@@ -146,7 +145,7 @@ async fn train(common: &Common, args: &ServeDemoArgs, stage: &Path) -> Result<tr
         if run.tokens.0 * 8 / run.tokens.1.max(1) > shown {
             shown = run.tokens.0 * 8 / run.tokens.1.max(1);
             let loss = run.rounds.iter().rev().find(|round| round.loss > 0.0).map_or(0.0, |round| round.loss);
-            let (done, all) = (render::grouped(run.tokens.0), render::grouped(run.tokens.1));
+            let (done, all) = (base::grouped(run.tokens.0), base::grouped(run.tokens.1));
             say(&format!("round {:>4}  loss {loss:.3}  {done} of {all} tokens", run.version));
         }
         let whole = |run: &trainer::RunStatus| run.ended && run.root.as_ref().is_some_and(|(at, _)| *at == run.version);
@@ -277,5 +276,5 @@ async fn ask(trade: &Arc<Trade>, max_tokens: u64, mut kill: Option<&mut Child>) 
     let receipt = trade.receipt(&name).context("the receipt is missing")?;
     let receipts = serving::verify_receipt(&receipt)?;
     let parts = receipts.0.iter().map(|part| part.by).collect();
-    Ok(Answer { parts, receipt, line: crate::ask::summary(&receipts), gap })
+    Ok(Answer { parts, receipt, line: serving::receipt_summary(&receipts), gap })
 }

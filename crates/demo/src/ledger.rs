@@ -1,7 +1,6 @@
 //! `talkoo demo ledger`: four validators, one killed, work and pay go on; then balances and a proof.
 
-use super::{FIRST_WITHIN, Peer, SPEEDS, calibrate, duty, say, wait_for};
-use crate::{Common, render};
+use crate::{FIRST_WITHIN, Peer, SPEEDS, calibrate, duty, say, wait_for};
 use anyhow::{Context, Result, ensure};
 use base::{NodeId, Wire};
 use chain::Happened;
@@ -17,7 +16,7 @@ use std::time::{Duration, Instant};
 use swarm::Event;
 
 #[derive(clap::Args)]
-pub(crate) struct LedgerArgs {
+pub struct LedgerArgs {
     /// Seconds of training.
     #[arg(long, default_value_t = 45)]
     seconds: u64,
@@ -29,7 +28,7 @@ pub(crate) struct LedgerArgs {
 /// What the run pays its members, in all.
 const BUDGET: Credits = Credits::whole(7);
 
-pub(super) async fn show(common: &Common, args: &LedgerArgs, stage: &Path) -> Result<()> {
+pub(super) async fn show(device: &str, args: &LedgerArgs, stage: &Path) -> Result<()> {
     say(
         "Four machines found a network: each is a validator with a key of its own, none of them keeps the books alone.",
     );
@@ -39,7 +38,7 @@ pub(super) async fn show(common: &Common, args: &LedgerArgs, stage: &Path) -> Re
     say(&format!("chain {chain}: a block is final when three of the four have signed it"));
     let corpus = stage.join("corpus");
     tokio::task::block_in_place(|| data::shipped::build(&corpus))?;
-    let speed = tokio::task::block_in_place(|| calibrate(common, stage))?;
+    let speed = tokio::task::block_in_place(|| calibrate(device, stage))?;
     let duties: Vec<u32> = (0..SPEEDS.len()).map(|i| duty(i, speed)).collect();
     let parts: f64 = duties.iter().map(|duty| f64::from(*duty) / 100.0).sum();
     let tokens = (speed * parts * 0.6 * args.seconds as f64) as u64;
@@ -150,8 +149,8 @@ fn line(run: &RunStatus, chain: &Value) {
         "block {:>5}  round {:>4}  loss {loss:.3}  {active} members, {} of {} tokens",
         chain["height"].as_u64().unwrap_or_default(),
         run.version,
-        render::grouped(run.tokens.0),
-        render::grouped(run.tokens.1)
+        base::grouped(run.tokens.0),
+        base::grouped(run.tokens.1)
     ));
 }
 
@@ -206,8 +205,8 @@ fn balances(dir: &Path, network: &NetworkFile, run: &RunStatus, creator: &str) -
         let name = member.to_string();
         say(&format!(
             "{}  {:>9}  {:>12}  {:>28}  {off:>+8.3} millionths{}",
-            render::short(&name),
-            render::grouped(line.tokens),
+            base::short(&name),
+            base::grouped(line.tokens),
             Credits(line.paid).to_string(),
             Credits((line.due / 1_000_000) as u64).to_string(),
             if name == creator { "   (killed)" } else { "" }
@@ -241,7 +240,7 @@ async fn same_chain(peers: &[Option<Peer>], stage: &Path, status: &Value) -> Res
         }
     }
     ensure!(hashes.iter().all(|hash| *hash == hashes[0]), "the chains differ at block {height}");
-    say(&format!("block {height} is {} on all three that are left", render::short(&hashes[0])));
+    say(&format!("block {height} is {} on all three that are left", base::short(&hashes[0])));
     Ok(())
 }
 
@@ -254,7 +253,7 @@ async fn proof(stage: &Path, dir: &Path, run: &RunStatus, network: &NetworkFile)
     std::fs::write(&path, &bytes)?;
     say(&format!(
         "\nthe account of {} with its proof, {} bytes; verified off line with the network's file alone:",
-        render::short(&member.node),
+        base::short(&member.node),
         bytes.len()
     ));
     let verify = std::process::Command::new(std::env::current_exe()?)

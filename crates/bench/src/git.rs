@@ -39,7 +39,7 @@ pub(crate) fn changed_since(commit: &str, area: &str) -> bool {
     let mut command = std::process::Command::new("git");
     command.args(["diff", "--quiet", commit, "--", "crates/base/src"]);
     // A module, and what lies below it.
-    command.args(files.iter().flat_map(|name| [".rs", ""].map(|end| format!("crates/claims/src/{name}{end}"))));
+    command.args(files.iter().flat_map(|name| [".rs", ""].map(|end| format!("crates/bench/src/{name}{end}"))));
     command.args(crates.iter().map(|name| format!("crates/{name}/src")));
     // Only there a run is planned: elsewhere its form is given.
     if area != "time" {

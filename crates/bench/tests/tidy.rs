@@ -3,8 +3,23 @@
 use std::path::{Path, PathBuf};
 
 /// What the pure crates may depend on, dev-dependencies apart.
-const PURE: [(&str, &[&str]); 5] = [
+const PURE: [(&str, &[&str]); 6] = [
     ("base", &["blake3", "ed25519-dalek", "serde", "thiserror"]),
+    (
+        "chain",
+        &[
+            "base",
+            "commonware-codec",
+            "commonware-consensus",
+            "commonware-cryptography",
+            "commonware-parallel",
+            "commonware-utils",
+            "ledger",
+            "rand_chacha",
+            "serde_json",
+            "swarm",
+        ],
+    ),
     ("ledger", &["base"]),
     ("market", &["base", "ledger", "thiserror"]),
     ("owner", &["base", "thiserror"]),
@@ -79,6 +94,30 @@ fn nothing_shipped_depends_on_the_simulation() {
         // A crate's own tests may.
         let shipped = manifest.split("[dev-dependencies]").next().unwrap_or_default();
         assert!(!shipped.contains("\nsim") && !shipped.contains("\nbench"), "{name}");
+    }
+}
+
+/// Lines beside tests that a crate has at most: more are two crates, or a warehouse.
+const CRATE_MAX: usize = 5_000;
+/// `node` composes.
+const NODE_MAX: usize = 4_500;
+
+#[test]
+fn crates_stay_small() {
+    for entry in std::fs::read_dir(root().join("crates")).expect("a folder").flatten() {
+        let name = entry.file_name().into_string().expect("a name");
+        // They are not shipped.
+        if ["bench", "sim"].contains(&name.as_str()) {
+            continue;
+        }
+        let mut files = Vec::new();
+        sources(&entry.path().join("src"), &mut files);
+        let lines = files.iter().filter(|file| !file.ends_with("tests.rs")).map(|file| {
+            let text = std::fs::read_to_string(file).expect("a source");
+            text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default().lines().count()
+        });
+        let (lines, most) = (lines.sum::<usize>(), if name == "node" { NODE_MAX } else { CRATE_MAX });
+        assert!(lines <= most, "{name} has {lines} lines beside its tests, {most} at most");
     }
 }
 

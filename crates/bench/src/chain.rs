@@ -3,10 +3,10 @@
 use crate::{Bar, Book, Measured};
 use anyhow::{Context, Result};
 use base::{Keypair, Signed, Wire};
-use replica::local::Local;
 use chain::{Genesis, Tx};
-use replica::Keeper;
 use ledger::Credits;
+use replica::Keeper;
+use replica::local::Local;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -4,18 +4,50 @@
 const EXERCISES: [(&str, &[&str], &[&str]); 16] = [
     ("codec", &["codec"], &["model"]),
     ("ledger", &["ledger", "chain"], &["ledger", "chain"]),
-    ("network", &["network", "cpu"], &["chain", "ledger", "net", "node", "host", "replica", "trainer", "serving", "swarm", "sim", "cli"]),
+    (
+        "network",
+        &["network", "cpu"],
+        &["chain", "ledger", "net", "node", "host", "replica", "trainer", "serving", "swarm", "sim", "cli"],
+    ),
     ("schedules", &["schedules"], &["sim", "swarm"]),
-    ("rounds", &["rounds"], &["node", "host", "replica", "trainer", "serving", "net", "swarm", "model", "data", "chain"]),
-    ("serve", &["serve", "market", "pair"], &["engine", "gateway", "market", "net", "node", "host", "replica", "trainer", "serving"]),
-    ("market", &["market", "pair"], &["market", "engine", "gateway", "net", "node", "host", "replica", "trainer", "serving"]),
-    ("kills", &["trouble", "market", "serve", "pair"], &["market", "engine", "net", "node", "host", "replica", "trainer", "serving"]),
-    ("across", &["trouble", "market", "serve", "pair"], &["market", "engine", "net", "node", "host", "replica", "trainer", "serving"]),
-    ("overload", &["trouble", "market", "serve", "pair"], &["market", "engine", "net", "node", "host", "replica", "trainer", "serving"]),
+    (
+        "rounds",
+        &["rounds"],
+        &["node", "host", "replica", "trainer", "serving", "net", "swarm", "model", "data", "chain"],
+    ),
+    (
+        "serve",
+        &["serve", "market", "pair"],
+        &["engine", "gateway", "market", "net", "node", "host", "replica", "trainer", "serving"],
+    ),
+    (
+        "market",
+        &["market", "pair"],
+        &["market", "engine", "gateway", "net", "node", "host", "replica", "trainer", "serving"],
+    ),
+    (
+        "kills",
+        &["trouble", "market", "serve", "pair"],
+        &["market", "engine", "net", "node", "host", "replica", "trainer", "serving"],
+    ),
+    (
+        "across",
+        &["trouble", "market", "serve", "pair"],
+        &["market", "engine", "net", "node", "host", "replica", "trainer", "serving"],
+    ),
+    (
+        "overload",
+        &["trouble", "market", "serve", "pair"],
+        &["market", "engine", "net", "node", "host", "replica", "trainer", "serving"],
+    ),
     ("zoo", &["zoo"], &["market", "engine"]),
     ("owner", &["owner", "cpu"], &["owner", "node", "host", "replica", "trainer", "serving", "cli", "gateway"]),
     ("link", &["link", "star"], &["node", "host", "replica", "trainer", "serving", "net", "swarm", "model"]),
-    ("time", &["time", "star", "grid"], &["node", "host", "replica", "trainer", "serving", "net", "swarm", "model", "chain", "cli"]),
+    (
+        "time",
+        &["time", "star", "grid"],
+        &["node", "host", "replica", "trainer", "serving", "net", "swarm", "model", "chain", "cli"],
+    ),
     ("learning", &["learning", "grid"], &["model", "data"]),
     ("step", &["step"], &["model"]),
 ];

@@ -14,11 +14,11 @@ use market::{
 };
 use node::{Node, NodeConfig};
 use serving::{Local, OfferConfig, Served, Trade, TradeConfig};
-use trainer::Limits;
 use std::collections::{BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use trainer::Limits;
 
 const PROVIDERS: u64 = 10_000;
 const QUESTIONS: u64 = 5_000;

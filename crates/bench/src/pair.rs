@@ -5,10 +5,10 @@ use ledger::Credits;
 use market::Price;
 use node::{Node, NodeConfig};
 use serving::{Local, OfferConfig, Trade, TradeConfig};
-use trainer::Limits;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use trainer::Limits;
 
 /// Two nodes: one serves, the other one asks it over the encrypted link.
 pub(crate) struct Pair {

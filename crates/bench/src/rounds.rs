@@ -6,12 +6,12 @@ use base::{CHUNK_BYTES, ChunkTree, Hash, NodeId, Reject, Wire};
 use bytes::Bytes;
 use net::{Config as NetConfig, Content, Net};
 use node::{Node, NodeConfig};
-use trainer::Limits;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use swarm::Spec;
+use trainer::Limits;
 
 pub(crate) fn measure(book: &mut Book) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

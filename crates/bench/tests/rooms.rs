@@ -199,7 +199,8 @@ impl Visit<'_> for Names<'_> {
         let words: Vec<&str> = text.split_whitespace().collect();
         for (at, _) in words.iter().enumerate().filter(|(_, word)| **word == "crate" || **word == "super") {
             let names = words[at..].iter().step_by(2).zip(words[at + 1..].iter().step_by(2).map(|w| *w == "::"));
-            let mut path: Module = names.take_while(|(_, goes_on)| *goes_on).map(|(name, _)| (*name).to_owned()).collect();
+            let mut path: Module =
+                names.take_while(|(_, goes_on)| *goes_on).map(|(name, _)| (*name).to_owned()).collect();
             path.extend(words.get(at + 2 * path.len()).map(|last| (*last).to_owned()));
             self.take(&path);
         }
@@ -250,8 +251,13 @@ fn modules_name_each_other_in_no_circle() {
     for one in crates() {
         for (folder, edges) in one.edges() {
             for circle in circles(&edges) {
-                found.push((one.name.clone(), folder.join("/"), circle.iter().map(|name| (*name).to_owned()).collect()));
-                let among = |(from, to): &(String, String)| circle.contains(from.as_str()) && circle.contains(to.as_str());
+                found.push((
+                    one.name.clone(),
+                    folder.join("/"),
+                    circle.iter().map(|name| (*name).to_owned()).collect(),
+                ));
+                let among =
+                    |(from, to): &(String, String)| circle.contains(from.as_str()) && circle.contains(to.as_str());
                 let among = edges.iter().filter(|(edge, _)| among(edge)).map(|(_, example)| format!("    {example}\n"));
                 why += &format!("{} {}: {circle:?}\n{}", one.name, folder.join("/"), among.collect::<String>());
             }

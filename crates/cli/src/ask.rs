@@ -6,8 +6,8 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use market::{Ask, Input, Message, Receipts, Sampling};
 use node::{Request, Said, Telling};
-use serving::{OfferConfig, Trade};
 use serde_json::{Value, json};
+use serving::{OfferConfig, Trade};
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -117,7 +117,9 @@ impl Asker {
             {
                 bail!("this node's own model {name} is not loaded now");
             }
-            if let Some(others) = name.map(|name| format!("{}{name}", serving::NET)).filter(|name| models.contains(name)) {
+            if let Some(others) =
+                name.map(|name| format!("{}{name}", serving::NET)).filter(|name| models.contains(name))
+            {
                 bail!("no model of this machine has this name; others serve {others}");
             }
             if begun.elapsed() > OFFERS_WITHIN {
@@ -252,7 +254,11 @@ async fn answer(
         );
     } else {
         outln!("");
-        eprintln!("-- {}, {rate:.1} tokens/s, first after {} ms", serving::receipt_summary(&receipts), waited.as_millis());
+        eprintln!(
+            "-- {}, {rate:.1} tokens/s, first after {} ms",
+            serving::receipt_summary(&receipts),
+            waited.as_millis()
+        );
     }
     Ok(())
 }

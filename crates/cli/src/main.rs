@@ -32,9 +32,9 @@ mod wallet;
 use anyhow::Result;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use node::{Config, NodeConfig};
-use trainer::Limits;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use trainer::Limits;
 
 /// Neighbours train open models together.
 #[derive(Parser)]

@@ -2,8 +2,8 @@
 
 use crate::Common;
 use node::Status;
-use trainer::RunStatus;
 use serde_json::{Value, json};
+use trainer::RunStatus;
 
 /// Prints JSON where asked for, else the text.
 pub(crate) fn print(common: &Common, value: &Value, text: impl FnOnce() -> String) {
@@ -54,8 +54,13 @@ pub(crate) fn line(run: &RunStatus) -> String {
 
 /// A run in full.
 pub(crate) fn run(run: &RunStatus) -> String {
-    let mut out =
-        format!("{} ({})  {} mode, {} parameters\n", run.name, base::short(&run.run), run.mode, base::grouped(run.params));
+    let mut out = format!(
+        "{} ({})  {} mode, {} parameters\n",
+        run.name,
+        base::short(&run.run),
+        run.mode,
+        base::grouped(run.params)
+    );
     let (done, all) = run.tokens;
     let percent = 100.0 * done as f64 / all.max(1) as f64;
     out.push_str(&format!(

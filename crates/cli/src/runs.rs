@@ -5,9 +5,9 @@ use base::{ChunkTree, Hash};
 use data::Corpus;
 use ledger::Credits;
 use model::{Config, Layout, Part, Weights};
-use trainer::Limits;
 use std::path::{Path, PathBuf};
 use swarm::{Init, Link, Machine, Mode, Outlook, PlanInput, Resolved, RunFile, Spec, plan};
+use trainer::Limits;
 
 /// What the planner assumes about the others.
 #[derive(Debug, Clone, clap::Args)]

@@ -7,12 +7,12 @@ use base::{Hash, Wire};
 use clap::Subcommand;
 use model::GgufType;
 use node::{Node, Request, Status};
-use trainer::RunStatus;
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use swarm::{Mode, Outlook};
+use trainer::RunStatus;
 
 #[derive(Subcommand)]
 pub(crate) enum TrainCommand {

@@ -6,7 +6,6 @@ use base::{NodeId, Wire};
 use chain::Happened;
 use ledger::Credits;
 use node::{ProofFile, Request};
-use trainer::RunStatus;
 use replica::NetworkFile;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -14,6 +13,7 @@ use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use swarm::Event;
+use trainer::RunStatus;
 
 #[derive(clap::Args)]
 pub struct LedgerArgs {

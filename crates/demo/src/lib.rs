@@ -9,11 +9,11 @@ use base::Hash;
 use data::{Corpus, Tokenizer};
 use model::{Sampling, Trainer};
 use node::{Request, Status};
-use trainer::RunStatus;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
+use trainer::RunStatus;
 
 /// What is shown, and how long.
 #[derive(clap::Args)]

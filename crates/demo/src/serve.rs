@@ -7,9 +7,8 @@ use base::NodeId;
 use ledger::Credits;
 use market::{Ask, Input, Piece, Price, Sampling};
 use node::{Node, NodeConfig, Request};
-use serving::{Local, Trade, TradeConfig};
-use trainer::Limits;
 use serde_json::Value;
+use serving::{Local, Trade, TradeConfig};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -17,6 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Child;
+use trainer::Limits;
 
 #[derive(clap::Args)]
 pub struct ServeDemoArgs {

@@ -1,12 +1,12 @@
 //! What all requests share: who answers, whose keys count, what was used.
 
+use crate::Answers;
 use crate::error::ApiError;
 use crate::ids::unix_time;
 use crate::keys::{Caller, Keys, Reserved};
 use crate::metrics::Metrics;
 use crate::panel::Panel;
 use crate::usage::Usage;
-use crate::Answers;
 use axum::http::{HeaderMap, header};
 use market::ModelCard;
 use std::sync::Arc;

@@ -14,9 +14,7 @@ pub use clock::now_ms;
 pub use disk_budget::DiskBudget;
 pub use files::{append_line, claim, older, write_parts, write_whole};
 pub use folder::DataFolder;
-pub use machine::{
-    Caps, Hardware, Reading, Sampler, confine, disk_free_mb, hardware, look, own_memory_mb, sampler,
-};
+pub use machine::{Caps, Hardware, Reading, Sampler, confine, disk_free_mb, hardware, look, own_memory_mb, sampler};
 pub use platform::{
     DATABASE, Lowered, START, changed_at, file_identity, lower_priority, prepare_process, private_file, private_folder,
     processors, random_secret, write_private,

@@ -14,7 +14,6 @@ use thiserror::Error;
 use tokio::sync::{Mutex, Notify};
 use tokio::task::{JoinSet, spawn_blocking};
 
-
 /// What a node serves. Called from many tasks; [`chunk`](Content::chunk) may block for as long as a disk does.
 pub trait Content: Send + Sync + 'static {
     /// The chunk tree of `root`, when it is held and `by` may have it.

@@ -11,7 +11,6 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-
 /// Frames that wait while a link is down or slow; later ones are dropped.
 const QUEUE: usize = 1024;
 const QUEUE_BYTES: usize = 16 << 20;

@@ -12,7 +12,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc};
 
-
 /// A block with its certificate is at most this long.
 const BLOCK_MAX: usize = 8 << 20;
 /// A transaction is at most this long: the longest carries a run with its configuration.

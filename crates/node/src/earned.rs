@@ -1,11 +1,11 @@
 //! What this node did and earned, by day and model: training as its chains say, serving as its books do.
 
 use crate::Node;
-use replica::ChainStore;
-use trainer::RunStatus;
 use base::NodeId;
+use replica::ChainStore;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use trainer::RunStatus;
 
 /// Days of earnings that are shown.
 pub(crate) const DAYS: u64 = 31;
@@ -104,9 +104,9 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use replica::{Entry, Notes, Worked};
     use base::Hash;
     use owner::DAY_MS;
+    use replica::{Entry, Notes, Worked};
 
     #[test]
     fn what_was_done_is_found_again_and_counted_since_the_start() {

@@ -2,9 +2,8 @@
 //! `talkoo replay`.
 
 use crate::Node;
-use host::{append_line, older};
-use trainer::Store;
 use anyhow::{Context, Result, ensure};
+use host::{append_line, older};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -12,6 +11,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+use trainer::Store;
 
 const FILE: &str = "events.jsonl";
 /// It is turned over at this size; one older file stays.

@@ -2,14 +2,12 @@
 
 use crate::config::{Config, When};
 use crate::shared::Shared;
-use host::{Reading, Sampler, sampler};
 use crate::status::Status;
-use trainer::RunStatus;
-use host::write_whole;
-use trainer::Duty;
 use crate::{Node, sample};
 use anyhow::{Context, Result, bail};
 use base::{Machine, Millis, Outbox, Wire};
+use host::write_whole;
+use host::{Reading, Sampler, sampler};
 use owner::{Day, Idle, Input, Minutes, Output, OwnerSignal, SHARE_ALL, Why};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -18,6 +16,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use trainer::Duty;
+use trainer::RunStatus;
 
 /// Why a node works or does not.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

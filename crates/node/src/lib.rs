@@ -17,24 +17,24 @@ mod places;
 mod relay;
 mod request;
 mod runs;
-mod shared;
 mod sample;
+mod shared;
 mod status;
 mod vault;
 mod wallet;
 
 pub use config::{AskTable, Config, LimitsTable, NodeTable, Presence, ScheduleTable, ServeTable, TEMPLATE, When};
-pub use request::{Request, call};
 pub use events::Recorded;
 pub use idling::{Activity, Idling, Reason};
+#[cfg(feature = "serve")]
+pub use market::{Said, Telling, tell};
 pub use net::{RelayAddr, RelayKey};
 #[cfg(feature = "serve")]
 pub use panel::NodePanel;
-#[cfg(feature = "serve")]
-pub use market::{Said, Telling, tell};
 pub use panel::{Shown, utc};
 pub use places::{Moved, Places};
 pub use relay::relay_key;
+pub use request::{Request, call};
 pub use status::Status;
 pub use vault::{new_wallet, open_wallet, restore_wallet, wallet_account, wallet_words};
 pub use wallet::{
@@ -120,7 +120,9 @@ impl Node {
         let contents = Arc::new(Contents::default());
         let accounts = [Some(key.id()), wallet_account(&config.dir)?].into_iter().flatten().collect();
         let chains = Arc::new(Chains::new(&config.dir, home(store.folder(), accounts, config.device.clone())?));
-        let net = Arc::new(Net::open(config.net(key.secret()), contents.clone(), Some(chains.clone()), Some(chains.clone())).await?);
+        let net = Arc::new(
+            Net::open(config.net(key.secret()), contents.clone(), Some(chains.clone()), Some(chains.clone())).await?,
+        );
         let duty = Arc::new(watch::Sender::new(if config.minded { 0 } else { config.limits.duty_percent }));
         let dir = config.dir.clone();
         let bounds = Box::new(move || {

@@ -3,13 +3,13 @@
 use crate::config::{Config, TEMPLATE};
 use crate::earned::{ByDay, Done, Sum};
 use crate::idling::Idling;
-use trainer::RunStatus;
 use crate::{Activity, Node};
 use base::NodeId;
 use owner::{DAY_MS, Day, forecast};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use trainer::RunStatus;
 
 /// Peers that are shown.
 const PEERS: usize = 256;

@@ -1,10 +1,10 @@
 //! What a run pays, and what its members got of it, for displays.
 
 use crate::Node;
+use owner::Unpaid;
 use replica::ChainStore;
 use replica::Kept;
 use replica::Worked;
-use owner::Unpaid;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;

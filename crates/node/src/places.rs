@@ -2,13 +2,13 @@
 //! itself it gives up by itself, when the pay is spent or nothing moves.
 
 use crate::Node;
-use replica::Kept;
-use host::write_whole;
 use anyhow::Result;
 use base::{Hash, Millis, NodeId};
 use chain::State;
+use host::write_whole;
 use ledger::Credits;
 use net::Ticket;
+use replica::Kept;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::sync::Arc;

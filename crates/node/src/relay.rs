@@ -1,7 +1,7 @@
 //! The key of a relay, kept in its data folder.
 
-use host::{private_folder, write_private};
 use anyhow::{Context, Result};
+use host::{private_folder, write_private};
 use net::RelayKey;
 use std::path::Path;
 

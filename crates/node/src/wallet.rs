@@ -4,18 +4,18 @@ mod block;
 mod spend;
 
 pub use block::{BlockStatus, Deed, Part, TxStatus, grouped_by};
-pub use replica::{SpendError, Unsettled};
 use replica::FINAL_WITHIN;
+pub use replica::{SpendError, Unsettled};
 
 use crate::Node;
-use replica::Entry;
-use replica::{ChainLog, Kept};
-use replica::SEAT_FILE;
-use replica::secret;
 use anyhow::{Context, Result, bail, ensure};
 use base::{Hash, NodeId, Signed, Wire, wire_struct};
 use chain::{Tx, VOTE_DOMAIN, Vote};
 use ledger::{Account, Credits, SEAT_DOMAIN, SeatClaim};
+use replica::Entry;
+use replica::SEAT_FILE;
+use replica::secret;
+use replica::{ChainLog, Kept};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use swarm::RunId;
@@ -79,7 +79,6 @@ pub struct AccountStatus {
     /// Wallet transactions so far.
     pub transactions: u64,
 }
-
 
 impl Node {
     /// A chain of this node by the name of its network or the beginning of its id; that at home without any.

@@ -5,11 +5,11 @@ use bytes::Bytes;
 use ledger::Credits;
 use net::Served;
 use node::{Node, NodeConfig};
-use trainer::Limits;
 use replica::{NetworkFile, SpendError};
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
+use trainer::Limits;
 
 fn config(dir: &Path, bind: SocketAddr) -> NodeConfig {
     NodeConfig {

@@ -277,7 +277,8 @@ async fn a_question_whose_shape_is_not_made_yet_holds_no_place() {
             let request = Request { chain: home, price, ..Request::new(home, model, Hash::default(), ask) };
             let ((out, frames), (says, said)) = (mpsc::channel(64), mpsc::channel(8));
             let trade = trade.clone();
-            let answer = tokio::spawn(async move { testing::answer(&trade, (key(by), true), request, out, said).await });
+            let answer =
+                tokio::spawn(async move { testing::answer(&trade, (key(by), true), request, out, said).await });
             (answer, frames, says)
         };
         // Somebody's grammars take their time.

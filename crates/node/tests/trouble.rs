@@ -3,11 +3,11 @@
 
 use base::{ChunkTree, Hash, NodeId, Reject};
 use node::{Node, NodeConfig, Status};
-use trainer::{Limits, RunStatus};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use swarm::{Access, Spec};
+use trainer::{Limits, RunStatus};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 

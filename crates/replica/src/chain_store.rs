@@ -1,12 +1,12 @@
 //! A chain on disk: one redb file for final blocks, certificates, and what may become final.
 
 use crate::crash;
+use crate::disk::Disk;
 use crate::notes::{Entry, Notes};
 use crate::paths::chain_dir;
 use crate::worked::Days;
 use anyhow::{Context, Result, bail};
 use base::{Hash, NodeId, Wire};
-use crate::disk::Disk;
 use chain::{Block, Step};
 use redb::{Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, StorageError, TableDefinition};
 use std::collections::BTreeMap;

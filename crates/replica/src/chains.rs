@@ -3,10 +3,10 @@
 use crate::follow;
 use crate::log::ChainLog;
 use crate::own::Own;
+use crate::wires::{PACKET_MAX, Packet};
 use anyhow::Result;
 use base::{Hash, NodeId, Reject, Wire};
 use bytes::Bytes;
-use crate::wires::{PACKET_MAX, Packet};
 use chain::Anchor;
 use net::{Net, Served, Ticket};
 use std::collections::BTreeMap;

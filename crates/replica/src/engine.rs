@@ -2,9 +2,9 @@
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
-use chain::{namespace, node_of as node, participants};
 use crate::wires::{Blocked, Incoming, Sender};
 use base::{Hash, Keypair, NodeId};
+use chain::{namespace, node_of as node, participants};
 use commonware_actor::Feedback;
 use commonware_codec::DecodeExt;
 use commonware_consensus::simplex::elector::RoundRobin;

@@ -288,10 +288,10 @@ async fn certify(
 mod tests {
     use super::*;
     use crate::chain_store::ChainStore;
-    use crate::own::Owned;
-    use crate::network::NetworkFile;
-    use base::Keypair;
     use crate::disk::Disk;
+    use crate::network::NetworkFile;
+    use crate::own::Owned;
+    use base::Keypair;
 
     #[test]
     fn a_source_that_holds_the_chain_still_or_trickles_old_blocks_is_left() {

@@ -2,12 +2,12 @@
 
 use crate::chain_store::ChainStore;
 use crate::crash;
+use crate::disk::Note;
 use crate::notes::{Entry, Notes};
 use crate::own::Own;
 use crate::refusals::refused;
 use crate::worked::{self, Days};
 use base::{NodeId, Signed};
-use crate::disk::Note;
 use chain::{Block, Happened, Tx};
 use ledger::{Purse, Tx as Wallet, Voucher};
 use std::collections::BTreeMap;

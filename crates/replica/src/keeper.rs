@@ -3,13 +3,13 @@
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
-use chain::{Answer, Block, Genesis, Orderer, State, Tx};
 use crate::clock::clock;
 use crate::desk::{Desk, Offer, Refused, SILENT_MS, Work};
 use crate::disk::{Disk, Note};
 use crate::end::{Failure, Shared};
 use crate::wires::{Blocked, Outgoing, Packet};
 use base::{Keypair, NodeId, Reject, RejectCounts, Wire};
+use chain::{Answer, Block, Genesis, Orderer, State, Tx};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use tokio::sync::{Notify, mpsc, oneshot, watch};

@@ -1,10 +1,10 @@
 //! Keepers of one network in one process, with packets in memory: for tests of faults and for measurements.
 
-use chain::{Block, Founder, Genesis, Step};
 use crate::disk::Disk;
 use crate::keeper::{Connections, Keeper, KeeperConfig, KeeperError};
 use crate::wires::Packet;
 use base::{Keypair, Millis, NodeId, Reject, Wire};
+use chain::{Block, Founder, Genesis, Step};
 use ledger::{Credits, Params};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

@@ -7,6 +7,8 @@ mod validators;
 
 use crate::chain_store::ChainStore;
 use crate::crash;
+use crate::disk::Disk;
+use crate::keeper::{Connections, Keeper, KeeperConfig};
 use crate::mark::{self, COPY, Voter};
 use crate::network::NetworkFile;
 use crate::outlets::{Outlets, Source};
@@ -14,15 +16,13 @@ use crate::own::Own;
 use crate::paths::chain_dir;
 use crate::pending::{Pending, Progress, ahead, free_number};
 use crate::spend_error::{SpendError, Unsettled};
+use crate::wires::Packet;
 use anyhow::{Context, Result, ensure};
 use base::{Hash, Keypair, NodeId, Reject, Signed, Wire};
-use crate::disk::Disk;
-use crate::keeper::{Connections, Keeper, KeeperConfig};
-use crate::wires::Packet;
 use chain::{Anchor, Happened, Snapshot, Tx};
-use proofs::Made;
 use host::DataFolder;
 use net::Ticket;
+use proofs::Made;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -269,7 +269,11 @@ impl ChainLog {
     }
 
     /// Signs a wallet transaction with the next free number, and submits it until a block settles it; its hash, too.
-    pub(crate) fn begin_spend(&self, key: &Keypair, tx: ledger::Tx) -> Result<(Hash, watch::Receiver<Progress>), SpendError> {
+    pub(crate) fn begin_spend(
+        &self,
+        key: &Keypair,
+        tx: ledger::Tx,
+    ) -> Result<(Hash, watch::Receiver<Progress>), SpendError> {
         let kept = self.kept().context("the chain has not arrived yet; try again")?;
         let _turn = kept.pending.turn();
         // These are done once however often they are asked for.

@@ -238,9 +238,9 @@ pub fn reseated(data: &DataFolder) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::Disk;
     use crate::network::{Seat, private};
     use base::Millis;
-    use crate::disk::Disk;
     use chain::State;
     use net::Address;
 

@@ -117,7 +117,8 @@ pub fn seat(dir: &Path, bind: SocketAddr, relay: Option<RelayAddr>) -> Result<Se
         "name the address of this machine: --bind IP:PORT; behind a router, a relay: --relay URL"
     );
     let data = DataFolder::open(dir)?;
-    let address = Address { node: secret(&data, "key")?.id(), sockets: named.then_some(bind).into_iter().collect(), relay };
+    let address =
+        Address { node: secret(&data, "key")?.id(), sockets: named.then_some(bind).into_iter().collect(), relay };
     Ok(Seat { key: secret(&data, SEAT_FILE)?.id(), address })
 }
 

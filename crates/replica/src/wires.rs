@@ -2,8 +2,8 @@
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
-use chain::{BLOCK_BYTES_MAX, CERTIFICATE_MAX, engine_key, node_of as node, TX_BYTES_MAX};
 use base::{Hash, NodeId, Reader, Wire, WireError};
+use chain::{BLOCK_BYTES_MAX, CERTIFICATE_MAX, TX_BYTES_MAX, engine_key, node_of as node};
 use commonware_actor::{Feedback, Unreliable};
 use commonware_cryptography::ed25519::PublicKey;
 use commonware_p2p::{BlockedSubscription, Blocker, CheckedSender, LimitedSender, Message, Receiver, Recipients};

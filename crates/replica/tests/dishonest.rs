@@ -2,10 +2,10 @@
 //! what it sends, and a network that is cut. There is one chain, nothing is lost, and it goes on after the cut.
 
 use base::{Hash, Keypair, Millis, NodeId, Signed, Wire};
-use replica::local::{Local, Tamper};
 use chain::{Block, Tx};
-use replica::{Channel, Keeper, Packet};
 use ledger::Credits;
+use replica::local::{Local, Tamper};
+use replica::{Channel, Keeper, Packet};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -1,10 +1,10 @@
 //! How a keeper stands still, and how it ends its process: each end in a process of its own.
 
 use base::{Keypair, Signed, Wire};
-use replica::local::{Local, Memory};
 use chain::{Block, Step, Tx};
-use replica::{Connections, Disk, EXIT_DISK, EXIT_PANIC, Keeper, KeeperConfig};
 use ledger::Credits;
+use replica::local::{Local, Memory};
+use replica::{Connections, Disk, EXIT_DISK, EXIT_PANIC, Keeper, KeeperConfig};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};

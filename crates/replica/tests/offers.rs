@@ -1,10 +1,10 @@
 //! What a follower takes of whoever offers it blocks, and a light one of whoever makes up headers.
 
 use base::{Hash, Millis, Reject, Signed};
-use replica::local::Local;
 use chain::{
     Anchor, BLOCK_BYTES_MAX, Block, EVIDENCE_DOMAIN, Evidence, Keeper, Light, Packet, State, Step, Tx, certify,
 };
+use replica::local::Local;
 use std::time::Duration;
 
 struct Chain {

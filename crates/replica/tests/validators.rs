@@ -1,10 +1,10 @@
 //! Real engines in one process: one validator and four, with a dead one, with two, with a restart.
 
 use base::{Hash, Keypair, Millis, Reject, Signed, Wire};
-use replica::local::Local;
 use chain::{Answer, Block, Genesis, Orderer, Turn, Tx};
-use replica::Keeper;
 use ledger::Credits;
+use replica::Keeper;
+use replica::local::Local;
 use std::time::Duration;
 
 /// Nothing here takes longer, whatever the machine does.

@@ -1,12 +1,12 @@
 //! A run's data on this node: fetched from peers by hash, checked, served on.
 
-use crate::content::Contents;
-use host::write_whole;
 use crate::bounds::Bounds;
+use crate::content::Contents;
 use crate::store::Store;
 use anyhow::{Context, Result, ensure};
 use base::{ChunkTree, Hash, NodeId};
 use data::{Manifest, Shard};
+use host::write_whole;
 use net::Net;
 use std::path::{Path, PathBuf};
 use swarm::{Access, RunId, Spec};

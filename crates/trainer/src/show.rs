@@ -1,8 +1,8 @@
 //! What a driver shows of its runs.
 
-use base::plain;
 use crate::driver::{Driver, Run};
 use crate::status::{MemberStatus, RunStatus};
+use base::plain;
 use owner::Why;
 use std::sync::atomic::Ordering;
 use swarm::{Mode, RunId, Status as Standing, Waiting};

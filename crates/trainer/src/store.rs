@@ -3,9 +3,9 @@
 use anyhow::{Context, Result};
 use base::{Hash, Keypair, Wire};
 use host::{DATABASE, DataFolder, append_line, write_whole};
+use model::Weights;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use std::path::{Path, PathBuf};
-use model::Weights;
 use swarm::{Memory, Mode, RunId, Spec};
 
 const RUNS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("runs");

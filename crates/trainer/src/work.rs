@@ -9,13 +9,13 @@ pub(crate) use kept::INITIAL;
 pub(crate) use unit::Resting;
 
 use crate::content::Contents;
-use host::write_whole;
 use crate::memory::{VERSIONS_KEPT, on_device};
 use crate::store::Store;
 use crate::throttle::{Answering, Duty};
 use anyhow::{Context, Result};
 use base::{ChunkTree, Hash};
 use data::{Corpus, Order};
+use host::write_whole;
 use model::update::Format;
 use model::{Applied, Config, Contribution, Layout, Part, Weights, apply};
 use std::collections::{BTreeMap, BTreeSet};

@@ -6,8 +6,8 @@
 use crate::common::json;
 use base::{Hash, NodeId, Wire};
 use chain::{Block, Genesis, Tx};
-use replica::Disk;
 use replica::ChainStore;
+use replica::Disk;
 use serde_json::Value;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;

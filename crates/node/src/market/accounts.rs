@@ -57,9 +57,8 @@ impl Accounts for NodeAccounts {
     }
 
     fn allotment(&self, chain: &Hash, client: &NodeId, payee: &NodeId) -> Option<Allotment> {
-        let look = |orderer: &mut chain::Orderer| {
-            orderer.state().money().account(client)?.allotments.get(payee).copied()
-        };
+        let look =
+            |orderer: &mut chain::Orderer| orderer.state().money().account(client)?.allotments.get(payee).copied();
         self.kept(chain)?.keeper.look(look)
     }
 

@@ -1,10 +1,10 @@
 //! Final blocks as they are shown: what each transaction does, in words and in figures.
 
-use replica::Entry;
 use base::plain;
 use base::{Hash, NodeId};
 use chain::{Block, Tx};
 use ledger::{Credits, Tx as Wallet};
+use replica::Entry;
 use serde::{Deserialize, Serialize};
 use swarm::{RunId, Tx as Work};
 

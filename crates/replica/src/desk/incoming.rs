@@ -1,9 +1,9 @@
 //! What other nodes send to a desk.
 
-use chain::{Block, BLOCK_BYTES_MAX, CERTIFICATE_MAX, certified, Tx};
 use super::{ASK_AGAIN, Desk, GIVEN_BYTES_MAX, GIVEN_MAX, Wait};
 use crate::wires::Packet;
 use base::{Hash, NodeId, Reject, Wire};
+use chain::{BLOCK_BYTES_MAX, Block, CERTIFICATE_MAX, Tx, certified};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 

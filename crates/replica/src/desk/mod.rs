@@ -6,13 +6,13 @@
 mod incoming;
 mod room;
 
-use chain::{Answer, Block, BLOCK_BYTES_MAX, engine_key, Evidence, EVIDENCE_DOMAIN, Happened, Orderer, Turn, Tx};
 use crate::clock::clock;
 use crate::disk::{Disk, Note};
 use crate::end::{EXIT_DISK, Shared};
 use crate::engine::{Asked, Begin, Engine, EngineError, Mailbox, Timing};
 use crate::wires::{Blocked, Inlet, Outgoing, Packet, wires};
 use base::{Hash, Keypair, Millis, NodeId, Reject, RejectCounts, Signed, Wire};
+use chain::{Answer, BLOCK_BYTES_MAX, Block, EVIDENCE_DOMAIN, Evidence, Happened, Orderer, Turn, Tx, engine_key};
 use commonware_cryptography::blake3::Digest;
 use incoming::Allowance;
 use room::{ROOM_AGAIN, Room};

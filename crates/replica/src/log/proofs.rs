@@ -1,10 +1,10 @@
 //! What a node proves of a chain to others: accounts, and snapshots to begin from.
 
 use super::Kept;
+use crate::disk::Disk;
 use anyhow::{Context, Result, bail};
 use base::{NodeId, Wire};
 use bytes::Bytes;
-use crate::disk::Disk;
 use chain::{AccountProof, Block, RootProof, Snapshot, Step};
 use std::time::{Duration, Instant};
 

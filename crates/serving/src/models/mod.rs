@@ -12,9 +12,9 @@ pub use hub::{HubFile, HubName};
 pub use pull::pull;
 pub use ticket::{HERE as MODEL_HERE, ModelTicket, Wanted, topic as model_topic};
 
-use host::{DiskBudget, write_whole};
 use anyhow::{Context, Result, bail, ensure};
 use base::{ChunkTree, Hash, Wire};
+use host::{DiskBudget, write_whole};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs::File;
@@ -347,7 +347,13 @@ mod tests {
         // The same content twice is one model; another one needs a name of its own.
         assert_eq!(models.add(&file, Some("again"), &DiskBudget::default(), &quiet).expect("known").name, "one");
         let other = gguf(dir.path(), "two.gguf", 2);
-        assert!(models.add(&other, Some("one"), &DiskBudget::default(), &quiet).expect_err("taken").to_string().contains("--name"));
+        assert!(
+            models
+                .add(&other, Some("one"), &DiskBudget::default(), &quiet)
+                .expect_err("taken")
+                .to_string()
+                .contains("--name")
+        );
         let two = models.add(&other, None, &DiskBudget::default(), &quiet).expect("added");
         assert_eq!(models.all().expect("both").len(), 2);
         assert_eq!(models.find(&two.hash.to_string()[..12]).expect("by hash").name, "two");

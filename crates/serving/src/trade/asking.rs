@@ -72,7 +72,8 @@ impl Trade {
         let context = (read / 2).min(context);
         let need = Need { model, context, read, written: length, price: self.config.price, knows };
         // Nobody links what a user asks on two days.
-        let owner = Hash::of("talkoo 2026 owner of a day v1", &(own, crate::clock::clock().0 / owner::DAY_MS).to_bytes());
+        let owner =
+            Hash::of("talkoo 2026 owner of a day v1", &(own, crate::clock::clock().0 / owner::DAY_MS).to_bytes());
         let request = Request { written, ..Request::new(Hash(id), model, owner, ask) };
         let bytes = Say::Ask { request: request.clone() }.to_bytes();
         if bytes.len() > FRAME_MAX || Say::from_bytes(&bytes).is_err() {

@@ -4,9 +4,9 @@ mod allotments;
 mod asking;
 mod attempt;
 mod checking;
-mod open;
 mod money;
 mod names;
+mod open;
 
 pub use checking::Check;
 pub use names::NET;
@@ -14,8 +14,8 @@ pub use open::TradeSetup;
 
 use crate::accounts::Accounts;
 use crate::books::{Answered, Books};
-use crate::provider::{OfferConfig, Provider};
 use crate::local::Local;
+use crate::provider::{OfferConfig, Provider};
 use anyhow::Result;
 use base::{Hash, Keypair, NodeId, Reject, Rng, Wire};
 use gateway::{Answer, Answers, Asked};

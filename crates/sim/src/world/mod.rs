@@ -5,17 +5,17 @@ mod drive;
 mod lies;
 mod wire;
 
-use check::Watch;
 use crate::mass::Mass;
 use crate::node::{Disk, Node};
 use crate::report::{Learning, Report, Violation};
 use crate::scenario::{Scenario, Work};
 use crate::tensors::Tensors;
-use wire::Ask;
 use base::{Hash, Keypair, Machine, Millis, NodeId, Outbox, Rng, Round, Wire};
+use check::Watch;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use swarm::{Block, Commit, Input, Outcome, Output, Peer, Run, RunId, Sequencer, SignedTx, State, Status, Tx, Will};
+use wire::Ask;
 
 /// Runs a scenario to its end, or to the first invariant that does not hold.
 pub fn run(scenario: &Scenario) -> Result<Report, Violation> {

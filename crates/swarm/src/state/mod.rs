@@ -10,8 +10,8 @@ mod round;
 use crate::tx::DOMAIN;
 use crate::{Attest, Block, Commit, Mode, RunId, SignedTx, Spec, Tx};
 use base::{Hash, Millis, NodeId, Reject, RejectCounts, Round, wire_struct};
-use std::collections::{BTreeMap, VecDeque};
 use round::two_thirds;
+use std::collections::{BTreeMap, VecDeque};
 
 pub use dispute::Dispute;
 pub use event::{Event, Outcome};

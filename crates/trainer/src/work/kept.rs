@@ -1,9 +1,9 @@
 //! What a run keeps on disk: weights, updates, and private states.
 
 use super::Work;
-use host::{write_parts, write_whole};
 use anyhow::{Context, Result, ensure};
 use base::{ChunkTree, Hash, Reject, Round};
+use host::{write_parts, write_whole};
 use model::{Layout, Private, Weights, verify_update};
 use std::collections::BTreeSet;
 use std::fs::File;

@@ -320,7 +320,7 @@ mod tests {
     #[test]
     fn a_run_is_weighed() {
         let founder = Keypair::from_secret([1; 32]);
-        let genesis = replica::private(founder.id(), founder.id()).genesis;
+        let genesis = replica::private_network(founder.id(), founder.id()).genesis;
         let mut state = State::new(&genesis);
         let (me, by, chain) = (NodeId([9; 32]), state.validators()[0], genesis.chain());
         let make = |seq: u64, tx: swarm::Tx| {
@@ -364,7 +364,7 @@ mod tests {
         let begun = Instant::now();
         let (mut progress, round) = (None, Duration::from_secs(33));
         let mut look = |s: u64, tokens: u64, waiting: &str, trouble: Option<&str>, expect: bool| {
-            let member = crate::MemberStatus { node: "me".into(), tokens, ..Default::default() };
+            let member = trainer::MemberStatus { node: "me".into(), tokens, ..Default::default() };
             let run = RunStatus {
                 members: vec![member],
                 waiting: waiting.into(),

@@ -45,7 +45,10 @@ pub use home::home;
 pub use keeper::{Connections, Keeper, KeeperConfig, KeeperError, replay};
 pub use log::{ChainLog, Kept};
 pub use mark::{old_seat, reseated};
-pub use network::{NetworkFile, Recovered, SEAT_FILE, Seat, join as join_network, network_of, recover, seat};
+pub use network::{
+    NetworkFile, Recovered, SEAT_FILE, Seat, join as join_network, network_of, private as private_network, recover,
+    seat,
+};
 pub use notes::{Entry, Notes};
 pub use own::{Own, Owned};
 pub use paths::{chain_dir, secret};

@@ -186,7 +186,7 @@ pub fn recover(dir: &Path, name: &str, seats: Vec<Seat>) -> Result<Recovered> {
 }
 
 /// A network of one owner.
-pub(crate) fn private(owner: NodeId, seat: NodeId) -> NetworkFile {
+pub fn private(owner: NodeId, seat: NodeId) -> NetworkFile {
     let mut genesis =
         genesis(format!("private network of {}", owner.short()), vec![Founder { key: seat, owner, node: owner }]);
     genesis.opening = vec![(owner, FAUCET)];

@@ -1,10 +1,9 @@
 //! What a follower takes of whoever offers it blocks, and a light one of whoever makes up headers.
 
 use base::{Hash, Millis, Reject, Signed};
-use chain::{
-    Anchor, BLOCK_BYTES_MAX, Block, EVIDENCE_DOMAIN, Evidence, Keeper, Light, Packet, State, Step, Tx, certify,
-};
+use chain::{Anchor, BLOCK_BYTES_MAX, Block, EVIDENCE_DOMAIN, Evidence, Light, State, Step, Tx, certify};
 use replica::local::Local;
+use replica::{Keeper, Packet};
 use std::time::Duration;
 
 struct Chain {

@@ -6,7 +6,7 @@ SERVE ?= 1
 export SERVE
 BIN = $(shell $(CARGO) metadata --format-version 1 --no-deps 2>/dev/null | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug
 
-.PHONY: conformance install uninstall demo demo-ledger demo-serve test nightly bench claims claims-full claims-check lint fuzz build prerequisites
+.PHONY: conformance packages install uninstall demo demo-ledger demo-serve test nightly bench claims claims-full claims-check lint fuzz build prerequisites
 
 demo: build ## four peers train together on this machine (about four minutes)
 	$(BIN)/talkoo demo
@@ -36,6 +36,10 @@ endif
 
 install: prerequisites ## the program for this user
 	$(CARGO) install --path crates/cli --locked --profile dev $(if $(filter 0,$(SERVE)),--no-default-features)
+
+packages: prerequisites ## a tarball, a Debian package, a wheel and an npm package, with checksums, in packages/
+	$(CARGO) build -p cli --release --locked
+	./packaging/make.py $(BIN)/../release/talkoo packages
 
 uninstall: ## takes the program away again; data folders stay
 	$(CARGO) uninstall cli

@@ -7,8 +7,8 @@
 //! *Goals*: one form of a question for every API in front and every model behind; nothing of a peer is believed that is
 //! not signed, in order and within its bounds; an answer is paid once. *Non-goals*: HTTP, tensors, the ledger's state.
 
+mod admission;
 mod ask;
-mod door;
 mod ids;
 mod index;
 mod limits;
@@ -23,8 +23,8 @@ mod talk;
 mod weights;
 mod wire;
 
+pub use admission::{FairQueue, Turn};
 pub use ask::{Ask, Finish, Format, Input, Message, ModelCard, Piece, Sampling, Token};
-pub use door::{Door, Turn};
 pub use index::{Index, Need};
 pub use money::{Allotted, Purse, Till};
 pub use offer::{AT, Candidate, OFFER_MS, OFFERS_MAX, Offer, Offers, Outcome, Price, Tier};

@@ -1,7 +1,7 @@
-//! Places at a model, handed out by a [`Door`].
+//! Places at a model, handed out by a [`FairQueue`].
 
 use base::NodeId;
-use market::{Door, Turn};
+use market::{FairQueue, Turn};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use tokio::sync::oneshot;
@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 pub(super) struct Gate(Mutex<Inner>);
 
 struct Inner {
-    door: Door,
+    door: FairQueue,
     waiting: BTreeMap<u64, oneshot::Sender<bool>>,
 }
 
@@ -24,7 +24,7 @@ pub(super) struct Place {
 impl Gate {
     /// So many write at a time, and one for four of them stands ready in the engine: between two answers it would idle.
     pub(super) fn new(places: usize) -> Self {
-        let door = Door::new(places, places.div_ceil(4));
+        let door = FairQueue::new(places, places.div_ceil(4));
         Self(Mutex::new(Inner { door, waiting: BTreeMap::new() }))
     }
 

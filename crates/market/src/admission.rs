@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 /// The door of a model at a provider.
 #[derive(Debug)]
-pub struct Door {
+pub struct FairQueue {
     places: usize,
     /// Let in beside those, so that a place that becomes free is taken at once.
     ahead: usize,
@@ -62,7 +62,7 @@ const ANSWER_MS: u64 = 2_000;
 /// Who finds everything taken comes back when a place may be free, but in these bounds.
 const AGAIN_MS: (u64, u64) = (100, 20_000);
 
-impl Door {
+impl FairQueue {
     /// A door to so many places; as many may wait. `ahead` more are let in to stand ready behind it.
     pub fn new(places: usize, ahead: usize) -> Self {
         let (inside, waiting, had) = Default::default();

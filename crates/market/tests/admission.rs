@@ -1,7 +1,7 @@
 //! Places at a provider: shared fairly whatever the clients do, never idle while somebody waits.
 
 use base::{Millis, NodeId, Rng};
-use market::{Door, Turn};
+use market::{FairQueue, Turn};
 use std::collections::BTreeMap;
 
 fn key(i: u8) -> NodeId {
@@ -28,7 +28,7 @@ fn served_as(
     name: impl Fn(usize, u64) -> NodeId,
 ) -> Vec<u64> {
     let mut rng = Rng::new(seed);
-    let mut door = Door::new(places, ahead);
+    let mut door = FairQueue::new(places, ahead);
     // The engine writes so many at a time: who stands ready waits there.
     let mut ready: std::collections::VecDeque<u64> = Default::default();
     let mut done = vec![0; every_ms.len()];
@@ -127,7 +127,7 @@ fn who_is_alone_gets_everything() {
 
 #[test]
 fn who_waits_firmly_is_not_sent_away() {
-    let mut door = Door::new(1, 0);
+    let mut door = FairQueue::new(1, 0);
     let (first, _) = door.knock(Millis(0), key(1), false);
     let (firm, turns) = door.knock(Millis(0), key(1), true);
     assert_eq!((firm.is_some(), turns), (true, vec![]));

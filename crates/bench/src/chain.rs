@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use base::{Keypair, Signed, Wire};
 use chain::{Genesis, Tx};
 use ledger::Credits;
-use replica::Keeper;
+use replica::Replica;
 use replica::local::Local;
 use std::path::Path;
 use std::sync::Arc;
@@ -63,7 +63,7 @@ pub(crate) fn measure(book: &mut Book) -> Result<()> {
 struct Network {
     genesis: Genesis,
     local: Local,
-    validators: Vec<Option<Keeper>>,
+    validators: Vec<Option<Replica>>,
 }
 
 fn sender(i: usize) -> Keypair {
@@ -89,7 +89,7 @@ impl Network {
         Tx::Wallet { tx: Signed::new(ledger::DOMAIN, &sender(from), envelope) }.to_bytes()
     }
 
-    fn at(&self, i: usize) -> &Keeper {
+    fn at(&self, i: usize) -> &Replica {
         self.validators[i].as_ref().expect("it runs")
     }
 

@@ -1,6 +1,6 @@
 //! Chains on this machine: the one that a node keeps at home, and those that it follows.
 //!
-//! [`Keeper`] puts the pure [`chain::Orderer`] between the consensus engine, a disk and a network. [`ChainLog`] keeps a chain
+//! [`Replica`] puts the pure [`chain::Orderer`] between the consensus engine, a disk and a network. [`ChainLog`] keeps a chain
 //! in a data folder and submits what the owner signs, [`Chains`] has all of them. One validator is the same path as four and
 //! more, and a follower's is the same without an engine.
 //!
@@ -18,7 +18,6 @@ mod engine;
 mod follow;
 mod history;
 mod home;
-mod keeper;
 pub mod local;
 mod log;
 mod mark;
@@ -29,6 +28,7 @@ mod own;
 mod paths;
 mod pending;
 mod refusals;
+mod replica;
 mod spend;
 mod spend_error;
 mod submitting;
@@ -42,7 +42,6 @@ pub use disk::{Disk, Note};
 pub use end::{EXIT_DISK, EXIT_PANIC};
 pub use engine::EngineError;
 pub use home::home;
-pub use keeper::{Connections, Keeper, KeeperConfig, KeeperError, replay};
 pub use log::{ChainLog, Kept};
 pub use mark::{old_seat, reseated};
 pub use network::{
@@ -52,6 +51,7 @@ pub use network::{
 pub use notes::{Entry, Notes};
 pub use own::{Own, Owned};
 pub use paths::{chain_dir, secret};
+pub use replica::{Connections, Replica, ReplicaConfig, ReplicaError, replay};
 pub use spend_error::{FINAL_WITHIN, SpendError, Unsettled};
 pub use wires::{Channel, Outgoing, PACKET_MAX, Packet};
 pub use worked::{Days, Worked};

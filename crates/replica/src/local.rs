@@ -1,7 +1,7 @@
 //! Keepers of one network in one process, with packets in memory: for tests of faults and for measurements.
 
 use crate::disk::Disk;
-use crate::keeper::{Connections, Keeper, KeeperConfig, KeeperError};
+use crate::replica::{Connections, Replica, ReplicaConfig, ReplicaError};
 use crate::wires::Packet;
 use base::{Keypair, Millis, NodeId, Reject, Wire};
 use chain::{Block, Founder, Genesis, Step};
@@ -150,7 +150,7 @@ impl Local {
     }
 
     /// Starts keeper `i`, or starts it again.
-    pub fn start(&self, i: usize) -> Result<Keeper, KeeperError> {
+    pub fn start(&self, i: usize) -> Result<Replica, ReplicaError> {
         let (out, mut outgoing) = mpsc::unbounded_channel::<(Vec<NodeId>, Packet)>();
         let (inlet, incoming) = mpsc::channel(QUEUE);
         let me = self.keys[i].id();
@@ -164,7 +164,7 @@ impl Local {
                 }
             }
         });
-        let config = KeeperConfig {
+        let config = ReplicaConfig {
             genesis: self.genesis.clone(),
             key: Some(Keypair::from_secret(self.keys[i].secret())),
             journal: self.stage.join(format!("journal-{i}")),
@@ -172,7 +172,7 @@ impl Local {
             ends: true,
             note: Arc::new(|_, _| {}),
         };
-        Keeper::start(config, Connections { out, incoming })
+        Replica::start(config, Connections { out, incoming })
     }
 
     /// One more machine, which may take a seat.
@@ -184,7 +184,7 @@ impl Local {
     }
 
     /// Gives `keeper` the final blocks of disk `from` that it lacks, as a node does that follows another.
-    pub async fn follow(&self, from: usize, keeper: &Keeper) -> Result<(), Reject> {
+    pub async fn follow(&self, from: usize, keeper: &Replica) -> Result<(), Reject> {
         let (mut blocks, mut height) = (Vec::new(), *keeper.height().borrow());
         let read = |height| {
             let block = self.disks[from].block(height).ok().flatten()?;
@@ -201,7 +201,7 @@ impl Local {
     }
 
     /// Stops keeper `i`.
-    pub async fn stop(&self, i: usize, keeper: Keeper) {
+    pub async fn stop(&self, i: usize, keeper: Replica) {
         self.inlets().remove(&self.keys[i].id());
         keeper.stop().await;
     }

@@ -8,13 +8,13 @@ mod validators;
 use crate::chain_store::ChainStore;
 use crate::crash;
 use crate::disk::Disk;
-use crate::keeper::{Connections, Keeper, KeeperConfig};
 use crate::mark::{self, COPY, Voter};
 use crate::network::NetworkFile;
 use crate::outlets::{Outlets, Source};
 use crate::own::Own;
 use crate::paths::chain_dir;
 use crate::pending::{Pending, Progress, ahead, free_number};
+use crate::replica::{Connections, Replica, ReplicaConfig};
 use crate::spend_error::{SpendError, Unsettled};
 use crate::wires::Packet;
 use anyhow::{Context, Result, ensure};
@@ -54,7 +54,7 @@ pub struct ChainLog {
 /// A chain as far as it is here.
 pub struct Kept {
     pub store: Arc<ChainStore>,
-    pub keeper: Keeper,
+    pub keeper: Replica,
     /// Transactions of the owner on their way.
     pub(crate) pending: Arc<Pending>,
     pub network: NetworkFile,
@@ -360,8 +360,8 @@ impl Kept {
             write(block, happened);
             settled.settle(block, happened);
         });
-        let config = KeeperConfig { genesis: network.genesis.clone(), key, journal, disk: store.clone(), ends, note };
-        let keeper = Keeper::start(config, Connections { out, incoming: packets })?;
+        let config = ReplicaConfig { genesis: network.genesis.clone(), key, journal, disk: store.clone(), ends, note };
+        let keeper = Replica::start(config, Connections { out, incoming: packets })?;
         let outgoing = Mutex::new(Some(outgoing));
         let (seats, made) = (Mutex::new((u64::MAX, BTreeMap::new())), Mutex::default());
         let making = tokio::sync::Semaphore::new(MAKING_MAX);

@@ -139,7 +139,7 @@ fn set_aside(data: &DataFolder, chain: Option<&Path>) -> Result<String> {
 fn may_begin(data: &DataFolder, dir: &Path, network: &NetworkFile, key: &mut Keypair) -> Result<Leave> {
     let genesis = &network.genesis;
     let disk = ChainStore::open(dir)?;
-    let orderer = crate::keeper::replay(genesis, &disk, &|_, _| {})?;
+    let orderer = crate::replica::replay(genesis, &disk, &|_, _| {})?;
     let state = orderer.state();
     // A network that was recovered remembers votes of the one before it: at its beginning they say nothing.
     if state.height() > 0 {
@@ -340,7 +340,7 @@ mod tests {
         let write = |after_ms: u64| {
             let dir = crate::paths::chain_dir(stage.data.dir(), &network.genesis.chain());
             let disk = ChainStore::open(&dir).expect("a data");
-            let mut state = crate::keeper::replay(&network.genesis, &disk, &|_, _| {}).expect("read").state().clone();
+            let mut state = crate::replica::replay(&network.genesis, &disk, &|_, _| {}).expect("read").state().clone();
             let block = state.next(other.expect("three"), Vec::new(), state.time().plus(after_ms), Vec::new());
             disk.finish(&[block], b"a certificate").expect("written");
         };

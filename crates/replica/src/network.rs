@@ -171,7 +171,7 @@ pub fn recover(dir: &Path, name: &str, seats: Vec<Seat>) -> Result<Recovered> {
     let old = NetworkFile::of(data.dir())?.context("this folder has no network to recover")?;
     let from = old.genesis.chain();
     let disk = ChainStore::open(&chain_dir(data.dir(), &from))?;
-    let orderer = crate::keeper::replay(&old.genesis, &disk, &|_, _| {})?;
+    let orderer = crate::replica::replay(&old.genesis, &disk, &|_, _| {})?;
     let (height, block) = (orderer.state().height(), orderer.state().tip());
     let mut file = NetworkFile::new(name, seats)?;
     let zero = Recovery { chain: from, block, height, root: Hash::default() };

@@ -5,7 +5,7 @@ use base::{Hash, Keypair, Millis, NodeId, Signed, Wire};
 use chain::{Block, Tx};
 use ledger::Credits;
 use replica::local::{Local, Tamper};
-use replica::{Channel, Keeper, Packet};
+use replica::{Channel, Packet, Replica};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -117,7 +117,7 @@ fn user(i: usize) -> Keypair {
 struct Network {
     _stage: tempfile::TempDir,
     local: Local,
-    keepers: Vec<Keeper>,
+    keepers: Vec<Replica>,
     counts: Counts,
     /// What the receiver has.
     balance: u64,
@@ -141,7 +141,7 @@ impl Network {
         self.counts.lock().expect("nobody panics while holding it").contains_key(&trick)
     }
 
-    fn honest(&self) -> impl Iterator<Item = (usize, &Keeper)> {
+    fn honest(&self) -> impl Iterator<Item = (usize, &Replica)> {
         self.keepers.iter().enumerate().filter(|(i, _)| *i != LIAR)
     }
 
@@ -191,7 +191,7 @@ fn receiver() -> NodeId {
     user(50).id()
 }
 
-fn received(keeper: &Keeper) -> u64 {
+fn received(keeper: &Replica) -> u64 {
     keeper.look(|o| o.state().money().account(&receiver()).map_or(0, |account| account.balance.0))
 }
 

@@ -4,7 +4,7 @@ use base::{Keypair, Signed, Wire};
 use chain::{Block, Step, Tx};
 use ledger::Credits;
 use replica::local::{Local, Memory};
-use replica::{Connections, Disk, EXIT_DISK, EXIT_PANIC, Keeper, KeeperConfig};
+use replica::{Connections, Disk, EXIT_DISK, EXIT_PANIC, Replica, ReplicaConfig};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -51,11 +51,11 @@ fn transfer(local: &Local, nonce: u64) -> Vec<u8> {
     Tx::Wallet { tx: Signed::new(ledger::DOMAIN, &user(0), envelope) }.to_bytes()
 }
 
-fn received(keeper: &Keeper) -> u64 {
+fn received(keeper: &Replica) -> u64 {
     keeper.look(|o| o.state().money().account(&user(1).id()).map_or(0, |account| account.balance.0))
 }
 
-async fn until(keeper: &Keeper, what: &str, done: impl Fn(&Keeper) -> bool) {
+async fn until(keeper: &Replica, what: &str, done: impl Fn(&Replica) -> bool) {
     let (begun, mut height) = (Instant::now(), keeper.height());
     while !done(keeper) {
         assert!(begun.elapsed() < DEADLINE, "{what} did not come: {:?}", keeper.trouble());
@@ -64,7 +64,7 @@ async fn until(keeper: &Keeper, what: &str, done: impl Fn(&Keeper) -> bool) {
 }
 
 /// Whether a block becomes final within a while.
-async fn goes_on(keeper: &Keeper) -> bool {
+async fn goes_on(keeper: &Replica) -> bool {
     let mut height = keeper.height();
     height.borrow_and_update();
     tokio::time::timeout(QUIET, height.changed()).await.is_ok()
@@ -120,9 +120,9 @@ async fn a_panic_in_the_state_ends_the_process_with_its_reason() {
 }
 
 /// One that follows, as a node follows a stranger's network.
-fn follower(local: &Local, stage: &Path, disk: impl Disk) -> Keeper {
+fn follower(local: &Local, stage: &Path, disk: impl Disk) -> Replica {
     let ((out, _), (_, incoming)) = (mpsc::unbounded_channel(), mpsc::channel(1));
-    let config = KeeperConfig {
+    let config = ReplicaConfig {
         genesis: local.genesis.clone(),
         key: None,
         journal: stage.join("none"),
@@ -130,7 +130,7 @@ fn follower(local: &Local, stage: &Path, disk: impl Disk) -> Keeper {
         ends: false,
         note: Arc::new(|_, _| {}),
     };
-    Keeper::start(config, Connections { out, incoming }).expect("it starts")
+    Replica::start(config, Connections { out, incoming }).expect("it starts")
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,7 @@
 use base::{Hash, Millis, Reject, Signed};
 use chain::{Anchor, BLOCK_BYTES_MAX, Block, EVIDENCE_DOMAIN, Evidence, Light, State, Step, Tx, certify};
 use replica::local::Local;
-use replica::{Keeper, Packet};
+use replica::{Packet, Replica};
 use std::time::Duration;
 
 struct Chain {
@@ -14,7 +14,7 @@ struct Chain {
 
 impl Chain {
     /// The first blocks of a network of four, and a follower.
-    fn new() -> (Self, Keeper) {
+    fn new() -> (Self, Replica) {
         let stage = tempfile::tempdir().expect("a folder");
         let mut local = Local::new(4, stage.path().to_owned(), Vec::new(), 3_600_000);
         let follower = local.add();
@@ -35,7 +35,7 @@ impl Chain {
         certify(&self.local.genesis.chain(), &set, keys, (epoch, 9), block).expect("a quorum")
     }
 
-    async fn offer(&self, keeper: &Keeper, blocks: &[Block]) -> Result<(), Reject> {
+    async fn offer(&self, keeper: &Replica, blocks: &[Block]) -> Result<(), Reject> {
         let last = blocks.last().expect("one").hash();
         keeper.offer(blocks.to_vec(), self.certificate(0, &last)).await
     }

@@ -3,7 +3,7 @@
 use base::{Hash, Keypair, Millis, Reject, Signed, Wire};
 use chain::{Answer, Block, Genesis, Orderer, Turn, Tx};
 use ledger::Credits;
-use replica::Keeper;
+use replica::Replica;
 use replica::local::Local;
 use std::time::Duration;
 
@@ -34,11 +34,11 @@ impl Network {
         Self { _stage: stage, genesis: local.genesis.clone(), local }
     }
 
-    fn start(&self, i: usize) -> Keeper {
+    fn start(&self, i: usize) -> Replica {
         self.local.start(i).expect("a validator starts")
     }
 
-    async fn stop(&self, i: usize, keeper: Keeper) {
+    async fn stop(&self, i: usize, keeper: Replica) {
         self.local.stop(i, keeper).await;
     }
 
@@ -52,12 +52,12 @@ impl Network {
     }
 }
 
-fn balance(validator: &Keeper, i: usize) -> u64 {
+fn balance(validator: &Replica, i: usize) -> u64 {
     validator.look(|orderer| orderer.state().money().account(&user(i).id()).map_or(0, |account| account.balance.0))
 }
 
 /// Waits until the validator's state shows `what`.
-async fn until(validator: &Keeper, what: &str, done: impl Fn(&Keeper) -> bool) {
+async fn until(validator: &Replica, what: &str, done: impl Fn(&Replica) -> bool) {
     let mut height = validator.height();
     let waiting = async {
         while !done(validator) {
@@ -69,7 +69,7 @@ async fn until(validator: &Keeper, what: &str, done: impl Fn(&Keeper) -> bool) {
 }
 
 /// Whether a block becomes final within a while.
-async fn goes_on(validator: &Keeper) -> bool {
+async fn goes_on(validator: &Replica) -> bool {
     let mut height = validator.height();
     height.borrow_and_update();
     tokio::time::timeout(QUIET, height.changed()).await.is_ok()
@@ -103,15 +103,15 @@ async fn one_validator_orders_and_goes_on_after_a_restart() {
 #[tokio::test(flavor = "multi_thread")]
 async fn four_validators_go_on_without_one_stop_without_two_and_come_back() {
     let network = Network::new(4);
-    let mut validators: Vec<Option<Keeper>> = (0..4).map(|i| Some(network.start(i))).collect();
-    let submit = |v: &Option<Keeper>, nonce| {
+    let mut validators: Vec<Option<Replica>> = (0..4).map(|i| Some(network.start(i))).collect();
+    let submit = |v: &Option<Replica>, nonce| {
         v.as_ref().expect("it runs").submit(&network.transfer(0, nonce, 1, 1_000_000)).expect("taken");
     };
     submit(&validators[2], 0);
     for validator in validators.iter().flatten() {
         until(validator, "the first transfer everywhere", |v| balance(v, 1) == 101_000_000).await;
     }
-    let root = |v: &Keeper| v.look(|o| (o.state().height(), o.state().tip()));
+    let root = |v: &Replica| v.look(|o| (o.state().height(), o.state().tip()));
     network.stop(3, validators[3].take().expect("it ran")).await;
     submit(&validators[1], 1);
     for validator in validators.iter().flatten() {
@@ -135,7 +135,7 @@ async fn four_validators_go_on_without_one_stop_without_two_and_come_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_halves_of_four_decide_nothing_and_go_on_when_they_meet_again() {
     let network = Network::new(4);
-    let keepers: Vec<Keeper> = (0..4).map(|i| network.start(i)).collect();
+    let keepers: Vec<Replica> = (0..4).map(|i| network.start(i)).collect();
     keepers[0].submit(&network.transfer(0, 0, 1, 1_000_000)).expect("taken");
     for keeper in &keepers {
         until(keeper, "the first transfer everywhere", |v| balance(v, 1) == 101_000_000).await;
@@ -162,16 +162,16 @@ async fn two_halves_of_four_decide_nothing_and_go_on_when_they_meet_again() {
 async fn seats_come_and_go_at_the_ends_of_epochs() {
     let mut network = Network::with_epochs(4, 8_000);
     let fifth = network.local.add();
-    let mut keepers: Vec<Option<Keeper>> = (0..4).map(|i| Some(network.start(i))).collect();
-    let first = |keepers: &[Option<Keeper>]| keepers[0].as_ref().expect("it runs").height();
+    let mut keepers: Vec<Option<Replica>> = (0..4).map(|i| Some(network.start(i))).collect();
+    let first = |keepers: &[Option<Replica>]| keepers[0].as_ref().expect("it runs").height();
     let wallet = Local::key(fifth);
-    let at = |keepers: &[Option<Keeper>], bytes: &[u8]| keepers[0].as_ref().expect("it runs").submit(bytes);
+    let at = |keepers: &[Option<Replica>], bytes: &[u8]| keepers[0].as_ref().expect("it runs").submit(bytes);
     at(&keepers, &network.say(&user(0), 0, ledger::Tx::Transfer { to: wallet.id(), amount: Credits::whole(99) }))
         .expect("taken");
     at(&keepers, &network.say(&user(1), 0, ledger::Tx::Transfer { to: wallet.id(), amount: Credits::whole(99) }))
         .expect("taken");
     let zero = keepers[0].as_ref().expect("it runs");
-    let owns = |v: &Keeper, of: &Keypair| v.look(|o| o.state().money().account(&of.id()).map_or(0, |a| a.balance.0));
+    let owns = |v: &Replica, of: &Keypair| v.look(|o| o.state().money().account(&of.id()).map_or(0, |a| a.balance.0));
     until(zero, "the wallet's credits", |v| owns(v, &wallet) == Credits::whole(198).0).await;
     let claim = ledger::SeatClaim { chain: network.genesis.chain(), owner: wallet.id(), node: wallet.id() };
     let claim = Signed::new(ledger::SEAT_DOMAIN, &wallet, claim);

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 /// What a keeper begins with.
-pub struct KeeperConfig {
+pub struct ReplicaConfig {
     /// The network.
     pub genesis: Genesis,
     /// Its consensus key; it votes in the epochs whose set has it.
@@ -41,7 +41,7 @@ pub struct Connections {
 }
 
 /// A running keeper. Dropped, it stops.
-pub struct Keeper {
+pub struct Replica {
     orderer: Shared,
     me: Option<NodeId>,
     arrived: Arc<Notify>,
@@ -57,7 +57,7 @@ pub struct Keeper {
 
 /// Why a keeper cannot begin.
 #[derive(Debug, thiserror::Error)]
-pub enum KeeperError {
+pub enum ReplicaError {
     /// No network begins like this.
     #[error("the genesis is not one that a network can begin with: {0}")]
     Genesis(Reject),
@@ -75,23 +75,23 @@ const LATE_MS: u64 = 30_000;
 const OFFERS: usize = 2;
 
 /// The chain on a disk, as far as it is final.
-pub fn replay(genesis: &Genesis, disk: &dyn Disk, note: &Note) -> Result<Orderer, KeeperError> {
-    genesis.check().map_err(KeeperError::Genesis)?;
+pub fn replay(genesis: &Genesis, disk: &dyn Disk, note: &Note) -> Result<Orderer, ReplicaError> {
+    genesis.check().map_err(ReplicaError::Genesis)?;
     let mut orderer = match disk.state()? {
         // What this node wrote itself is believed; the blocks after it must follow from it all the same.
         Some(bytes) => {
-            Orderer::behind_state(State::from_snapshot(genesis, &bytes).map_err(|r| KeeperError::Damaged(0, r))?)
+            Orderer::behind_state(State::from_snapshot(genesis, &bytes).map_err(|r| ReplicaError::Damaged(0, r))?)
         }
-        None if genesis.recovers.is_some() => return Err(KeeperError::Damaged(0, Reject::NotHeld)),
+        None if genesis.recovers.is_some() => return Err(ReplicaError::Damaged(0, Reject::NotHeld)),
         None => Orderer::new(genesis),
     };
     for height in orderer.state().height().saturating_add(1).. {
         let Some(bytes) = disk.block(height)? else { break };
-        let block = Block::from_bytes(&bytes).map_err(|_| KeeperError::Damaged(height, Reject::Malformed))?;
+        let block = Block::from_bytes(&bytes).map_err(|_| ReplicaError::Damaged(height, Reject::Malformed))?;
         let hash = orderer.body(block);
         let done = orderer.finalized(&hash).map_err(|answer| match answer {
-            Answer::Invalid(reject) => KeeperError::Damaged(height, reject),
-            _ => KeeperError::Damaged(height, Reject::NotHeld),
+            Answer::Invalid(reject) => ReplicaError::Damaged(height, reject),
+            _ => ReplicaError::Damaged(height, Reject::NotHeld),
         })?;
         done.iter().for_each(|(block, happened)| note(block, happened));
     }
@@ -103,9 +103,9 @@ pub fn replay(genesis: &Genesis, disk: &dyn Disk, note: &Note) -> Result<Orderer
     Ok(orderer)
 }
 
-impl Keeper {
+impl Replica {
     /// Goes on with the chain on its disk.
-    pub fn start(config: KeeperConfig, connections: Connections) -> Result<Self, KeeperError> {
+    pub fn start(config: ReplicaConfig, connections: Connections) -> Result<Self, ReplicaError> {
         let orderer = replay(&config.genesis, config.disk.as_ref(), config.note.as_ref())?;
         let (height, trouble) = (watch::Sender::new(orderer.state().height()), watch::Sender::default());
         let (heights, troubles) = (height.subscribe(), trouble.subscribe());

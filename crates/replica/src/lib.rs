@@ -7,11 +7,11 @@
 //! *Goals*: kill it anywhere and start it again, and it goes on; nothing is voted twice; a chain of strangers ends nothing but
 //! itself. *Non-goals*: what is valid (`chain`), what runs do with it (`trainer`), what answers cost (`serving`).
 
+mod actor;
 mod chain_store;
 mod chains;
 mod clock;
 mod crash;
-mod desk;
 mod disk;
 mod end;
 mod engine;

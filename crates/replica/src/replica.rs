@@ -3,8 +3,8 @@
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
+use crate::actor::{Actor, Offer, Refused, SILENT_MS, Work};
 use crate::clock::clock;
-use crate::desk::{Desk, Offer, Refused, SILENT_MS, Work};
 use crate::disk::{Disk, Note};
 use crate::end::{Failure, Shared};
 use crate::wires::{Blocked, Outgoing, Packet};
@@ -114,7 +114,7 @@ impl Replica {
         let arrived = Arc::new(Notify::new());
         let (refused, blocked) = (Refused::default(), Blocked::default());
         let me = config.key.as_ref().map(Keypair::id);
-        let desk = Desk {
+        let desk = Actor {
             orderer: orderer.clone(),
             disk: config.disk,
             note: config.note,

@@ -1,6 +1,6 @@
 //! What other nodes send to a desk.
 
-use super::{ASK_AGAIN, Desk, GIVEN_BYTES_MAX, GIVEN_MAX, Wait};
+use super::{ASK_AGAIN, Actor, GIVEN_BYTES_MAX, GIVEN_MAX, Wait};
 use crate::wires::Packet;
 use base::{Hash, NodeId, Reject, Wire};
 use chain::{BLOCK_BYTES_MAX, Block, CERTIFICATE_MAX, Tx, certified};
@@ -54,7 +54,7 @@ fn linked(blocks: &[Block]) -> Result<(), Reject> {
     if blocks.windows(2).all(|two| follows(&two[0], &two[1])) { Ok(()) } else { Err(Reject::OutOfOrder) }
 }
 
-impl Desk {
+impl Actor {
     pub(super) fn packet(&mut self, from: NodeId, packet: Packet) {
         let now = Instant::now();
         self.work.heard.insert(from, now);

@@ -1,6 +1,6 @@
 //! Room on the disk, which a validator leaves before there is none.
 
-use super::Desk;
+use super::Actor;
 use crate::disk::Disk;
 use crate::end::EXIT_DISK;
 use std::collections::BTreeMap;
@@ -35,7 +35,7 @@ impl Room {
     }
 }
 
-impl Desk {
+impl Actor {
     /// Whether the chain may write.
     pub(super) fn has_room(&mut self) -> bool {
         let now = Instant::now();

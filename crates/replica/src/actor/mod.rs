@@ -59,7 +59,7 @@ struct Place {
 }
 
 /// What the keeper's task works on.
-pub(crate) struct Desk {
+pub(crate) struct Actor {
     pub(crate) orderer: Shared,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) note: Arc<Note>,
@@ -134,7 +134,7 @@ async fn engine(place: &mut Option<Place>) -> Option<Asked> {
     }
 }
 
-impl Desk {
+impl Actor {
     pub(crate) async fn run(
         mut self,
         mut incoming: mpsc::Receiver<(NodeId, Packet)>,

@@ -48,7 +48,7 @@ pub(crate) struct Provider {
     refused: Mutex<RejectCounts>,
     counts: Mutex<BTreeMap<&'static str, u64>>,
     since: Millis,
-    desks: Mutex<BTreeMap<Hash, Desk>>,
+    desks: Mutex<BTreeMap<Hash, ModelQueue>>,
     pub(crate) did: Did,
     /// The owner needs the machine: others are told so, and go on elsewhere.
     told: watch::Sender<OwnerSignal>,
@@ -61,7 +61,7 @@ pub(crate) struct Provider {
 }
 
 /// What a provider knows of a model that it serves.
-struct Desk {
+struct ModelQueue {
     /// Tokens a second, of questions and of one answer.
     rates: (u32, u32),
     /// Its places, with those who wait for one.
@@ -131,7 +131,7 @@ impl Provider {
         let gate = Arc::new(Gate::new(places(served)));
         let mut desks = self.desks.lock().expect("nobody panics while holding it");
         desks.retain(|model, _| self.local.of(model).is_some());
-        desks.insert(served.card().hash, Desk { rates, gate });
+        desks.insert(served.card().hash, ModelQueue { rates, gate });
     }
 
     /// Nothing new is taken of others unless it works for them, and nothing is answered while the owner needs the machine.

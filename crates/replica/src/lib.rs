@@ -20,7 +20,6 @@ mod history;
 mod home;
 pub mod local;
 mod log;
-mod mark;
 mod network;
 mod notes;
 mod outlets;
@@ -32,6 +31,7 @@ mod replica;
 mod spend;
 mod spend_error;
 mod submitting;
+mod voting_key;
 mod wires;
 mod worked;
 
@@ -43,7 +43,6 @@ pub use end::{EXIT_DISK, EXIT_PANIC};
 pub use engine::EngineError;
 pub use home::home;
 pub use log::{ChainLog, Kept};
-pub use mark::{old_seat, reseated};
 pub use network::{
     NetworkFile, Recovered, SEAT_FILE, Seat, join as join_network, network_of, private as private_network, recover,
     seat,
@@ -53,5 +52,6 @@ pub use own::{Own, Owned};
 pub use paths::{chain_dir, secret};
 pub use replica::{Connections, Replica, ReplicaConfig, ReplicaError, replay};
 pub use spend_error::{FINAL_WITHIN, SpendError, Unsettled};
+pub use voting_key::{old_seat, reseated};
 pub use wires::{Channel, Outgoing, PACKET_MAX, Packet};
 pub use worked::{Days, Worked};

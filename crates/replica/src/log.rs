@@ -8,7 +8,6 @@ mod validators;
 use crate::chain_store::ChainStore;
 use crate::crash;
 use crate::disk::Disk;
-use crate::mark::{self, COPY, Voter};
 use crate::network::NetworkFile;
 use crate::outlets::{Outlets, Source};
 use crate::own::Own;
@@ -16,6 +15,7 @@ use crate::paths::chain_dir;
 use crate::pending::{Pending, Progress, ahead, free_number};
 use crate::replica::{Connections, Replica, ReplicaConfig};
 use crate::spend_error::{SpendError, Unsettled};
+use crate::voting_key::{self, COPY, VotingKey};
 use crate::wires::Packet;
 use anyhow::{Context, Result, ensure};
 use base::{Hash, Keypair, NodeId, Reject, Signed, Wire};
@@ -87,8 +87,8 @@ impl ChainLog {
     /// The chain of the node's own network.
     pub(crate) fn home(data: &DataFolder, network: NetworkFile, own: Own) -> Result<Self> {
         let mut log = Self::named(data.dir(), network.genesis.chain(), None, own);
-        let voter = mark::voter(data, &log.dir, &network)?;
-        log.copy = matches!(voter, Voter::None);
+        let voter = voting_key::voter(data, &log.dir, &network)?;
+        log.copy = matches!(voter, VotingKey::None);
         let (key, silent) = voter.parts();
         log.silent = silent;
         log.kept.send_replace(Some(Arc::new(Kept::open(&log.dir, network, key, &log.own, true)?)));
@@ -353,7 +353,7 @@ impl Kept {
         let store = Arc::new(ChainStore::open(dir)?);
         let (out, outgoing) = mpsc::unbounded_channel();
         let (incoming, packets) = mpsc::channel(QUEUE);
-        let journal = dir.join(mark::JOURNAL);
+        let journal = dir.join(voting_key::JOURNAL);
         let pending = Arc::new(Pending::open(store.clone())?);
         let (write, settled) = (crate::history::writer(store.clone(), own.clone()), pending.clone());
         let note = Arc::new(move |block: &chain::Block, happened: &[Happened]| {

@@ -32,7 +32,7 @@ pub(crate) const COPY: &str = "this folder is a copy of one whose key votes, or 
     its own";
 
 /// The key with which the folder votes.
-pub(crate) enum Voter {
+pub(crate) enum VotingKey {
     /// The one with which it always voted.
     Own(Keypair),
     /// A new one: this folder is a copy.
@@ -43,7 +43,7 @@ pub(crate) enum Voter {
     Later(String),
 }
 
-impl Voter {
+impl VotingKey {
     /// The key to vote with, or why there is none.
     pub(crate) fn parts(self) -> (Option<Keypair>, Option<String>) {
         match self {
@@ -62,7 +62,7 @@ enum Leave {
 }
 
 /// The key with which a data folder may vote on the chain in `dir`. Marks it at first.
-pub(crate) fn voter(data: &DataFolder, dir: &Path, network: &NetworkFile) -> Result<Voter> {
+pub(crate) fn voter(data: &DataFolder, dir: &Path, network: &NetworkFile) -> Result<VotingKey> {
     let (mark, journal) = (data.dir().join(MARK), dir.join(JOURNAL));
     let mut key = secret(data, SEAT_FILE)?;
     let told = std::fs::read_to_string(&mark).unwrap_or_default();
@@ -80,7 +80,7 @@ pub(crate) fn voter(data: &DataFolder, dir: &Path, network: &NetworkFile) -> Res
     };
     if let Leave::Later(why) = leave {
         tracing::warn!(why, "this node does not vote yet");
-        return Ok(Voter::Later(why));
+        return Ok(VotingKey::Later(why));
     }
     if matches!(leave, Leave::Given) {
         std::fs::create_dir_all(&journal)?;
@@ -88,10 +88,10 @@ pub(crate) fn voter(data: &DataFolder, dir: &Path, network: &NetworkFile) -> Res
             write_mark(&mark, &journal, &chain)?;
         }
         note_start(data)?;
-        return Ok(Voter::Own(key));
+        return Ok(VotingKey::Own(key));
     }
     if !several {
-        return Ok(Voter::None);
+        return Ok(VotingKey::None);
     }
     // A crash in here is gone through again: the key that had the seat stays named.
     if old_seat(data).is_none() {
@@ -110,7 +110,7 @@ pub(crate) fn voter(data: &DataFolder, dir: &Path, network: &NetworkFile) -> Res
     std::fs::create_dir_all(&journal)?;
     write_mark(&mark, &journal, &chain)?;
     note_start(data)?;
-    Ok(Voter::New(secret(data, SEAT_FILE)?))
+    Ok(VotingKey::New(secret(data, SEAT_FILE)?))
 }
 
 /// Renames the key, and with `chain` the mark and the journal of that folder, for a guess may be wrong and a key that
@@ -259,7 +259,7 @@ mod tests {
             secret(&self.data, SEAT_FILE).expect("a key").id()
         }
 
-        fn voter(&self, network: &NetworkFile) -> Result<Voter> {
+        fn voter(&self, network: &NetworkFile) -> Result<VotingKey> {
             let dir = crate::paths::chain_dir(self.data.dir(), &network.genesis.chain());
             voter(&self.data, &dir, network)
         }
@@ -283,7 +283,7 @@ mod tests {
         let (network, key) = (stage.four(true, 1_000), stage.key());
         for _ in 0..2 {
             let voter = stage.voter(&network).expect("told");
-            assert!(matches!(voter, Voter::Own(own) if own.id() == key));
+            assert!(matches!(voter, VotingKey::Own(own) if own.id() == key));
         }
     }
 
@@ -302,7 +302,7 @@ mod tests {
         note_start(&stage.data).expect("noted");
         host::private_folder(dir).expect("closed");
         let voter = stage.voter(&network).expect("told");
-        assert!(matches!(voter, Voter::Own(own) if own.id() == key));
+        assert!(matches!(voter, VotingKey::Own(own) if own.id() == key));
     }
 
     #[test]
@@ -316,7 +316,7 @@ mod tests {
             // The time of the file is not what was noted.
             std::fs::write(dir.join(STARTED), b"1.1").expect("written");
             let voter = stage.voter(&network).expect("told");
-            assert!(matches!(voter, Voter::New(new) if new.id() != key));
+            assert!(matches!(voter, VotingKey::New(new) if new.id() != key));
             assert_eq!(old_seat(&stage.data), Some(key));
             // A second time does not overwrite what the first one set aside.
             std::fs::remove_file(dir.join(OLD_SEAT)).expect("removed");
@@ -327,7 +327,7 @@ mod tests {
             std::fs::rename(chain.join(format!("{JOURNAL}.{suffix}")), chain.join(JOURNAL)).expect("renamed");
             assert_eq!(std::fs::read(chain.join(JOURNAL).join("votes")).expect("read"), b"votes");
             let voter = stage.voter(&network).expect("told");
-            assert!(matches!(voter, Voter::Own(own) if own.id() == key));
+            assert!(matches!(voter, VotingKey::Own(own) if own.id() == key));
             std::fs::rename(dir.join("other"), dir.join(format!("{SEAT_FILE}.{suffix}"))).expect("renamed");
         }
     }
@@ -345,9 +345,9 @@ mod tests {
             disk.finish(&[block], b"a certificate").expect("written");
         };
         write(1_000);
-        assert!(matches!(stage.voter(&network).expect("told"), Voter::Later(why) if why.contains("caught up")));
+        assert!(matches!(stage.voter(&network).expect("told"), VotingKey::Later(why) if why.contains("caught up")));
         write(2 * FRESH_MS - 2_000);
-        assert!(matches!(stage.voter(&network).expect("told"), Voter::Own(own) if own.id() == stage.key()));
+        assert!(matches!(stage.voter(&network).expect("told"), VotingKey::Own(own) if own.id() == stage.key()));
     }
 
     #[test]
@@ -356,12 +356,12 @@ mod tests {
         // A founder's node starts all the same, and follows.
         let key = stage.key();
         let voter = stage.voter(&stage.four(true, FOUNDING_MS + 60_000)).expect("told");
-        assert!(matches!(voter, Voter::Later(why) if why.contains("Put the whole data folder back")));
+        assert!(matches!(voter, VotingKey::Later(why) if why.contains("Put the whole data folder back")));
         assert_eq!(stage.key(), key, "and the key stays");
         // A key that is no founder's may have had a seat later: a new one takes its place.
         let before = stage.key();
         let voter = stage.voter(&stage.four(false, FOUNDING_MS + 60_000)).expect("told");
-        assert!(matches!(voter, Voter::Own(own) if own.id() != before && own.id() == stage.key()));
+        assert!(matches!(voter, VotingKey::Own(own) if own.id() != before && own.id() == stage.key()));
     }
 
     #[test]
@@ -375,6 +375,9 @@ mod tests {
         let disk = ChainStore::open(&dir).expect("a data");
         disk.finish(&[block], b"a certificate").expect("written");
         drop(disk);
-        assert!(matches!(stage.voter(&network).expect("told"), Voter::None), "alone it has nobody to ask for a seat");
+        assert!(
+            matches!(stage.voter(&network).expect("told"), VotingKey::None),
+            "alone it has nobody to ask for a seat"
+        );
     }
 }

@@ -106,20 +106,20 @@ mod tests {
     use super::*;
     use base::Hash;
     use owner::DAY_MS;
-    use replica::{Entry, Notes, Worked};
+    use replica::{DailyWork, Entry, Notes};
 
     #[test]
     fn what_was_done_is_found_again_and_counted_since_the_start() {
         let stage = tempfile::tempdir().expect("a folder");
         let (me, other, run) = (NodeId([7; 32]), NodeId([8; 32]), Hash([9; 32]));
-        let row = |height: u64, tokens: u64, earned_micro: u64| Worked {
+        let row = |height: u64, tokens: u64, earned_micro: u64| DailyWork {
             height,
             tokens,
             earned_micro,
             device: "cpu".into(),
-            ..Worked::default()
+            ..DailyWork::default()
         };
-        let note = |store: &ChainStore, day: u64, row: Worked| {
+        let note = |store: &ChainStore, day: u64, row: DailyWork| {
             let entries = vec![(me, vec![Entry { height: row.height, time_ms: day * DAY_MS, ..Entry::default() }])];
             let paid = vec![(run, me, 5), (run, other, 6)];
             let days = [((me, day, run), row.clone())].into();

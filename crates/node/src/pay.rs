@@ -3,8 +3,8 @@
 use crate::Node;
 use owner::Unpaid;
 use replica::ChainStore;
+use replica::DailyWork;
 use replica::Kept;
-use replica::Worked;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,10 +25,10 @@ impl Node {
         Some((own.earned_micro, own.unpaid))
     }
 
-    fn own_part(&self, store: &ChainStore, run: &RunId) -> Worked {
+    fn own_part(&self, store: &ChainStore, run: &RunId) -> DailyWork {
         store.days(|days| {
             let own = days.iter().filter(|((by, _, of), _)| *by == self.id() && of == run).map(|(_, worked)| worked);
-            own.fold(Worked::default(), Worked::and)
+            own.fold(DailyWork::default(), DailyWork::and)
         })
     }
 

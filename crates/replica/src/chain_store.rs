@@ -2,9 +2,9 @@
 
 use crate::crash;
 use crate::disk::Disk;
+use crate::earnings::Days;
 use crate::notes::{Entry, Notes};
 use crate::paths::chain_dir;
-use crate::worked::Days;
 use anyhow::{Context, Result, bail};
 use base::{Hash, NodeId, Wire};
 use chain::{Block, Step};

@@ -3,10 +3,10 @@
 use crate::chain_store::ChainStore;
 use crate::crash;
 use crate::disk::Note;
+use crate::earnings::{self, Days};
 use crate::notes::{Entry, Notes};
 use crate::own::Own;
 use crate::refusals::refused;
-use crate::worked::{self, Days};
 use base::{NodeId, Signed};
 use chain::{Block, Happened, Tx};
 use ledger::{Purse, Tx as Wallet, Voucher};
@@ -25,16 +25,18 @@ pub(crate) fn writer(store: Arc<ChainStore>, own: Own) -> Arc<Note> {
             if !entries.is_empty() {
                 notes.entries.push((*account, entries));
             }
-            let deeds = worked::deeds(account, block, happened);
-            notes.days.extend(
-                store.days(|days| worked::count(days, (account, &own.device), (height, worked::day(block)), &deeds)),
-            );
+            let deeds = earnings::deeds(account, block, happened);
+            notes
+                .days
+                .extend(store.days(|days| {
+                    earnings::count(days, (account, &own.device), (height, earnings::day(block)), &deeds)
+                }));
         }
         let takes_part = |run: &RunId| {
             let of = |days: &Days| days.keys().any(|(.., known)| known == run);
             of(&notes.days) || store.days(of)
         };
-        notes.paid = worked::paid(happened, takes_part);
+        notes.paid = earnings::paid(happened, takes_part);
         if notes == Notes::default() {
             return;
         }

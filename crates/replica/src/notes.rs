@@ -1,6 +1,6 @@
 //! What is written down of the owner's accounts.
 
-use crate::worked::Days;
+use crate::earnings::Days;
 use base::NodeId;
 use serde::{Deserialize, Serialize};
 use swarm::RunId;

@@ -10,7 +10,7 @@ use swarm::RunId;
 
 /// What an account did in a run on a day.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Worked {
+pub struct DailyWork {
     /// The newest block that is counted.
     pub height: u64,
     /// What computed on the machine last.
@@ -29,7 +29,7 @@ pub struct Worked {
     pub back_micro: u64,
 }
 
-impl Worked {
+impl DailyWork {
     /// Both together.
     pub fn and(mut self, more: &Self) -> Self {
         self.height = self.height.max(more.height);
@@ -45,36 +45,36 @@ impl Worked {
 }
 
 /// By account, day since 1970, and run.
-pub type Days = BTreeMap<(NodeId, u64, RunId), Worked>;
+pub type Days = BTreeMap<(NodeId, u64, RunId), DailyWork>;
 
 /// One thing that an account did in a run, or got for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Deed {
+pub(crate) enum RunDay {
     Funded(u64),
     Paid(u64, Purse),
-    Worked(u64, Fate),
+    DailyWork(u64, Fate),
 }
 
 /// What `account` did in a block, in order, by run.
-pub(crate) fn deeds(account: &NodeId, block: &Block, happened: &[Happened]) -> BTreeMap<RunId, Vec<Deed>> {
+pub(crate) fn deeds(account: &NodeId, block: &Block, happened: &[Happened]) -> BTreeMap<RunId, Vec<RunDay>> {
     let refused = crate::refusals::refused(block, happened);
-    let mut deeds: BTreeMap<RunId, Vec<Deed>> = BTreeMap::new();
+    let mut deeds: BTreeMap<RunId, Vec<RunDay>> = BTreeMap::new();
     for tx in &block.txs {
         let Tx::Wallet { tx: signed } = tx else { continue };
         if let Wallet::Fund { pot, amount } = &signed.value.tx
             && signed.by == *account
             && !refused.contains_key(&tx.hash())
         {
-            deeds.entry(*pot).or_default().push(Deed::Funded(amount.0));
+            deeds.entry(*pot).or_default().push(RunDay::Funded(amount.0));
         }
     }
     for what in happened {
         match what {
             Happened::Paid { run, to, amount, from } if to == account => {
-                deeds.entry(*run).or_default().push(Deed::Paid(amount.0, *from));
+                deeds.entry(*run).or_default().push(RunDay::Paid(amount.0, *from));
             }
-            Happened::Worked { run, by, tokens, fate } if by == account => {
-                deeds.entry(*run).or_default().push(Deed::Worked(*tokens, *fate));
+            Happened::DailyWork { run, by, tokens, fate } if by == account => {
+                deeds.entry(*run).or_default().push(RunDay::DailyWork(*tokens, *fate));
             }
             _ => {}
         }
@@ -87,7 +87,7 @@ pub(crate) fn count(
     days: &Days,
     (account, device): (&NodeId, &str),
     (height, day): (u64, u64),
-    deeds: &BTreeMap<RunId, Vec<Deed>>,
+    deeds: &BTreeMap<RunId, Vec<RunDay>>,
 ) -> Days {
     let mut changed = Days::new();
     for (run, deeds) in deeds {
@@ -104,18 +104,18 @@ pub(crate) fn count(
         let mut paid = false;
         for deed in deeds {
             match *deed {
-                Deed::Funded(micro) => {
+                RunDay::Funded(micro) => {
                     row.funded_micro = row.funded_micro.saturating_add(micro);
                     left = left.saturating_add(micro);
                 }
-                Deed::Paid(micro, from) => {
+                RunDay::Paid(micro, from) => {
                     let back = if from == Purse::Issuance { 0 } else { micro.min(left) };
                     left -= back;
                     row.back_micro = row.back_micro.saturating_add(back);
                     row.earned_micro = row.earned_micro.saturating_add(micro - back);
                     paid = true;
                 }
-                Deed::Worked(tokens, fate) => {
+                RunDay::DailyWork(tokens, fate) => {
                     row.tokens = row.tokens.saturating_add(tokens);
                     // What a round pays is told before what was done in it.
                     match unpaid(fate, std::mem::take(&mut paid)) {
@@ -163,7 +163,7 @@ mod tests {
     const ME: NodeId = NodeId([1; 32]);
     const RUN: RunId = Hash([7; 32]);
 
-    fn counted(days: &mut Days, at: (u64, u64), deeds: &[Deed]) {
+    fn counted(days: &mut Days, at: (u64, u64), deeds: &[RunDay]) {
         let changed = count(days, (&ME, "cpu"), at, &BTreeMap::from([(RUN, deeds.to_vec())]));
         days.extend(changed);
     }
@@ -171,10 +171,10 @@ mod tests {
     #[test]
     fn each_block_is_counted_once_under_its_day() {
         let mut days = Days::new();
-        let unit = [Deed::Paid(5, Purse::Issuance), Deed::Worked(100, Fate::Counted)];
+        let unit = [RunDay::Paid(5, Purse::Issuance), RunDay::DailyWork(100, Fate::Counted)];
         counted(&mut days, (1, 9), &unit);
         counted(&mut days, (1, 9), &unit);
-        counted(&mut days, (2, 9), &[Deed::Worked(100, Fate::Counted), Deed::Worked(0, Fate::Missed)]);
+        counted(&mut days, (2, 9), &[RunDay::DailyWork(100, Fate::Counted), RunDay::DailyWork(0, Fate::Missed)]);
         counted(&mut days, (3, 10), &unit);
         let row = &days[&(ME, 9, RUN)];
         assert_eq!((row.tokens, row.paid, row.earned_micro), (200, 1, 5));
@@ -186,11 +186,11 @@ mod tests {
     fn what_was_paid_in_and_comes_back_is_not_earned() {
         let mut days = Days::new();
         let pot = Purse::Pot(RUN);
-        let pay = |micro| [Deed::Paid(micro, pot), Deed::Worked(1, Fate::Counted)];
-        counted(&mut days, (1, 9), &[Deed::Funded(10)]);
+        let pay = |micro| [RunDay::Paid(micro, pot), RunDay::DailyWork(1, Fate::Counted)];
+        counted(&mut days, (1, 9), &[RunDay::Funded(10)]);
         counted(&mut days, (2, 9), &pay(4));
         // New credits are earned whoever paid in, and what others paid in after the own part is back.
-        counted(&mut days, (3, 10), &[Deed::Paid(3, Purse::Issuance), pay(5)[0], pay(0)[1]]);
+        counted(&mut days, (3, 10), &[RunDay::Paid(3, Purse::Issuance), pay(5)[0], pay(0)[1]]);
         counted(&mut days, (4, 10), &pay(7));
         let row = |day| &days[&(ME, day, RUN)];
         assert_eq!((row(9).earned_micro, row(9).back_micro), (0, 4));

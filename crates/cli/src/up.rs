@@ -4,7 +4,7 @@
 use crate::{Common, render, train};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use node::{Node, Places, Request, Shown};
+use node::{Node, Recruiter, Request, Shown};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -71,7 +71,7 @@ pub(crate) async fn up(common: &Common, args: UpArgs) -> Result<()> {
     #[cfg(not(feature = "serve"))]
     let (api, tickets): (Option<SocketAddr>, Vec<String>) = (None, Vec::new());
     node.mind(&settings, kept_by).await?;
-    let seeks = settings.schedule.runs.then(|| Places::new(node.clone(), settings.schedule.pay_min));
+    let seeks = settings.schedule.runs.then(|| Recruiter::new(node.clone(), settings.schedule.pay_min));
     // What was picked is no setting of the owner's.
     let mut config = settings.clone();
     config.limits.memory_mb = memory_mb;
@@ -169,7 +169,7 @@ fn line(panel: &Value) -> String {
 
 /// Takes a place in a run of its network where there is one, and gives it up where it does not pay or move; alone, trains the
 /// shipped example once.
-async fn find_work(common: Common, node: Arc<Node>, mut places: Places) {
+async fn find_work(common: Common, node: Arc<Node>, mut places: Recruiter) {
     let Some(idling) = node.idling() else { return };
     let dir = common.dir();
     let mut said = String::new();

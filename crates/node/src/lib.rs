@@ -13,7 +13,7 @@ mod market;
 mod metrics;
 mod panel;
 mod pay;
-mod places;
+mod recruiter;
 mod relay;
 mod request;
 mod runs;
@@ -32,7 +32,7 @@ pub use net::{RelayAddr, RelayKey};
 #[cfg(feature = "serve")]
 pub use panel::NodePanel;
 pub use panel::{Shown, utc};
-pub use places::{Moved, Places};
+pub use recruiter::{Moved, Recruiter};
 pub use relay::relay_key;
 pub use request::{Request, call};
 pub use status::Status;
@@ -235,7 +235,7 @@ impl Node {
 
     /// Takes part in the run of a ticket because its owner says so: it is not left again unasked.
     pub async fn join(self: &Arc<Self>, ticket: Ticket) -> Result<()> {
-        places::owned(&self.shared.store, &ticket.run);
+        recruiter::owned(&self.shared.store, &ticket.run);
         self.follow(ticket).await
     }
 
@@ -267,7 +267,7 @@ impl Node {
 
     /// Leaves a run: committed units stay paid for, nobody waits. It is not taken again unasked.
     pub async fn leave(&self, run: RunId) -> Result<()> {
-        places::owned(&self.shared.store, &run);
+        recruiter::owned(&self.shared.store, &run);
         self.quit(run).await
     }
 

@@ -27,14 +27,14 @@ const AGAIN_MS: u64 = 24 * 3_600_000;
 
 /// A run that wants somebody.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Place {
+struct OpenRun {
     run: RunId,
     name: String,
     /// For 10¹⁵ operations of training.
     pay: Credits,
 }
 
-impl Place {
+impl OpenRun {
     /// A run as `me` sees it; none where it is not for `me`, has no place free, is too slow or pays less than `pay_min`.
     fn of(run: &Run, state: &State, me: &NodeId, pay_min: Credits) -> Option<Self> {
         let spec = &run.spec;
@@ -60,7 +60,7 @@ fn memory_mb(run: &Run) -> u64 {
 }
 
 /// The place that pays best of those that will `do`, which costs more to know than what they pay.
-fn best(mut places: Vec<Place>, will: impl Fn(&RunId) -> bool) -> Option<Place> {
+fn best(mut places: Vec<OpenRun>, will: impl Fn(&RunId) -> bool) -> Option<OpenRun> {
     places.sort_by_key(|place| std::cmp::Reverse((place.pay, place.run)));
     places.into_iter().find(|place| will(&place.run))
 }
@@ -175,13 +175,13 @@ impl Progress {
 }
 
 /// Takes places for a node, and gives them up again.
-pub struct Places {
+pub struct Recruiter {
     node: Arc<Node>,
     pay_min: Credits,
     progress: Option<Progress>,
 }
 
-impl Places {
+impl Recruiter {
     /// For `node`, which wants at least `pay_min` credits for 10¹⁵ operations.
     pub fn new(node: Arc<Node>, pay_min: Credits) -> Self {
         Self { node, pay_min, progress: None }
@@ -263,9 +263,9 @@ impl Places {
         let home = node.shared.chains.home.clone();
         let (Some(kept), Some(have_mb)) = (home.kept(), have_mb) else { return Ok(None) };
         let me = node.id();
-        let places: Vec<Place> = kept.keeper.look(|orderer| {
+        let places: Vec<OpenRun> = kept.keeper.look(|orderer| {
             let state = orderer.state();
-            state.runs().runs.values().filter_map(|run| Place::of(run, state, &me, self.pay_min)).collect()
+            state.runs().runs.values().filter_map(|run| OpenRun::of(run, state, &me, self.pay_min)).collect()
         });
         let (store, now) = (&node.shared.store, replica::clock());
         // What its owner left stays left.
@@ -298,8 +298,8 @@ mod tests {
 
     #[test]
     fn the_place_that_pays_best_and_will_do() {
-        let place = |id: u8, pay: u64| Place { run: Hash([id; 32]), name: id.to_string(), pay: Credits(pay) };
-        let check = |places: &[Place], expect: Option<u8>| {
+        let place = |id: u8, pay: u64| OpenRun { run: Hash([id; 32]), name: id.to_string(), pay: Credits(pay) };
+        let check = |places: &[OpenRun], expect: Option<u8>| {
             let best = best(places.to_vec(), |run| run.0[0] != 9).map(|place| place.run.0[0]);
             assert_eq!(best, expect, "{places:?}");
         };
@@ -349,7 +349,7 @@ mod tests {
         let pay = |i: usize| state.pay_per_pflop(&ids[i]);
         assert_eq!(u128::from(pay(0).0), 5_000_000 * 1_000_000_000_000_000 / (1_000_000 * flops));
         assert!(pay(1) < Credits(100_000) && pay(0) > Credits::whole(100));
-        let of = |i: usize, me: &NodeId| Place::of(run(i), &state, me, Credits(100_000)).map(|place| place.name);
+        let of = |i: usize, me: &NodeId| OpenRun::of(run(i), &state, me, Credits(100_000)).map(|place| place.name);
         assert_eq!(of(0, &me), Some("ab".into()), "it pays, is open and quick");
         assert_eq!((of(1, &me), of(2, &me), of(3, &me)), (None, None, None));
         assert_eq!(of(3, &founder.id()), Some("ab".into()), "who is invited is");

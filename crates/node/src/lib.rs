@@ -7,7 +7,6 @@ mod config;
 mod control;
 mod earned;
 mod events;
-mod idling;
 #[cfg(feature = "serve")]
 mod market;
 mod metrics;
@@ -20,12 +19,12 @@ mod runs;
 mod sample;
 mod shared;
 mod status;
+mod supervisor;
 mod vault;
 mod wallet;
 
 pub use config::{AskTable, Config, LimitsTable, NodeTable, Presence, ScheduleTable, ServeTable, TEMPLATE, When};
 pub use events::Recorded;
-pub use idling::{Activity, Idling, Reason};
 #[cfg(feature = "serve")]
 pub use market::{Said, Telling, tell};
 pub use net::{RelayAddr, RelayKey};
@@ -36,6 +35,7 @@ pub use recruiter::{Moved, Recruiter};
 pub use relay::relay_key;
 pub use request::{Request, call};
 pub use status::Status;
+pub use supervisor::{Activity, Reason, Supervisor};
 pub use vault::{new_wallet, open_wallet, restore_wallet, wallet_account, wallet_words};
 pub use wallet::{
     AccountStatus, BlockStatus, ChainStatus, Deed, Part, ProofFile, Proved, SpendError, TxStatus, Unsettled,
@@ -96,7 +96,7 @@ pub struct Node {
     stop: CancellationToken,
     tasks: Mutex<tokio::task::JoinSet<Result<()>>>,
     parts: watch::Sender<BTreeMap<Hash, Vec<RunStatus>>>,
-    idling: std::sync::OnceLock<Arc<Idling>>,
+    idling: std::sync::OnceLock<Arc<Supervisor>>,
     /// Where the API listens, and the settings as they are shown.
     shown: std::sync::Mutex<(Option<String>, serde_json::Value)>,
     begun: std::time::Instant,

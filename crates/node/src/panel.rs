@@ -2,7 +2,7 @@
 
 use crate::config::{Config, TEMPLATE};
 use crate::earned::{ByDay, Done, Sum};
-use crate::idling::Idling;
+use crate::supervisor::Supervisor;
 use crate::{Activity, Node};
 use base::NodeId;
 use owner::{DAY_MS, Day, forecast};
@@ -198,7 +198,7 @@ fn short(run: &RunStatus, got: Option<(u64, BTreeMap<String, u64>)>) -> Value {
 }
 
 /// What the next day may bring, only where it is known how wrong such forecasts were.
-fn likely(idling: &Arc<Idling>, earned: &ByDay, today: u64) -> Option<Value> {
+fn likely(idling: &Arc<Supervisor>, earned: &ByDay, today: u64) -> Option<Value> {
     let mut by_day: BTreeMap<u64, u64> = BTreeMap::new();
     earned.iter().for_each(|((day, ..), micro)| *by_day.entry(*day).or_default() += micro);
     let likely = forecast(&known(idling.days(&by_day), today), today)?;

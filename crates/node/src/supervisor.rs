@@ -51,7 +51,7 @@ pub struct Activity {
 pub(crate) type Tell = Box<dyn Fn(OwnerSignal) + Send + Sync>;
 
 /// The owner's machine, looked at.
-pub struct Idling {
+pub struct Supervisor {
     inner: Mutex<Inner>,
     /// What is decided is carried out before anything else is decided.
     carrying: Mutex<()>,
@@ -95,7 +95,7 @@ const FILE: &str = "minutes";
 /// The longest pause, in minutes: ten years.
 const PAUSE_MAX: u64 = 10 * 366 * 24 * 60;
 
-impl Idling {
+impl Supervisor {
     pub(crate) fn new(shared: &Shared, config: &Config, kept_by: String) -> Result<Arc<Self>> {
         let (dir, duty, drains) = (shared.store.dir(), shared.duty.clone(), shared.drains.clone());
         let duty_percent = shared.limits.duty_percent;
@@ -350,8 +350,8 @@ impl Idling {
 impl Node {
     /// From now on it works for others only while the owner lets it. `kept_by`: who keeps the caps on processors and memory, as
     /// [`confine`](crate::confine) says.
-    pub async fn mind(self: &Arc<Self>, config: &Config, kept_by: String) -> Result<Arc<Idling>> {
-        let idling = Idling::new(&self.shared, config, kept_by)?;
+    pub async fn mind(self: &Arc<Self>, config: &Config, kept_by: String) -> Result<Arc<Supervisor>> {
+        let idling = Supervisor::new(&self.shared, config, kept_by)?;
         if self.idling.set(idling.clone()).is_err() {
             bail!("the machine is minded already");
         }
@@ -427,7 +427,7 @@ impl Node {
     }
 
     /// What decides when this node works, where anything does.
-    pub fn idling(&self) -> Option<Arc<Idling>> {
+    pub fn idling(&self) -> Option<Arc<Supervisor>> {
         self.idling.get().cloned()
     }
 
@@ -450,7 +450,7 @@ impl Node {
         self.minded().map(|idling| idling.finish())
     }
 
-    fn minded(&self) -> Result<Arc<Idling>> {
+    fn minded(&self) -> Result<Arc<Supervisor>> {
         self.idling().context("the node that runs here does as it was told by hand; `talkoo up` minds its machine")
     }
 }

@@ -5,7 +5,7 @@ use crate::{Common, render};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use market::{Ask, Input, Message, Receipts, Sampling};
-use node::{Request, Said, Telling};
+use node::{AnswerStream, Request, Said};
 use serde_json::{Value, json};
 use serving::{OfferConfig, Trade};
 use std::io::{BufRead, IsTerminal, Write};
@@ -55,7 +55,7 @@ enum Asker {
 /// An answer on its way.
 enum Answering {
     Own(mpsc::Receiver<Said>),
-    Running(Telling),
+    Running(AnswerStream),
 }
 
 pub(crate) async fn run(common: &Common, args: RunArgs) -> Result<()> {
@@ -148,7 +148,7 @@ impl Asker {
                 Ok(Answering::Own(said))
             }
             Self::Running(dir) => {
-                let telling = Telling::begin(dir, &ask).await?.context("the node has ended")?;
+                let telling = AnswerStream::begin(dir, &ask).await?.context("the node has ended")?;
                 Ok(Answering::Running(telling))
             }
         }

@@ -32,4 +32,6 @@ pub use reason::Reason;
 pub use receipt::{RECEIPT_DOMAIN, Receipt, Receipts, Runtime, no_words, roll, roll_end};
 pub use session::{Input as Event, Output as Order, REACH_MS, SILENT_MS, Session};
 pub use spot::{Checked, Verdict, checkable, judge, question, reading};
-pub use talk::{ALIVE_MS, CHUNK, FRAME_MAX, Frame, Heard, Hearing, Request, Say, TOKENS_MAX, Telling, Terms, Tokens};
+pub use talk::{
+    ALIVE_MS, AnswerReader, AnswerWriter, CHUNK, FRAME_MAX, Frame, Received, Request, Say, TOKENS_MAX, Terms, Tokens,
+};

@@ -202,11 +202,11 @@ fn begun(request: &Request, client: NodeId, terms: &Terms) -> Receipt {
 }
 
 /// A provider's side of an answer: makes frames, signs.
-pub struct Telling {
+pub struct AnswerWriter {
     receipt: Receipt,
 }
 
-impl Telling {
+impl AnswerWriter {
     /// A question that is taken on these terms.
     pub fn new(request: &Request, client: NodeId, terms: &Terms) -> Self {
         Self { receipt: begun(request, client, terms) }
@@ -253,7 +253,7 @@ impl Telling {
 
 /// A client's side of an answer of one provider: believes nothing that is not signed and in order.
 #[derive(Debug, Clone)]
-pub struct Hearing {
+pub struct AnswerReader {
     provider: NodeId,
     client: NodeId,
     request: Request,
@@ -276,7 +276,7 @@ enum State {
 
 /// What a frame means for who asked.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Heard {
+pub enum Received {
     /// Nothing new.
     Nothing,
     /// It will be answered; reading it costs so much.
@@ -287,7 +287,7 @@ pub enum Heard {
     Pieces(Vec<Piece>),
 }
 
-impl Hearing {
+impl AnswerReader {
     /// Of a request to `provider`, which `offered` so many tokens of question and answer together.
     pub fn new(provider: NodeId, client: NodeId, request: Request, offered: u64) -> Self {
         let (read_max, rendering) = (request.read_max(), Rendering::after(&request.written));
@@ -326,21 +326,21 @@ impl Hearing {
     }
 
     /// Takes a frame. After a reject nothing more of this provider is heard.
-    pub fn take(&mut self, frame: Frame) -> Result<Heard, Reject> {
+    pub fn take(&mut self, frame: Frame) -> Result<Received, Reject> {
         if self.state == State::Ended {
             return Err(Reject::OutOfOrder);
         }
         match frame {
-            Frame::Alive {} => Ok(Heard::Nothing),
+            Frame::Alive {} => Ok(Received::Nothing),
             Frame::Refused { reason } => {
                 self.state = State::Ended;
-                Ok(Heard::Refused(reason))
+                Ok(Received::Refused(reason))
             }
-            Frame::Taken { terms } => self.taken(&terms).map(Heard::Taken),
-            Frame::Read { cached, echo } => self.read(cached, echo.0).map(Heard::Pieces),
-            Frame::Written { tokens, signature } => self.written(tokens.0, signature).map(Heard::Pieces),
+            Frame::Taken { terms } => self.taken(&terms).map(Received::Taken),
+            Frame::Read { cached, echo } => self.read(cached, echo.0).map(Received::Pieces),
+            Frame::Written { tokens, signature } => self.written(tokens.0, signature).map(Received::Pieces),
             Frame::End { finish, text, signature } => {
-                self.end(finish, text, signature).map(|piece| Heard::Pieces(vec![piece]))
+                self.end(finish, text, signature).map(|piece| Received::Pieces(vec![piece]))
             }
         }
     }

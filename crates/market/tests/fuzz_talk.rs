@@ -4,8 +4,8 @@
 use base::{Hash, Keypair, Millis, Rng, Signed, Wire};
 use ledger::{Credits, VOUCHER_DOMAIN, Voucher};
 use market::{
-    Ask, Finish, Format, Frame, Hearing, Input, Message, Offer, Offers, Piece, Price, Purse, Reason, Receipts, Request,
-    Runtime, Sampling, Say, Telling, Terms, Tier, Till, Token, Tokens,
+    AnswerReader, AnswerWriter, Ask, Finish, Format, Frame, Input, Message, Offer, Offers, Piece, Price, Purse, Reason,
+    Receipts, Request, Runtime, Sampling, Say, Terms, Tier, Till, Token, Tokens,
 };
 use std::time::{Duration, Instant};
 
@@ -102,7 +102,7 @@ fn request(ask: Ask) -> Request {
 fn frames(request: &Request) -> Vec<Frame> {
     let (key, client) = (Keypair::from_secret([2; 32]), Keypair::from_secret([1; 32]).id());
     let terms = terms(request);
-    let mut told = Telling::new(request, client, &terms);
+    let mut told = AnswerWriter::new(request, client, &terms);
     vec![
         Frame::Taken { terms },
         Frame::Alive {},
@@ -158,8 +158,12 @@ fn decoders_take_what_they_write_and_nothing_else() {
     canonical("offers", &[Offers(vec![offer.clone(), offer]), Offers::default()]);
     canonical("purse", &[Purse::default()]);
     canonical("till", &[Till::default()]);
-    let mut hearing =
-        Hearing::new(Keypair::from_secret([2; 32]).id(), Keypair::from_secret([1; 32]).id(), requests[1].clone(), 100);
+    let mut hearing = AnswerReader::new(
+        Keypair::from_secret([2; 32]).id(),
+        Keypair::from_secret([1; 32]).id(),
+        requests[1].clone(),
+        100,
+    );
     for frame in frames(&requests[1]) {
         hearing.take(frame).expect("an honest provider is heard");
     }
@@ -170,7 +174,7 @@ fn decoders_take_what_they_write_and_nothing_else() {
 fn a_frame_tells_the_length_of_its_words_in_steps_only() {
     let request = request(asks().swap_remove(1));
     let (key, client) = (Keypair::from_secret([2; 32]), Keypair::from_secret([1; 32]).id());
-    let mut told = Telling::new(&request, client, &terms(&request));
+    let mut told = AnswerWriter::new(&request, client, &terms(&request));
     let mut length = |text: &str| {
         told.written(&key, vec![Token { text: text.into(), bytes: text.into(), ..token() }]).to_bytes().len()
     };
@@ -190,15 +194,15 @@ fn a_long_context_with_alternatives_is_read_in_frames_that_travel() {
     let request = Request::new(Hash::of("id", b""), Hash::of("model", b""), Hash::default(), ask);
     let client = Keypair::from_secret([1; 32]).id();
     let terms = Terms { read: count as u64, context: 1 << 16, ..terms(&request) };
-    let frames = Telling::new(&request, client, &terms).read(0, vec![one; count]);
-    let mut hearing = Hearing::new(Keypair::from_secret([2; 32]).id(), client, request, 1 << 16);
+    let frames = AnswerWriter::new(&request, client, &terms).read(0, vec![one; count]);
+    let mut hearing = AnswerReader::new(Keypair::from_secret([2; 32]).id(), client, request, 1 << 16);
     hearing.take(Frame::Taken { terms }).expect("taken");
     let mut read = 0;
     for frame in frames {
         let bytes = frame.to_bytes();
         assert!(bytes.len() <= market::FRAME_MAX / 4);
         let frame = Frame::from_bytes(&bytes).expect("a frame");
-        let Ok(market::Heard::Pieces(pieces)) = hearing.take(frame) else { panic!("an honest one is heard") };
+        let Ok(market::Received::Pieces(pieces)) = hearing.take(frame) else { panic!("an honest one is heard") };
         read +=
             pieces.iter().map(|piece| if let Piece::Read { echo, .. } = piece { echo.len() } else { 0 }).sum::<usize>();
     }
@@ -225,17 +229,19 @@ fn a_hearing_believes_only_what_was_signed_in_order() {
     let (provider, client) = (Keypair::from_secret([2; 32]).id(), Keypair::from_secret([1; 32]).id());
     let begun = Instant::now();
     while begun.elapsed() < seconds() {
-        let mut hearing = Hearing::new(provider, client, request.clone(), 100);
+        let mut hearing = AnswerReader::new(provider, client, request.clone(), 100);
         let mut words = Vec::new();
         for _ in 0..honest.len() + 2 {
             let bytes = honest[rng.below(honest.len() as u64) as usize].to_bytes();
             let bytes = if rng.chance(1, 2) { bytes } else { damaged(&bytes, &mut rng) };
             let Ok(frame) = Frame::from_bytes(&bytes) else { continue };
             match hearing.take(frame) {
-                Ok(market::Heard::Pieces(pieces)) => words.extend(pieces.into_iter().filter_map(|piece| match piece {
-                    Piece::Token(token) => Some(token.text),
-                    _ => None,
-                })),
+                Ok(market::Received::Pieces(pieces)) => {
+                    words.extend(pieces.into_iter().filter_map(|piece| match piece {
+                        Piece::Token(token) => Some(token.text),
+                        _ => None,
+                    }))
+                }
                 Ok(_) => {}
                 Err(_) => break,
             }

@@ -26,7 +26,7 @@ mod wallet;
 pub use config::{AskTable, Config, LimitsTable, NodeTable, Presence, ScheduleTable, ServeTable, TEMPLATE, When};
 pub use events::Recorded;
 #[cfg(feature = "serve")]
-pub use market::{Said, Telling, tell};
+pub use market::{AnswerStream, Said, tell};
 pub use net::{RelayAddr, RelayKey};
 #[cfg(feature = "serve")]
 pub use panel::NodePanel;

@@ -1,7 +1,7 @@
 //! One provider that was asked a question: how long it is waited for, and what it is paid.
 
 use super::Output;
-use crate::talk::{ALIVE_MS, CHUNK, Hearing};
+use crate::talk::{ALIVE_MS, AnswerReader, CHUNK};
 use crate::{Candidate, Outcome};
 use base::{Millis, NodeId, Outbox};
 use ledger::Credits;
@@ -31,7 +31,7 @@ const RUN_AHEAD: u64 = 2 * CHUNK;
 /// A provider that was asked.
 pub(crate) struct Attempt {
     pub(crate) number: u32,
-    pub(crate) hearing: Hearing,
+    pub(crate) hearing: AnswerReader,
     pub(crate) provider: NodeId,
     pub(crate) opened: Millis,
     /// Its last sign of life.
@@ -60,7 +60,7 @@ pub(crate) struct Attempt {
 
 impl Attempt {
     /// One that is asked now; `own` where it is this node itself.
-    pub(crate) fn new(number: u32, now: Millis, candidate: &Candidate, hearing: Hearing, own: bool) -> Self {
+    pub(crate) fn new(number: u32, now: Millis, candidate: &Candidate, hearing: AnswerReader, own: bool) -> Self {
         Self {
             number,
             hearing,

@@ -6,7 +6,7 @@ mod attempt;
 pub use attempt::{REACH_MS, SILENT_MS};
 
 use crate::rendering::Rendering;
-use crate::talk::{CHUNK, Heard, Hearing, Request};
+use crate::talk::{AnswerReader, CHUNK, Received, Request};
 use crate::{Candidate, Frame, Outcome, Piece, Reason, Receipt};
 use base::{Hash, Machine, Millis, NodeId, Outbox, Reject, Signed, Wire};
 use ledger::Credits;
@@ -175,7 +175,7 @@ impl Session {
         let mut request = self.request.clone();
         // Providers that compare what they are asked do not find that it is one user's.
         request.owner = Hash::of("talkoo 2026 owner v1", &(request.owner, provider).to_bytes());
-        let hearing = Hearing::new(provider, self.client, request.clone(), u64::from(offer.context));
+        let hearing = AnswerReader::new(provider, self.client, request.clone(), u64::from(offer.context));
         let hearing = hearing.going_on(self.rendering.clone());
         let number = self.tries;
         self.attempts.push(Attempt::new(number, now, &candidate, hearing, provider == self.client));
@@ -232,8 +232,8 @@ impl Session {
                 )));
                 self.drop_attempt(number, Some(Outcome::Lied(reject)), out);
             }
-            Ok(Heard::Nothing) => {}
-            Ok(Heard::Taken(cost)) => {
+            Ok(Received::Nothing) => {}
+            Ok(Received::Taken(cost)) => {
                 attempt.moved = now;
                 if let Some(terms) = terms {
                     out.push(Output::Taken(terms, number));
@@ -244,8 +244,8 @@ impl Session {
                     out.push(Output::Pay { attempt: number, provider, amount: cost });
                 }
             }
-            Ok(Heard::Refused(reason)) => self.refused(number, reason, out),
-            Ok(Heard::Pieces(pieces)) => self.pieces(now, number, pieces, out),
+            Ok(Received::Refused(reason)) => self.refused(number, reason, out),
+            Ok(Received::Pieces(pieces)) => self.pieces(now, number, pieces, out),
         }
     }
 
@@ -393,8 +393,8 @@ impl Session {
             Input::Frame(number, frame) => {
                 if let Some(attempt) = self.attempts.iter_mut().find(|attempt| attempt.number == number) {
                     let more = match attempt.hearing.take(frame) {
-                        Ok(Heard::Nothing) => true,
-                        Ok(Heard::Pieces(pieces)) => !pieces.iter().any(|piece| matches!(piece, Piece::End { .. })),
+                        Ok(Received::Nothing) => true,
+                        Ok(Received::Pieces(pieces)) => !pieces.iter().any(|piece| matches!(piece, Piece::End { .. })),
                         Ok(_) => false,
                         Err(reject) => {
                             out.push(Output::Note(attempt.provider, Outcome::Lied(reject)));

@@ -3,8 +3,8 @@
 use base::{Hash, Keypair, Machine, Millis, NodeId, Outbox, Reject, Rng, Wire};
 use ledger::Credits;
 use market::{
-    ALIVE_MS, Ask, Candidate, Event, Finish, Frame, Input, Offer, Order, Outcome, Piece, Price, Reason, Receipts,
-    Request, Runtime, Sampling, Session, Telling, Terms, Tier, Token, Tokens,
+    ALIVE_MS, AnswerWriter, Ask, Candidate, Event, Finish, Frame, Input, Offer, Order, Outcome, Piece, Price, Reason,
+    Receipts, Request, Runtime, Sampling, Session, Terms, Tier, Token, Tokens,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -137,7 +137,7 @@ pub(crate) fn frames(role: Role, key: &Keypair, client: NodeId, request: &Reques
     let runtime = Runtime { model, template: Hash::default(), tokenizer: Hash::default(), class: "test".into() };
     let context = if role == Role::Shrinks { 6 } else { CONTEXT };
     let terms = Terms { runtime, time: Millis(7), read, context, last: None };
-    let mut told = Telling::new(request, client, &terms);
+    let mut told = AnswerWriter::new(request, client, &terms);
     let mut out = Vec::new();
     match role {
         Role::Unreachable => return vec![],

@@ -78,13 +78,13 @@ fn line(said: &Said) -> String {
 }
 
 /// An answer of the node that runs on a data folder.
-pub struct Telling {
+pub struct AnswerStream {
     lines: Lines<BufReader<OwnedReadHalf>>,
     /// Closed, it would tell the node that nobody reads any more.
     _write: OwnedWriteHalf,
 }
 
-impl Telling {
+impl AnswerStream {
     /// Asks it; none where no node runs there.
     pub async fn begin(dir: &Path, ask: &Ask) -> Result<Option<Self>> {
         let request = Request::Ask { ask: base::to_hex(&ask.to_bytes()) };

@@ -5,7 +5,7 @@ mod ask;
 mod share;
 
 pub(crate) use ask::answer;
-pub use ask::{Said, Telling, tell};
+pub use ask::{AnswerStream, Said, tell};
 pub(crate) use share::Shares;
 
 use crate::Node;

@@ -18,7 +18,7 @@ use frames::{Break, send};
 use gate::Gate;
 use ledger::Credits;
 use lines::{Asker, Lines, is_backed, line_of, stranger_of};
-use market::{CHUNK, Frame, OFFER_MS, Offer, Offers, Price, Reason, Request, Runtime, Say, Telling, Terms, Tier};
+use market::{AnswerWriter, CHUNK, Frame, OFFER_MS, Offer, Offers, Price, Reason, Request, Runtime, Say, Terms, Tier};
 use owner::OwnerSignal;
 use paying::Paying;
 use std::collections::BTreeMap;
@@ -340,7 +340,7 @@ impl Provider {
             return Err(busy().into());
         }
         let terms = Terms { runtime, time: crate::clock::clock(), read, context: info.context as u64, last };
-        let telling = Telling::new(&request, by, &terms);
+        let telling = AnswerWriter::new(&request, by, &terms);
         let (books, chunk) = (self.books.clone(), price.of(0, CHUNK));
         let (payer, name) = ((request.chain, by), &served.card().name);
         *account = pace.map(|pace| Paying::new(payer, name, pace, chunk, books));

@@ -4,7 +4,7 @@ use super::frames::{Break, READ_WITHIN, send};
 use super::gate::Place;
 use super::paying::Paying;
 use super::{PAY_WITHIN, Provider, READ_AFTER};
-use market::{ALIVE_MS, CHUNK, Frame, Piece, Reason, Say, TOKENS_MAX, Telling};
+use market::{ALIVE_MS, AnswerWriter, CHUNK, Frame, Piece, Reason, Say, TOKENS_MAX};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -76,7 +76,7 @@ impl Provider {
     /// Sends pieces as they come, as far as they are paid.
     pub(super) async fn write(
         &self,
-        mut telling: Telling,
+        mut telling: AnswerWriter,
         mut pieces: mpsc::UnboundedReceiver<Piece>,
         (paying, pause): (Option<&Paying>, Duration),
         engine: &engine::Engine,
@@ -159,7 +159,7 @@ impl Provider {
     }
 
     /// The last frame.
-    async fn end(&self, mut telling: Telling, piece: Piece, mut reader: Reader<'_>) -> Result<(), Break> {
+    async fn end(&self, mut telling: AnswerWriter, piece: Piece, mut reader: Reader<'_>) -> Result<(), Break> {
         let Piece::End { finish, text, .. } = piece else {
             return Err(Reason::Failed("the model lost its place".into()).into());
         };

@@ -1,18 +1,17 @@
 //! Answers the questions of peers, and of this node itself, with the models of this machine.
 
-mod did;
 mod frames;
 mod gate;
 mod lines;
 mod link;
 mod paying;
+mod stats;
 mod trial;
 mod writing;
 
 use crate::books::{Answered, Books};
 use crate::local::{Local, Ready, Served};
 use base::{Hash, Keypair, Millis, NodeId, Reject, RejectCounts, Wire};
-use did::Did;
 use engine::Pace;
 use frames::{Break, send};
 use gate::Gate;
@@ -21,6 +20,7 @@ use lines::{Asker, Lines, is_backed, line_of, stranger_of};
 use market::{AnswerWriter, CHUNK, Frame, OFFER_MS, Offer, Offers, Price, Reason, Request, Runtime, Say, Terms, Tier};
 use owner::OwnerSignal;
 use paying::Paying;
+use stats::ServingStats;
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
@@ -49,7 +49,7 @@ pub(crate) struct Provider {
     counts: Mutex<BTreeMap<&'static str, u64>>,
     since: Millis,
     desks: Mutex<BTreeMap<Hash, ModelQueue>>,
-    pub(crate) did: Did,
+    pub(crate) stats: ServingStats,
     /// The owner needs the machine: others are told so, and go on elsewhere.
     told: watch::Sender<OwnerSignal>,
     payers: Semaphore,
@@ -94,7 +94,7 @@ impl Provider {
         let (refused, counts) = Default::default();
         let (payers, strangers) = (Semaphore::new(PAYERS), Lines::new(STRANGERS, STRANGERS_EACH));
         let (reading, shaping) = (Arc::new(Semaphore::new(READING)), Arc::new(Semaphore::new(SHAPING)));
-        let (desks, did) = (Mutex::default(), Did::new(answering));
+        let (desks, stats) = (Mutex::default(), ServingStats::new(answering));
         let told = watch::Sender::new(OwnerSignal::Works);
         let provider = Self {
             local,
@@ -106,7 +106,7 @@ impl Provider {
             counts,
             since: crate::clock::clock(),
             desks,
-            did,
+            stats,
             told,
             payers,
             strangers,

@@ -87,7 +87,7 @@ impl Provider {
         let mut next = Instant::now();
         let mut alive = tokio::time::interval(Duration::from_millis(ALIVE_MS));
         let mut waiting = Waiting::default();
-        let mut writing = self.did.begin(telling.receipt().read);
+        let mut writing = self.stats.begin(telling.receipt().read);
         loop {
             let piece = tokio::select! {
                 piece = pieces.recv() => piece,

@@ -286,7 +286,7 @@ impl Trade {
     }
 
     async fn note(&self, provider: NodeId, outcome: Outcome, conversation: Hash) {
-        tracing::debug!(provider = provider.short(), ?outcome, "did");
+        tracing::debug!(provider = provider.short(), ?outcome, "stats");
         self.index.lock().expect("nobody panics while holding it").note(crate::clock::clock(), &provider, outcome);
         match outcome {
             Outcome::Answered { .. } => {

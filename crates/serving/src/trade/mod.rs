@@ -258,7 +258,7 @@ impl Trade {
 
     /// Answers that are being written here.
     pub fn answering(&self) -> u64 {
-        self.provider.did.now()
+        self.provider.stats.now()
     }
 
     /// What answers came to, by day since 1970, model and device.
@@ -281,7 +281,7 @@ impl Trade {
                 })
             })
             .collect();
-        let mut panel = self.provider.did.json();
+        let mut panel = self.provider.stats.json();
         panel["models"] = models.into();
         panel["asked"] = (self.asked().0 + self.refused()).into();
         panel["counts"] = serde_json::json!(self.served().into_iter().collect::<Vec<_>>());

@@ -11,7 +11,7 @@ const RECENT: usize = 512;
 
 /// What was answered here since the start, the owner's own questions too.
 #[derive(Debug)]
-pub(crate) struct Did {
+pub(crate) struct ServingStats {
     inner: Mutex<Inner>,
     /// Those that are being written now.
     now: Arc<AtomicU64>,
@@ -28,13 +28,13 @@ struct Inner {
 
 /// An answer that is being written.
 pub(crate) struct Writing<'a> {
-    did: &'a Did,
+    stats: &'a ServingStats,
     begun: Instant,
     first: Option<Instant>,
     written: u64,
 }
 
-impl Did {
+impl ServingStats {
     pub(crate) fn new(now: Arc<AtomicU64>) -> Self {
         Self { inner: Mutex::default(), now }
     }
@@ -44,7 +44,7 @@ impl Did {
         let mut inner = self.inner();
         inner.read += read;
         self.now.fetch_add(1, Ordering::Relaxed);
-        Writing { did: self, begun: Instant::now(), first: None, written: 0 }
+        Writing { stats: self, begun: Instant::now(), first: None, written: 0 }
     }
 
     /// Answers that are being written now.
@@ -81,8 +81,8 @@ impl Writing<'_> {
 
 impl Drop for Writing<'_> {
     fn drop(&mut self) {
-        let mut inner = self.did.inner();
-        self.did.now.fetch_sub(1, Ordering::Relaxed);
+        let mut inner = self.stats.inner();
+        self.stats.now.fetch_sub(1, Ordering::Relaxed);
         inner.written += self.written;
         let Some(first) = self.first else { return };
         inner.first_ms.push_back((first - self.begun).as_millis() as u64);

@@ -19,7 +19,7 @@ mod spec;
 mod state;
 mod tx;
 
-pub use peer::{Fetch, Input, Memory, Output, Peer, Train, Waiting, Will};
+pub use peer::{Fetch, Input, Intent, Memory, Output, Peer, Train, Waiting};
 pub use planner::{Link, Machine, Outlook, PlanInput, plan};
 pub use runfile::{Resolved, RunFile, RunFileError};
 pub use sequencer::Sequencer;

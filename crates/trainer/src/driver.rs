@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use swarm::{Block, Event, Input, Memory, Outcome, Output, Peer, RunId, SignedTx, State, Tx, Waiting, Will};
+use swarm::{Block, Event, Input, Intent, Memory, Outcome, Output, Peer, RunId, SignedTx, State, Tx, Waiting};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
@@ -144,10 +144,10 @@ impl Driver {
     /// Does as the owner wants.
     fn obey(&mut self) -> Result<()> {
         let (rests, drains) = (*self.shared.duty.borrow() == 0, *self.shared.drains.borrow());
-        self.step(Input::Will(match (rests, drains) {
-            (true, _) => Will::Rest,
-            (false, true) => Will::Drain,
-            (false, false) => Will::Work,
+        self.step(Input::Intent(match (rests, drains) {
+            (true, _) => Intent::Rest,
+            (false, true) => Intent::Drain,
+            (false, false) => Intent::Work,
         }))?;
         self.show();
         Ok(())

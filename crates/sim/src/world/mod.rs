@@ -14,7 +14,7 @@ use base::{Hash, Keypair, Machine, Millis, NodeId, Outbox, Rng, Round, Wire};
 use check::Watch;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use swarm::{Block, Commit, Input, Outcome, Output, Peer, Run, RunId, Sequencer, SignedTx, State, Status, Tx, Will};
+use swarm::{Block, Commit, Input, Intent, Outcome, Output, Peer, Run, RunId, Sequencer, SignedTx, State, Status, Tx};
 use wire::Ask;
 
 /// Runs a scenario to its end, or to the first invariant that does not hold.
@@ -67,7 +67,7 @@ pub(crate) enum What {
     Start,
     Crash { down_ms: u64, wipe: bool, whole_log: bool },
     Quit,
-    Rest(Will),
+    Rest(Intent),
     Gone,
     Forge,
     Deadline,
@@ -195,9 +195,9 @@ impl World {
         }
         for rest in &scenario.faults.rests {
             // Every other one ends what is under way first.
-            let will = if rest.from_ms.is_multiple_of(2) { Will::Rest } else { Will::Drain };
+            let will = if rest.from_ms.is_multiple_of(2) { Intent::Rest } else { Intent::Drain };
             self.at(rest.from_ms, rest.node, What::Rest(will));
-            self.at(rest.to_ms, rest.node, What::Rest(Will::Work));
+            self.at(rest.to_ms, rest.node, What::Rest(Intent::Work));
         }
         self.at(scenario.calm_ms + scenario.recovery_ms(), LOG, What::Deadline);
     }
@@ -270,7 +270,7 @@ impl World {
                 Ok(())
             }
             What::Quit => self.quit(i),
-            What::Rest(will) if self.nodes[i].up => self.step(i, Input::Will(will)),
+            What::Rest(will) if self.nodes[i].up => self.step(i, Input::Intent(will)),
             What::Rest(_) => Ok(()),
             What::Gone => {
                 self.nodes[i].stop(self.now);

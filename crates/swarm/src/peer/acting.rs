@@ -1,6 +1,6 @@
 //! One pass over one run: what the state asks of this node now.
 
-use super::{FETCH_RETRY_MS, Fetch, Making, Output, Part, Train, Update, Will};
+use super::{FETCH_RETRY_MS, Fetch, Intent, Making, Output, Part, Train, Update};
 use crate::state::{Candidate, Member, RoundState, Run, Status};
 use crate::{Attest, Init, Tx};
 use base::{Hash, Millis, NodeId, Outbox};
@@ -22,7 +22,7 @@ const UPDATES_KEPT: u64 = 24;
 pub(super) struct Acting<'a> {
     pub(super) me: NodeId,
     pub(super) now: Millis,
-    pub(super) will: Will,
+    pub(super) will: Intent,
     pub(super) run: &'a Run,
     pub(super) part: &'a mut Part,
     pub(super) out: &'a mut Outbox<Output>,
@@ -85,9 +85,9 @@ impl Acting<'_> {
         let owed = |round: &RoundState| round.is_training() && round.owes(&self.me);
         let says = said.is_some_and(|said| self.run.open.iter().any(|r| r.round == said.round && owed(r)));
         match self.will {
-            Will::Work => false,
-            Will::Drain => self.part.training.is_none() && !says,
-            Will::Rest => true,
+            Intent::Work => false,
+            Intent::Drain => self.part.training.is_none() && !says,
+            Intent::Rest => true,
         }
     }
 
@@ -192,7 +192,7 @@ impl Acting<'_> {
     }
 
     fn train(&mut self) {
-        if self.will != Will::Work || self.pauses() {
+        if self.will != Intent::Work || self.pauses() {
             return;
         }
         let Some(round) = self.run.owed(&self.me) else { return };

@@ -6,7 +6,7 @@ mod acting;
 mod disputing;
 mod words;
 
-pub use words::{Fetch, Input, Memory, Output, Train, Waiting, Will};
+pub use words::{Fetch, Input, Intent, Memory, Output, Train, Waiting};
 
 use crate::state::{State, Status};
 use crate::{Commit, RunId};
@@ -27,7 +27,7 @@ pub struct Peer {
     id: NodeId,
     state: Arc<State>,
     parts: BTreeMap<RunId, Part>,
-    will: Will,
+    will: Intent,
 }
 
 #[derive(Debug, Default)]
@@ -111,7 +111,7 @@ impl Part {
 impl Peer {
     /// A node that takes part in nothing yet, and knows of the chain what `state` says.
     pub fn new(id: NodeId, state: State) -> Self {
-        Self { id, state: Arc::new(state), parts: BTreeMap::new(), will: Will::Work }
+        Self { id, state: Arc::new(state), parts: BTreeMap::new(), will: Intent::Work }
     }
 
     /// The replicated state.
@@ -143,7 +143,7 @@ impl Peer {
             return Waiting::NotInvited;
         }
         let Some(member) = run.members.get(&self.id) else { return Waiting::Joining };
-        if self.will != Will::Work && part.training.is_none() {
+        if self.will != Intent::Work && part.training.is_none() {
             return Waiting::Resting;
         }
         let Some((version, _)) = part.weights else { return Waiting::Weights };
@@ -223,7 +223,7 @@ impl Machine for Peer {
                     part.chunks.insert(by, Some(hash));
                 }
             }
-            Input::Will(will) => self.will = will,
+            Input::Intent(will) => self.will = will,
             Input::Wake => {}
         }
         let runs: Vec<RunId> = self.parts.keys().copied().collect();

@@ -83,14 +83,14 @@ pub enum Input {
         result: Option<(u64, Hash)>,
     },
     /// What the owner wants of the machine from now on.
-    Will(Will),
+    Intent(Intent),
     /// The time asked for by [`Output::Wake`] has come.
     Wake,
 }
 
 /// What the owner wants of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Will {
+pub enum Intent {
     /// That it takes part.
     #[default]
     Work,
@@ -180,7 +180,7 @@ impl Input {
             Self::Differs { .. } => "differs",
             Self::Chunk { .. } => "chunk",
             Self::Weights { .. } => "weights",
-            Self::Will(_) => "will",
+            Self::Intent(_) => "will",
             Self::Wake => "wake",
         }
     }

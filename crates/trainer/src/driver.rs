@@ -1,8 +1,8 @@
 //! Carries out what the machines ask for, one driver per log. It translates and decides nothing:
 //! results come back as inputs, in whatever order they finish.
 
+use crate::event::{DriverEvent, RECONNECT};
 use crate::feed::follow_log;
-use crate::happening::{Happening, RECONNECT};
 use crate::log::Log;
 use crate::setup::Setup;
 use crate::status::{RoundLine, RunStatus};
@@ -68,7 +68,7 @@ pub(crate) struct Driver {
     pub(crate) log: Arc<dyn Log>,
     pub(crate) peer: Peer,
     pub(crate) runs: BTreeMap<RunId, Run>,
-    pub(crate) happenings: mpsc::Sender<Happening>,
+    pub(crate) happenings: mpsc::Sender<DriverEvent>,
     pub(crate) to_log: mpsc::Sender<SignedTx>,
     /// What was to be said before the chain was known.
     early: Vec<Tx>,
@@ -206,9 +206,9 @@ impl Driver {
         Ok(())
     }
 
-    fn happen(&mut self, happening: Happening) -> Result<()> {
+    fn happen(&mut self, happening: DriverEvent) -> Result<()> {
         match happening {
-            Happening::Input(input) => {
+            DriverEvent::Input(input) => {
                 if let Input::Weights { run, result: Some((version, _)) } = &*input {
                     self.checkpoint(run, *version);
                 }
@@ -216,7 +216,7 @@ impl Driver {
                 self.save_ended();
                 self.shared.contents.release(&self.peer.state().runs);
             }
-            Happening::Block(block) => {
+            DriverEvent::Block(block) => {
                 self.step(Input::Block(block))?;
                 self.shared.contents.release(&self.peer.state().runs);
                 let waiting: Vec<RunId> =
@@ -226,7 +226,7 @@ impl Driver {
                 }
             }
             // Nothing is followed before the chain is known.
-            Happening::State(state) => {
+            DriverEvent::State(state) => {
                 self.peer = Peer::new(self.shared.net.id(), *state);
                 self.obey()?;
                 self.known = true;
@@ -237,14 +237,14 @@ impl Driver {
                     self.prepare(run);
                 }
             }
-            Happening::Refused(reason) => tracing::debug!(reason, "the log refused a transaction"),
-            Happening::Fetching(id, what, done, of) => {
+            DriverEvent::Refused(reason) => tracing::debug!(reason, "the log refused a transaction"),
+            DriverEvent::Fetching(id, what, done, of) => {
                 if let Some(run) = self.runs.get_mut(&id) {
                     run.fetching = (done < of).then(|| format!("fetching {what}: {done} of {of} MiB"));
                 }
             }
-            Happening::Prepared(id, Ok(work)) => self.prepared(id, work)?,
-            Happening::Prepared(id, Err(error)) => {
+            DriverEvent::Prepared(id, Ok(work)) => self.prepared(id, work)?,
+            DriverEvent::Prepared(id, Err(error)) => {
                 if let Some(run) = self.runs.get_mut(&id) {
                     run.trouble = Some(format!("{error:#}"));
                     // Tried again with the next block or wake.
@@ -252,13 +252,13 @@ impl Driver {
                     self.wake_in(RECONNECT);
                 }
             }
-            Happening::Trouble(id, text) => {
+            DriverEvent::Trouble(id, text) => {
                 tracing::warn!(run = %id.short(), text, "trouble");
                 if let Some(run) = self.runs.get_mut(&id) {
                     run.trouble = Some(text);
                 }
             }
-            Happening::Heldout(id, version, bits) => {
+            DriverEvent::Heldout(id, version, bits) => {
                 if let Some(run) = self.runs.get_mut(&id) {
                     run.heldout.push((version, bits));
                     self.shared.store.write_metrics(&id, HELDOUT_FILE, &(version, bits));
@@ -321,7 +321,7 @@ impl Driver {
                 let work = self.runs.get(&run).and_then(|run| run.work.as_ref()).map(|workers| &workers.work);
                 if let Some(hash) = work.and_then(|work| work.chunk_hash(version, chunk)) {
                     let input = Input::Chunk { run, by, hash };
-                    let _ = self.happenings.try_send(Happening::Input(Box::new(input)));
+                    let _ = self.happenings.try_send(DriverEvent::Input(Box::new(input)));
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! Hands a chain's blocks to the driver of its runs, and what the driver says to the chain.
 
-use crate::happening::Happening;
+use crate::event::DriverEvent;
 use crate::log::Log;
 use std::sync::Arc;
 use swarm::SignedTx;
@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 /// Until `stop`, or until the chain or the driver ends.
 pub(crate) async fn follow_log(
     log: Arc<dyn Log>,
-    out: mpsc::Sender<Happening>,
+    out: mpsc::Sender<DriverEvent>,
     txs: mpsc::Receiver<SignedTx>,
     stop: CancellationToken,
 ) {
@@ -23,20 +23,20 @@ pub(crate) async fn follow_log(
 /// Ends with `None` when the driver or the chain does.
 async fn hand_on(
     log: &dyn Log,
-    out: &mpsc::Sender<Happening>,
+    out: &mpsc::Sender<DriverEvent>,
     mut txs: mpsc::Receiver<SignedTx>,
 ) -> Option<std::convert::Infallible> {
     let (mut height, state) = log.state().await?;
-    out.send(Happening::State(Box::new(state))).await.ok()?;
+    out.send(DriverEvent::State(Box::new(state))).await.ok()?;
     loop {
         tokio::select! {
             tx = txs.recv() => {
                 if let Err(reject) = log.submit(tx?) {
-                    out.send(Happening::Refused(reject.name().into())).await.ok()?;
+                    out.send(DriverEvent::Refused(reject.name().into())).await.ok()?;
                 }
             }
             block = log.block(height + 1) => {
-                out.send(Happening::Block(block?)).await.ok()?;
+                out.send(DriverEvent::Block(block?)).await.ok()?;
                 height += 1;
             }
         }

@@ -2,7 +2,7 @@
 
 use crate::corpus;
 use crate::driver::{Driver, PRIVATES_KEPT};
-use crate::happening::Happening;
+use crate::event::DriverEvent;
 use crate::work::Work;
 use crate::workers::Job;
 use base::{Hash, NodeId, Reject};
@@ -45,7 +45,7 @@ impl Driver {
                 })
             };
             let work = work.await;
-            let _ = happenings.send(Happening::Prepared(id, work)).await;
+            let _ = happenings.send(DriverEvent::Prepared(id, work)).await;
         });
         run.preparation = Some(preparation.abort_handle());
     }
@@ -60,7 +60,7 @@ impl Driver {
             let (update, size) = (fetch.candidate.update, fetch.candidate.size);
             if tokio::task::block_in_place(|| work.holds(&update)) {
                 let input = Input::Fetched { run: fetch.run, update, result: Ok(()) };
-                let _ = happenings.send(Happening::Input(Box::new(input))).await;
+                let _ = happenings.send(DriverEvent::Input(Box::new(input))).await;
                 return;
             }
             let mut file = match work.arriving(&update) {
@@ -146,10 +146,10 @@ impl Driver {
                     let _ = applier.send(Job::Adopt(version, fetched.bytes));
                 }
                 Err(error) => {
-                    let _ = happenings.send(Happening::Trouble(id, format!("weights: {error}"))).await;
+                    let _ = happenings.send(DriverEvent::Trouble(id, format!("weights: {error}"))).await;
                     let held = work.newest().map(|(version, _, root)| (version, root));
                     let input = Input::Weights { run: id, result: held };
-                    let _ = happenings.send(Happening::Input(Box::new(input))).await;
+                    let _ = happenings.send(DriverEvent::Input(Box::new(input))).await;
                 }
             }
         });
@@ -158,10 +158,10 @@ impl Driver {
 
 /// Tells displays how far a fetch is; when the queue is full they miss one.
 pub(crate) fn fetching(
-    out: &mpsc::Sender<Happening>,
+    out: &mpsc::Sender<DriverEvent>,
     run: RunId,
     what: &'static str,
 ) -> impl Fn(usize, usize) + Sync + use<> {
     let out = out.clone();
-    move |done, of| drop(out.try_send(Happening::Fetching(run, what, done, of)))
+    move |done, of| drop(out.try_send(DriverEvent::Fetching(run, what, done, of)))
 }

@@ -1,6 +1,6 @@
 //! The threads of a run: one trains, one follows the log, one measures.
 
-use crate::happening::Happening;
+use crate::event::DriverEvent;
 use crate::work::{Resting, Step, Work};
 use anyhow::{Result, anyhow};
 use base::{ChunkTree, Hash, Reject};
@@ -40,7 +40,7 @@ pub(crate) enum Job {
 
 impl Workers {
     /// Begins the threads; they end when this is dropped.
-    pub(crate) fn start(work: Arc<Work>, out: &mpsc::Sender<Happening>) -> Self {
+    pub(crate) fn start(work: Arc<Work>, out: &mpsc::Sender<DriverEvent>) -> Self {
         let (trainer, trains) = channel();
         let (applier, jobs) = channel();
         let (evaluator, checkpoints) = channel();
@@ -61,7 +61,7 @@ fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
 }
 
 /// The trainer thread of a run; ends when its sender is dropped.
-fn spawn_trainer(work: Arc<Work>, trains: Receiver<Box<Train>>, out: mpsc::Sender<Happening>) {
+fn spawn_trainer(work: Arc<Work>, trains: Receiver<Box<Train>>, out: mpsc::Sender<DriverEvent>) {
     std::thread::spawn(move || {
         let mut kept = None;
         train_all(work.run, &trains, &out, |train| {
@@ -88,7 +88,7 @@ fn unit(work: &Work, kept: &mut Option<Trainer>, train: &Train) -> Result<Commit
 fn train_all(
     run: RunId,
     trains: &Receiver<Box<Train>>,
-    out: &mpsc::Sender<Happening>,
+    out: &mpsc::Sender<DriverEvent>,
     mut unit: impl FnMut(&Train) -> Result<Commit>,
 ) {
     while let Ok(train) = trains.recv() {
@@ -97,7 +97,7 @@ fn train_all(
             Ok(commit) => Input::Trained { run, round, result: Some(Box::new(commit)) },
             Err(error) if error.is::<Resting>() => Input::Trained { run, round, result: None },
             Err(error) => {
-                let _ = out.blocking_send(Happening::Trouble(run, format!("round {round}: {error:#}")));
+                let _ = out.blocking_send(DriverEvent::Trouble(run, format!("round {round}: {error:#}")));
                 match error.downcast_ref::<UnitError<anyhow::Error>>() {
                     // The log is to see that its part was too much for this machine.
                     Some(UnitError::Stopped) => Input::Trained { run, round, result: None },
@@ -105,18 +105,18 @@ fn train_all(
                 }
             }
         };
-        if out.blocking_send(Happening::Input(Box::new(input))).is_err() {
+        if out.blocking_send(DriverEvent::Input(Box::new(input))).is_err() {
             return;
         }
     }
 }
 
 /// The second thread of a run.
-fn spawn_applier(work: Arc<Work>, jobs: Receiver<Job>, out: mpsc::Sender<Happening>) {
+fn spawn_applier(work: Arc<Work>, jobs: Receiver<Job>, out: mpsc::Sender<DriverEvent>) {
     std::thread::spawn(move || {
         while let Ok(job) = jobs.recv() {
             let Some(input) = job.done(&work, &out) else { continue };
-            if out.blocking_send(Happening::Input(Box::new(input))).is_err() {
+            if out.blocking_send(DriverEvent::Input(Box::new(input))).is_err() {
                 return;
             }
         }
@@ -125,11 +125,11 @@ fn spawn_applier(work: Arc<Work>, jobs: Receiver<Job>, out: mpsc::Sender<Happeni
 
 impl Job {
     /// Does it, and gives what the machine is told; trouble goes to `out`.
-    fn done(self, work: &Work, out: &mpsc::Sender<Happening>) -> Option<Input> {
+    fn done(self, work: &Work, out: &mpsc::Sender<DriverEvent>) -> Option<Input> {
         let run = work.run;
         let weights = |made: Result<(u64, Hash)>| {
             let trouble = |error: &anyhow::Error| {
-                let _ = out.blocking_send(Happening::Trouble(run, format!("{error:#}")));
+                let _ = out.blocking_send(DriverEvent::Trouble(run, format!("{error:#}")));
             };
             Some(Input::Weights { run, result: made.inspect_err(trouble).ok() })
         };
@@ -161,7 +161,7 @@ impl Job {
 }
 
 /// Measures held-out loss and writes checkpoints beside the run; nothing waits for it.
-fn spawn_evaluator(work: Arc<Work>, due: Receiver<Checkpoint>, out: mpsc::Sender<Happening>) {
+fn spawn_evaluator(work: Arc<Work>, due: Receiver<Checkpoint>, out: mpsc::Sender<DriverEvent>) {
     std::thread::spawn(move || {
         let mut kept = None;
         while let Ok(checkpoint) = due.recv() {
@@ -175,9 +175,9 @@ fn spawn_evaluator(work: Arc<Work>, due: Receiver<Checkpoint>, out: mpsc::Sender
                 measured
             });
             let happening = match measured {
-                Ok(Some((version, bits))) => Happening::Heldout(work.run, version, bits),
+                Ok(Some((version, bits))) => DriverEvent::Heldout(work.run, version, bits),
                 Ok(None) => continue,
-                Err(error) => Happening::Trouble(work.run, format!("checkpoint: {error:#}")),
+                Err(error) => DriverEvent::Trouble(work.run, format!("checkpoint: {error:#}")),
             };
             if out.blocking_send(happening).is_err() {
                 return;
@@ -221,8 +221,8 @@ mod tests {
         let mut heard = Vec::new();
         while let Some(happening) = happened.blocking_recv() {
             heard.push(match happening {
-                Happening::Trouble(_, text) => text,
-                Happening::Input(input) => match *input {
+                DriverEvent::Trouble(_, text) => text,
+                DriverEvent::Input(input) => match *input {
                     Input::Trained { round, result, .. } => format!("trained {round}: {}", result.is_some()),
                     Input::Failed { round, .. } => format!("failed {round}"),
                     other => other.name().into(),

@@ -10,7 +10,7 @@ use swarm::{Block, Input, RunId, State};
 pub(crate) const RECONNECT: Duration = Duration::from_millis(500);
 
 /// What happens to a driver.
-pub(crate) enum Happening {
+pub(crate) enum DriverEvent {
     Input(Box<Input>),
     /// What the chain says so far; comes first.
     State(Box<State>),

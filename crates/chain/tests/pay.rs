@@ -2,7 +2,7 @@
 
 use base::{Hash, Keypair, Millis, NodeId, Signed};
 use chain::{Block, Fate, Founder, Genesis, Happened, State, Tx, VOTE_DOMAIN, Vote, reference_flops};
-use ledger::{Credits, Issuance, Params, Purse};
+use ledger::{Credits, Issuance, Params, PaySource};
 use sim::{Scenario, logged};
 use std::collections::BTreeMap;
 use swarm::Event;
@@ -75,7 +75,7 @@ fn account(done: &[Vec<Happened>]) -> Account {
     let mut account = Account::default();
     for happened in done.iter().flatten() {
         if let Happened::Paid { to, amount, from, .. } = happened {
-            let purse = if *from == Purse::Issuance { &mut account.issued } else { &mut account.pot };
+            let purse = if *from == PaySource::Issuance { &mut account.issued } else { &mut account.pot };
             *purse.entry(*to).or_default() += amount.0;
         }
     }
@@ -119,7 +119,7 @@ fn proportional(seed: u64, closed: &swarm::Closed, happened: &[Happened], id: Ha
     let at = happened.iter().position(|h| *h == Happened::Run(Event::Closed(id, closed.round))).expect("there");
     for paid in happened[..at].iter().rev() {
         match paid {
-            Happened::Paid { to, amount, from: Purse::Pot(_), .. } => {
+            Happened::Paid { to, amount, from: PaySource::Pot(_), .. } => {
                 *amounts.entry(*to).or_default() += amount.0;
             }
             Happened::Paid { .. } => {}

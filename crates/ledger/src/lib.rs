@@ -37,6 +37,6 @@ mod tx;
 pub use account::{ALLOTMENTS_MAX, Account, Allotment, UNBONDINGS_MAX, Unbonding};
 pub use credits::Credits;
 pub use issuance::Issuance;
-pub use state::{Ledger, PAYERS_MAX, Params, Proof, Purse, SEATS_MAX, Seat, divide};
+pub use state::{Ledger, PAYERS_MAX, Params, PaySource, Proof, SEATS_MAX, Seat, divide};
 pub use tree::{Path, Tree};
 pub use tx::{ALLOT_MAX, Allotments, DOMAIN, Envelope, SEAT_DOMAIN, SeatClaim, SignedTx, Tx, VOUCHER_DOMAIN, Voucher};

@@ -6,7 +6,7 @@ mod common;
 use base::{Hash, Keypair, Millis, Reject, Signed, Wire};
 use common::{FEE, claim, id, key, opened, params, say, take, voucher};
 use ledger::{
-    ALLOTMENTS_MAX, Account, Allotments, Credits, Issuance, Ledger, Params, Proof, Purse, SEAT_DOMAIN, SEATS_MAX,
+    ALLOTMENTS_MAX, Account, Allotments, Credits, Issuance, Ledger, Params, PaySource, Proof, SEAT_DOMAIN, SEATS_MAX,
     SeatClaim, Tx,
 };
 
@@ -33,7 +33,7 @@ fn full() -> Ledger {
     ] {
         take(&mut books, 0, tx).expect("done");
     }
-    books.pay(Purse::Issuance, &id(3), Credits(25)).expect("within the schedule");
+    books.pay(PaySource::Issuance, &id(3), Credits(25)).expect("within the schedule");
     books
 }
 
@@ -214,10 +214,10 @@ fn the_schedule_is_kept_to_the_last_millionth() {
     assert_eq!(books.issuable(), Credits(0));
     books.advance(Millis(1_000 + 1_800_000));
     assert_eq!(books.issuable(), Credits(1_800_000));
-    books.pay(Purse::Issuance, &id(0), Credits(800_000)).expect("a part");
+    books.pay(PaySource::Issuance, &id(0), Credits(800_000)).expect("a part");
     assert_eq!(books.issuable(), Credits(1_000_000));
-    assert_eq!(books.pay(Purse::Issuance, &id(0), Credits(1_000_001)), Err(Reject::Insufficient));
-    books.pay(Purse::Issuance, &id(0), Credits(1_000_000)).expect("all that is left");
+    assert_eq!(books.pay(PaySource::Issuance, &id(0), Credits(1_000_001)), Err(Reject::Insufficient));
+    books.pay(PaySource::Issuance, &id(0), Credits(1_000_000)).expect("all that is left");
     assert_eq!(books.issuable(), Credits(0));
     // Never more than an amount can hold.
     let generous = Params { issuance: Issuance { per_hour: Credits(u64::MAX), era_hours: 1 }, ..params() };
@@ -225,7 +225,7 @@ fn the_schedule_is_kept_to_the_last_millionth() {
     books.advance(Millis(1));
     books.advance(Millis(3_600_001));
     assert_eq!(books.issuable(), Credits(10));
-    books.pay(Purse::Issuance, &id(1), Credits(4)).expect("room");
+    books.pay(PaySource::Issuance, &id(1), Credits(4)).expect("room");
     assert_eq!(books.issuable(), Credits(6));
 }
 

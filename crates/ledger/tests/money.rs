@@ -5,7 +5,7 @@ mod common;
 
 use base::{Hash, Millis, Reject, Signed, Wire};
 use common::{FEE, PEOPLE, claim, id, key, opened, params, say, take, voucher};
-use ledger::{Allotments, Credits, DOMAIN, Envelope, Ledger, Proof, Purse, SignedTx, Tx};
+use ledger::{Allotments, Credits, DOMAIN, Envelope, Ledger, PaySource, Proof, SignedTx, Tx};
 use proptest::prelude::*;
 
 /// Anything that can happen to the books.
@@ -101,7 +101,7 @@ proptest! {
                     Ok(())
                 }
                 Step::Pay(new, to, amount) => {
-                    let from = if *new { Purse::Issuance } else { Purse::Pot(Hash([9; 32])) };
+                    let from = if *new { PaySource::Issuance } else { PaySource::Pot(Hash([9; 32])) };
                     let done = books.pay(from, &id(*to), *amount);
                     prop_assert_eq!(lazy.pay(from, &id(*to), *amount), done);
                     done
@@ -258,7 +258,7 @@ fn earnings_unlock_after_w_units_and_a_failure_burns_them() {
     let mut books = opened();
     books.advance(Millis(1_000 + 3_600_000));
     for amount in [10, 20, 30, 40] {
-        books.pay(Purse::Issuance, &id(0), Credits(amount)).expect("within the schedule");
+        books.pay(PaySource::Issuance, &id(0), Credits(amount)).expect("within the schedule");
     }
     let account = books.account(&id(0)).expect("there");
     assert_eq!((account.balance, account.locked.len()), (Credits(1_010), 3), "the oldest of four is free");
@@ -266,8 +266,12 @@ fn earnings_unlock_after_w_units_and_a_failure_burns_them() {
     assert_eq!(books.supply(), Credits(4_000 + 100 - 70));
     books.unlock(&id(0));
     assert_eq!(books.account(&id(0)).map(|a| a.balance), Some(Credits(1_030)));
-    assert_eq!(books.pay(Purse::Issuance, &id(0), Credits(3_600_000)), Err(Reject::Insufficient), "the schedule");
-    assert_eq!(books.pay(Purse::Pot(Hash([9; 32])), &id(0), Credits(1)), Err(Reject::Insufficient), "an empty budget");
+    assert_eq!(books.pay(PaySource::Issuance, &id(0), Credits(3_600_000)), Err(Reject::Insufficient), "the schedule");
+    assert_eq!(
+        books.pay(PaySource::Pot(Hash([9; 32])), &id(0), Credits(1)),
+        Err(Reject::Insufficient),
+        "an empty budget"
+    );
 }
 
 #[test]
@@ -275,6 +279,6 @@ fn the_root_of_a_known_history_is_frozen() {
     let mut books = opened();
     take(&mut books, 0, Tx::Transfer { to: id(1), amount: Credits(10) }).expect("done");
     take(&mut books, 1, Tx::Fund { pot: Hash([9; 32]), amount: Credits(20) }).expect("done");
-    books.pay(Purse::Pot(Hash([9; 32])), &id(2), Credits(5)).expect("done");
+    books.pay(PaySource::Pot(Hash([9; 32])), &id(2), Credits(5)).expect("done");
     assert_eq!(books.root().to_string(), "e96d8e54047f553af10c3b306f9a9f810091a54245289ca40a9dafdecfab5780");
 }

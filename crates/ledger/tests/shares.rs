@@ -4,7 +4,7 @@ mod common;
 
 use base::{Hash, Keypair, Millis, NodeId, Reject, Signed, Wire};
 use common::{FEE, id, opened, params, take, voucher};
-use ledger::{Allotments, Credits, DOMAIN, Envelope, Ledger, PAYERS_MAX, Purse, Tx};
+use ledger::{Allotments, Credits, DOMAIN, Envelope, Ledger, PAYERS_MAX, PaySource, Tx};
 use proptest::prelude::*;
 
 const POT: Hash = Hash([9; 32]);
@@ -22,7 +22,7 @@ fn what_is_left_of_a_budget_goes_back_to_those_who_paid_it_in() {
     let mut books = opened();
     fund(&mut books, 0, 300);
     fund(&mut books, 1, 100);
-    books.pay(Purse::Pot(POT), &id(3), Credits(200)).expect("a unit");
+    books.pay(PaySource::Pot(POT), &id(3), Credits(200)).expect("a unit");
     // Half is spent, a half of each part: who comes now pays for nothing that was done before.
     fund(&mut books, 2, 200);
     let mut again = Ledger::from_bytes(&books.to_bytes()).expect("read back");
@@ -41,7 +41,7 @@ fn what_is_left_of_a_budget_goes_back_to_those_who_paid_it_in() {
 fn a_budget_that_was_spent_forgets_who_paid_it_in() {
     let mut books = opened();
     fund(&mut books, 0, 300);
-    books.pay(Purse::Pot(POT), &id(3), Credits(300)).expect("all of it");
+    books.pay(PaySource::Pot(POT), &id(3), Credits(300)).expect("all of it");
     fund(&mut books, 1, 10);
     assert_eq!(books.refund(&POT), [(id(1), Credits(10))]);
 }

@@ -2,7 +2,7 @@
 
 use base::NodeId;
 use chain::{Block, Fate, Happened, Tx};
-use ledger::{Purse, Tx as Wallet};
+use ledger::{PaySource, Tx as Wallet};
 use owner::{DAY_MS, Unpaid};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -51,7 +51,7 @@ pub type Days = BTreeMap<(NodeId, u64, RunId), DailyWork>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RunDay {
     Funded(u64),
-    Paid(u64, Purse),
+    Paid(u64, PaySource),
     DailyWork(u64, Fate),
 }
 
@@ -109,7 +109,7 @@ pub(crate) fn count(
                     left = left.saturating_add(micro);
                 }
                 RunDay::Paid(micro, from) => {
-                    let back = if from == Purse::Issuance { 0 } else { micro.min(left) };
+                    let back = if from == PaySource::Issuance { 0 } else { micro.min(left) };
                     left -= back;
                     row.back_micro = row.back_micro.saturating_add(back);
                     row.earned_micro = row.earned_micro.saturating_add(micro - back);
@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn each_block_is_counted_once_under_its_day() {
         let mut days = Days::new();
-        let unit = [RunDay::Paid(5, Purse::Issuance), RunDay::DailyWork(100, Fate::Counted)];
+        let unit = [RunDay::Paid(5, PaySource::Issuance), RunDay::DailyWork(100, Fate::Counted)];
         counted(&mut days, (1, 9), &unit);
         counted(&mut days, (1, 9), &unit);
         counted(&mut days, (2, 9), &[RunDay::DailyWork(100, Fate::Counted), RunDay::DailyWork(0, Fate::Missed)]);
@@ -185,12 +185,12 @@ mod tests {
     #[test]
     fn what_was_paid_in_and_comes_back_is_not_earned() {
         let mut days = Days::new();
-        let pot = Purse::Pot(RUN);
+        let pot = PaySource::Pot(RUN);
         let pay = |micro| [RunDay::Paid(micro, pot), RunDay::DailyWork(1, Fate::Counted)];
         counted(&mut days, (1, 9), &[RunDay::Funded(10)]);
         counted(&mut days, (2, 9), &pay(4));
         // New credits are earned whoever paid in, and what others paid in after the own part is back.
-        counted(&mut days, (3, 10), &[RunDay::Paid(3, Purse::Issuance), pay(5)[0], pay(0)[1]]);
+        counted(&mut days, (3, 10), &[RunDay::Paid(3, PaySource::Issuance), pay(5)[0], pay(0)[1]]);
         counted(&mut days, (4, 10), &pay(7));
         let row = |day| &days[&(ME, day, RUN)];
         assert_eq!((row(9).earned_micro, row(9).back_micro), (0, 4));

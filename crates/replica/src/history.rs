@@ -9,7 +9,7 @@ use crate::own::Own;
 use crate::refusals::refused;
 use base::{NodeId, Signed};
 use chain::{Block, Happened, Tx};
-use ledger::{Purse, Tx as Wallet, Voucher};
+use ledger::{PaySource, Tx as Wallet, Voucher};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use swarm::{Event, RunId};
@@ -92,7 +92,7 @@ fn entries(account: &NodeId, block: &Block, happened: &[Happened]) -> Vec<Entry>
     for (i, what) in happened.iter().enumerate() {
         match what {
             Happened::Paid { run, to, amount, from } if to == account => {
-                let what = if *from == Purse::Issuance { "issued" } else { "paid" };
+                let what = if *from == PaySource::Issuance { "issued" } else { "paid" };
                 let round = closed(&happened[i..], run);
                 out.push(Entry { round, ..entry(what, amount.0, 0, run.to_string(), "") });
             }
@@ -138,7 +138,7 @@ mod tests {
         };
         let block = Block::new(header, Vec::new());
         let paid = |run: RunId, to: NodeId, micro: u64| {
-            let (amount, from) = (Credits(micro), Purse::Pot(run));
+            let (amount, from) = (Credits(micro), PaySource::Pot(run));
             Happened::Paid { run, to, amount, from }
         };
         let closed = |run: RunId, round: u64| Happened::Run(Event::Closed(run, Round(round)));

@@ -10,7 +10,7 @@ use crate::genesis::{Genesis, TIME_MAX_MS};
 use crate::light::{AccountProof, RootProof, state_root};
 use crate::pay::{Fate, reference_flops};
 use base::{Hash, Millis, NodeId, Reject, RejectCounts, Wire};
-use ledger::{Credits, Ledger, Purse, Tree};
+use ledger::{Credits, Ledger, PaySource, Tree};
 use std::collections::{BTreeMap, BTreeSet};
 use swarm::{Event, RunId};
 
@@ -58,7 +58,7 @@ pub enum Happened {
         /// How much.
         amount: Credits,
         /// From where.
-        from: Purse,
+        from: PaySource,
     },
     /// What became of a member's part in a round that closed; its payments come before it.
     Worked {

@@ -3,7 +3,7 @@
 use super::{Happened, State};
 use crate::pay::{fates, units};
 use base::Reject;
-use ledger::{Credits, Purse, divide};
+use ledger::{Credits, PaySource, divide};
 use swarm::RunId;
 
 /// Of 1,000 parts of new money, how many one run may get at most, whatever was voted.
@@ -30,7 +30,7 @@ impl State {
         // These tokens are a part of what is left, so their pay is a part of the budget.
         let from_pot = per(u128::from(budget.0).saturating_mul(u128::from(tokens)), u128::from(left));
         let from_pot = Credits(u64::try_from(from_pot).unwrap_or(budget.0));
-        let sources = [(Purse::Pot(*run), from_pot), (Purse::Issuance, self.new_money(run, tokens))];
+        let sources = [(PaySource::Pot(*run), from_pot), (PaySource::Issuance, self.new_money(run, tokens))];
         for (from, amount) in sources {
             for (to, amount) in divide(amount, &units).into_iter().filter(|(_, amount)| *amount > Credits::ZERO) {
                 match self.money.pay(from, &to, amount) {

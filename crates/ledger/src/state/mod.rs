@@ -49,7 +49,7 @@ impl Default for Params {
 
 /// Where pay comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purse {
+pub enum PaySource {
     /// New money, as far as the schedule allows.
     Issuance,
     /// The budget of a run.
@@ -233,9 +233,9 @@ impl Ledger {
 
     /// Pays a unit: the amount joins the locked earnings of `to`, and what the oldest of more than W
     /// units earned becomes free.
-    pub fn pay(&mut self, from: Purse, to: &NodeId, amount: Credits) -> Result<(), Reject> {
+    pub fn pay(&mut self, from: PaySource, to: &NodeId, amount: Credits) -> Result<(), Reject> {
         match from {
-            Purse::Issuance => {
+            PaySource::Issuance => {
                 let issued = self.supply.issued.plus(amount)?;
                 let ms = self.supply.now.since(self.supply.begun);
                 if issued > self.params.issuance.until(ms) || self.supply.genesis.plus(issued).is_err() {
@@ -244,7 +244,7 @@ impl Ledger {
                 self.supply.issued = issued;
                 self.touched.push(Key::Supply);
             }
-            Purse::Pot(pot) => self.draw(&pot, amount)?,
+            PaySource::Pot(pot) => self.draw(&pot, amount)?,
         }
         let units = usize::from(self.params.locked_units).min(LOCKED_MAX);
         let account = self.account_mut(to);

@@ -47,7 +47,7 @@ pub struct Turn {
 
 /// What is to be said of a proposed block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
+pub enum Judgement {
     /// Valid for everybody.
     Valid,
     /// Wrong for everybody, for ever.
@@ -122,10 +122,10 @@ impl Orderer {
     }
 
     /// The block to propose in `turn` on `parent`, or when one will be due: there is nothing to put in order yet.
-    pub fn propose(&mut self, turn: &Turn, parent: &Hash, now: Millis) -> Result<Result<Block, Millis>, Answer> {
+    pub fn propose(&mut self, turn: &Turn, parent: &Hash, now: Millis) -> Result<Result<Block, Millis>, Judgement> {
         if self.behind(parent)?.epoch().number > turn.epoch {
             // Nothing follows the last block of an epoch in it: that one is proposed until it is final.
-            return self.bodies.get(parent).cloned().map(Ok).ok_or(Answer::Missing(*parent));
+            return self.bodies.get(parent).cloned().map(Ok).ok_or(Judgement::Missing(*parent));
         }
         let taken = self.taken(parent)?;
         let more = self.mempool.has_more(&taken);
@@ -141,30 +141,30 @@ impl Orderer {
     }
 
     /// Whether the block `hash`, proposed in `turn`, is a valid child of `parent`.
-    pub fn verify(&mut self, turn: &Turn, parent: &Hash, hash: &Hash, now: Millis) -> Answer {
-        let Some(block) = self.bodies.get(hash) else { return Answer::Missing(*hash) };
+    pub fn verify(&mut self, turn: &Turn, parent: &Hash, hash: &Hash, now: Millis) -> Judgement {
+        let Some(block) = self.bodies.get(hash) else { return Judgement::Missing(*hash) };
         let Header { epoch, by, time, .. } = block.header;
         let again = hash == parent && block.header.next.is_some();
         if epoch != turn.epoch || (by != turn.leader && !again) {
-            return Answer::Invalid(Reject::NotCommittee);
+            return Judgement::Invalid(Reject::NotCommittee);
         }
         if (block.header.parent != *parent && !again)
             || block.txs.len() > BLOCK_TXS_MAX
             || block.to_bytes().len() > BLOCK_BYTES_MAX
         {
-            return Answer::Invalid(Reject::Malformed);
+            return Judgement::Invalid(Reject::Malformed);
         }
         if time > now.plus(AHEAD_MS) {
-            return Answer::Later(Millis(time.0.saturating_sub(AHEAD_MS)));
+            return Judgement::Later(Millis(time.0.saturating_sub(AHEAD_MS)));
         }
         match self.reach(hash) {
-            Ok(()) => Answer::Valid,
+            Ok(()) => Judgement::Valid,
             Err(answer) => answer,
         }
     }
 
     /// The block `tip` is final, and with it its ancestors: gives them in order with what they did.
-    pub fn finalized(&mut self, tip: &Hash) -> Result<Vec<(Block, Vec<Happened>)>, Answer> {
+    pub fn finalized(&mut self, tip: &Hash) -> Result<Vec<(Block, Vec<Happened>)>, Judgement> {
         let path = self.path(tip)?;
         let mut done: Vec<(Block, Vec<Happened>)> = Vec::new();
         for block in path {
@@ -178,7 +178,7 @@ impl Orderer {
             } else {
                 self.state.apply_with(&block, &|tx| mempool.has(tx))
             };
-            let happened = happened.map_err(Answer::Invalid)?;
+            let happened = happened.map_err(Judgement::Invalid)?;
             self.follow(&block, seen);
             self.recent.insert(hash, block.header.height);
             done.push((block, happened));
@@ -197,18 +197,18 @@ impl Orderer {
     }
 
     /// The blocks after the last final one up to `tip`, in order; none when it is final already.
-    pub fn path(&self, tip: &Hash) -> Result<Vec<Block>, Answer> {
+    pub fn path(&self, tip: &Hash) -> Result<Vec<Block>, Judgement> {
         let mut path = Vec::new();
         let mut at = *tip;
         if self.recent.contains_key(tip) {
             return Ok(path);
         }
         while at != self.state.tip() {
-            let block = self.bodies.get(&at).ok_or(Answer::Missing(at))?;
+            let block = self.bodies.get(&at).ok_or(Judgement::Missing(at))?;
             let above = block.header.height.checked_add(1);
             let follows = path.last().is_none_or(|child: &Block| Some(child.header.height) == above);
             if block.header.height <= self.state.height() || !follows {
-                return Err(Answer::Invalid(Reject::Stale));
+                return Err(Judgement::Invalid(Reject::Stale));
             }
             path.push(block.clone());
             at = block.header.parent;
@@ -218,11 +218,11 @@ impl Orderer {
     }
 
     /// Transactions of `parent` and its ancestors that are not final.
-    fn taken(&self, parent: &Hash) -> Result<BTreeSet<Hash>, Answer> {
+    fn taken(&self, parent: &Hash) -> Result<BTreeSet<Hash>, Judgement> {
         let mut taken = BTreeSet::new();
         let mut at = *parent;
         while at != self.state.tip() {
-            let block = self.bodies.get(&at).ok_or(Answer::Missing(at))?;
+            let block = self.bodies.get(&at).ok_or(Judgement::Missing(at))?;
             taken.extend(block.txs.iter().map(Tx::hash));
             at = block.header.parent;
         }
@@ -230,16 +230,16 @@ impl Orderer {
     }
 
     /// The state behind `hash`.
-    fn behind(&mut self, hash: &Hash) -> Result<&mut State, Answer> {
+    fn behind(&mut self, hash: &Hash) -> Result<&mut State, Judgement> {
         if *hash == self.state.tip() {
             return Ok(&mut self.state);
         }
         self.reach(hash)?;
-        self.head.as_mut().ok_or(Answer::Missing(*hash))
+        self.head.as_mut().ok_or(Judgement::Missing(*hash))
     }
 
     /// Brings the state ahead to `hash`.
-    fn reach(&mut self, hash: &Hash) -> Result<(), Answer> {
+    fn reach(&mut self, hash: &Hash) -> Result<(), Judgement> {
         let path = self.path(hash)?;
         let hashes: Vec<Hash> = path.iter().map(Block::hash).collect();
         if !hashes.starts_with(&self.between) {
@@ -249,7 +249,7 @@ impl Orderer {
         let head = self.head.get_or_insert_with(|| self.state.clone());
         for (block, hash) in path.iter().zip(hashes).skip(self.between.len()) {
             if let Err(reject) = head.apply_with(block, &|tx| self.mempool.has(tx)) {
-                return Err(Answer::Invalid(reject));
+                return Err(Judgement::Invalid(reject));
             }
             self.between.push(hash);
         }

@@ -5,7 +5,7 @@
 mod common;
 
 use base::{Hash, Keypair, Millis, NodeId, Signed};
-use chain::{Answer, Block, Evidence, Genesis, Happened, Orderer, Turn, Tx};
+use chain::{Block, Evidence, Genesis, Happened, Judgement, Orderer, Turn, Tx};
 use commonware_actor::Feedback;
 use commonware_codec::{DecodeExt as _, Encode as _};
 use commonware_consensus::simplex::elector::RoundRobin;
@@ -141,9 +141,9 @@ impl World {
 impl Node {
     fn answer(&mut self, turn: &Turn, parent: &Hash, hash: &Hash, now: Millis, answer: oneshot::Sender<bool>) {
         match self.orderer.verify(turn, parent, hash, now) {
-            Answer::Valid => drop(answer.send(true)),
-            Answer::Invalid(_) => drop(answer.send(false)),
-            Answer::Missing(_) | Answer::Later(_) => self.verify.push((turn.clone(), *parent, *hash, answer)),
+            Judgement::Valid => drop(answer.send(true)),
+            Judgement::Invalid(_) => drop(answer.send(false)),
+            Judgement::Missing(_) | Judgement::Later(_) => self.verify.push((turn.clone(), *parent, *hash, answer)),
         }
     }
 
@@ -157,7 +157,7 @@ impl Node {
                     self.slashed.extend(happened.iter().filter_map(slashed));
                 }
             }
-            Err(Answer::Missing(_)) => self.finals.push(hash),
+            Err(Judgement::Missing(_)) => self.finals.push(hash),
             Err(answer) => panic!("a final block does not follow: {answer:?}"),
         }
     }

@@ -9,7 +9,7 @@ use crate::disk::{Disk, Note};
 use crate::end::{Failure, Shared};
 use crate::wires::{Blocked, Outgoing, Packet};
 use base::{Keypair, NodeId, Reject, RejectCounts, Wire};
-use chain::{Answer, Block, Genesis, Orderer, State, Tx};
+use chain::{Block, Genesis, Judgement, Orderer, State, Tx};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -90,7 +90,7 @@ pub fn replay(genesis: &Genesis, disk: &dyn Disk, note: &Note) -> Result<Orderer
         let block = Block::from_bytes(&bytes).map_err(|_| ReplicaError::Damaged(height, Reject::Malformed))?;
         let hash = orderer.body(block);
         let done = orderer.finalized(&hash).map_err(|answer| match answer {
-            Answer::Invalid(reject) => ReplicaError::Damaged(height, reject),
+            Judgement::Invalid(reject) => ReplicaError::Damaged(height, reject),
             _ => ReplicaError::Damaged(height, Reject::NotHeld),
         })?;
         done.iter().for_each(|(block, happened)| note(block, happened));

@@ -1,7 +1,7 @@
 //! Real engines in one process: one validator and four, with a dead one, with two, with a restart.
 
 use base::{Hash, Keypair, Millis, Reject, Signed, Wire};
-use chain::{Answer, Block, Genesis, Orderer, Turn, Tx};
+use chain::{Block, Genesis, Judgement, Orderer, Turn, Tx};
 use ledger::Credits;
 use replica::Replica;
 use replica::local::Local;
@@ -272,9 +272,9 @@ fn an_orderer_refuses_wrong_blocks_by_name() {
     let good = orderer.propose(&turn, &genesis, now).expect("known").expect("something is due");
     assert_eq!(good.txs.len(), 1);
     let missing = good.hash();
-    assert_eq!(orderer.verify(&turn, &genesis, &missing, now), Answer::Missing(missing));
+    assert_eq!(orderer.verify(&turn, &genesis, &missing, now), Judgement::Missing(missing));
     let hash = orderer.body(good.clone());
-    assert_eq!(orderer.verify(&turn, &genesis, &hash, now), Answer::Valid);
+    assert_eq!(orderer.verify(&turn, &genesis, &hash, now), Judgement::Valid);
     // The same transaction is not taken twice into one line of blocks.
     let next = orderer.propose(&turn, &hash, now.plus(6_000)).expect("known").expect("the heartbeat is due");
     assert!(next.txs.is_empty());
@@ -284,19 +284,19 @@ fn an_orderer_refuses_wrong_blocks_by_name() {
         let hash = orderer.body(block);
         orderer.verify(&turn, &genesis, &hash, now)
     };
-    assert_eq!(wrong(&|b| b.header.root = Hash::default()), Answer::Invalid(Reject::WrongRoot));
-    assert_eq!(wrong(&|b| b.header.parent = Hash::default()), Answer::Invalid(Reject::Malformed));
-    assert_eq!(wrong(&|b| b.header.time = Millis(1)), Answer::Invalid(Reject::Stale));
-    assert_eq!(wrong(&|b| b.header.height = 2), Answer::Invalid(Reject::Early));
-    assert_eq!(wrong(&|b| b.header.by = user(0).id()), Answer::Invalid(Reject::NotCommittee), "not its turn");
-    assert_eq!(wrong(&|b| b.header.epoch = 1), Answer::Invalid(Reject::NotCommittee));
-    assert_eq!(wrong(&|b| b.header.set = Hash::default()), Answer::Invalid(Reject::NotCommittee));
-    assert_eq!(wrong(&|b| b.header.missing = vec![user(0).id()]), Answer::Invalid(Reject::NotCommittee));
-    assert_eq!(wrong(&|b| b.header.next = Some(Vec::new())), Answer::Invalid(Reject::WrongShape), "no epoch ends");
+    assert_eq!(wrong(&|b| b.header.root = Hash::default()), Judgement::Invalid(Reject::WrongRoot));
+    assert_eq!(wrong(&|b| b.header.parent = Hash::default()), Judgement::Invalid(Reject::Malformed));
+    assert_eq!(wrong(&|b| b.header.time = Millis(1)), Judgement::Invalid(Reject::Stale));
+    assert_eq!(wrong(&|b| b.header.height = 2), Judgement::Invalid(Reject::Early));
+    assert_eq!(wrong(&|b| b.header.by = user(0).id()), Judgement::Invalid(Reject::NotCommittee), "not its turn");
+    assert_eq!(wrong(&|b| b.header.epoch = 1), Judgement::Invalid(Reject::NotCommittee));
+    assert_eq!(wrong(&|b| b.header.set = Hash::default()), Judgement::Invalid(Reject::NotCommittee));
+    assert_eq!(wrong(&|b| b.header.missing = vec![user(0).id()]), Judgement::Invalid(Reject::NotCommittee));
+    assert_eq!(wrong(&|b| b.header.next = Some(Vec::new())), Judgement::Invalid(Reject::WrongShape), "no epoch ends");
     let late = now.plus(5_000);
     assert_eq!(
         wrong(&|b| b.header.time = late),
-        Answer::Later(Millis(late.0 - 1_000)),
+        Judgement::Later(Millis(late.0 - 1_000)),
         "the proposer's clock is ahead"
     );
     assert_eq!(orderer.state().height(), 0);

@@ -12,7 +12,7 @@ use crate::end::{EXIT_DISK, Shared};
 use crate::engine::{Asked, Begin, Engine, EngineError, Mailbox, Timing};
 use crate::wires::{Blocked, Inlet, Outgoing, Packet, wires};
 use base::{Hash, Keypair, Millis, NodeId, Reject, RejectCounts, Signed, Wire};
-use chain::{Answer, BLOCK_BYTES_MAX, Block, EVIDENCE_DOMAIN, Evidence, Happened, Orderer, Turn, Tx, engine_key};
+use chain::{BLOCK_BYTES_MAX, Block, EVIDENCE_DOMAIN, Evidence, Happened, Judgement, Orderer, Turn, Tx, engine_key};
 use commonware_cryptography::blake3::Digest;
 use incoming::Allowance;
 use room::{ROOM_AGAIN, Room};
@@ -291,17 +291,17 @@ impl Actor {
             Question::Verify { turn, parent, block, answer } => {
                 let said = self.look(|orderer| orderer.verify(&turn, &parent, &block, now));
                 let wait = match said {
-                    Answer::Valid => {
+                    Judgement::Valid => {
                         let _ = answer.send(true);
                         return None;
                     }
-                    Answer::Invalid(reject) => {
+                    Judgement::Invalid(reject) => {
                         tracing::warn!(?block, %reject, "a proposed block is invalid");
                         let _ = answer.send(false);
                         return None;
                     }
-                    Answer::Missing(hash) => self.ask_for(hash),
-                    Answer::Later(at) => Duration::from_millis(at.since(now)),
+                    Judgement::Missing(hash) => self.ask_for(hash),
+                    Judgement::Later(at) => Duration::from_millis(at.since(now)),
                 };
                 Some((Question::Verify { turn, parent, block, answer }, wait))
             }
@@ -337,7 +337,7 @@ impl Actor {
     fn finish(&mut self, block: &Hash, certificate: &[u8]) -> Result<(), Wait> {
         let path = match self.look(|orderer| orderer.path(block)) {
             Ok(path) => path,
-            Err(Answer::Missing(hash)) => return Err(Wait::Missing(hash)),
+            Err(Judgement::Missing(hash)) => return Err(Wait::Missing(hash)),
             Err(answer) => {
                 tracing::error!(?block, ?answer, "a final block does not follow");
                 self.trouble.send_replace(Some(format!("a block that is final does not follow here: {answer:?}")));
@@ -348,7 +348,7 @@ impl Actor {
             return Ok(());
         }
         self.write("finish", |disk| disk.finish(&path, certificate)).map_err(Wait::Disk)?;
-        let done: Result<Vec<(Block, Vec<Happened>)>, Answer> = self.look(|orderer| orderer.finalized(block));
+        let done: Result<Vec<(Block, Vec<Happened>)>, Judgement> = self.look(|orderer| orderer.finalized(block));
         match done {
             Ok(done) => done.iter().for_each(|(block, happened)| (self.note)(block, happened)),
             Err(answer) => {
@@ -399,7 +399,7 @@ impl Actor {
                 return Duration::from_secs(60);
             }
             Ok(Err(due)) => due.since(now),
-            Err(Answer::Missing(hash)) => self.ask_for(hash).as_millis() as u64,
+            Err(Judgement::Missing(hash)) => self.ask_for(hash).as_millis() as u64,
             Err(_) => 1_000,
         };
         if now >= proposal.until {

@@ -170,10 +170,10 @@ impl Block {
     }
 
     /// The part that concerns runs.
-    pub fn work(&self) -> swarm::Block {
+    pub fn work(&self) -> swarm::WorkBlock {
         let work = |tx: &Tx| if let Tx::Work { tx } = tx { Some(tx.clone()) } else { None };
         let txs = self.txs.iter().filter_map(work).collect();
-        swarm::Block { height: self.header.height, time: self.header.time, txs }
+        swarm::WorkBlock { height: self.header.height, time: self.header.time, txs }
     }
 }
 

@@ -31,7 +31,7 @@ fn genesis(seats: u8) -> Genesis {
 
 /// The log of a simulated run as blocks of a chain, with the budget paid in and the votes cast in the block
 /// after the one that creates the run.
-fn chain_of(genesis: &Genesis, blocks: &[swarm::Block]) -> (State, Vec<Vec<Happened>>) {
+fn chain_of(genesis: &Genesis, blocks: &[swarm::WorkBlock]) -> (State, Vec<Vec<Happened>>) {
     let mut state = State::new(genesis);
     let mut done = Vec::new();
     let mut run = None;

@@ -47,7 +47,7 @@ fn refused(happened: &[Happened]) -> Vec<Reject> {
 }
 
 /// The blocks of a run from its creation to its end.
-fn run(genesis: &Genesis) -> Vec<swarm::Block> {
+fn run(genesis: &Genesis) -> Vec<swarm::WorkBlock> {
     // Open rounds may be smaller than planned: it is over when its tokens are, not after so many rounds.
     let scenario = Scenario { tokens_rounds: 5, rounds: 99, chain: genesis.chain(), ..Scenario::calm(1, 5) };
     logged(&scenario).expect("calm").1

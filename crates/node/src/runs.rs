@@ -48,7 +48,7 @@ impl Log for RunLog {
         })
     }
 
-    fn block(&self, height: u64) -> Served<'_, Option<swarm::Block>> {
+    fn block(&self, height: u64) -> Served<'_, Option<swarm::WorkBlock>> {
         Box::pin(async move {
             let kept = self.log.wait_kept().await?;
             Some(Block::from_bytes(&kept.block(height).await?.0).ok()?.work())

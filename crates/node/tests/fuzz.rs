@@ -5,7 +5,7 @@ use base::{ChunkTree, Hash, Keypair, Millis, Rng, Round, Signed, Wire};
 use model::update::Format;
 use model::{Config, Layout, Part, Private, Weights, verify_update};
 use std::time::{Duration, Instant};
-use swarm::{Attest, Block, Claim, Commit, DOMAIN, Envelope, Memory, SignedTx, Tx, Verdict};
+use swarm::{Attest, Claim, Commit, DOMAIN, Envelope, Memory, SignedTx, Tx, Verdict, WorkBlock};
 
 fn seconds() -> Duration {
     let seconds = std::env::var("FUZZ_SECONDS").ok().and_then(|s| s.parse::<f64>().ok()).unwrap_or(0.3);
@@ -93,7 +93,7 @@ fn txs() -> Vec<SignedTx> {
 fn transactions_blocks_and_memories() {
     let signed: Vec<Vec<u8>> = txs().iter().map(Wire::to_bytes).collect();
     canonical::<SignedTx>("transaction", &signed);
-    canonical::<Block>("block", &[Block { height: 1, time: Millis(2), txs: txs() }.to_bytes()]);
+    canonical::<WorkBlock>("block", &[WorkBlock { height: 1, time: Millis(2), txs: txs() }.to_bytes()]);
     let memory = Memory { state: Hash::default(), said: Some(commit()), unsettled: vec![(Round(1), Hash::default())] };
     canonical::<Memory>("memory", &[memory.to_bytes()]);
 }

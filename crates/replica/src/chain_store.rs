@@ -86,7 +86,7 @@ impl ChainStore {
     }
 
     /// What the final blocks say of runs.
-    pub fn works(&self) -> Result<Vec<swarm::Block>> {
+    pub fn works(&self) -> Result<Vec<swarm::WorkBlock>> {
         let read = self.database.begin_read()?;
         let table = read.open_table(FINAL)?;
         let mut out = Vec::new();

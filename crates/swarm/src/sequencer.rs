@@ -3,7 +3,7 @@
 
 use crate::state::State;
 use crate::tx::BLOCK_TXS_MAX;
-use crate::{Block, Event, SignedTx};
+use crate::{Event, SignedTx, WorkBlock};
 use base::{Hash, Millis, NodeId, Reject};
 use std::collections::BTreeMap;
 
@@ -51,11 +51,11 @@ impl Sequencer {
     }
 
     /// Makes the next block at log time `now` (the clock may have gone back; the log's does not).
-    pub fn make(&mut self, now: Millis) -> (Block, Vec<Event>) {
+    pub fn make(&mut self, now: Millis) -> (WorkBlock, Vec<Event>) {
         let time = now.max(self.state.time);
         let txs = std::mem::take(&mut self.waiting);
         self.per_signer.clear();
-        let block = Block { height: self.state.height.saturating_add(1), time, txs };
+        let block = WorkBlock { height: self.state.height.saturating_add(1), time, txs };
         let events = self.state.apply_checked(&block).expect("it follows the last one");
         (block, events)
     }

@@ -134,7 +134,7 @@ pub struct Attest {
 
 /// What the log orders at one height.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Block {
+pub struct WorkBlock {
     /// From 1, without gaps.
     pub height: u64,
     /// Time of the log, never falling.
@@ -243,7 +243,7 @@ impl Wire for Attest {
     }
 }
 
-impl Wire for Block {
+impl Wire for WorkBlock {
     fn encode(&self, out: &mut Vec<u8>) {
         (self.height, self.time).encode(out);
         self.txs.encode(out);

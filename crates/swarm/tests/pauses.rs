@@ -1,7 +1,7 @@
 //! A node whose units fail keeps nobody waiting: it rests, and comes back after pauses that grow.
 
 use base::{Hash, Keypair, Machine, Millis, Outbox, Signed};
-use swarm::{Block, Commit, DOMAIN, Envelope, Input, Output, Peer, RunId, Spec, State, Status, Train, Tx, Waiting};
+use swarm::{Commit, DOMAIN, Envelope, Input, Output, Peer, RunId, Spec, State, Status, Train, Tx, Waiting, WorkBlock};
 
 /// The only member of a run, and a log that takes at once what it says.
 struct Alone {
@@ -62,7 +62,7 @@ impl Alone {
             txs.push(Signed::new(DOMAIN, &self.key, envelope));
         }
         self.height += 1;
-        self.step(Input::Block(Block { height: self.height, time: Millis(self.now_ms), txs }))
+        self.step(Input::Block(WorkBlock { height: self.height, time: Millis(self.now_ms), txs }))
     }
 
     fn after(&mut self, ms: u64) -> Vec<Output> {

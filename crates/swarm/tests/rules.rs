@@ -2,8 +2,8 @@
 
 use base::{Hash, Keypair, Machine, Millis, NodeId, Outbox, Reject, Signed, Wire};
 use swarm::{
-    Attest, Block, Candidate, Claim, Commit, DOMAIN, Envelope, Event, Init, Input, Member, Mode, Output, Peer,
-    RoundState, Run, Spec, State, Status, Tx, Verdict, Waiting,
+    Attest, Candidate, Claim, Commit, DOMAIN, Envelope, Event, Init, Input, Member, Mode, Output, Peer, RoundState,
+    Run, Spec, State, Status, Tx, Verdict, Waiting, WorkBlock,
 };
 
 /// A log with one run, all of whose members took part from its first round on.
@@ -46,7 +46,7 @@ impl Log {
             let envelope = Envelope { chain: Hash::default(), seq: self.seq, work: 0, tx };
             txs.push(Signed::new(DOMAIN, &self.keys[i], envelope));
         }
-        let block = Block { height: self.state.height + 1, time: Millis(self.now), txs };
+        let block = WorkBlock { height: self.state.height + 1, time: Millis(self.now), txs };
         let events = self.state.apply_checked(&block).expect("it follows");
         let refused = |event| if let Event::Refused(_, reject) = event { Some(reject) } else { None };
         events.into_iter().filter_map(refused).collect()

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use swarm::{Block, Event, Input, Intent, Memory, Outcome, Output, Peer, RunId, SignedTx, State, Tx, Waiting};
+use swarm::{Event, Input, Intent, Memory, Outcome, Output, Peer, RunId, SignedTx, State, Tx, Waiting, WorkBlock};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;

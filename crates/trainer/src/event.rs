@@ -4,7 +4,7 @@ use crate::work::Work;
 use anyhow::Result;
 use std::sync::Arc;
 use std::time::Duration;
-use swarm::{Block, Input, RunId, State};
+use swarm::{Input, RunId, State, WorkBlock};
 
 /// Pause before what failed is tried again.
 pub(crate) const RECONNECT: Duration = Duration::from_millis(500);
@@ -14,7 +14,7 @@ pub(crate) enum DriverEvent {
     Input(Box<Input>),
     /// What the chain says so far; comes first.
     State(Box<State>),
-    Block(Block),
+    Block(WorkBlock),
     Refused(String),
     Prepared(RunId, Result<Arc<Work>>),
     Fetching(RunId, &'static str, usize, usize),

@@ -2,7 +2,7 @@
 
 use base::{Hash, NodeId, Reject};
 use net::{Served, Ticket};
-use swarm::{Block, RunId, SignedTx, State};
+use swarm::{RunId, SignedTx, State, WorkBlock};
 use tokio::sync::watch;
 
 /// The order of one chain, as a driver of its runs needs it.
@@ -22,5 +22,5 @@ pub trait Log: Send + Sync + 'static {
     /// Its height and what it says of runs, as soon as it is here; `None`: it never will be.
     fn state(&self) -> Served<'_, Option<(u64, State)>>;
     /// What the final block at `height` says of runs, as soon as it is final; `None`: the chain ended.
-    fn block(&self, height: u64) -> Served<'_, Option<Block>>;
+    fn block(&self, height: u64) -> Served<'_, Option<WorkBlock>>;
 }

@@ -9,7 +9,7 @@ use base::{Hash, NodeId, Round};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use swarm::{Block, Closed, Commit, Event, Init, Run, RunId, State, Train};
+use swarm::{Closed, Commit, Event, Init, Run, RunId, State, Train, WorkBlock};
 
 /// What a replay found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub struct Replayed {
 /// is taken from there to be applied, while that node keeps it. `scratch` is an empty folder; what it holds
 /// afterwards may be deleted. `progress` is told the version reached and the last one.
 pub fn replay(
-    blocks: &[Block],
+    blocks: &[WorkBlock],
     id: &RunId,
     corpus: &Path,
     folder: &Path,
@@ -72,14 +72,14 @@ pub fn replay(
 }
 
 /// The chain that the blocks are of: that of their transactions. Whether they are final was checked when they came.
-fn chain_of(blocks: &[Block]) -> Hash {
+fn chain_of(blocks: &[WorkBlock]) -> Hash {
     blocks.iter().flat_map(|block| &block.txs).map(|tx| tx.value.chain).next().unwrap_or_default()
 }
 
 const NO_RUN: &str =
     "the log on this node does not have this run: replay on the node that created it, which keeps its log";
 
-fn last_version(blocks: &[Block], id: &RunId) -> Result<u64> {
+fn last_version(blocks: &[WorkBlock], id: &RunId) -> Result<u64> {
     let mut state = State::new(chain_of(blocks), 0);
     for block in blocks {
         state.apply(block).map_err(|e| anyhow::anyhow!("block {}: {e}", block.height))?;
@@ -229,7 +229,7 @@ mod tests {
         trainer: Trainer,
         keys: [Keypair; 2],
         state: State,
-        blocks: Vec<Block>,
+        blocks: Vec<WorkBlock>,
         run: RunId,
         roots: Vec<Hash>,
         unsettled: BTreeMap<NodeId, Vec<(Round, Hash)>>,
@@ -262,7 +262,7 @@ mod tests {
                 let (key, seq) = (&self.keys[who], 1 + self.blocks.len() as u64 * 8 + at as u64);
                 txs.push(Signed::new(DOMAIN, key, Envelope::new(Hash::default(), 0, &key.id(), seq, tx)));
             }
-            let block = Block { height: self.state.height + 1, time: self.state.time.plus(10), txs };
+            let block = WorkBlock { height: self.state.height + 1, time: self.state.time.plus(10), txs };
             let events = self.state.apply(&block).expect("it follows");
             assert!(!events.iter().any(|event| matches!(event, Event::Refused(..))), "{events:?}");
             self.blocks.push(block);

@@ -7,7 +7,7 @@ use crate::scenario::Liar;
 use base::{Hash, RejectCounts};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
-use swarm::{Block, Closed, Commit, Run, State, Status, Tx};
+use swarm::{Closed, Commit, Run, State, Status, Tx, WorkBlock};
 
 /// What was seen so far.
 #[derive(Default)]
@@ -50,7 +50,7 @@ const READY_MS: u64 = 3_000;
 
 impl World {
     /// The log made a block.
-    pub fn after_block(&mut self, block: &Block) -> Result<(), Violation> {
+    pub fn after_block(&mut self, block: &WorkBlock) -> Result<(), Violation> {
         let state = self.log.sequencer.state();
         if state.height.is_multiple_of(COMPARE_HEIGHTS) {
             self.watch.states.insert(state.height, state.clone());

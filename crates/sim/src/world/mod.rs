@@ -14,7 +14,9 @@ use base::{Hash, Keypair, Machine, Millis, NodeId, Outbox, Rng, Round, Wire};
 use check::Watch;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use swarm::{Block, Commit, Input, Intent, Outcome, Output, Peer, Run, RunId, Sequencer, SignedTx, State, Status, Tx};
+use swarm::{
+    Commit, Input, Intent, Outcome, Output, Peer, Run, RunId, Sequencer, SignedTx, State, Status, Tx, WorkBlock,
+};
 use wire::Ask;
 
 /// Runs a scenario to its end, or to the first invariant that does not hold.
@@ -23,7 +25,7 @@ pub fn run(scenario: &Scenario) -> Result<Report, Violation> {
 }
 
 /// The same, with the log that came of it.
-pub fn logged(scenario: &Scenario) -> Result<(Report, Vec<Block>), Violation> {
+pub fn logged(scenario: &Scenario) -> Result<(Report, Vec<WorkBlock>), Violation> {
     let mut world = World::new(scenario)?;
     let rounds = scenario.rounds + scenario.turns();
     let limit = scenario.calm_ms + scenario.recovery_ms() + rounds * scenario.round_ms();
@@ -112,7 +114,7 @@ pub(crate) struct Event {
 #[derive(Default)]
 pub(crate) struct Log {
     pub sequencer: Sequencer,
-    pub blocks: Vec<Block>,
+    pub blocks: Vec<WorkBlock>,
     /// What each of the last blocks made of the state, where nodes share it.
     pub applied: BTreeMap<u64, Applied>,
     /// When it next acts.

@@ -1,7 +1,7 @@
 //! What a node's machine is told, what it asks for, and the words for it.
 
 use crate::state::{Candidate, Closed, Event, Settle, State};
-use crate::{Block, Commit, RunId, Tx};
+use crate::{Commit, RunId, Tx, WorkBlock};
 use base::{Hash, Millis, NodeId, Reject, Round, wire_struct};
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone)]
 pub enum Input {
     /// The next block of the log.
-    Block(Block),
+    Block(WorkBlock),
     /// Blocks that another part of this process applied already: what they made of the state.
     Applied {
         /// The state after them.

@@ -8,7 +8,7 @@ mod plan;
 mod round;
 
 use crate::tx::DOMAIN;
-use crate::{Attest, Block, Commit, Mode, RunId, SignedTx, Spec, Tx};
+use crate::{Attest, Commit, Mode, RunId, SignedTx, Spec, Tx, WorkBlock};
 use base::{Hash, Millis, NodeId, Reject, RejectCounts, Round, wire_struct};
 use round::two_thirds;
 use std::collections::{BTreeMap, VecDeque};
@@ -104,16 +104,16 @@ impl State {
 
     /// Applies the next block. A block that does not follow is refused whole; a transaction that is
     /// refused changes nothing and is counted.
-    pub fn apply(&mut self, block: &Block) -> Result<Vec<Event>, Reject> {
+    pub fn apply(&mut self, block: &WorkBlock) -> Result<Vec<Event>, Reject> {
         self.apply_with(block, true)
     }
 
     /// The same for a block whose signatures were checked before.
-    pub fn apply_checked(&mut self, block: &Block) -> Result<Vec<Event>, Reject> {
+    pub fn apply_checked(&mut self, block: &WorkBlock) -> Result<Vec<Event>, Reject> {
         self.apply_with(block, false)
     }
 
-    fn apply_with(&mut self, block: &Block, verify: bool) -> Result<Vec<Event>, Reject> {
+    fn apply_with(&mut self, block: &WorkBlock, verify: bool) -> Result<Vec<Event>, Reject> {
         if self.height.checked_add(1) != Some(block.height) {
             return Err(if block.height <= self.height { Reject::Stale } else { Reject::Early });
         }

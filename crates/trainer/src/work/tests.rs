@@ -5,7 +5,7 @@ use base::{Keypair, NodeId, Round, Signed, Wire};
 use model::Trainer;
 use net::Content;
 use std::path::PathBuf;
-use swarm::{Block, Candidate, Commit, DOMAIN, Envelope, State, Train, Tx};
+use swarm::{Candidate, Commit, DOMAIN, Envelope, State, Train, Tx, WorkBlock};
 
 /// A node's folder, and what it is to train.
 struct Stage {
@@ -123,7 +123,7 @@ impl Log {
             let key = &self.keys[who];
             txs.push(Signed::new(DOMAIN, key, Envelope::new(Hash::default(), 0, &key.id(), self.seq, tx)));
         }
-        let block = Block { height: self.state.height + 1, time: self.state.time.plus(10), txs };
+        let block = WorkBlock { height: self.state.height + 1, time: self.state.time.plus(10), txs };
         let events = self.state.apply(&block).expect("it follows");
         assert!(!events.iter().any(|event| matches!(event, swarm::Event::Refused(..))), "{events:?}");
     }

@@ -5,7 +5,7 @@
 //! ("the power of two choices", Mitzenmacher 2001).
 
 use crate::weights::Weights;
-use crate::{Candidate, OFFER_MS, Offer, Outcome, Price};
+use crate::{OFFER_MS, Offer, Outcome, Price, ProviderCandidate};
 use base::{Hash, Millis, NodeId, Reject, RejectCounts, Rng};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -246,7 +246,7 @@ impl Index {
     }
 
     /// Whom to ask: the first one, and who is asked if that one does not answer. `without`: who was asked already.
-    pub fn choose(&mut self, now: Millis, need: &Need, without: &[NodeId], rng: &mut Rng) -> Vec<Candidate> {
+    pub fn choose(&mut self, now: Millis, need: &Need, without: &[NodeId], rng: &mut Rng) -> Vec<ProviderCandidate> {
         self.advance(now);
         // One of great weight that was asked already would be drawn every time.
         if let Some(model) = self.models.get_mut(&need.model) {
@@ -260,10 +260,10 @@ impl Index {
         chosen
     }
 
-    fn drawn(&self, now: Millis, need: &Need, without: &[NodeId], rng: &mut Rng) -> Vec<Candidate> {
+    fn drawn(&self, now: Millis, need: &Need, without: &[NodeId], rng: &mut Rng) -> Vec<ProviderCandidate> {
         let Some(model) = self.models.get(&need.model) else { return Vec::new() };
-        let (mut found, mut doubtful): (Vec<Candidate>, Vec<Candidate>) = Default::default();
-        let fits = |provider: &NodeId, found: &[Candidate]| {
+        let (mut found, mut doubtful): (Vec<ProviderCandidate>, Vec<ProviderCandidate>) = Default::default();
+        let fits = |provider: &NodeId, found: &[ProviderCandidate]| {
             if without.contains(provider) || found.iter().any(|candidate| candidate.provider == *provider) {
                 return None;
             }
@@ -295,9 +295,10 @@ impl Index {
             found.extend(fitting.min_by_key(|candidate| candidate.expected_ms));
         }
         // A good history goes before a good promise, but where it was decided to look further.
-        let known = |candidate: &Candidate| self.providers.get(&candidate.provider).is_some_and(|p| p.history.good);
+        let known =
+            |candidate: &ProviderCandidate| self.providers.get(&candidate.provider).is_some_and(|p| p.history.good);
         // Among strangers the order of the draw stays: the best promise would be a liar's.
-        let expected = |candidate: &Candidate| if known(candidate) { candidate.expected_ms } else { 0 };
+        let expected = |candidate: &ProviderCandidate| if known(candidate) { candidate.expected_ms } else { 0 };
         found.sort_by_key(|candidate| (known(candidate) == explore, expected(candidate)));
         found.extend(doubtful);
         found.truncate(2);
@@ -369,7 +370,7 @@ impl Index {
         self.providers.get(provider)?.offers.iter().find(|offer| offer.model == *model)
     }
 
-    fn candidate(&self, now: Millis, need: &Need, provider: &NodeId) -> Option<Candidate> {
+    fn candidate(&self, now: Millis, need: &Need, provider: &NodeId) -> Option<ProviderCandidate> {
         let known = self.providers.get(provider)?;
         let offer = known.offers.iter().find(|offer| offer.model == need.model)?;
         let history = &known.history;
@@ -385,7 +386,7 @@ impl Index {
         let reaching = history.first_ms.unwrap_or(CONNECT_MS);
         let expected_ms = reaching + reading + writing;
         let known = history.good;
-        Some(Candidate { provider: *provider, offer: offer.clone(), expected_ms, prompt_rate, known })
+        Some(ProviderCandidate { provider: *provider, offer: offer.clone(), expected_ms, prompt_rate, known })
     }
 
     /// Whether it has no room, or failed a moment ago.

@@ -166,7 +166,7 @@ impl Wire for Offers {
 
 /// A provider and what it offers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Candidate {
+pub struct ProviderCandidate {
     /// Who.
     pub provider: NodeId,
     /// What.

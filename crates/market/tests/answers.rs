@@ -4,7 +4,7 @@
 mod play;
 
 use base::{Hash, Keypair, Machine, Millis, NodeId, Outbox, Reject, Rng, Wire};
-use market::{Candidate, Event, Finish, Frame, Offer, Order, Piece, Price, Reason, Receipts, Request, Session};
+use market::{Event, Finish, Frame, Offer, Order, Piece, Price, ProviderCandidate, Reason, Receipts, Request, Session};
 use play::{LENGTH, MODEL, ROLES, Role, Shown, ask, frames, offer, play, play_as, play_with, price, text};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -174,7 +174,7 @@ fn a_node_without_room_for_connections_accuses_nobody() {
     let mut out = Outbox::default();
     session.step(Millis(0), Event::Begin, &mut out);
     let candidate =
-        Candidate { provider: NodeId([2; 32]), offer: offer(), expected_ms: 1, prompt_rate: 1000, known: true };
+        ProviderCandidate { provider: NodeId([2; 32]), offer: offer(), expected_ms: 1, prompt_rate: 1000, known: true };
     session.step(Millis(0), Event::Chosen(Some(candidate)), &mut out);
     session.step(Millis(1), Event::NoRoom(1), &mut out);
     session.step(Millis(1), Event::Chosen(None), &mut out);
@@ -189,7 +189,8 @@ fn left(more: usize, later: u64) -> Vec<Order> {
     let mut session = Session::new(client, Request::new(Hash::default(), offer().model, Hash::default(), ask()));
     let mut out = Outbox::default();
     session.step(Millis(0), Event::Begin, &mut out);
-    let candidate = Candidate { provider: key.id(), offer: offer(), expected_ms: 1, prompt_rate: 1000, known: true };
+    let candidate =
+        ProviderCandidate { provider: key.id(), offer: offer(), expected_ms: 1, prompt_rate: 1000, known: true };
     session.step(Millis(0), Event::Chosen(Some(candidate)), &mut out);
     let opened =
         out.drain().find_map(|order| if let Order::Open { request, .. } = order { Some(request) } else { None });
@@ -231,7 +232,8 @@ fn whose_owner_comes_back_is_paid_for_what_it_wrote() {
     let mut session = Session::new(client, Request::new(Hash::default(), offer().model, Hash::default(), ask()));
     let mut out = Outbox::default();
     session.step(Millis(0), Event::Begin, &mut out);
-    let candidate = Candidate { provider: key.id(), offer: offer(), expected_ms: 1, prompt_rate: 1000, known: true };
+    let candidate =
+        ProviderCandidate { provider: key.id(), offer: offer(), expected_ms: 1, prompt_rate: 1000, known: true };
     session.step(Millis(0), Event::Chosen(Some(candidate)), &mut out);
     let opened =
         out.drain().find_map(|order| if let Order::Open { request, .. } = order { Some(request) } else { None });
@@ -253,7 +255,7 @@ fn who_leaves_pays_each_provider_its_own_price() {
     let mut out = Outbox::default();
     let choose = |session: &mut Session, out: &mut Outbox<Order>, now, provider, price| {
         let offer = Offer { price, ..offer() };
-        let candidate = Candidate { provider, offer, expected_ms: 1, prompt_rate: 1000, known: true };
+        let candidate = ProviderCandidate { provider, offer, expected_ms: 1, prompt_rate: 1000, known: true };
         session.step(Millis(now), Event::Chosen(Some(candidate)), out);
         out.drain().find_map(|order| if let Order::Open { request, .. } = order { Some(request) } else { None })
     };

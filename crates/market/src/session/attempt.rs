@@ -2,7 +2,7 @@
 
 use super::Output;
 use crate::talk::{ALIVE_MS, AnswerReader, CHUNK};
-use crate::{Candidate, Outcome};
+use crate::{Outcome, ProviderCandidate};
 use base::{Millis, NodeId, Outbox};
 use ledger::Credits;
 
@@ -60,7 +60,13 @@ pub(crate) struct Attempt {
 
 impl Attempt {
     /// One that is asked now; `own` where it is this node itself.
-    pub(crate) fn new(number: u32, now: Millis, candidate: &Candidate, hearing: AnswerReader, own: bool) -> Self {
+    pub(crate) fn new(
+        number: u32,
+        now: Millis,
+        candidate: &ProviderCandidate,
+        hearing: AnswerReader,
+        own: bool,
+    ) -> Self {
         Self {
             number,
             hearing,

@@ -7,7 +7,7 @@ pub use attempt::{REACH_MS, SILENT_MS};
 
 use crate::rendering::Rendering;
 use crate::talk::{AnswerReader, CHUNK, Received, Request};
-use crate::{Candidate, Frame, Outcome, Piece, Reason, Receipt};
+use crate::{Frame, Outcome, Piece, ProviderCandidate, Reason, Receipt};
 use base::{Hash, Machine, Millis, NodeId, Outbox, Reject, Signed, Wire};
 use ledger::Credits;
 
@@ -23,7 +23,7 @@ pub enum Input {
     /// It is asked.
     Begin,
     /// Whom to ask, after [`Output::Choose`].
-    Chosen(Option<Candidate>),
+    Chosen(Option<ProviderCandidate>),
     /// Instead: everybody who could be asked is known to be busy for so many milliseconds.
     Full(u64),
     /// What a provider said, by the number of the attempt.
@@ -165,7 +165,7 @@ impl Session {
         out.push(Output::Choose(self.asked.clone()));
     }
 
-    fn chosen(&mut self, now: Millis, candidate: Option<Candidate>, out: &mut Outbox<Output>) {
+    fn chosen(&mut self, now: Millis, candidate: Option<ProviderCandidate>, out: &mut Outbox<Output>) {
         self.choosing = false;
         let Some(candidate) = candidate else { return self.give_up(out) };
         let (provider, offer) = (candidate.provider, &candidate.offer);

@@ -3,8 +3,8 @@
 use base::{Hash, Keypair, Machine, Millis, NodeId, Outbox, Reject, Rng, Wire};
 use ledger::Credits;
 use market::{
-    ALIVE_MS, AnswerWriter, Ask, Candidate, Event, Finish, Frame, Input, Offer, Order, Outcome, Piece, Price, Reason,
-    Receipts, Request, Runtime, Sampling, Session, Terms, Tier, Token, Tokens,
+    ALIVE_MS, AnswerWriter, Ask, Event, Finish, Frame, Input, Offer, Order, Outcome, Piece, Price, ProviderCandidate,
+    Reason, Receipts, Request, Runtime, Sampling, Session, Terms, Tier, Token, Tokens,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -275,7 +275,7 @@ pub(crate) fn play_as(client: u8, roles: &[Role], seed: u64, known: bool) -> Sho
                 Order::Choose(without) => {
                     let free: Vec<usize> = (0..roles.len()).filter(|i| !without.contains(&keys[*i].id())).collect();
                     let chosen = (!free.is_empty()).then(|| free[rng.below(free.len() as u64) as usize]);
-                    let candidate = chosen.map(|i| Candidate {
+                    let candidate = chosen.map(|i| ProviderCandidate {
                         provider: keys[i].id(),
                         offer: offer(),
                         expected_ms: 1,

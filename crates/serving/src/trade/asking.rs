@@ -8,7 +8,7 @@ use crate::receipt::receipt_text;
 use base::{Hash, Machine, Millis, NodeId, Outbox, Wire};
 use gateway::{Answer, Origin};
 use market::{
-    Ask, Candidate, Event, FRAME_MAX, Input, Need, Order, Outcome, Piece, Price, Reason, Request, Say, Session,
+    Ask, Event, FRAME_MAX, Input, Need, Order, Outcome, Piece, Price, ProviderCandidate, Reason, Request, Say, Session,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -99,7 +99,7 @@ impl Trade {
             // One's own machine costs nothing.
             let offer = market::Offer { price: Price::default(), ..self.provider.offer(Hash::default(), &served) };
             let prompt_rate = u64::from(offer.prompt_rate).max(1);
-            let own = Candidate { provider: me, offer, expected_ms: 0, prompt_rate, known: true };
+            let own = ProviderCandidate { provider: me, offer, expected_ms: 0, prompt_rate, known: true };
             return Event::Chosen(Some(own));
         }
         if let Whom::Own = whom {
@@ -115,7 +115,7 @@ impl Trade {
                 let offer = offer.filter(|_| !without.contains(provider)).map(|(_, offer)| offer.clone());
                 let candidate = |offer: market::Offer| {
                     let prompt_rate = u64::from(offer.prompt_rate).max(1);
-                    Candidate { provider: *provider, offer, expected_ms: 0, prompt_rate, known: false }
+                    ProviderCandidate { provider: *provider, offer, expected_ms: 0, prompt_rate, known: false }
                 };
                 return Event::Chosen(offer.map(candidate));
             }

@@ -6,7 +6,7 @@ use base::Reject;
 
 /// What a valid update is.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Checked {
+pub struct CheckedUpdate {
     /// How it is encoded.
     pub format: Format,
     /// Squared norm of what it decodes to.
@@ -14,7 +14,7 @@ pub struct Checked {
 }
 
 /// Decodes `bytes` completely and checks structure, finiteness, the run's format and the committed norm.
-pub fn verify_update(layout: &Layout, bytes: &[u8], format: Format, norm_sq: f64) -> Result<Checked, Reject> {
+pub fn verify_update(layout: &Layout, bytes: &[u8], format: Format, norm_sq: f64) -> Result<CheckedUpdate, Reject> {
     let mut decoder = Decoder::new(layout, bytes)?;
     if decoder.format() != format {
         return Err(Reject::Malformed);
@@ -29,5 +29,5 @@ pub fn verify_update(layout: &Layout, bytes: &[u8], format: Format, norm_sq: f64
     if found.to_bits() != norm_sq.to_bits() {
         return Err(Reject::WrongNorm);
     }
-    Ok(Checked { format, norm_sq })
+    Ok(CheckedUpdate { format, norm_sq })
 }

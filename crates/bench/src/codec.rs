@@ -3,12 +3,12 @@
 use crate::{Bar, Book};
 use base::Rng;
 use model::update::{Format, encode, fold};
-use model::{AdamW, ApplyRule, Config, Contribution, Input, Layout, Part, Stage, Weights, apply, verify_update};
+use model::{AdamW, ApplyRule, Contribution, Input, Layout, ModelConfig, Part, Stage, Weights, apply, verify_update};
 use std::hint::black_box;
 use std::time::Instant;
 
 pub(crate) fn measure(book: &mut Book) {
-    let config = Config::preset("small", 2048, 256).expect("a preset");
+    let config = ModelConfig::preset("small", 2048, 256).expect("a preset");
     let layout = Layout::new(&config, &Part::whole(&config));
     let mut rng = Rng::new(1);
     let delta: Vec<f32> = (0..layout.len).map(|_| rng.normal() * 1e-3).collect();
@@ -60,7 +60,7 @@ fn rate(layout: &Layout, delta: &[f32], sparsity: u8, bits: u8) -> Vec<f64> {
 }
 
 /// Millions of parameters per second of an agreed step, from a closed set to the next version of the weights.
-fn apply_rate(layout: &Layout, config: &Config, delta: &[f32]) -> Vec<f64> {
+fn apply_rate(layout: &Layout, config: &ModelConfig, delta: &[f32]) -> Vec<f64> {
     let format = Format::new(0, 8).expect("known");
     let update = || {
         let mut e = vec![0; layout.len];
@@ -84,7 +84,7 @@ fn apply_rate(layout: &Layout, config: &Config, delta: &[f32]) -> Vec<f64> {
 
 /// Gradients split into stages, on one thread and on two, and again: one number of differences.
 fn equal_hashes(book: &mut Book) {
-    let config = Config { tie_word_embeddings: false, ..Config::preset("nano", 256, 64).expect("a preset") };
+    let config = ModelConfig { tie_word_embeddings: false, ..Config::preset("nano", 256, 64).expect("a preset") };
     let whole = Part::whole(&config);
     let theta = model::init(&Layout::new(&config, &whole), config.num_hidden_layers, 3);
     let ids: Vec<u32> = (0..4 * 64).map(|i| i * 7919 % 256).collect();
@@ -101,7 +101,7 @@ fn equal_hashes(book: &mut Book) {
     book.add("quick", "swarm.hash.equal", (equal, "1 = equal"), Bar::Least(1.0), "equal on x86 and ARM", how);
 }
 
-fn gradients(config: &Config, theta: &[f32], ids: &[u32], targets: &[u32], n: usize) -> Vec<u32> {
+fn gradients(config: &ModelConfig, theta: &[f32], ids: &[u32], targets: &[u32], n: usize) -> Vec<u32> {
     let device = model::open("cpu").expect("always there");
     let mut offset = 0;
     let mut stages = Vec::new();

@@ -11,8 +11,8 @@ use anyhow::{Context, Result, anyhow};
 use data::{Corpus, Order, Split};
 use model::update::Format;
 use model::{
-    AdamW, Applied, ApplyRule, Batch, Config, Contribution, Layout, Part, Private, Schedule, Trainer, Unit, UnitPlan,
-    Weights, apply,
+    AdamW, Applied, ApplyRule, Batch, Contribution, Layout, ModelConfig, Part, Private, Schedule, Trainer, Unit,
+    UnitPlan, Weights, apply,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
@@ -290,7 +290,7 @@ pub(crate) fn batch(corpus: &Corpus, order: &Order, cursor: &mut u64, n: usize, 
 }
 
 fn train(corpus: &Corpus, setting: Setting, seed: u64) -> Result<Outcome> {
-    let config = Config::preset(SIZE, 2048, SEQ_LEN)?;
+    let config = ModelConfig::preset(SIZE, 2048, SEQ_LEN)?;
     let layout = Layout::new(&config, &Part::whole(&config));
     let mut trainer = Trainer::new(&config, &model::open("cpu")?);
     let manifest = corpus.manifest();

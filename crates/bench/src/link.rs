@@ -6,7 +6,7 @@
 use crate::star::{LINES, Star};
 use crate::{Bar, Book, Figure, Measured, Process, median};
 use anyhow::{Context, Result, bail};
-use model::{Config, Layout, ModelCard, Part};
+use model::{Layout, ModelCard, ModelConfig, Part};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -73,7 +73,7 @@ fn two_peers(star: &Star) -> Result<(Vec<f64>, f64)> {
     let dirs: [PathBuf; 2] = ["a", "b"].map(|name| stage.path().join(name));
     let file = stage.path().join("run.toml");
     std::fs::write(&file, RUN)?;
-    let config = Config::preset("tiny", 2048, 128)?;
+    let config = ModelConfig::preset("tiny", 2048, 128)?;
     let theta = model::init(&Layout::new(&config, &Part::whole(&config)), config.num_hidden_layers, 11);
     model::export(&stage.path().join("model"), &config, &theta, b"{}", (0, "<|endoftext|>"), &ModelCard::default())?;
     let create =

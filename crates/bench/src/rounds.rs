@@ -42,7 +42,7 @@ async fn four_peers(book: &mut Book) -> Result<()> {
     let begun = Instant::now();
     let corpus = dir.path().join("corpus");
     let built = tokio::task::block_in_place(|| data::shipped::build(&corpus))?;
-    let config = model::Config::preset("nano", 2048, 16)?;
+    let config = model::ModelConfig::preset("nano", 2048, 16)?;
     let layout = model::Layout::new(&config, &model::Part::whole(&config));
     let spec = Spec {
         // Joining takes a few hundred rounds of a member alone: they are ten milliseconds long.

@@ -12,7 +12,7 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::token::LlamaToken;
 use market::Price;
-use model::{Config, GgufType, Layout, ModelCard, Part};
+use model::{GgufType, Layout, ModelCard, ModelConfig, Part};
 use serving::{Local, Served};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -101,7 +101,7 @@ pub(crate) fn measure(book: &mut Book) -> Result<()> {
 
 /// Writes a model of random weights: its speed is that of any other of its shape. Gives its millions of parameters.
 pub(crate) fn written(path: &Path, size: &str) -> Result<f64> {
-    let config = Config::preset(size, 2048, CONTEXT)?;
+    let config = ModelConfig::preset(size, 2048, CONTEXT)?;
     let layout = Layout::new(&config, &Part::whole(&config));
     let theta = model::init(&layout, config.num_hidden_layers, 5);
     let tokenizer = std::fs::read("corpus/tokenizer.json").context("run it in the project's folder")?;

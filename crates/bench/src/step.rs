@@ -2,15 +2,15 @@
 
 use crate::{Bar, Book, Figure, median};
 use anyhow::{Context, Result};
-use model::{AdamW, Batch, Config, Layout, Part, Trainer, clip_norm};
+use model::{AdamW, Batch, Layout, ModelConfig, Part, Trainer, clip_norm};
 use serde_json::Value;
 use std::convert::Infallible;
 use std::process::Command;
 use std::time::Instant;
 
 /// The shape of `bench/torch_step.py`: 13.8 M parameters.
-fn config() -> Config {
-    Config {
+fn config() -> ModelConfig {
+    ModelConfig {
         vocab_size: 2048,
         hidden_size: 384,
         intermediate_size: 1008,

@@ -11,7 +11,7 @@ use engine::{Engine, EngineConfig};
 use market::{Ask, Checked, Finish, Input, Piece, Sampling, Token, Verdict, judge, question, reading};
 use model::update::Format;
 use model::{
-    AdamW, ApplyRule, Config, GgufType, Layout, ModelCard, Part, Private, Schedule, Trainer, UnitPlan, Weights,
+    AdamW, ApplyRule, GgufType, Layout, ModelCard, ModelConfig, Part, Private, Schedule, Trainer, UnitPlan, Weights,
 };
 use serving::Served;
 use std::convert::Infallible;
@@ -120,7 +120,7 @@ impl Zoo {
         eprintln!("two models trained in {:.0} s", begun.elapsed().as_secs_f64());
         let coarse = in_four_bits(&tiny, &whole, |_| true);
         let cache = in_four_bits(&tiny, &whole, |name| name.contains("k_proj") || name.contains("v_proj"));
-        let bits = |config: &Config, theta: &[f32]| -> Result<f64> {
+        let bits = |config: &ModelConfig, theta: &[f32]| -> Result<f64> {
             let mut trainer = Trainer::new(config, &model::open("cpu")?);
             trainer::bits_per_byte(
                 &mut trainer,
@@ -133,7 +133,7 @@ impl Zoo {
         };
         let all = [bits(&tiny, &whole)?, bits(&small, &less)?, bits(&tiny, &coarse)?, bits(&tiny, &older)?];
         eprintln!("bits per byte: {all:.3?}");
-        let serve = |name: &str, config: &Config, theta: &[f32]| -> Result<Served> {
+        let serve = |name: &str, config: &ModelConfig, theta: &[f32]| -> Result<Served> {
             let path = stage.join(format!("{name}.gguf"));
             let tokenizer = std::fs::read("corpus/tokenizer.json").context("run it in the project's folder")?;
             model::export_gguf(&path, config, theta, &tokenizer, 0, &ModelCard::default(), GgufType::Q8_0)?;
@@ -294,12 +294,12 @@ fn caught(n: usize, bad: usize, audit: usize) -> f64 {
     1.0 - missed.product::<f64>()
 }
 
-fn shape(size: &str) -> Result<Config> {
-    Ok(Config::preset(size, 2048, SEQ_LEN)?)
+fn shape(size: &str) -> Result<ModelConfig> {
+    Ok(ModelConfig::preset(size, 2048, SEQ_LEN)?)
 }
 
 /// Weights after nine tenths of a training, and at its end.
-fn trained(corpus: &Corpus, config: &Config) -> Result<(Vec<f32>, Vec<f32>)> {
+fn trained(corpus: &Corpus, config: &ModelConfig) -> Result<(Vec<f32>, Vec<f32>)> {
     let layout = Layout::new(config, &Part::whole(config));
     let mut trainer = Trainer::new(config, &model::open("cpu")?);
     let manifest = corpus.manifest();
@@ -334,7 +334,7 @@ fn trained(corpus: &Corpus, config: &Config) -> Result<(Vec<f32>, Vec<f32>)> {
 }
 
 /// Matrices of some names rounded as GGUF's `Q4_0` does: blocks of 32 numbers in four bits each, with a scale.
-fn in_four_bits(config: &Config, theta: &[f32], which: impl Fn(&str) -> bool) -> Vec<f32> {
+fn in_four_bits(config: &ModelConfig, theta: &[f32], which: impl Fn(&str) -> bool) -> Vec<f32> {
     let layout = Layout::new(config, &Part::whole(config));
     let mut out = theta.to_vec();
     for param in layout.params.iter().filter(|param| param.is_matrix() && which(&param.name)) {

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use base::{ChunkTree, Hash};
 use data::Corpus;
 use ledger::Credits;
-use model::{Config, Layout, Part, Weights};
+use model::{Layout, ModelConfig, Part, Weights};
 use std::path::{Path, PathBuf};
 use swarm::{Init, Link, Machine, Mode, Outlook, PlanInput, Resolved, RunFile, Spec, plan};
 use trainer::Limits;
@@ -100,7 +100,7 @@ fn corpus_dir(name: &str, file: &Path, scratch: &Path) -> Result<PathBuf> {
     Ok(dir)
 }
 
-type Shape = (Config, Option<Vec<f32>>, Option<PathBuf>);
+type Shape = (ModelConfig, Option<Vec<f32>>, Option<PathBuf>);
 
 fn config(file: &RunFile, path: &Path, vocab: usize) -> Result<Shape> {
     let beside = |name: &str| path.parent().unwrap_or(Path::new(".")).join(name);
@@ -110,8 +110,8 @@ fn config(file: &RunFile, path: &Path, vocab: usize) -> Result<Shape> {
         return Ok((config, Some(theta), Some(std::path::absolute(dir)?)));
     }
     let config = match (&file.model.config, &file.model.size) {
-        (Some(name), _) => Config::from_json(&std::fs::read(beside(name)).context(name.clone())?)?,
-        (None, Some(size)) => Config::preset(size, vocab, file.data.seq_len as usize)?,
+        (Some(name), _) => ModelConfig::from_json(&std::fs::read(beside(name)).context(name.clone())?)?,
+        (None, Some(size)) => ModelConfig::preset(size, vocab, file.data.seq_len as usize)?,
         (None, None) => bail!("`model` needs a `size` ({}) or a `config`", model::SIZES.join(", ")),
     };
     if config.vocab_size < vocab {

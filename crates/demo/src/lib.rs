@@ -412,7 +412,7 @@ fn calibrate(device: &str, stage: &Path) -> Result<f64> {
     let text = run_file(Mode::Gradients, None, 1_000_000);
     let file = swarm::RunFile::parse(&text)?;
     let vocab = Corpus::open(&stage.join("corpus"))?.manifest().vocab as usize;
-    let config = model::Config::preset("tiny", vocab, file.data.seq_len as usize)?;
+    let config = model::ModelConfig::preset("tiny", vocab, file.data.seq_len as usize)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from).min(SPEEDS.len());
     std::thread::scope(|scope| {
         let measure = || trainer::speed(&config, shape, 1, device);

@@ -1,12 +1,12 @@
 //! A model that was published for embeddings.
 
 use engine::{Client, Engine, EngineConfig, Job, Refusal, Sampling};
-use model::{Config, GgufType, Layout, ModelCard, Part};
+use model::{GgufType, Layout, ModelCard, ModelConfig, Part};
 use std::path::Path;
 
 /// Writes a model of random weights that says of itself that its vectors are the mean over all tokens.
 fn published(path: &Path) {
-    let config = Config::preset("nano", 2048, 128).expect("a size");
+    let config = ModelConfig::preset("nano", 2048, 128).expect("a size");
     let theta = model::init(&Layout::new(&config, &Part::whole(&config)), config.num_hidden_layers, 5);
     let tokenizer = std::fs::read("../../corpus/tokenizer.json").expect("the shipped tokenizer");
     model::export_gguf(path, &config, &theta, &tokenizer, 0, &ModelCard::default(), GgufType::Q8_0).expect("written");

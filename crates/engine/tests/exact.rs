@@ -4,7 +4,7 @@ mod common;
 
 use common::{answer, job, loaded, written};
 use engine::{Client, Engine, Job};
-use model::{Config, GgufType};
+use model::{GgufType, ModelConfig};
 
 /// Far beyond the 512 keys from which llama.cpp takes other ways.
 const CONTEXT: usize = 1024;
@@ -30,7 +30,7 @@ fn bits(engine: &Engine, job: Job) -> Bits {
 #[test]
 fn threads_neighbours_and_pieces_change_no_bit() {
     let dir = tempfile::tempdir().expect("a folder");
-    let config = Config::preset("nano", 2048, CONTEXT).expect("a size");
+    let config = ModelConfig::preset("nano", 2048, CONTEXT).expect("a size");
     let path = written(dir.path(), &config, GgufType::Q8_0);
     let expect = bits(&loaded(path.clone(), 1, 1), question(1));
     assert_eq!(expect.len(), 32);
@@ -60,7 +60,7 @@ fn threads_neighbours_and_pieces_change_no_bit() {
 #[test]
 fn only_what_was_measured_is_called_exact() {
     let dir = tempfile::tempdir().expect("a folder");
-    let config = Config::preset("nano", 2048, CONTEXT).expect("a size");
+    let config = ModelConfig::preset("nano", 2048, CONTEXT).expect("a size");
     let path = written(dir.path(), &config, GgufType::Q8_0);
     assert!(loaded(path.clone(), 1, 1).info().exact);
     let (mut bytes, field) = (std::fs::read(&path).expect("read"), b"general.file_type");
@@ -79,7 +79,7 @@ fn only_what_was_measured_is_called_exact() {
 #[test]
 fn who_goes_on_writes_the_same_bits() {
     let dir = tempfile::tempdir().expect("a folder");
-    let config = Config::preset("nano", 2048, CONTEXT).expect("a size");
+    let config = ModelConfig::preset("nano", 2048, CONTEXT).expect("a size");
     let path = written(dir.path(), &config, GgufType::Q8_0);
     let expect = bits(&loaded(path.clone(), 1, 1), question(1));
     let second = loaded(path, 2, 2);

@@ -3,7 +3,7 @@
 
 use base::{Hash, Rng};
 use engine::{Client, Engine, EngineConfig, Format, Job, Refusal, Sampling};
-use model::{Config, GgufType, Layout, ModelCard, Part};
+use model::{GgufType, Layout, ModelCard, ModelConfig, Part};
 use serde_json::Value;
 use std::io::Read;
 use std::path::Path;
@@ -48,7 +48,7 @@ fn an_engine_survives_whatever_it_is_sent() {
 }
 
 fn served(dir: &Path) -> Engine {
-    let config = Config::preset("nano", 2048, 128).expect("a size");
+    let config = ModelConfig::preset("nano", 2048, 128).expect("a size");
     let theta = model::init(&Layout::new(&config, &Part::whole(&config)), config.num_hidden_layers, 5);
     let tokenizer = std::fs::read("../../corpus/tokenizer.json").expect("the shipped tokenizer");
     let path = dir.join("own.gguf");

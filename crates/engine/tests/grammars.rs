@@ -6,13 +6,13 @@ use llama_cpp_2::sampling::LlamaSampler;
 use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::token::data::LlamaTokenData;
 use llama_cpp_2::token::data_array::LlamaTokenDataArray;
-use model::{Config, GgufType, Layout, ModelCard, Part};
+use model::{GgufType, Layout, ModelCard, ModelConfig, Part};
 use serde_json::Value;
 use std::path::Path;
 
 /// A model of random weights: only its vocabulary is of use.
 fn vocabulary(dir: &Path) -> LlamaModel {
-    let config = Config::preset("nano", 2048, 128).expect("a size");
+    let config = ModelConfig::preset("nano", 2048, 128).expect("a size");
     let theta = model::init(&Layout::new(&config, &Part::whole(&config)), config.num_hidden_layers, 5);
     let tokenizer = std::fs::read("../../corpus/tokenizer.json").expect("the shipped tokenizer");
     let path = dir.join("own.gguf");

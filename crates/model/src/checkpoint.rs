@@ -1,6 +1,6 @@
 //! Models as folders that every tool loads: `safetensors`, `config.json`, tokenizer, model card.
 
-use crate::{Config, ConfigError, Device, Layout, Part, Trainer};
+use crate::{ConfigError, Device, Layout, ModelConfig, Part, Trainer};
 use safetensors::tensor::{SafeTensorError, TensorView};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::json;
@@ -43,7 +43,7 @@ pub enum CheckpointError {
     },
     /// The configuration is refused.
     #[error(transparent)]
-    Config(#[from] ConfigError),
+    ModelConfig(#[from] ConfigError),
     /// Not a safetensors file.
     #[error("safetensors: {0}")]
     Format(#[from] SafeTensorError),
@@ -67,7 +67,7 @@ pub enum CheckpointError {
 /// `config.json`, `generation_config.json`, `tokenizer.json`, `tokenizer_config.json`, `README.md`.
 pub fn export(
     dir: &Path,
-    config: &Config,
+    config: &ModelConfig,
     theta: &[f32],
     tokenizer_json: &[u8],
     end_token: (u32, &str),
@@ -108,7 +108,7 @@ pub fn export(
 
 /// Writes `check.safetensors` beside an exported model: two rows of token ids and our logits for
 /// them, for `fixtures/check_export.py` to compare with those of another implementation.
-pub fn export_check(dir: &Path, config: &Config, theta: &[f32]) -> Result<(), CheckpointError> {
+pub fn export_check(dir: &Path, config: &ModelConfig, theta: &[f32]) -> Result<(), CheckpointError> {
     let (rows, columns) = (2, config.max_position_embeddings.min(32));
     let ids: Vec<u32> = (0..rows * columns).map(|i| (i * 7919 % config.vocab_size) as u32).collect();
     let mut trainer = Trainer::new(config, &Device::Host);
@@ -124,12 +124,12 @@ pub fn export_check(dir: &Path, config: &Config, theta: &[f32]) -> Result<(), Ch
 }
 
 /// Reads a Hugging Face Llama folder, in one file or sharded: its configuration and flat weights.
-pub fn load(dir: &Path) -> Result<(Config, Vec<f32>), CheckpointError> {
+pub fn load(dir: &Path) -> Result<(ModelConfig, Vec<f32>), CheckpointError> {
     let read = |name: &str| {
         let path = dir.join(name);
         std::fs::read(&path).map_err(io(&path))
     };
-    let mut config = Config::from_json(&read("config.json")?)?;
+    let mut config = ModelConfig::from_json(&read("config.json")?)?;
     let files = files(dir)?;
     let mut found: BTreeMap<String, (Vec<usize>, Vec<f32>)> = BTreeMap::new();
     for name in files {

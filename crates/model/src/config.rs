@@ -11,7 +11,7 @@ const TENSOR_MAX: u64 = 1 << 32;
 
 /// Shape of a Llama model, with the field names of Hugging Face's `config.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Config {
+pub struct ModelConfig {
     /// V.
     pub vocab_size: usize,
     /// C.
@@ -81,7 +81,7 @@ pub enum ConfigError {
     Impossible(&'static str),
 }
 
-impl Config {
+impl ModelConfig {
     /// A preset for a vocabulary. Widths are multiples of 128, so that quantised exports need no padding.
     pub fn preset(size: &str, vocab_size: usize, max_position_embeddings: usize) -> Result<Self, ConfigError> {
         // C, F, blocks, H, K, tied
@@ -245,18 +245,18 @@ mod tests {
     #[test]
     fn a_preset_survives_config_json() {
         for size in SIZES {
-            let config = Config::preset(size, 2048, 512).expect(size);
-            assert_eq!(Config::from_json(&config.to_json(0)).expect(size), config);
+            let config = ModelConfig::preset(size, 2048, 512).expect(size);
+            assert_eq!(ModelConfig::from_json(&config.to_json(0)).expect(size), config);
         }
     }
 
     #[test]
     fn what_would_be_computed_wrongly_is_refused() {
-        let base = Config::preset("nano", 64, 64).expect("nano").to_json(0);
+        let base = ModelConfig::preset("nano", 64, 64).expect("nano").to_json(0);
         let spoil = |key: &str, entry: serde_json::Value| {
             let mut value: serde_json::Value = serde_json::from_slice(&base).expect("json");
             value[key] = entry;
-            Config::from_json(value.to_string().as_bytes())
+            ModelConfig::from_json(value.to_string().as_bytes())
         };
         assert!(spoil("model_type", "mistral".into()).is_err());
         assert!(spoil("attention_bias", true.into()).is_err());
@@ -265,15 +265,15 @@ mod tests {
         assert!(spoil("num_key_value_heads", 3.into()).is_err());
         assert!(spoil("vocab_size", "many".into()).is_err());
         // Above 2^32 values positions in an update would be cut.
-        let nano = Config::preset("nano", 64, 64).expect("nano");
-        let large = |vocab_size| Config { vocab_size, hidden_size: 1 << 14, ..nano.clone() };
+        let nano = ModelConfig::preset("nano", 64, 64).expect("nano");
+        let large = |vocab_size| ModelConfig { vocab_size, hidden_size: 1 << 14, ..nano.clone() };
         assert!(large(1 << 18).check().is_ok());
         assert!(large((1 << 18) + 1).check().is_err());
     }
 
     #[test]
     fn sequences_longer_than_the_model_was_made_for_are_refused() {
-        let config = Config::preset("nano", 64, 64).expect("nano");
+        let config = ModelConfig::preset("nano", 64, 64).expect("nano");
         assert!(config.check_length(64).is_ok());
         assert!(config.check_length(65).expect_err("too long").to_string().contains("65"));
     }

@@ -4,7 +4,7 @@
 //! rotates its halves, so the rows of q and k are put in another order.
 
 use crate::checkpoint::{CheckpointError, ModelCard};
-use crate::{Config, Layout, Part};
+use crate::{Layout, ModelConfig, Part};
 use half::f16;
 use serde_json::Value;
 use std::io::{BufWriter, Write};
@@ -73,7 +73,7 @@ impl GgufType {
 /// way of splitting) into one file.
 pub fn export_gguf(
     path: &Path,
-    config: &Config,
+    config: &ModelConfig,
     theta: &[f32],
     tokenizer_json: &[u8],
     end_token: u32,
@@ -271,7 +271,7 @@ fn text(out: &mut Vec<u8>, value: &str) {
     out.extend_from_slice(value.as_bytes());
 }
 
-fn meta(config: &Config, words: &Words, end: u32, card: &ModelCard, kind: GgufType) -> Vec<(String, Meta)> {
+fn meta(config: &ModelConfig, words: &Words, end: u32, card: &ModelCard, kind: GgufType) -> Vec<(String, Meta)> {
     let number = |n: usize| Meta::U32(n as u32);
     let say = |value: &str| Meta::Text(value.to_owned());
     let entries = [

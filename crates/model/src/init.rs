@@ -41,11 +41,11 @@ fn fill(param: &Param, values: &mut [f32], residual: f32, seed: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Config, Part};
+    use crate::{ModelConfig, Part};
 
     #[test]
     fn parts_draw_what_the_whole_draws() {
-        let config = Config::preset("nano", 64, 64).expect("nano");
+        let config = ModelConfig::preset("nano", 64, 64).expect("nano");
         let whole_layout = Layout::new(&config, &Part::whole(&config));
         let whole = init(&whole_layout, 2, 7);
         let parts: Vec<f32> =

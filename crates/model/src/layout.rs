@@ -1,6 +1,6 @@
 //! Where each tensor lies in the flat vectors.
 
-use crate::Config;
+use crate::ModelConfig;
 
 /// A contiguous part of the model: one stage of a pipeline, or all of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,12 +15,12 @@ pub struct Part {
 
 impl Part {
     /// The whole model.
-    pub fn whole(config: &Config) -> Self {
+    pub fn whole(config: &ModelConfig) -> Self {
         Self { embedding: true, blocks: 0..config.num_hidden_layers, head: true }
     }
 
     /// `n` parts of nearly equal numbers of blocks.
-    pub fn split(config: &Config, n: usize) -> Vec<Self> {
+    pub fn split(config: &ModelConfig, n: usize) -> Vec<Self> {
         let blocks = config.num_hidden_layers;
         (0..n)
             .map(|i| Self { embedding: i == 0, blocks: i * blocks / n..(i + 1) * blocks / n, head: i + 1 == n })
@@ -72,7 +72,7 @@ pub struct Layout {
 
 impl Layout {
     /// Layout of `part`.
-    pub fn new(config: &Config, part: &Part) -> Self {
+    pub fn new(config: &ModelConfig, part: &Part) -> Self {
         let (c, f, v) = (config.hidden_size, config.intermediate_size, config.vocab_size);
         let q = config.num_attention_heads * config.head_dim;
         let kv = config.num_key_value_heads * config.head_dim;
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn parts_together_are_the_whole() {
-        let mut config = Config::preset("nano", 64, 64).expect("nano");
+        let mut config = ModelConfig::preset("nano", 64, 64).expect("nano");
         config.tie_word_embeddings = false;
         config.num_hidden_layers = 5;
         let whole = Layout::new(&config, &Part::whole(&config));

@@ -141,7 +141,7 @@ impl Schedule {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Config, Part};
+    use crate::{ModelConfig, Part};
 
     #[test]
     fn the_schedule_warms_up_stays_and_decays() {
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn a_first_step_moves_by_the_learning_rate() {
-        let config = Config::preset("nano", 64, 64).expect("nano");
+        let config = ModelConfig::preset("nano", 64, 64).expect("nano");
         let layout = Layout::new(&config, &Part::whole(&config));
         let (mut w, mut m, mut v) = (vec![1.0; layout.len], vec![0.0; layout.len], vec![0.0; layout.len]);
         let grad: Vec<f32> = (0..layout.len).map(|i| if i % 2 == 0 { 0.5 } else { -0.5 }).collect();

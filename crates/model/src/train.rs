@@ -3,7 +3,7 @@
 use crate::apply::{ApplyError, ApplyRule, partial_mean};
 use crate::private::{Blocks, Moments, Private};
 use crate::update::{Encoded, Format, encode, fold};
-use crate::{AdamW, Config, Device, Input, Layout, Part, Stage, Weights, clip_norm};
+use crate::{AdamW, Device, Input, Layout, ModelConfig, Part, Stage, Weights, clip_norm};
 use base::{Hash, Wire};
 use std::borrow::Cow;
 use std::ops::Range;
@@ -81,14 +81,14 @@ pub enum UnitError<E> {
 
 /// Trains the whole model on one device.
 pub struct Trainer {
-    config: Config,
+    config: ModelConfig,
     stage: Stage,
     layout: Layout,
 }
 
 impl Trainer {
     /// A trainer of the whole model.
-    pub fn new(config: &Config, device: &Device) -> Self {
+    pub fn new(config: &ModelConfig, device: &Device) -> Self {
         let part = Part::whole(config);
         let layout = Layout::new(config, &part);
         let stage = Stage::new(config, &part, device, &vec![0.0; layout.len]);
@@ -102,7 +102,7 @@ impl Trainer {
     }
 
     /// The shape of the model.
-    pub fn config(&self) -> &Config {
+    pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 

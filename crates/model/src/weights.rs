@@ -1,6 +1,6 @@
 //! The agreed weights of a run.
 
-use crate::{Config, Layout, init};
+use crate::{Layout, ModelConfig, init};
 use base::{ChunkTree, Reject};
 use rayon::prelude::*;
 use std::borrow::Cow;
@@ -14,7 +14,7 @@ pub struct Weights {
 
 impl Weights {
     /// Initial weights from a seed.
-    pub fn init(layout: &Layout, config: &Config, seed: u64, common_moments: bool) -> Self {
+    pub fn init(layout: &Layout, config: &ModelConfig, seed: u64, common_moments: bool) -> Self {
         Self::from_theta(init(layout, config.num_hidden_layers, seed), common_moments)
     }
 

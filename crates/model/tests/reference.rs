@@ -1,14 +1,14 @@
 //! Logits, loss and every gradient against Hugging Face's Llama (`fixtures/make_reference.py`), and
 //! the equalities that the swarm rests on.
 
-use model::{Boundary, Config, Device, Input, Layout, Part, Stage};
+use model::{Boundary, Device, Input, Layout, ModelConfig, Part, Stage};
 use safetensors::SafeTensors;
 
 const FIXTURE: &[u8] = include_bytes!("../fixtures/reference.safetensors");
 const CONFIG: &[u8] = include_bytes!("../fixtures/reference.json");
 
 struct Reference {
-    config: Config,
+    config: ModelConfig,
     layout: Layout,
     weights: Vec<f32>,
     grads: Vec<f32>,
@@ -21,7 +21,7 @@ struct Reference {
 
 fn reference() -> Reference {
     let file = SafeTensors::deserialize(FIXTURE).expect("fixture");
-    let config = Config::from_json(CONFIG).expect("fixture config");
+    let config = ModelConfig::from_json(CONFIG).expect("fixture config");
     let layout = Layout::new(&config, &Part::whole(&config));
     let floats = |name: &str| -> Vec<f32> {
         let view = file.tensor(name).unwrap_or_else(|_| panic!("{name} in the fixture"));
@@ -110,7 +110,7 @@ fn logits_loss_and_gradients_agree_with_another_implementation() {
 /// down for processors could go wrong, they are held against burn's autodiff.
 #[test]
 fn both_engines_agree_where_shapes_are_awkward() {
-    let config = Config {
+    let config = ModelConfig {
         num_attention_heads: 6,
         num_key_value_heads: 2,
         head_dim: 10,
@@ -141,7 +141,7 @@ fn both_engines_agree_where_shapes_are_awkward() {
 /// More logits than are made at a time, and a last piece that is shorter.
 #[test]
 fn a_loss_in_pieces_is_the_loss_of_the_whole() {
-    let config = Config { tie_word_embeddings: false, ..Config::preset("nano", 5000, 256).expect("nano") };
+    let config = ModelConfig { tie_word_embeddings: false, ..Config::preset("nano", 5000, 256).expect("nano") };
     let layout = Layout::new(&config, &Part::whole(&config));
     let (batch, seq_len) = (3, 150);
     let ids = |step: u32| (0..(batch * seq_len) as u32).map(|i| i * step % 5000).collect::<Vec<u32>>();
@@ -167,7 +167,7 @@ fn a_loss_in_pieces_is_the_loss_of_the_whole() {
 
 #[test]
 fn a_stage_with_one_end_of_tied_embeddings_is_refused() {
-    let config = Config::preset("nano", 64, 64).expect("nano");
+    let config = ModelConfig::preset("nano", 64, 64).expect("nano");
     assert!(config.tie_word_embeddings);
     for part in Part::split(&config, 2) {
         let zeros = vec![0.0; Layout::new(&config, &part).len];

@@ -3,12 +3,12 @@
 use base::{Hash, Reject, Rng};
 use model::update::{Encoded, Format, encode, fold};
 use model::{
-    AdamW, Applied, ApplyError, ApplyRule, Config, Contribution, Layout, Part, Weights, apply, restitution, shares,
-    verify_update,
+    AdamW, Applied, ApplyError, ApplyRule, Contribution, Layout, ModelConfig, Part, Weights, apply, restitution,
+    shares, verify_update,
 };
 
-fn setup() -> (Config, Layout) {
-    let config = Config::preset("nano", 300, 64).expect("nano");
+fn setup() -> (ModelConfig, Layout) {
+    let config = ModelConfig::preset("nano", 300, 64).expect("nano");
     let layout = Layout::new(&config, &Part::whole(&config));
     (config, layout)
 }

@@ -1,7 +1,7 @@
 //! Units over many rounds: what the error feedback keeps, and what a unit that was cut short decays.
 
 use model::update::Format;
-use model::{AdamW, ApplyRule, Batch, Config, Layout, Part, Private, Trainer, UnitPlan, Weights, verify_update};
+use model::{AdamW, ApplyRule, Batch, Layout, ModelConfig, Part, Private, Trainer, UnitPlan, Weights, verify_update};
 use std::convert::Infallible;
 
 const T: usize = 16;
@@ -30,7 +30,7 @@ fn batch(vocab: u32) -> Result<Batch, Infallible> {
 
 #[test]
 fn rows_without_a_gradient_leave_the_error_feedback_finite_over_forty_rounds() {
-    let config = Config { tie_word_embeddings: false, ..Config::preset("nano", 300, T).expect("nano") };
+    let config = ModelConfig { tie_word_embeddings: false, ..Config::preset("nano", 300, T).expect("nano") };
     let layout = Layout::new(&config, &Part::whole(&config));
     let mut trainer = Trainer::new(&config, &model::open("cpu").expect("always there"));
     let weights = Weights::init(&layout, &config, 1, true);
@@ -52,7 +52,7 @@ fn rows_without_a_gradient_leave_the_error_feedback_finite_over_forty_rounds() {
 
 #[test]
 fn a_unit_that_was_cut_short_decays_by_the_steps_it_did() {
-    let config = Config::preset("nano", 300, T).expect("nano");
+    let config = ModelConfig::preset("nano", 300, T).expect("nano");
     let layout = Layout::new(&config, &Part::whole(&config));
     let mut trainer = Trainer::new(&config, &model::open("cpu").expect("always there"));
     let weights = Weights::init(&layout, &config, 1, false);

@@ -311,7 +311,7 @@ mod tests {
     }
 
     fn spec(tokens: u64) -> Spec {
-        let config = model::Config::preset("nano", 2048, 16).expect("a preset");
+        let config = model::ModelConfig::preset("nano", 2048, 16).expect("a preset");
         let params = model::Layout::new(&config, &model::Part::whole(&config)).len as u64;
         let config = String::from_utf8(config.to_json(0)).expect("utf-8");
         Spec { tokens, slots: 2, ..Spec::plain("a\u{202e}b", config, params, Hash::default()) }

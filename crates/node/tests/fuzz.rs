@@ -3,7 +3,7 @@
 
 use base::{ChunkTree, Hash, Keypair, Millis, Rng, Round, Signed, Wire};
 use model::update::Format;
-use model::{Config, Layout, Part, Private, Weights, verify_update};
+use model::{Layout, ModelConfig, Part, Private, Weights, verify_update};
 use std::time::{Duration, Instant};
 use swarm::{Attest, Claim, Commit, DOMAIN, Envelope, Memory, SignedTx, Tx, Verdict, WorkBlock};
 
@@ -175,14 +175,14 @@ fn trees_tickets_and_manifests() {
     fuzz("manifest", &[json.to_vec()], |bytes| {
         let _ = data::Manifest::from_json(bytes);
     });
-    fuzz("config.json", &[Config::preset("nano", 64, 64).expect("nano").to_json(0)], |bytes| {
-        let _ = Config::from_json(bytes);
+    fuzz("config.json", &[ModelConfig::preset("nano", 64, 64).expect("nano").to_json(0)], |bytes| {
+        let _ = ModelConfig::from_json(bytes);
     });
 }
 
 #[test]
 fn updates_states_and_weights() {
-    let config = Config { num_hidden_layers: 1, ..Config::preset("nano", 64, 64).expect("nano") };
+    let config = ModelConfig { num_hidden_layers: 1, ..Config::preset("nano", 64, 64).expect("nano") };
     let layout = Layout::new(&config, &Part::whole(&config));
     let mut rng = Rng::new(1);
     let delta: Vec<f32> = (0..layout.len).map(|_| rng.normal()).collect();

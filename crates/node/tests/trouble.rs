@@ -33,7 +33,7 @@ async fn start(dir: &Path) -> Arc<Node> {
 fn spec(dir: &Path, access: Access) -> (Spec, PathBuf) {
     let corpus = dir.join("corpus");
     let built = data::shipped::build(&corpus).expect("built");
-    let config = model::Config::preset("nano", 2048, 16).expect("a preset");
+    let config = model::ModelConfig::preset("nano", 2048, 16).expect("a preset");
     let layout = model::Layout::new(&config, &model::Part::whole(&config));
     let text = String::from_utf8(config.to_json(0)).expect("utf-8");
     let spec = Spec { access, ..Spec::plain("trouble", text, layout.len as u64, built.manifest.root()) };

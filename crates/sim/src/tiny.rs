@@ -1,7 +1,7 @@
 //! A model small enough for a test, and a text that it can learn.
 
 use base::Rng;
-use model::{Batch, Config, Layout, Part, Weights};
+use model::{Batch, Layout, ModelConfig, Part, Weights};
 use swarm::Mode;
 
 /// T of the virtual run.
@@ -12,8 +12,8 @@ const WORDS: u64 = 16;
 /// loss of 1.18 nats, one that knows nothing of 2.77.
 const CERTAIN: (u64, u64) = (3, 4);
 /// The shape: one block, and head and embedding apart, so that some rows may get no gradient.
-pub(crate) fn config() -> Config {
-    Config {
+pub(crate) fn config() -> ModelConfig {
+    ModelConfig {
         vocab_size: WORDS as usize,
         hidden_size: 16,
         intermediate_size: 12,

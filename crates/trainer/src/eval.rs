@@ -136,7 +136,7 @@ mod tests {
         data::shipped::build(dir.path()).expect("built");
         let corpus = Corpus::open(dir.path()).expect("opened");
         let manifest = corpus.manifest();
-        let config = model::Config::preset("nano", manifest.vocab as usize, 64).expect("a preset");
+        let config = model::ModelConfig::preset("nano", manifest.vocab as usize, 64).expect("a preset");
         let layout = model::Layout::new(&config, &model::Part::whole(&config));
         let theta: Vec<f32> = model::init(&layout, 2, 1).iter().map(|w| 8.0 * w).collect();
         let mut trainer = Trainer::new(&config, &model::open("cpu").expect("always there"));

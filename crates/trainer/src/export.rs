@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use base::{Hash, Wire};
 use data::{Corpus, Tokenizer};
-use model::{Config, GgufType, Layout, ModelCard, Part, Weights};
+use model::{GgufType, Layout, ModelCard, ModelConfig, Part, Weights};
 use std::path::{Path, PathBuf};
 use swarm::{Mode, RunId, Spec};
 
@@ -18,7 +18,7 @@ pub struct Saved {
     /// The weights.
     pub weights: Weights,
     /// The model's shape.
-    pub config: Config,
+    pub config: ModelConfig,
     /// Folder of the run.
     pub folder: PathBuf,
     /// Folder of the data.
@@ -30,7 +30,7 @@ pub fn saved(dir: &Path, run: &RunId) -> Result<Saved> {
     let folder = dir.join("runs").join(run.to_string());
     let missing = || format!("{} has no weights of run {run} yet", dir.display());
     let spec = Spec::from_bytes(&std::fs::read(folder.join("spec")).with_context(missing)?)?;
-    let config = Config::from_json(spec.config.as_bytes())?;
+    let config = ModelConfig::from_json(spec.config.as_bytes())?;
     let layout = Layout::new(&config, &Part::whole(&config));
     let bytes = std::fs::read(folder.join("weights")).with_context(missing)?;
     let (version, rest) = bytes.split_first_chunk::<8>().with_context(missing)?;

@@ -41,7 +41,7 @@ pub fn training(spec: &Spec) -> u64 {
 /// What a step of a run takes beside the weights; more than there is where its model cannot be told.
 pub fn step_bytes(run: &Run) -> u64 {
     let spec = &run.spec;
-    let config = model::Config::from_json(spec.config.as_bytes());
+    let config = model::ModelConfig::from_json(spec.config.as_bytes());
     config.map_or(u64::MAX, |config| config.step_bytes(spec.micro_batch.into(), spec.seq_len.into()))
 }
 

@@ -220,7 +220,7 @@ mod tests {
     use super::*;
     use crate::work::class;
     use base::{Keypair, Signed};
-    use model::{Config, Layout, Part, Trainer};
+    use model::{Layout, ModelConfig, Part, Trainer};
     use swarm::{Attest, DOMAIN, Envelope, RoundState, Spec, Tx};
 
     /// A run of two, done by one process that keeps the states of both, and its log.
@@ -326,7 +326,7 @@ mod tests {
         let built = data::shipped::build(&corpus).expect("built");
         let store = Arc::new(Store::open(&dir.path().join("node")).expect("a store"));
         corpus::import(&store, &corpus).expect("imported");
-        let config = Config::preset("nano", 2048, 16).expect("a preset");
+        let config = ModelConfig::preset("nano", 2048, 16).expect("a preset");
         let params = Layout::new(&config, &Part::whole(&config)).len as u64;
         let text = String::from_utf8(config.to_json(0)).expect("utf-8");
         let spec = Spec { micro_batches: 2, ..Spec::plain("rests", text, params, built.manifest.root()) };

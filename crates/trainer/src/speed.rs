@@ -1,11 +1,11 @@
 //! How fast this machine trains.
 
 use anyhow::Result;
-use model::{Batch, Config, Trainer};
+use model::{Batch, ModelConfig, Trainer};
 use std::time::Instant;
 
 /// Training speed of this machine, tokens per second, from short steps of so many windows of so many tokens.
-pub fn speed(config: &Config, (rows, seq_len): (usize, usize), threads: usize, device: &str) -> Result<f64> {
+pub fn speed(config: &ModelConfig, (rows, seq_len): (usize, usize), threads: usize, device: &str) -> Result<f64> {
     let device = model::open(device)?;
     let ids = (0..rows * (seq_len + 1)).map(|i| (i * 7919 % config.vocab_size) as u32).collect();
     let batch = Batch { ids };

@@ -17,7 +17,7 @@ use base::{ChunkTree, Hash};
 use data::{Corpus, Order};
 use host::write_whole;
 use model::update::Format;
-use model::{Applied, Config, Contribution, Layout, Part, Weights, apply};
+use model::{Applied, Contribution, Layout, ModelConfig, Part, Weights, apply};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -40,7 +40,7 @@ pub struct Limits {
 pub(crate) struct Work {
     pub(crate) run: RunId,
     pub(crate) spec: Spec,
-    pub(crate) config: Config,
+    pub(crate) config: ModelConfig,
     pub(crate) layout: Layout,
     duty: Duty,
     /// Where they use the processors that training may use, too.
@@ -112,7 +112,7 @@ impl Work {
         contents: Arc<Contents>,
         privates_kept: usize,
     ) -> Result<Arc<Self>> {
-        let config = Config::from_json(spec.config.as_bytes())?;
+        let config = ModelConfig::from_json(spec.config.as_bytes())?;
         rules::check(spec, &config)?;
         let layout = Layout::new(&config, &Part::whole(&config));
         anyhow::ensure!(

@@ -3,7 +3,7 @@
 #![allow(dead_code)]
 
 use crate::common::{Peer, start};
-use model::{Config, GgufType, Layout, ModelCard, Part};
+use model::{GgufType, Layout, ModelCard, ModelConfig, Part};
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -23,7 +23,7 @@ pub struct Api {
 
 /// Writes a model of random weights.
 pub fn random_model(path: &Path, size: &str) {
-    let config = Config::preset(size, 2048, CONTEXT).expect("a size");
+    let config = ModelConfig::preset(size, 2048, CONTEXT).expect("a size");
     let layout = Layout::new(&config, &Part::whole(&config));
     let theta = model::init(&layout, config.num_hidden_layers, 5);
     let tokenizer = std::fs::read("../../corpus/tokenizer.json").expect("the shipped tokenizer");

@@ -2,13 +2,13 @@
 #![allow(dead_code)]
 
 use engine::{Client, Engine, EngineConfig, Event, Finish, Job, Sampling};
-use model::{Config, GgufType, Layout, ModelCard, Part};
+use model::{GgufType, Layout, ModelCard, ModelConfig, Part};
 use std::path::{Path, PathBuf};
 
 pub const CONTEXT: usize = 256;
 
 /// Weights that were trained for a moment, so that some tokens are far likelier than others.
-pub fn weights(config: &Config) -> Vec<f32> {
+pub fn weights(config: &ModelConfig) -> Vec<f32> {
     let layout = Layout::new(config, &Part::whole(config));
     let mut theta = model::init(&layout, config.num_hidden_layers, 5);
     // Far from the beginning logits differ by several units.
@@ -18,12 +18,12 @@ pub fn weights(config: &Config) -> Vec<f32> {
     theta
 }
 
-pub fn config() -> Config {
-    Config::preset("nano", 2048, CONTEXT).expect("a size")
+pub fn config() -> ModelConfig {
+    ModelConfig::preset("nano", 2048, CONTEXT).expect("a size")
 }
 
 /// Writes a model.
-pub fn written(dir: &Path, config: &Config, kind: GgufType) -> PathBuf {
+pub fn written(dir: &Path, config: &ModelConfig, kind: GgufType) -> PathBuf {
     let path = dir.join("own.gguf");
     let card = ModelCard { name: "own".into(), ..ModelCard::default() };
     let tokenizer = std::fs::read("../../corpus/tokenizer.json").expect("the shipped tokenizer");

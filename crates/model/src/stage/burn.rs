@@ -3,7 +3,7 @@
 use super::kernels::softmax_minus_one_hot;
 use super::{Boundary, Input};
 use crate::layout::PER_BLOCK;
-use crate::{Config, Layout, Part};
+use crate::{Layout, ModelConfig, Part};
 use burn::tensor::{Device, Int, Tensor, TensorData, activation, module};
 
 /// The graph of one forward pass, kept for its backward pass.
@@ -26,7 +26,7 @@ enum Weight {
 
 /// Weights of one part on a device, with accumulated gradients.
 pub(super) struct Stage {
-    config: Config,
+    config: ModelConfig,
     part: Part,
     layout: Layout,
     device: Device,
@@ -36,7 +36,7 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    pub(super) fn new(config: &Config, part: &Part, device: &Device, weights: &[f32]) -> Self {
+    pub(super) fn new(config: &ModelConfig, part: &Part, device: &Device, weights: &[f32]) -> Self {
         let layout = Layout::new(config, part);
         let grads = layout.params.iter().map(|_| None).collect();
         let device = device.clone().autodiff();

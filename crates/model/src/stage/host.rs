@@ -9,7 +9,7 @@ use super::kernels::{
 };
 use super::{Boundary, Input};
 use crate::layout::PER_BLOCK;
-use crate::{Config, Layout, Part};
+use crate::{Layout, ModelConfig, Part};
 use std::ops::Range;
 
 /// What a forward pass keeps.
@@ -53,7 +53,7 @@ impl Saved {
 
 /// Weights of one part, with accumulated gradients.
 pub(super) struct Stage {
-    config: Config,
+    config: ModelConfig,
     part: Part,
     layout: Layout,
     weights: Vec<f32>,
@@ -107,7 +107,7 @@ enum Of {
 }
 
 impl Stage {
-    pub(super) fn new(config: &Config, part: &Part, weights: &[f32]) -> Self {
+    pub(super) fn new(config: &ModelConfig, part: &Part, weights: &[f32]) -> Self {
         Self {
             config: config.clone(),
             part: part.clone(),

@@ -7,7 +7,7 @@ mod burn;
 mod host;
 mod kernels;
 
-use crate::{Config, ConfigError, Device, Layout, Part};
+use crate::{ConfigError, Device, Layout, ModelConfig, Part};
 
 /// Logits that are made at a time where only the loss is wanted: 4 MiB.
 const LOGITS_AT_ONCE: usize = 1 << 20;
@@ -72,7 +72,7 @@ enum Engine {
 impl Stage {
     /// A stage with the given flat weights (length [`Layout::len`]). Refuses a part that has only one end of tied
     /// embeddings.
-    pub fn new(config: &Config, part: &Part, device: &Device, weights: &[f32]) -> Result<Self, ConfigError> {
+    pub fn new(config: &ModelConfig, part: &Part, device: &Device, weights: &[f32]) -> Result<Self, ConfigError> {
         if config.tie_word_embeddings && part.embedding != part.head {
             return Err(ConfigError::Impossible("tied embeddings need embedding and head in one stage"));
         }

@@ -1,10 +1,10 @@
 use super::*;
-use crate::{Config, Layout, Part, verify_update};
+use crate::{Layout, ModelConfig, Part, verify_update};
 use base::Rng;
 use proptest::prelude::*;
 
 fn layout() -> Layout {
-    let config = Config::preset("nano", 300, 64).expect("nano");
+    let config = ModelConfig::preset("nano", 300, 64).expect("nano");
     Layout::new(&config, &Part::whole(&config))
 }
 
@@ -48,7 +48,7 @@ fn what_was_sent_left_the_error_feedback() {
 
 #[test]
 fn sizes_are_those_that_are_planned_with() {
-    let mut config = Config::preset("small", 2048, 64).expect("small");
+    let mut config = ModelConfig::preset("small", 2048, 64).expect("small");
     config.num_hidden_layers = 1;
     let layout = Layout::new(&config, &Part::whole(&config));
     for format in formats() {

@@ -211,7 +211,7 @@ mod tests {
     fn own(dir: &Path) -> Local {
         let path = dir.join("own.gguf");
         if !path.exists() {
-            let config = model::Config::preset("nano", 2048, 256).expect("a preset");
+            let config = model::ModelConfig::preset("nano", 2048, 256).expect("a preset");
             let layout = model::Layout::new(&config, &model::Part::whole(&config));
             let theta = model::init(&layout, config.num_hidden_layers, 5);
             let tokenizer = std::fs::read("../../corpus/tokenizer.json").expect("the shipped tokenizer");

@@ -3,11 +3,11 @@
 use super::Work;
 use anyhow::{Result, ensure};
 use model::update::Format;
-use model::{AdamW, ApplyRule, Config, Layout, Schedule, UnitPlan};
+use model::{AdamW, ApplyRule, Layout, ModelConfig, Schedule, UnitPlan};
 use swarm::{Closed, Mode, Spec, Train};
 
 /// Refuses a run whose settings its model would learn nothing good from.
-pub(crate) fn check(spec: &Spec, config: &Config) -> Result<()> {
+pub(crate) fn check(spec: &Spec, config: &ModelConfig) -> Result<()> {
     config.check_length(spec.seq_len as usize)?;
     let format = Format::new(spec.sparsity, spec.bits)?;
     ensure!(
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn runs_that_would_train_worse_than_one_machine_are_refused() {
-        let config = Config::preset("nano", 64, 16).expect("a preset");
+        let config = ModelConfig::preset("nano", 64, 16).expect("a preset");
         let json = String::from_utf8(config.to_json(0)).expect("utf-8");
         let spec = Spec::plain("test", json, 1, base::Hash::default());
         assert!(check(&spec, &config).is_ok());
@@ -143,22 +143,22 @@ mod tests {
 
     #[test]
     fn the_log_takes_the_updates_of_every_preset_and_a_run_of_slivers_is_refused() {
-        let checked = |config: &Config, mode, sparsity, bits| {
+        let checked = |config: &ModelConfig, mode, sparsity, bits| {
             let layout = Layout::new(config, &Part::whole(config));
             let plain = Spec::plain("test", String::new(), layout.len as u64, base::Hash::default());
             check_updates(&Spec { mode, sparsity, bits, ..plain }, &layout)
         };
         for size in model::SIZES {
-            let config = Config::preset(size, 2048, 16).expect("a preset");
+            let config = ModelConfig::preset(size, 2048, 16).expect("a preset");
             let formats = [0u8, 2, 4, 6].into_iter().flat_map(|sparsity| [1u8, 2, 8].map(|bits| (sparsity, bits)));
             for (sparsity, bits) in formats {
                 let checked = checked(&config, Mode::Local, sparsity, bits);
                 assert!(checked.is_ok(), "{size}, 1/{} at {bits} bits: {checked:?}", 1 << sparsity);
             }
         }
-        let nano = Config::preset("nano", 64, 16).expect("a preset");
+        let nano = ModelConfig::preset("nano", 64, 16).expect("a preset");
         let (hidden_size, intermediate_size, heads, head_dim) = (2, 1, 1, 2);
-        let slivers = Config {
+        let slivers = ModelConfig {
             hidden_size,
             intermediate_size,
             num_hidden_layers: 10_000,

@@ -4,7 +4,7 @@ use crate::{Bar, Book};
 use anyhow::{Context, Result};
 use base::{CHUNK_BYTES, ChunkTree, Hash, NodeId, Reject, Wire};
 use bytes::Bytes;
-use net::{Config as NetConfig, Content, Net};
+use net::{Content, Net, NetConfig};
 use node::{Node, NodeConfig};
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 /// How a node is on the network.
 #[derive(Debug, Clone)]
-pub struct Config {
+pub struct NetConfig {
     /// The node's secret key.
     pub secret: [u8; 32],
     /// Where it listens; port 0 = any.
@@ -119,7 +119,7 @@ impl Net {
     /// Opens the endpoint and begins to answer: content to everybody that `content` admits, the log
     /// where this node keeps one, and those whom the `listener` hears.
     pub async fn open(
-        config: Config,
+        config: NetConfig,
         content: Arc<dyn Content>,
         log: Option<Arc<dyn LogService>>,
         listener: Option<Arc<dyn Listener>>,

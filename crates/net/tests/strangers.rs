@@ -4,7 +4,7 @@ use base::{ChunkTree, Hash, Keypair, NodeId, Reject, Wire};
 use bytes::Bytes;
 use iroh::endpoint::{Connection, QuicTransportConfig, VarInt, presets};
 use iroh::{Endpoint, EndpointAddr, EndpointId, SecretKey, TransportAddr};
-use net::{Config, Content, Net};
+use net::{Content, Net, NetConfig};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -53,7 +53,7 @@ impl Content for Counted {
 
 async fn node(content: Arc<Counted>) -> (Net, NodeId) {
     let secret = [7; 32];
-    let config = Config { secret, bind: ([127, 0, 0, 1], 0).into(), mdns: false, relays: vec![], rates: (0, 0) };
+    let config = NetConfig { secret, bind: ([127, 0, 0, 1], 0).into(), mdns: false, relays: vec![], rates: (0, 0) };
     let net = Net::open(config, content, None, None).await.expect("an endpoint");
     let id = Keypair::from_secret(secret).id();
     (net, id)
@@ -105,7 +105,7 @@ async fn who_asks_for_everything_and_reads_nothing_holds_two_chunks() {
     tokio::time::timeout(DEADLINE, all).await.expect("in time").expect("all were heard");
     // Somebody else is served meanwhile, whole.
     let secret = [9; 32];
-    let config = Config { secret, bind: ([127, 0, 0, 1], 0).into(), mdns: false, relays: vec![], rates: (0, 0) };
+    let config = NetConfig { secret, bind: ([127, 0, 0, 1], 0).into(), mdns: false, relays: vec![], rates: (0, 0) };
     let other = Net::open(config, Counted::new(), None, None).await.expect("an endpoint");
     other.know(&net.address());
     let root = content.tree.root();
@@ -155,7 +155,7 @@ async fn a_connection_on_which_nothing_is_asked_is_closed() {
 async fn a_peer_that_moved_is_dialled_where_it_is_as_soon_as_that_is_known() {
     let (there, id) = node(Counted::new()).await;
     let config =
-        Config { secret: [9; 32], bind: ([127, 0, 0, 1], 0).into(), mdns: false, relays: vec![], rates: (0, 0) };
+        NetConfig { secret: [9; 32], bind: ([127, 0, 0, 1], 0).into(), mdns: false, relays: vec![], rates: (0, 0) };
     let net = Net::open(config, Counted::new(), None, None).await.expect("an endpoint");
     // Where it was takes packets and answers none.
     let dead = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");

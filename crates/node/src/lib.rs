@@ -83,8 +83,8 @@ pub struct NodeConfig {
 
 impl NodeConfig {
     /// How peers are reached, under the key of `secret`.
-    pub fn net(&self, secret: [u8; 32]) -> net::Config {
-        net::Config { secret, bind: self.bind, mdns: self.mdns, relays: self.relays.clone(), rates: self.rates }
+    pub fn net(&self, secret: [u8; 32]) -> net::NetConfig {
+        net::NetConfig { secret, bind: self.bind, mdns: self.mdns, relays: self.relays.clone(), rates: self.rates }
     }
 }
 

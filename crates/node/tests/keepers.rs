@@ -66,7 +66,7 @@ async fn a_keeper_that_gives_no_block_neither_holds_a_follower_nor_swallows_its_
     for dir in [&validator, &follower] {
         replica::join_network(dir, &network).expect("joined");
     }
-    let still = net::Config { secret: [9; 32], bind: any, mdns: false, relays: vec![], rates: (0, 0) };
+    let still = net::NetConfig { secret: [9; 32], bind: any, mdns: false, relays: vec![], rates: (0, 0) };
     let still = net::Net::open(still, Arc::new(Still), Some(Arc::new(Still)), None).await.expect("open");
     let b = Node::start(config(&follower, any)).await.expect("a node starts");
     let (chain, run) = (network.genesis.chain(), Hash([7; 32]));

@@ -175,7 +175,7 @@ async fn no_memory_is_taken_for_what_is_longer_than_it_can_be() {
     let tree = ChunkTree { len: (chunks * base::CHUNK_BYTES) as u64, chunks: vec![Hash::default(); chunks] };
     let (root, len) = (tree.root(), tree.len);
     let open = |secret: u8, tree: ChunkTree| {
-        let config = net::Config {
+        let config = net::NetConfig {
             secret: [secret; 32],
             bind: ([127, 0, 0, 1], 0).into(),
             mdns: false,

@@ -49,7 +49,7 @@ pub async fn pull(
     models: &Models,
     wanted: &Wanted,
     name: Option<&str>,
-    (network, budget): (&net::Config, &DiskBudget),
+    (network, budget): (&net::NetConfig, &DiskBudget),
     told: Told<'_>,
 ) -> Result<Model> {
     match wanted {
@@ -111,7 +111,7 @@ async fn from_peers(
     models: &Models,
     ticket: &ModelTicket,
     name: Option<&str>,
-    (network, budget): (&net::Config, &DiskBudget),
+    (network, budget): (&net::NetConfig, &DiskBudget),
     told: Told<'_>,
 ) -> Result<Model> {
     let name = name.map_or_else(|| Ok(ticket.name.clone()), valid_name)?;
@@ -120,7 +120,7 @@ async fn from_peers(
     let arriving = models.arriving(&ticket.hash.to_string())?;
     let secret = host::random_secret()?;
     let bind = std::net::SocketAddr::new(network.bind.ip(), 0);
-    let config = net::Config { secret, bind, ..network.clone() };
+    let config = net::NetConfig { secret, bind, ..network.clone() };
     let net = Net::open(config, Arc::new(Nothing), None, None).await?;
     let fetched = fetch(&net, ticket, &arriving, told).await;
     net.close().await;

@@ -22,7 +22,9 @@ fn genesis(n: usize) -> Genesis {
 
 fn fund(genesis: &Genesis, run: Hash, nonce: u64) -> Tx {
     let tx = ledger::Tx::Fund { pot: run, amount: Credits::whole(3) };
-    Tx::Wallet { tx: Signed::new(ledger::DOMAIN, &user(), ledger::Envelope { chain: genesis.chain(), nonce, tx }) }
+    Tx::Wallet {
+        tx: Signed::new(ledger::DOMAIN, &user(), ledger::WalletEnvelope { chain: genesis.chain(), nonce, tx }),
+    }
 }
 
 fn vote(genesis: &Genesis, seat: usize, run: Hash, seq: u64) -> Tx {

@@ -4,7 +4,7 @@ use crate::{Common, render, train};
 use anyhow::{Context, Result, bail, ensure};
 use base::{NodeId, Signed, Wire};
 use clap::{Args, Subcommand};
-use ledger::{Credits, Envelope, Tx};
+use ledger::{Credits, Tx, WalletEnvelope};
 use node::Request;
 use serde_json::{Value, json};
 use std::io::IsTerminal;
@@ -206,7 +206,7 @@ async fn say(common: &Common, spend: Spend, text: &str, tx: Tx) -> Result<()> {
         let key = node::open_wallet(&common.dir(), &passphrase()?)?;
         let chain = next["chain"].as_str().unwrap_or_default().parse()?;
         let nonce = next["nonce"].as_u64().context("the node's answer has no number")?;
-        let tx = chain::Tx::Wallet { tx: Signed::new(ledger::DOMAIN, &key, Envelope { chain, nonce, tx }) };
+        let tx = chain::Tx::Wallet { tx: Signed::new(ledger::DOMAIN, &key, WalletEnvelope { chain, nonce, tx }) };
         client::ask(common, Request::Submit { network, tx: base::to_hex(&tx.to_bytes()) }).await?
     } else {
         client::ask(common, Request::Spend { network, tx: base::to_hex(&tx.to_bytes()) }).await?

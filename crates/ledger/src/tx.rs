@@ -13,11 +13,11 @@ pub const VOUCHER_DOMAIN: &str = "talkoo 2026 voucher v1";
 pub const ALLOT_MAX: usize = 32;
 
 /// A transaction with its signer.
-pub type SignedTx = Signed<Envelope>;
+pub type SignedTx = Signed<WalletEnvelope>;
 
 /// What is signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Envelope {
+pub struct WalletEnvelope {
     /// The chain it is meant for.
     pub chain: Hash,
     /// The account's running number: each is used once, in order.
@@ -26,7 +26,7 @@ pub struct Envelope {
     pub tx: Tx,
 }
 
-wire_struct!(Envelope { chain, nonce, tx });
+wire_struct!(WalletEnvelope { chain, nonce, tx });
 
 /// A wallet transaction. Each costs the fee, which is burned.
 #[derive(Debug, Clone, PartialEq, Eq)]

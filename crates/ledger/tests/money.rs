@@ -5,7 +5,7 @@ mod common;
 
 use base::{Hash, Millis, Reject, Signed, Wire};
 use common::{FEE, PEOPLE, claim, id, key, opened, params, say, take, voucher};
-use ledger::{Allotments, Credits, DOMAIN, Envelope, Ledger, PaySource, Proof, SignedTx, Tx};
+use ledger::{Allotments, Credits, DOMAIN, Ledger, PaySource, Proof, SignedTx, Tx, WalletEnvelope};
 use proptest::prelude::*;
 
 /// Anything that can happen to the books.
@@ -177,9 +177,9 @@ fn refusals_say_why() {
     ] {
         assert_eq!(take(&mut books, 0, tx.clone()), Err(why), "{tx:?}");
     }
-    let elsewhere = Envelope { chain: Hash([8; 32]), nonce: 0, tx: transfer(1) };
+    let elsewhere = WalletEnvelope { chain: Hash([8; 32]), nonce: 0, tx: transfer(1) };
     assert_eq!(books.take(&Signed::new(DOMAIN, &key(0), elsewhere)), Err(Reject::WrongChain));
-    let early = Envelope { chain: params().chain, nonce: 1, tx: transfer(1) };
+    let early = WalletEnvelope { chain: params().chain, nonce: 1, tx: transfer(1) };
     assert_eq!(books.take(&Signed::new(DOMAIN, &key(0), early)), Err(Reject::Early));
     assert_eq!(take(&mut books, 0, transfer(997)), Ok(()), "all but the fee");
     assert_eq!(books.account(&id(0)).map(|a| a.balance), Some(Credits::ZERO));

@@ -4,7 +4,7 @@ mod common;
 
 use base::{Hash, Keypair, Millis, NodeId, Reject, Signed, Wire};
 use common::{FEE, id, opened, params, take, voucher};
-use ledger::{Allotments, Credits, DOMAIN, Envelope, Ledger, PAYERS_MAX, PaySource, Tx};
+use ledger::{Allotments, Credits, DOMAIN, Ledger, PAYERS_MAX, PaySource, Tx, WalletEnvelope};
 use proptest::prelude::*;
 
 const POT: Hash = Hash([9; 32]);
@@ -56,7 +56,7 @@ fn dust_in_a_budget_keeps_nobody_from_paying() {
     let mut books = Ledger::new(params(), &opening);
     let fund = |books: &mut Ledger, i: usize, nonce: u64, amount: u64| {
         let tx = Tx::Fund { pot: POT, amount: Credits(amount) };
-        let tx = Signed::new(DOMAIN, &stranger(i), Envelope { chain: params().chain, nonce, tx });
+        let tx = Signed::new(DOMAIN, &stranger(i), WalletEnvelope { chain: params().chain, nonce, tx });
         let asked = books.check(&tx, 0);
         assert_eq!(books.take(&tx), asked, "a mempool is told what becomes of it");
         asked

@@ -337,8 +337,11 @@ mod tests {
         }
         let budget = Credits::whole(5);
         for (nonce, pot) in ids.iter().enumerate() {
-            let fund =
-                ledger::Envelope { chain, nonce: nonce as u64, tx: ledger::Tx::Fund { pot: *pot, amount: budget } };
+            let fund = ledger::WalletEnvelope {
+                chain,
+                nonce: nonce as u64,
+                tx: ledger::Tx::Fund { pot: *pot, amount: budget },
+            };
             txs.push(chain::Tx::Wallet { tx: Signed::new(ledger::DOMAIN, &founder, fund) });
         }
         let block = state.next(by, Vec::new(), genesis.time.plus(1), txs);

@@ -291,7 +291,7 @@ impl ChainLog {
         if let Some(waits) = once.then(like).flatten() {
             return Ok(waits);
         }
-        let envelope = ledger::Envelope { chain, nonce, tx };
+        let envelope = ledger::WalletEnvelope { chain, nonce, tx };
         let tx = Tx::Wallet { tx: Signed::new(ledger::DOMAIN, key, envelope) };
         Ok((tx.hash(), self.take_own(&kept, &tx)?))
     }

@@ -248,7 +248,7 @@ mod tests {
 
         fn transfer(&self, by: &Keypair, to: NodeId, (nonce, amount): (u64, u64)) -> Tx {
             let tx = ledger::Tx::Transfer { to, amount: Credits(amount) };
-            let envelope = ledger::Envelope { chain: self.state.chain(), nonce, tx };
+            let envelope = ledger::WalletEnvelope { chain: self.state.chain(), nonce, tx };
             Tx::Wallet { tx: Signed::new(ledger::DOMAIN, by, envelope) }
         }
 

@@ -149,7 +149,7 @@ impl Network {
     fn transfer(&mut self, at: usize, i: usize, nonce: u64) {
         let amount = 1_000 + nonce;
         let tx = ledger::Tx::Transfer { to: receiver(), amount: Credits(amount) };
-        let envelope = ledger::Envelope { chain: self.local.genesis.chain(), nonce, tx };
+        let envelope = ledger::WalletEnvelope { chain: self.local.genesis.chain(), nonce, tx };
         let tx = Tx::Wallet { tx: Signed::new(ledger::DOMAIN, &user(i), envelope) };
         self.keepers[at].submit(&tx.to_bytes()).expect("taken");
         self.balance += amount;

@@ -47,7 +47,7 @@ impl Network {
     }
 
     fn say(&self, by: &Keypair, nonce: u64, tx: ledger::Tx) -> Vec<u8> {
-        let envelope = ledger::Envelope { chain: self.genesis.chain(), nonce, tx };
+        let envelope = ledger::WalletEnvelope { chain: self.genesis.chain(), nonce, tx };
         Tx::Wallet { tx: Signed::new(ledger::DOMAIN, by, envelope) }.to_bytes()
     }
 }

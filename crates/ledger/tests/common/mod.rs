@@ -4,7 +4,8 @@
 
 use base::{Hash, Keypair, Millis, NodeId, Reject, Signed};
 use ledger::{
-    Credits, DOMAIN, Envelope, Issuance, Ledger, Params, SEAT_DOMAIN, SeatClaim, SignedTx, Tx, VOUCHER_DOMAIN, Voucher,
+    Credits, DOMAIN, Issuance, Ledger, Params, SEAT_DOMAIN, SeatClaim, SignedTx, Tx, VOUCHER_DOMAIN, Voucher,
+    WalletEnvelope,
 };
 
 pub const PEOPLE: u8 = 4;
@@ -39,7 +40,7 @@ pub fn opened() -> Ledger {
 
 pub fn say(ledger: &Ledger, by: u8, tx: Tx) -> SignedTx {
     let nonce = ledger.account(&id(by)).map_or(0, |account| account.wallet_nonce);
-    Signed::new(DOMAIN, &key(by), Envelope { chain: params().chain, nonce, tx })
+    Signed::new(DOMAIN, &key(by), WalletEnvelope { chain: params().chain, nonce, tx })
 }
 
 pub fn take(ledger: &mut Ledger, by: u8, tx: Tx) -> Result<(), Reject> {

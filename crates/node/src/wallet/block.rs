@@ -303,7 +303,7 @@ mod tests {
     }
 
     fn wallet(tx: Wallet) -> TxStatus {
-        let value = ledger::Envelope { chain: Hash::default(), nonce: 0, tx };
+        let value = ledger::WalletEnvelope { chain: Hash::default(), nonce: 0, tx };
         TxStatus::of(&Tx::Wallet { tx: Signed::new(ledger::DOMAIN, &key(1), value) }, &named)
     }
 

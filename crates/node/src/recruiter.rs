@@ -324,7 +324,7 @@ mod tests {
         let mut state = State::new(&genesis);
         let (me, by, chain) = (NodeId([9; 32]), state.validators()[0], genesis.chain());
         let make = |seq: u64, tx: swarm::Tx| {
-            let envelope = swarm::Envelope::new(chain, genesis.work_bits, &founder.id(), seq, tx);
+            let envelope = swarm::WorkEnvelope::new(chain, genesis.work_bits, &founder.id(), seq, tx);
             chain::Tx::Work { tx: Signed::new(swarm::DOMAIN, &founder, envelope) }
         };
         let slow = Spec { train_window_ms: ROUND_MAX, ..spec(1_000_000) };

@@ -5,7 +5,7 @@ use base::{ChunkTree, Hash, Keypair, Millis, Rng, Round, Signed, Wire};
 use model::update::Format;
 use model::{Layout, ModelConfig, Part, Private, Weights, verify_update};
 use std::time::{Duration, Instant};
-use swarm::{Attest, Claim, Commit, DOMAIN, Envelope, Memory, SignedTx, Tx, Verdict, WorkBlock};
+use swarm::{Attest, Claim, Commit, DOMAIN, Memory, SignedTx, Tx, Verdict, WorkBlock, WorkEnvelope};
 
 fn seconds() -> Duration {
     let seconds = std::env::var("FUZZ_SECONDS").ok().and_then(|s| s.parse::<f64>().ok()).unwrap_or(0.3);
@@ -85,7 +85,7 @@ fn txs() -> Vec<SignedTx> {
         Tx::Verdict { verdict: Verdict { run, by: key.id(), version: 4, root: run, hash: run } },
         Tx::Final { run, root: run },
     ];
-    let sign = |(seq, tx)| Signed::new(DOMAIN, &key, Envelope { chain: run, seq, work: 0, tx });
+    let sign = |(seq, tx)| Signed::new(DOMAIN, &key, WorkEnvelope { chain: run, seq, work: 0, tx });
     (0..).zip(all).map(sign).collect()
 }
 

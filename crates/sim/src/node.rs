@@ -3,7 +3,7 @@
 use crate::scenario::{Liar, Part};
 use base::{Hash, Keypair, NodeId};
 use std::collections::{BTreeSet, VecDeque};
-use swarm::{DOMAIN, Envelope, Output, Peer, SignedTx, State, Tx};
+use swarm::{DOMAIN, Output, Peer, SignedTx, State, Tx, WorkEnvelope};
 
 /// Versions of the weights kept in memory for others: a quorum knows a root one round late, with delay two.
 const VERSIONS_KEPT: usize = 4;
@@ -104,7 +104,7 @@ impl Node {
     /// Signs with the next running number, which is on disk before anything is sent.
     pub fn sign(&mut self, tx: Tx) -> SignedTx {
         self.disk.seq += 1;
-        let envelope = Envelope { chain: self.chain, seq: self.disk.seq, work: 0, tx };
+        let envelope = WorkEnvelope { chain: self.chain, seq: self.disk.seq, work: 0, tx };
         SignedTx::new(DOMAIN, &self.key, envelope)
     }
 

@@ -10,11 +10,11 @@ pub const DOMAIN: &str = "talkoo 2026 transaction v1";
 pub type RunId = Hash;
 
 /// A transaction with its signer and the signer's running number.
-pub type SignedTx = Signed<Envelope>;
+pub type SignedTx = Signed<WorkEnvelope>;
 
 /// What is signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Envelope {
+pub struct WorkEnvelope {
     /// The chain it is meant for.
     pub chain: Hash,
     /// Strictly rising per signer: nothing counts twice.
@@ -143,7 +143,7 @@ pub struct WorkBlock {
     pub txs: Vec<SignedTx>,
 }
 
-impl Envelope {
+impl WorkEnvelope {
     /// An envelope that `by` may send on a chain whose proof of work has `bits` leading zero bits. Looks for
     /// one where the transaction needs it: about `2^bits` hashes.
     pub fn new(chain: Hash, bits: u32, by: &NodeId, seq: u64, tx: Tx) -> Self {
@@ -200,7 +200,7 @@ impl Tx {
 /// A block carries at most this many transactions.
 pub(crate) const BLOCK_TXS_MAX: usize = 4096;
 
-wire_struct!(Envelope { chain, seq, work, tx });
+wire_struct!(WorkEnvelope { chain, seq, work, tx });
 wire_enum!(Tx {
     0 => Create { spec },
     1 => Join { run, class },
@@ -298,12 +298,12 @@ mod tests {
         let (ann, bob) = (NodeId([1; 32]), NodeId([2; 32]));
         let spec = Spec::plain("x", "c".repeat(1 << 16), 1, Hash::default());
         for tx in [Tx::Create { spec }, Tx::Join { run: Hash::default(), class: Hash::default() }] {
-            let paid = Envelope::new(Hash::default(), 12, &ann, 1, tx);
+            let paid = WorkEnvelope::new(Hash::default(), 12, &ann, 1, tx);
             assert!(paid.work > 0 && paid.is_paid(&ann, 12), "{} tries", paid.work);
-            assert!(!paid.is_paid(&bob, 12) && !Envelope { seq: 2, ..paid.clone() }.is_paid(&ann, 12));
-            assert!(!Envelope { chain: Hash([1; 32]), ..paid }.is_paid(&ann, 12));
+            assert!(!paid.is_paid(&bob, 12) && !WorkEnvelope { seq: 2, ..paid.clone() }.is_paid(&ann, 12));
+            assert!(!WorkEnvelope { chain: Hash([1; 32]), ..paid }.is_paid(&ann, 12));
         }
-        let rest = Envelope::new(Hash::default(), 12, &ann, 1, Tx::Rest { run: Hash::default() });
-        assert!(rest.work == 0 && rest.is_paid(&ann, 12) && !Envelope { work: 1, ..rest }.is_paid(&ann, 12));
+        let rest = WorkEnvelope::new(Hash::default(), 12, &ann, 1, Tx::Rest { run: Hash::default() });
+        assert!(rest.work == 0 && rest.is_paid(&ann, 12) && !WorkEnvelope { work: 1, ..rest }.is_paid(&ann, 12));
     }
 }

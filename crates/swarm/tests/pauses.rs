@@ -1,7 +1,9 @@
 //! A node whose units fail keeps nobody waiting: it rests, and comes back after pauses that grow.
 
 use base::{Hash, Keypair, Machine, Millis, Outbox, Signed};
-use swarm::{Commit, DOMAIN, Envelope, Input, Output, Peer, RunId, Spec, State, Status, Train, Tx, Waiting, WorkBlock};
+use swarm::{
+    Commit, DOMAIN, Input, Output, Peer, RunId, Spec, State, Status, Train, Tx, Waiting, WorkBlock, WorkEnvelope,
+};
 
 /// The only member of a run, and a log that takes at once what it says.
 struct Alone {
@@ -58,7 +60,7 @@ impl Alone {
         let mut txs = Vec::new();
         for tx in said {
             self.seq += 1;
-            let envelope = Envelope::new(Hash::default(), 0, &self.key.id(), self.seq, tx);
+            let envelope = WorkEnvelope::new(Hash::default(), 0, &self.key.id(), self.seq, tx);
             txs.push(Signed::new(DOMAIN, &self.key, envelope));
         }
         self.height += 1;

@@ -2,8 +2,8 @@
 
 use base::{Hash, Keypair, Machine, Millis, NodeId, Outbox, Reject, Signed, Wire};
 use swarm::{
-    Attest, Candidate, Claim, Commit, DOMAIN, Envelope, Event, Init, Input, Member, Mode, Output, Peer, RoundState,
-    Run, Spec, State, Status, Tx, Verdict, Waiting, WorkBlock,
+    Attest, Candidate, Claim, Commit, DOMAIN, Event, Init, Input, Member, Mode, Output, Peer, RoundState, Run, Spec,
+    State, Status, Tx, Verdict, Waiting, WorkBlock, WorkEnvelope,
 };
 
 /// A log with one run, all of whose members took part from its first round on.
@@ -43,7 +43,7 @@ impl Log {
         let mut txs = Vec::new();
         for (i, tx) in said {
             self.seq += 1;
-            let envelope = Envelope { chain: Hash::default(), seq: self.seq, work: 0, tx };
+            let envelope = WorkEnvelope { chain: Hash::default(), seq: self.seq, work: 0, tx };
             txs.push(Signed::new(DOMAIN, &self.keys[i], envelope));
         }
         let block = WorkBlock { height: self.state.height + 1, time: Millis(self.now), txs };

@@ -4,7 +4,7 @@ use crate::driver::Driver;
 use anyhow::{Result, ensure};
 use base::Signed;
 use std::time::Duration;
-use swarm::{DOMAIN, Envelope, Output, RunId, Tx};
+use swarm::{DOMAIN, Output, RunId, Tx, WorkEnvelope};
 
 /// A disk that takes nothing is tried again after so long.
 const DISK_AGAIN: Duration = Duration::from_secs(1);
@@ -66,7 +66,7 @@ impl Driver {
         };
         let state = self.peer.state();
         let (chain, bits, me) = (state.chain, state.work_bits, self.shared.key.id());
-        let envelope = tokio::task::block_in_place(|| Envelope::new(chain, bits, &me, seq, tx));
+        let envelope = tokio::task::block_in_place(|| WorkEnvelope::new(chain, bits, &me, seq, tx));
         let tx = Signed::new(DOMAIN, &self.shared.key, envelope);
         // A full queue is a log that does not keep up; the machine says it again later.
         let _ = self.to_log.try_send(tx);

@@ -221,7 +221,7 @@ mod tests {
     use crate::work::class;
     use base::{Keypair, Signed};
     use model::{Layout, ModelConfig, Part, Trainer};
-    use swarm::{Attest, DOMAIN, Envelope, RoundState, Spec, Tx};
+    use swarm::{Attest, DOMAIN, RoundState, Spec, Tx, WorkEnvelope};
 
     /// A run of two, done by one process that keeps the states of both, and its log.
     struct Played {
@@ -260,7 +260,7 @@ mod tests {
             let mut txs = Vec::new();
             for (at, (who, tx)) in said.into_iter().enumerate() {
                 let (key, seq) = (&self.keys[who], 1 + self.blocks.len() as u64 * 8 + at as u64);
-                txs.push(Signed::new(DOMAIN, key, Envelope::new(Hash::default(), 0, &key.id(), seq, tx)));
+                txs.push(Signed::new(DOMAIN, key, WorkEnvelope::new(Hash::default(), 0, &key.id(), seq, tx)));
             }
             let block = WorkBlock { height: self.state.height + 1, time: self.state.time.plus(10), txs };
             let events = self.state.apply(&block).expect("it follows");

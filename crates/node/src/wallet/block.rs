@@ -308,7 +308,7 @@ mod tests {
     }
 
     fn work(tx: Work) -> TxStatus {
-        let value = swarm::Envelope { chain: Hash::default(), seq: 1, work: 0, tx };
+        let value = swarm::WorkEnvelope { chain: Hash::default(), seq: 1, work: 0, tx };
         TxStatus::of(&Tx::Work { tx: Signed::new(swarm::DOMAIN, &key(1), value) }, &named)
     }
 

@@ -5,7 +5,7 @@ use base::{Keypair, NodeId, Round, Signed, Wire};
 use model::Trainer;
 use net::Content;
 use std::path::PathBuf;
-use swarm::{Candidate, Commit, DOMAIN, Envelope, State, Train, Tx, WorkBlock};
+use swarm::{Candidate, Commit, DOMAIN, State, Train, Tx, WorkBlock, WorkEnvelope};
 
 /// A node's folder, and what it is to train.
 struct Stage {
@@ -121,7 +121,7 @@ impl Log {
         for (who, tx) in said {
             self.seq += 1;
             let key = &self.keys[who];
-            txs.push(Signed::new(DOMAIN, key, Envelope::new(Hash::default(), 0, &key.id(), self.seq, tx)));
+            txs.push(Signed::new(DOMAIN, key, WorkEnvelope::new(Hash::default(), 0, &key.id(), self.seq, tx)));
         }
         let block = WorkBlock { height: self.state.height + 1, time: self.state.time.plus(10), txs };
         let events = self.state.apply(&block).expect("it follows");

@@ -5,7 +5,7 @@ use chain::{Block, Fate, Founder, Genesis, Happened, State, Tx, VOTE_DOMAIN, Vot
 use ledger::{Credits, Issuance, Params, PaySource};
 use sim::{Scenario, logged};
 use std::collections::BTreeMap;
-use swarm::Event;
+use swarm::RunEvent;
 
 const SCHEDULES: u64 = 60;
 const BUDGET: Credits = Credits::whole(7);
@@ -49,8 +49,9 @@ fn chain_of(genesis: &Genesis, blocks: &[swarm::WorkBlock]) -> (State, Vec<Vec<H
         assert_eq!(state.apply(&block), Err(base::Reject::Stale), "no block is applied twice");
         let money = state.money();
         assert_eq!(u128::from(money.supply().0), money.held(), "what is held is what was issued and not burned");
-        run = run
-            .or(happened.iter().find_map(|h| if let Happened::Run(Event::Created(id)) = h { Some(*id) } else { None }));
+        run = run.or(happened
+            .iter()
+            .find_map(|h| if let Happened::Run(RunEvent::Created(id)) = h { Some(*id) } else { None }));
         done.push(happened);
     }
     (state, done)
@@ -104,7 +105,7 @@ fn members_are_paid_by_tokens_whatever_befalls_the_run() {
         assert!(u128::from(all) <= most, "seed {seed}: {all} issued, {most} earned");
         issued += all;
         for closed in run.closed.iter().filter(|closed| !closed.set.is_empty()) {
-            let of = |happened: &Vec<Happened>| happened.contains(&Happened::Run(Event::Closed(*id, closed.round)));
+            let of = |happened: &Vec<Happened>| happened.contains(&Happened::Run(RunEvent::Closed(*id, closed.round)));
             let block = done.iter().find(|happened| of(happened)).expect("it closed in some block");
             proportional(seed, closed, block, *id);
         }
@@ -116,7 +117,7 @@ fn members_are_paid_by_tokens_whatever_befalls_the_run() {
 fn proportional(seed: u64, closed: &swarm::Closed, happened: &[Happened], id: Hash) {
     let (mut amounts, mut told) = (BTreeMap::<NodeId, u64>::new(), BTreeMap::new());
     // Two rounds may close in one block: what is paid between their events is the second's.
-    let at = happened.iter().position(|h| *h == Happened::Run(Event::Closed(id, closed.round))).expect("there");
+    let at = happened.iter().position(|h| *h == Happened::Run(RunEvent::Closed(id, closed.round))).expect("there");
     for paid in happened[..at].iter().rev() {
         match paid {
             Happened::Paid { to, amount, from: PaySource::Pot(_), .. } => {

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use swarm::Event;
+use swarm::RunEvent;
 use trainer::RunStatus;
 
 #[derive(clap::Args)]
@@ -177,7 +177,7 @@ fn balances(dir: &Path, network: &NetworkFile, run: &RunStatus, creator: &str) -
             match what {
                 Happened::Paid { to, amount, .. } => *paid.entry(*to).or_default() += amount.0,
                 // What is paid for a round comes before the word that it closed.
-                Happened::Run(Event::Closed(of, round)) if *of == id => {
+                Happened::Run(RunEvent::Closed(of, round)) if *of == id => {
                     let closed = state.runs().runs[&id].closed_round(round.0).context("a round that just closed")?;
                     let units = chain::units(closed);
                     let tokens: u64 = units.iter().map(|(_, tokens)| tokens).sum();

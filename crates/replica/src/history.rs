@@ -12,7 +12,7 @@ use chain::{Block, Happened, Tx};
 use ledger::{PaySource, Tx as Wallet, Voucher};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use swarm::{Event, RunId};
+use swarm::{RunEvent, RunId};
 
 /// Writes down what concerns `own`.
 pub(crate) fn writer(store: Arc<ChainStore>, own: Own) -> Arc<Note> {
@@ -108,7 +108,7 @@ fn entries(account: &NodeId, block: &Block, happened: &[Happened]) -> Vec<Entry>
 /// The round of `run` that paid: what it pays is told before that it closed.
 fn closed(happened: &[Happened], run: &RunId) -> Option<u64> {
     happened.iter().find_map(|what| match what {
-        Happened::Run(Event::Closed(id, round)) if id == run => Some(round.0),
+        Happened::Run(RunEvent::Closed(id, round)) if id == run => Some(round.0),
         _ => None,
     })
 }
@@ -141,7 +141,7 @@ mod tests {
             let (amount, from) = (Credits(micro), PaySource::Pot(run));
             Happened::Paid { run, to, amount, from }
         };
-        let closed = |run: RunId, round: u64| Happened::Run(Event::Closed(run, Round(round)));
+        let closed = |run: RunId, round: u64| Happened::Run(RunEvent::Closed(run, Round(round)));
         let next = Hash([8; 32]);
         let happened = [
             paid(run, me, 3),

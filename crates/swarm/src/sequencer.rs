@@ -3,7 +3,7 @@
 
 use crate::state::State;
 use crate::tx::BLOCK_TXS_MAX;
-use crate::{Event, SignedTx, WorkBlock};
+use crate::{RunEvent, SignedTx, WorkBlock};
 use base::{Hash, Millis, NodeId, Reject};
 use std::collections::BTreeMap;
 
@@ -51,7 +51,7 @@ impl Sequencer {
     }
 
     /// Makes the next block at log time `now` (the clock may have gone back; the log's does not).
-    pub fn make(&mut self, now: Millis) -> (WorkBlock, Vec<Event>) {
+    pub fn make(&mut self, now: Millis) -> (WorkBlock, Vec<RunEvent>) {
         let time = now.max(self.state.time);
         let txs = std::mem::take(&mut self.waiting);
         self.per_signer.clear();

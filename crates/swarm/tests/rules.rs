@@ -2,7 +2,7 @@
 
 use base::{Hash, Keypair, Machine, Millis, NodeId, Outbox, Reject, Signed, Wire};
 use swarm::{
-    Attest, Candidate, Claim, Commit, DOMAIN, Event, Init, Input, Member, Mode, Output, Peer, RoundState, Run, Spec,
+    Attest, Candidate, Claim, Commit, DOMAIN, Init, Input, Member, Mode, Output, Peer, RoundState, Run, RunEvent, Spec,
     State, Status, Tx, Verdict, Waiting, WorkBlock, WorkEnvelope,
 };
 
@@ -48,7 +48,7 @@ impl Log {
         }
         let block = WorkBlock { height: self.state.height + 1, time: Millis(self.now), txs };
         let events = self.state.apply_checked(&block).expect("it follows");
-        let refused = |event| if let Event::Refused(_, reject) = event { Some(reject) } else { None };
+        let refused = |event| if let RunEvent::Refused(_, reject) = event { Some(reject) } else { None };
         events.into_iter().filter_map(refused).collect()
     }
 

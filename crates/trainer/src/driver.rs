@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use swarm::{Event, Input, Intent, Memory, Outcome, Output, Peer, RunId, SignedTx, State, Tx, Waiting, WorkBlock};
+use swarm::{Input, Intent, Memory, Outcome, Output, Peer, RunEvent, RunId, SignedTx, State, Tx, Waiting, WorkBlock};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
@@ -357,11 +357,11 @@ impl Driver {
     }
 
     /// Takes what displays show out of the events.
-    fn note(&mut self, event: Event) {
-        if let Event::Disputed(id, by, outcome) = event {
+    fn note(&mut self, event: RunEvent) {
+        if let RunEvent::Disputed(id, by, outcome) = event {
             return self.note_dispute(&id, by, outcome);
         }
-        let Event::Closed(id, round) = event else { return };
+        let RunEvent::Closed(id, round) = event else { return };
         let (Some(state), Some(run)) = (self.peer.state().runs.get(&id), self.runs.get_mut(&id)) else { return };
         let Some(closed) = state.closed_round(round.0) else { return };
         // The log is read again after a restart; what an earlier process wrote down stays.

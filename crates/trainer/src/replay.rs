@@ -9,7 +9,7 @@ use base::{Hash, NodeId, Round};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use swarm::{Closed, Commit, Event, Init, Run, RunId, State, Train, WorkBlock};
+use swarm::{Closed, Commit, Init, Run, RunEvent, RunId, State, Train, WorkBlock};
 
 /// What a replay found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,10 +54,10 @@ pub fn replay(
         let events = state.apply(block).map_err(|e| anyhow::anyhow!("block {}: {e}", block.height))?;
         for event in events {
             match event {
-                Event::Created(run) if run == *id => {
+                RunEvent::Created(run) if run == *id => {
                     again = Some(Again::new(&state.runs[id], folder, &store, threads)?)
                 }
-                Event::Closed(run, round) if run == *id => {
+                RunEvent::Closed(run, round) if run == *id => {
                     let again = again.as_mut().context("a round before its run")?;
                     again.round(&state.runs[id], round)?;
                     progress(round.0 + 1, last);
@@ -264,7 +264,7 @@ mod tests {
             }
             let block = WorkBlock { height: self.state.height + 1, time: self.state.time.plus(10), txs };
             let events = self.state.apply(&block).expect("it follows");
-            assert!(!events.iter().any(|event| matches!(event, Event::Refused(..))), "{events:?}");
+            assert!(!events.iter().any(|event| matches!(event, RunEvent::Refused(..))), "{events:?}");
             self.blocks.push(block);
         }
 

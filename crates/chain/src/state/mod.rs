@@ -12,7 +12,7 @@ use crate::pay::{Fate, reference_flops};
 use base::{Hash, Millis, NodeId, Reject, RejectCounts, Wire};
 use ledger::{Credits, Ledger, PaySource, Tree};
 use std::collections::{BTreeMap, BTreeSet};
-use swarm::{Event, RunId};
+use swarm::{RunEvent, RunId};
 
 /// Everything that the chain decides.
 #[derive(Debug, Clone)]
@@ -48,7 +48,7 @@ enum Entry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Happened {
     /// To a run.
-    Run(Event),
+    Run(RunEvent),
     /// A unit was paid.
     Paid {
         /// For which run.
@@ -352,30 +352,30 @@ impl State {
     }
 
     /// What follows for the books from what happened to a run.
-    fn note(&mut self, event: &Event, happened: &mut Vec<Happened>) {
+    fn note(&mut self, event: &RunEvent, happened: &mut Vec<Happened>) {
         match event {
-            Event::Created(run) => {
+            RunEvent::Created(run) => {
                 self.touched.insert(Entry::Run(*run));
                 let spec = &self.runs.runs[run].spec;
                 // A run whose operations cannot be told earns no new money.
                 self.flops.insert(*run, reference_flops(&spec.config, spec.seq_len).unwrap_or(0));
             }
-            Event::Closed(run, round) => {
+            RunEvent::Closed(run, round) => {
                 self.touched.insert(Entry::Run(*run));
                 self.pay(run, round.0, happened);
             }
-            Event::Ended(run) => {
+            RunEvent::Ended(run) => {
                 self.touched.insert(Entry::Run(*run));
                 self.money.refund(run);
             }
-            Event::Joined(run, _)
-            | Event::Gone(run, _)
-            | Event::Opened(run, _)
-            | Event::Committed(run, _)
-            | Event::Disputed(run, ..) => {
+            RunEvent::Joined(run, _)
+            | RunEvent::Gone(run, _)
+            | RunEvent::Opened(run, _)
+            | RunEvent::Committed(run, _)
+            | RunEvent::Disputed(run, ..) => {
                 self.touched.insert(Entry::Run(*run));
             }
-            Event::Refused(_, reject) => self.rejects.add(*reject),
+            RunEvent::Refused(_, reject) => self.rejects.add(*reject),
         }
     }
 

@@ -12,7 +12,7 @@ use serde_json::Value;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::path::Path;
-use swarm::{Closed, Event};
+use swarm::{Closed, RunEvent};
 
 /// Micro-credits that a wallet transaction costs.
 const FEE: u64 = 1_000;
@@ -49,11 +49,11 @@ pub fn due(dir: &Path, chain: &Value, run: &Value) -> Due {
         let block = Block::from_bytes(&bytes).expect("a block");
         for event in log.apply_checked(&block.work()).expect("the next block") {
             match event {
-                Event::Closed(id, round) if id == run => {
+                RunEvent::Closed(id, round) if id == run => {
                     let state = &log.runs[&run];
                     due.pay(state.spec.tokens, state.closed_round(round.0).expect("it closed just now"));
                 }
-                Event::Ended(id) if id == run => {
+                RunEvent::Ended(id) if id == run => {
                     due.ended = true;
                     due.back = std::mem::take(&mut due.budget);
                 }

@@ -6,7 +6,7 @@ use crate::report::Violation;
 use crate::scenario::Liar;
 use crate::tensors::Tensors;
 use base::{Hash, Machine, Millis, NodeId, Outbox, Round, Wire};
-use swarm::{Candidate, Closed, Commit, Event, Fetch, Input, Output, Train};
+use swarm::{Candidate, Closed, Commit, Fetch, Input, Output, RunEvent, Train};
 
 impl World {
     /// One input, and everything that the peer asks for because of it.
@@ -73,8 +73,8 @@ impl World {
         }
     }
 
-    fn noticed(&mut self, i: usize, event: &Event) {
-        if let Event::Committed(_, round) = event
+    fn noticed(&mut self, i: usize, event: &RunEvent) {
+        if let RunEvent::Committed(_, round) = event
             && self.nodes[i].lies(Liar::BlindAttest)
         {
             self.attest_blindly(i, *round);

@@ -122,7 +122,7 @@ pub(crate) struct Log {
 }
 
 /// A state and what happened in the block that made it.
-pub(crate) type Applied = (Arc<State>, Arc<Vec<swarm::Event>>);
+pub(crate) type Applied = (Arc<State>, Arc<Vec<swarm::RunEvent>>);
 
 pub(crate) struct World {
     pub scenario: Scenario,
@@ -322,9 +322,9 @@ impl World {
         }
         for event in &events {
             match event {
-                swarm::Event::Created(run) => self.run = *run,
-                swarm::Event::Disputed(_, _, Outcome::Upheld) => self.watch.disputes.0 += 1,
-                swarm::Event::Disputed(_, _, Outcome::Dismissed) => self.watch.disputes.1 += 1,
+                swarm::RunEvent::Created(run) => self.run = *run,
+                swarm::RunEvent::Disputed(_, _, Outcome::Upheld) => self.watch.disputes.0 += 1,
+                swarm::RunEvent::Disputed(_, _, Outcome::Dismissed) => self.watch.disputes.1 += 1,
                 _ => {}
             }
         }

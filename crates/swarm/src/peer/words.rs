@@ -1,6 +1,6 @@
 //! What a node's machine is told, what it asks for, and the words for it.
 
-use crate::state::{Candidate, Closed, Event, Settle, State};
+use crate::state::{Candidate, Closed, RunEvent, Settle, State};
 use crate::{Commit, RunId, Tx, WorkBlock};
 use base::{Hash, Millis, NodeId, Reject, Round, wire_struct};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ pub enum Input {
         /// The state after them.
         state: Arc<State>,
         /// What happened in the last one.
-        events: Arc<Vec<Event>>,
+        events: Arc<Vec<RunEvent>>,
     },
     /// The owner wants to take part in a run, with what an earlier process remembered of it.
     Follow {
@@ -136,7 +136,7 @@ pub enum Output {
     /// Come back at this time at the latest.
     Wake(Millis),
     /// For displays.
-    Event(Event),
+    Event(RunEvent),
     /// Own weights contradict the quorum's: do the step again, and say which chunk differs
     /// ([`Input::Differs`]), or that they are as the quorum says after all ([`Input::Weights`]).
     Differs {
@@ -201,9 +201,9 @@ impl Output {
             Self::Remember(..) => "remember",
             Self::Forget(..) => "forget",
             Self::Wake(_) => "wake",
-            Self::Event(Event::Opened(..)) => "opened",
-            Self::Event(Event::Committed(..)) => "committed",
-            Self::Event(Event::Closed(..)) => "closed",
+            Self::Event(RunEvent::Opened(..)) => "opened",
+            Self::Event(RunEvent::Committed(..)) => "committed",
+            Self::Event(RunEvent::Closed(..)) => "closed",
             Self::Event(_) => "event",
             Self::Differs { .. } => "differs",
             Self::Chunk { .. } => "chunk",

@@ -1,7 +1,7 @@
 //! How the phases of a round end: commits close, then the set is made.
 
 use super::Run;
-use super::event::Event;
+use super::event::RunEvent;
 use super::member::Status;
 use super::round::{Candidate, Closed, Phase, RoundState, later};
 use base::{Millis, NodeId};
@@ -14,7 +14,7 @@ const EXCHANGES_KEPT: usize = 16;
 
 impl Run {
     /// Ends the training phase of open round `i`: who did not commit is away.
-    pub(crate) fn close_commits(&mut self, i: usize, now: Millis, events: &mut Vec<Event>) {
+    pub(crate) fn close_commits(&mut self, i: usize, now: Millis, events: &mut Vec<RunEvent>) {
         let absent: Vec<NodeId> = {
             let round = &self.open[i];
             let owing = round.plan.iter().map(|slot| slot.member).filter(|id| !round.commits.contains_key(id));
@@ -27,7 +27,7 @@ impl Run {
                 // Its part may have been too much for it. Given the same again it would miss again, and two that
                 // can do the work only together would take turns at missing it alone.
                 member.most = Some(1);
-                events.push(Event::Gone(self.id, id));
+                events.push(RunEvent::Gone(self.id, id));
             }
             // Everybody waited for it.
             self.fault(&id, 1, events);
@@ -47,7 +47,7 @@ impl Run {
         round.phase = Phase::Exchange;
         round.since = now;
         round.until = deadline;
-        events.push(Event::Committed(self.id, round.round));
+        events.push(RunEvent::Committed(self.id, round.round));
         self.adopt_carried(i);
     }
 
@@ -81,7 +81,7 @@ impl Run {
     }
 
     /// Closes the oldest round.
-    pub(crate) fn close_round(&mut self, now: Millis, events: &mut Vec<Event>) {
+    pub(crate) fn close_round(&mut self, now: Millis, events: &mut Vec<RunEvent>) {
         let round = self.open.pop_front().expect("the caller saw it");
         if let Some(root) = round.agreed_root() {
             self.agree(round.base, root);
@@ -141,13 +141,13 @@ impl Run {
             loss_micro,
         };
         self.applied(closed);
-        events.push(Event::Closed(self.id, round.round));
+        events.push(RunEvent::Closed(self.id, round.round));
     }
 
     /// A round is void because some of its committee said nothing, while more than half did: each that could have is at
     /// fault. Whoever disputes a root says nothing as long as that is open. And a short window is no one's fault: what an
     /// honest member says at three quarters of it may be a moment too late, and void rounds make the window longer.
-    fn fault_silent(&mut self, round: &RoundState, now: Millis, events: &mut Vec<Event>) {
+    fn fault_silent(&mut self, round: &RoundState, now: Millis, events: &mut Vec<RunEvent>) {
         let window = round.until.since(round.since);
         let long = window >= SILENT_MS.min(self.spec.exchange_ms.1);
         let most = round.attests.len().saturating_mul(2) > round.committee.len();

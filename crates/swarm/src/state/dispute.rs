@@ -4,7 +4,7 @@
 //! hashes on the log let anybody else do that one chunk again.
 
 use super::Run;
-use super::event::{Event, Outcome};
+use super::event::{Outcome, RunEvent};
 use super::member::{FAULTS_MIN, Status};
 use super::round::{later, two_thirds};
 use crate::{Claim, Verdict};
@@ -115,7 +115,7 @@ impl Run {
     }
 
     /// Decides what can be decided.
-    pub(crate) fn decide(&mut self, now: Millis, events: &mut Vec<Event>) {
+    pub(crate) fn decide(&mut self, now: Millis, events: &mut Vec<RunEvent>) {
         for i in 0..self.disputes.len() {
             let dispute = &self.disputes[i];
             if !dispute.is_open() {
@@ -131,12 +131,12 @@ impl Run {
                 Outcome::Undecided => {}
             }
             self.disputes[i].outcome = outcome;
-            events.push(Event::Disputed(self.id, by, outcome));
+            events.push(RunEvent::Disputed(self.id, by, outcome));
         }
     }
 
     /// A root was proved false, and with it what was built on it.
-    fn strike(&mut self, version: u64, root: &Hash, events: &mut Vec<Event>) {
+    fn strike(&mut self, version: u64, root: &Hash, events: &mut Vec<RunEvent>) {
         if self.roots.get(&version) == Some(root) {
             self.roots.split_off(&version);
         }

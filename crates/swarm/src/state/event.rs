@@ -5,7 +5,7 @@ use base::{NodeId, Reject, Round, wire_enum};
 
 /// What happened in a block, for drivers and displays.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
+pub enum RunEvent {
     /// A run began.
     Created(RunId),
     /// A node became a member.

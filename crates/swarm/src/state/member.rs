@@ -1,6 +1,6 @@
 //! A member of a run: where it stands, how fast it is, and what failing costs it.
 
-use super::event::Event;
+use super::event::RunEvent;
 use super::{MEMBERS_MAX, Run};
 use base::{Hash, NodeId, Round, wire_enum, wire_struct};
 
@@ -99,7 +99,7 @@ impl Run {
 
     /// A unit of a member did not count, or (`least` = 2) it said on the log what is not so. From the second
     /// on it sits out 2, 4, 8, … rounds.
-    pub(crate) fn fault(&mut self, id: &NodeId, least: u32, events: &mut Vec<Event>) {
+    pub(crate) fn fault(&mut self, id: &NodeId, least: u32, events: &mut Vec<RunEvent>) {
         let next = self.next;
         let Some(member) = self.members.get_mut(id) else { return };
         member.faults = member.faults.saturating_add(1).max(least);
@@ -135,7 +135,7 @@ impl Run {
 
     /// Nobody waits for who rests, and nothing is held against it, unless the others have waited already: resting
     /// at the end of each window would be stalling under another name.
-    pub(crate) fn rest(&mut self, by: &NodeId, events: &mut Vec<Event>) {
+    pub(crate) fn rest(&mut self, by: &NodeId, events: &mut Vec<RunEvent>) {
         // Whoever disputes a root says nothing as long as that is open.
         let disputes = self.disputes.iter().any(|dispute| dispute.is_open() && dispute.by == *by);
         let waited = self.open.iter().any(|round| round.waits_only_for(by) && (round.is_training() || !disputes));
@@ -150,10 +150,10 @@ impl Run {
 
     /// A member is gone, and its voice with it. What it was faulted for stays: else leaving and joining would be
     /// cheaper than sitting out.
-    pub(crate) fn leave(&mut self, by: &NodeId, events: &mut Vec<Event>) {
+    pub(crate) fn leave(&mut self, by: &NodeId, events: &mut Vec<RunEvent>) {
         self.rest(by, events);
         self.finals.remove(by);
-        events.push(Event::Gone(self.id, *by));
+        events.push(RunEvent::Gone(self.id, *by));
         let Some(member) = self.members.remove(by) else { return };
         if member.faults == 0 && member.aside_until <= self.next {
             return;
@@ -169,11 +169,11 @@ impl Run {
     }
 
     /// A member takes no part until its next `Ready`.
-    pub(crate) fn set_aside(&mut self, id: &NodeId, events: &mut Vec<Event>) {
+    pub(crate) fn set_aside(&mut self, id: &NodeId, events: &mut Vec<RunEvent>) {
         let member = self.members.get_mut(id).filter(|member| member.status == Status::Active);
         if let Some(member) = member {
             member.status = Status::Away;
-            events.push(Event::Gone(self.id, *id));
+            events.push(RunEvent::Gone(self.id, *id));
         }
         // It owes nothing, and its voice is not waited for.
         self.excuse(id);

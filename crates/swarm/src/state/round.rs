@@ -2,7 +2,7 @@
 //! and time is here; nobody sends "close", time and completeness do.
 
 use super::Run;
-use super::event::Event;
+use super::event::RunEvent;
 use super::member::{Member, Status};
 use super::plan::{Slot, assign, middle_rate, rate_max};
 use crate::{Attest, Commit};
@@ -227,7 +227,7 @@ impl Run {
     }
 
     /// Does what time alone decides.
-    pub(crate) fn tick(&mut self, now: Millis, events: &mut Vec<Event>) {
+    pub(crate) fn tick(&mut self, now: Millis, events: &mut Vec<RunEvent>) {
         self.decide(now, events);
         // Again after each round that closed: who sits out because of it is not waited for in the next one.
         loop {
@@ -282,11 +282,11 @@ impl Run {
 
     /// Opens rounds while the rules allow: the commits of the one before are closed, and so are all
     /// sets below the version from which it trains.
-    pub(crate) fn open_rounds(&mut self, now: Millis, events: &mut Vec<Event>) {
+    pub(crate) fn open_rounds(&mut self, now: Millis, events: &mut Vec<RunEvent>) {
         if self.tokens >= self.spec.tokens {
             if !self.ended && self.open.is_empty() {
                 self.ended = true;
-                events.push(Event::Ended(self.id));
+                events.push(RunEvent::Ended(self.id));
             }
             return;
         }
@@ -328,7 +328,7 @@ impl Run {
             carried: Vec::new(),
             excused: Vec::new(),
         });
-        events.push(Event::Opened(self.id, round));
+        events.push(RunEvent::Opened(self.id, round));
     }
 
     /// Whose moments a member without a private state goes on from: those of the member in the middle by

@@ -125,7 +125,7 @@ impl Log {
         }
         let block = WorkBlock { height: self.state.height + 1, time: self.state.time.plus(10), txs };
         let events = self.state.apply(&block).expect("it follows");
-        assert!(!events.iter().any(|event| matches!(event, swarm::Event::Refused(..))), "{events:?}");
+        assert!(!events.iter().any(|event| matches!(event, swarm::RunEvent::Refused(..))), "{events:?}");
     }
 }
 

@@ -92,7 +92,7 @@ pub enum Event {
     /// The end.
     Done {
         /// Why.
-        finish: Finish,
+        finish: EngineFinish,
         /// Text that was held back until now.
         text: String,
     },
@@ -115,7 +115,7 @@ pub struct Written {
 
 /// Why an answer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Finish {
+pub enum EngineFinish {
     /// The model ended it, or a stop string came.
     Stop,
     /// As many tokens as were asked for, or as there was room for.

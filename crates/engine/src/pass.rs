@@ -4,7 +4,7 @@ use crate::load::{EngineConfig, LoadError, ModelInfo, backend};
 use crate::plan::{self, Held, Work};
 use crate::sample::{Sampler, logprobs};
 use crate::text::Text;
-use crate::{Event, Finish, Job, Written};
+use crate::{EngineFinish, Event, Job, Written};
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::{KvCacheType, LlamaContextParams};
 use llama_cpp_2::llama_batch::LlamaBatch;
@@ -348,23 +348,23 @@ impl Passes<'_> {
             // From here on it writes: what was read is all there.
             answer.read = answer.job.prompt.len();
             if answer.text.stopped() {
-                return self.done(i, Finish::Stop);
+                return self.done(i, EngineFinish::Stop);
             }
             if answer.job.max_tokens == 0 {
-                return self.done(i, Finish::Length);
+                return self.done(i, EngineFinish::Length);
             }
         }
         let row = self.context.get_logits_ith((first + n - 1) as i32);
         let token = match answer.sampler.choose(row) {
             Ok(Some(token)) => token,
-            Ok(None) => return self.done(i, Finish::Stop),
+            Ok(None) => return self.done(i, EngineFinish::Stop),
             Err(error) => {
                 tracing::error!(%error, "an answer ends: its sampler failed");
-                return self.done(i, Finish::Failed);
+                return self.done(i, EngineFinish::Failed);
             }
         };
         if self.model.vocab().is_eog(token) {
-            return self.done(i, Finish::Stop);
+            return self.done(i, EngineFinish::Stop);
         }
         let (logprob, top) = count.map_or((0.0, Vec::new()), |count| logprobs(row, token.0, count));
         let bytes = piece(self.model, token);
@@ -373,13 +373,13 @@ impl Passes<'_> {
         answer.next = Some(token);
         let _ = answer.events.send(Event::Token(Written { id: token.0, text, bytes, logprob, top }));
         if answer.text.stopped() {
-            self.done(i, Finish::Stop);
+            self.done(i, EngineFinish::Stop);
         } else if answer.written >= answer.job.max_tokens {
-            self.done(i, Finish::Length);
+            self.done(i, EngineFinish::Length);
         }
     }
 
-    fn done(&mut self, i: usize, finish: Finish) {
+    fn done(&mut self, i: usize, finish: EngineFinish) {
         let slot = &mut self.slots[i];
         slot.held.used = self.clock;
         if let Some(mut answer) = slot.answer.take() {
@@ -395,7 +395,7 @@ impl Passes<'_> {
         self.context.clear_kv_cache();
         for i in 0..self.slots.len() {
             self.slots[i].held = Held::default();
-            self.done(i, Finish::Failed);
+            self.done(i, EngineFinish::Failed);
         }
     }
 }

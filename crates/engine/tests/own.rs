@@ -3,7 +3,7 @@
 mod common;
 
 use common::{CONTEXT, answer, config, job, prompts, served, weights};
-use engine::{Client, Engine, EngineConfig, Event, Finish, Format, Job, Refusal, Sampling};
+use engine::{Client, Engine, EngineConfig, EngineFinish, Event, Format, Job, Refusal, Sampling};
 use model::{Device, GgufType, Trainer};
 
 #[test]
@@ -76,7 +76,7 @@ fn a_cancel_frees_the_slot() {
     while let Some(event) = waits.blocking_recv() {
         last = Some(event);
     }
-    assert!(matches!(last, Some(Event::Done { finish: Finish::Length, .. })));
+    assert!(matches!(last, Some(Event::Done { finish: EngineFinish::Length, .. })));
     assert_eq!(engine.busy(), 0);
 }
 
@@ -109,7 +109,10 @@ fn parameters_have_their_effect() {
     let text = letters(&prompt);
     let stop: String = text.chars().skip(4).take(3).collect();
     let stopped = answer(&engine, Job { stop: vec![stop.clone()], ..job(prompt, 8) });
-    assert_eq!((stopped.finish, stopped.text.as_str()), (Finish::Stop, text.split(&stop).next().unwrap_or_default()));
+    assert_eq!(
+        (stopped.finish, stopped.text.as_str()),
+        (EngineFinish::Stop, text.split(&stop).next().unwrap_or_default())
+    );
 }
 
 #[test]
@@ -125,7 +128,7 @@ fn an_answer_has_the_shape_that_was_asked_for() {
     let value: serde_json::Value = serde_json::from_str(&got.text).expect("JSON");
     assert!(["one", "two"].contains(&value["kind"].as_str().expect("a text")), "{value}");
     assert!(value["n"].as_u64().is_some_and(|n| n <= 99), "{value}");
-    assert_eq!(got.finish, Finish::Stop);
+    assert_eq!(got.finish, EngineFinish::Stop);
     let impossible = Sampling { format: Format::Grammar("root ::= (".into()), ..Sampling::default() };
     assert!(matches!(engine.submit(Job { sampling: impossible, ..job(vec![5], 1) }), Err(Refusal::Format(_))));
 }
@@ -157,7 +160,7 @@ fn what_cannot_be_answered_is_refused() {
     assert_eq!(engine.submit(job(vec![-1], 1)).err(), Some(Refusal::Token(-1)));
     assert_eq!(engine.submit(job(vec![1; CONTEXT + 1], 1)).err(), Some(Refusal::TooLong(CONTEXT + 1, CONTEXT)));
     let full = answer(&engine, job(vec![1; CONTEXT - 2], 50));
-    assert_eq!((full.ids.len(), full.finish), (2, Finish::Length), "as much as there is room for");
+    assert_eq!((full.ids.len(), full.finish), (2, EngineFinish::Length), "as much as there is room for");
     let config = EngineConfig {
         path: dir.path().join("own.gguf"),
         hash: None,
@@ -189,7 +192,7 @@ fn another_goes_on_with_an_answer_where_one_stopped() {
             let written = whole.ids[..k].to_vec();
             let rest = answer(&second, Job { written, ..job(prompt.clone(), 24) });
             assert_eq!(rest.ids, whole.ids[k..], "prompt {seed}, from {k}");
-            assert_eq!(rest.finish, Finish::Length);
+            assert_eq!(rest.finish, EngineFinish::Length);
         }
     }
     // A text that ends the answer may have begun with the other.
@@ -204,7 +207,7 @@ fn another_goes_on_with_an_answer_where_one_stopped() {
     for k in 1..stopped.ids.len() {
         let written = stopped.ids[..k].to_vec();
         let rest = answer(&second, Job { written, stop: vec![stop.clone()], ..job(prompt.clone(), 8) });
-        assert_eq!((rest.finish, &rest.ids[..]), (Finish::Stop, &stopped.ids[k..]));
+        assert_eq!((rest.finish, &rest.ids[..]), (EngineFinish::Stop, &stopped.ids[k..]));
         assert!(stopped.text.ends_with(&rest.text));
     }
     // Penalties count what the other wrote, and a shape goes on from there; what does not fit it is refused.

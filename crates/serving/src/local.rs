@@ -220,9 +220,9 @@ impl Answer {
                 }
                 Some(Event::Done { finish, text }) => {
                     let finish = match finish {
-                        engine::Finish::Stop => Ok(Finish::Stop),
-                        engine::Finish::Length => Ok(Finish::Length),
-                        engine::Finish::Failed => Err(Reason::Failed("the model failed".into())),
+                        engine::EngineFinish::Stop => Ok(Finish::Stop),
+                        engine::EngineFinish::Length => Ok(Finish::Length),
+                        engine::EngineFinish::Failed => Err(Reason::Failed("the model failed".into())),
                     };
                     Piece::End { finish, text, tokens }
                 }

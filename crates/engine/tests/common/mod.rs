@@ -1,7 +1,7 @@
 //! A model that our own stages trained for a moment, served.
 #![allow(dead_code)]
 
-use engine::{Client, Engine, EngineConfig, Event, Finish, Job, Sampling};
+use engine::{Client, Engine, EngineConfig, EngineFinish, Event, Job, Sampling};
 use model::{GgufType, Layout, ModelCard, ModelConfig, Part};
 use std::path::{Path, PathBuf};
 
@@ -62,7 +62,7 @@ pub struct Answer {
     pub prompt: Vec<engine::Written>,
     pub text: String,
     pub cached: usize,
-    pub finish: Finish,
+    pub finish: EngineFinish,
 }
 
 pub fn answer(engine: &Engine, job: Job) -> Answer {
@@ -74,7 +74,7 @@ pub fn answer(engine: &Engine, job: Job) -> Answer {
         prompt: vec![],
         text: String::new(),
         cached: 0,
-        finish: Finish::Failed,
+        finish: EngineFinish::Failed,
     };
     while let Some(event) = events.blocking_recv() {
         match event {

@@ -33,12 +33,12 @@ pub struct Sampling {
     /// The same seed and request give the same answer, on the same machine.
     pub seed: u32,
     /// What the answer has to look like.
-    pub format: Format,
+    pub format: AnswerShape,
 }
 
 /// The shape of an answer.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub enum Format {
+pub enum AnswerShape {
     /// Anything.
     #[default]
     Free,
@@ -60,7 +60,7 @@ impl Default for Sampling {
             repetition_penalty: 1.0,
             logit_bias: Vec::new(),
             seed: 0,
-            format: Format::Free,
+            format: AnswerShape::Free,
         }
     }
 }
@@ -110,12 +110,12 @@ impl Sampler {
         let vocabulary = model.n_vocab();
         let format = |text: String| Refusal::Format(text);
         let grammar = match &sampling.format {
-            Format::Free => None,
-            Format::Grammar(text) => {
+            AnswerShape::Free => None,
+            AnswerShape::Grammar(text) => {
                 schema::check(text).map_err(|error| format(error.to_string()))?;
                 Some(text.clone())
             }
-            Format::Schema(schema) => {
+            AnswerShape::Schema(schema) => {
                 let length = schema.to_string().len();
                 if length > SCHEMA_MAX {
                     return Err(format(format!("it has {length} bytes, more than {SCHEMA_MAX}")));
@@ -317,7 +317,7 @@ mod tests {
     }
 
     fn sampler(model: &LlamaModel, grammar: &str) -> Sampler {
-        let format = Format::Grammar(grammar.into());
+        let format = AnswerShape::Grammar(grammar.into());
         Sampler::new(model, &Sampling { temperature: 0.0, format, ..Sampling::default() }, 64, &[]).expect("made")
     }
 
@@ -351,7 +351,7 @@ mod tests {
         let model = vocabulary();
         let written = vec![token(&model, "[").0; 64];
         let grammar = "root ::= a | b | \"x\"\na ::= \"[\" root \"]\"\nb ::= \"[\" root \"}\"";
-        let sampling = Sampling { format: Format::Grammar(grammar.into()), ..Sampling::default() };
+        let sampling = Sampling { format: AnswerShape::Grammar(grammar.into()), ..Sampling::default() };
         let begun = Instant::now();
         let refused = Sampler::new(&model, &sampling, 64, &written).err();
         assert!(matches!(refused, Some(Refusal::Format(why)) if why == Broken::Slow.to_string()));

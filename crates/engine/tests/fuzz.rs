@@ -2,7 +2,7 @@
 //! (`FUZZ_SECONDS`, default 2): it refuses or answers, and it does not die.
 
 use base::{Hash, Rng};
-use engine::{Client, Engine, EngineConfig, Format, Job, Refusal, Sampling};
+use engine::{AnswerShape, Client, Engine, EngineConfig, Job, Refusal, Sampling};
 use model::{GgufType, Layout, ModelCard, ModelConfig, Part};
 use serde_json::Value;
 use std::io::Read;
@@ -57,7 +57,7 @@ fn served(dir: &Path) -> Engine {
         .expect("served")
 }
 
-fn job(format: Format, seed: u32) -> Job {
+fn job(format: AnswerShape, seed: u32) -> Job {
     Job {
         client: Client([1; 32]),
         own: true,
@@ -81,7 +81,7 @@ fn feed() {
     let grammar = |entry: &Value| engine::schema::to_grammar(&entry["schema"], &engine::schema::Limits::default()).ok();
     let grammars: Vec<String> = entries.iter().filter_map(grammar).collect();
     for entry in fixture["hostile"].as_array().expect("a list") {
-        let refused = engine.submit(job(Format::Schema(entry["schema"].clone()), 0));
+        let refused = engine.submit(job(AnswerShape::Schema(entry["schema"].clone()), 0));
         assert!(matches!(refused, Err(Refusal::Format(_))), "{}", entry["name"]);
     }
     let mut rng = Rng::new(Hash::of("fuzz", b"engine").seed());
@@ -92,9 +92,9 @@ fn feed() {
             0 => {
                 let text = damaged(&schemas, &mut rng);
                 let Ok(schema) = serde_json::from_str(&text) else { continue };
-                Format::Schema(schema)
+                AnswerShape::Schema(schema)
             }
-            1 => Format::Grammar(damaged(&grammars, &mut rng)),
+            1 => AnswerShape::Grammar(damaged(&grammars, &mut rng)),
             _ => {
                 let _ = engine.tokenize(&damaged(&schemas, &mut rng), rng.chance(1, 2));
                 continue;

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{CONTEXT, answer, config, job, prompts, served, weights};
-use engine::{Client, Engine, EngineConfig, EngineFinish, Event, Format, Job, Refusal, Sampling};
+use engine::{AnswerShape, Client, Engine, EngineConfig, EngineFinish, Event, Job, Refusal, Sampling};
 use model::{Device, GgufType, Trainer};
 
 #[test]
@@ -123,13 +123,13 @@ fn an_answer_has_the_shape_that_was_asked_for() {
         "type": "object", "additionalProperties": false, "required": ["kind", "n"],
         "properties": { "kind": { "enum": ["one", "two"] }, "n": { "type": "integer", "minimum": 0, "maximum": 99 } },
     });
-    let sampling = Sampling { format: Format::Schema(schema), seed: 3, ..Sampling::default() };
+    let sampling = Sampling { format: AnswerShape::Schema(schema), seed: 3, ..Sampling::default() };
     let got = answer(&engine, Job { sampling, ..job(vec![5, 6, 7], 200) });
     let value: serde_json::Value = serde_json::from_str(&got.text).expect("JSON");
     assert!(["one", "two"].contains(&value["kind"].as_str().expect("a text")), "{value}");
     assert!(value["n"].as_u64().is_some_and(|n| n <= 99), "{value}");
     assert_eq!(got.finish, EngineFinish::Stop);
-    let impossible = Sampling { format: Format::Grammar("root ::= (".into()), ..Sampling::default() };
+    let impossible = Sampling { format: AnswerShape::Grammar("root ::= (".into()), ..Sampling::default() };
     assert!(matches!(engine.submit(Job { sampling: impossible, ..job(vec![5], 1) }), Err(Refusal::Format(_))));
 }
 
@@ -215,7 +215,7 @@ fn another_goes_on_with_an_answer_where_one_stopped() {
     let fresh = answer(&first, Job { sampling: sampling.clone(), ..job(vec![5, 6, 7], 16) });
     let rest = Job { written: fresh.ids[..9].to_vec(), sampling, ..job(vec![5, 6, 7], 16) };
     assert_eq!(answer(&second, rest).ids, fresh.ids[9..]);
-    let digits = Sampling { format: engine::Format::Grammar("root ::= [0-9]+".into()), ..Sampling::default() };
+    let digits = Sampling { format: engine::AnswerShape::Grammar("root ::= [0-9]+".into()), ..Sampling::default() };
     let wrong = Job { written: fresh.ids, sampling: digits, ..job(vec![5], 40) };
     assert!(matches!(first.submit(wrong), Err(Refusal::Format(_))));
 }

@@ -295,8 +295,8 @@ fn message(message: &market::Message) -> Result<engine::Message, Reason> {
 
 fn sampling(asked: &market::Sampling) -> Result<engine::Sampling, Reason> {
     let format = match &asked.format {
-        Format::Free => engine::Format::Free,
-        Format::Schema(text) => engine::Format::Schema(json(text)?),
+        Format::Free => engine::AnswerShape::Free,
+        Format::Schema(text) => engine::AnswerShape::Schema(json(text)?),
     };
     Ok(engine::Sampling {
         temperature: asked.temperature,

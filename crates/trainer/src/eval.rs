@@ -1,7 +1,7 @@
 //! Checkpoints: held-out loss, and the model as a folder.
 
 use crate::driver::SAMPLES_FILE;
-use crate::export::Saved;
+use crate::export::SavedRun;
 use crate::work::Work;
 use crate::workers::Checkpoint;
 use anyhow::Result;
@@ -25,7 +25,7 @@ impl Work {
             self.store.write_metrics(&self.run, SAMPLES_FILE, &line);
         }
         if self.spec.checkpoints_kept > 0 {
-            let saved = Saved {
+            let saved = SavedRun {
                 folder: self.store.run_dir(&self.run)?,
                 spec: self.spec.clone(),
                 version,

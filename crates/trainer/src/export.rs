@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use swarm::{Mode, RunId, Spec};
 
 /// A run's newest weights on disk, and what belongs to them.
-pub struct Saved {
+pub struct SavedRun {
     /// What the run is.
     pub spec: Spec,
     /// Version of the weights: closed rounds.
@@ -26,7 +26,7 @@ pub struct Saved {
 }
 
 /// Reads the newest weights of `run` from the data folder `dir`.
-pub fn saved(dir: &Path, run: &RunId) -> Result<Saved> {
+pub fn saved(dir: &Path, run: &RunId) -> Result<SavedRun> {
     let folder = dir.join("runs").join(run.to_string());
     let missing = || format!("{} has no weights of run {run} yet", dir.display());
     let spec = Spec::from_bytes(&std::fs::read(folder.join("spec")).with_context(missing)?)?;
@@ -41,7 +41,7 @@ pub fn saved(dir: &Path, run: &RunId) -> Result<Saved> {
         "the weights on disk are damaged; start the node to fetch them anew"
     );
     let corpus = dir.join("corpora").join(spec.manifest.to_string());
-    Ok(Saved { version: u64::from_le_bytes(*version), root: Hash(*root), weights, config, folder, corpus, spec })
+    Ok(SavedRun { version: u64::from_le_bytes(*version), root: Hash(*root), weights, config, folder, corpus, spec })
 }
 
 /// The run whose weights the data folder `dir` got last.
@@ -54,7 +54,7 @@ pub fn newest(dir: &Path) -> Option<RunId> {
     written.max_by_key(|(at, _)| *at).map(|(_, run)| run)
 }
 
-impl Saved {
+impl SavedRun {
     /// The model as a GGUF file in the run's folder, called as the run is; written where there is none of these weights.
     pub fn gguf(&self) -> Result<PathBuf> {
         let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };

@@ -70,7 +70,7 @@ impl Shelf {
 }
 
 impl Kept {
-    pub(super) fn saved(&self) -> Result<trainer::Saved> {
+    pub(super) fn saved(&self) -> Result<trainer::SavedRun> {
         trainer::saved(&self.folder, &trainer::newest(&self.folder).context("kept weights")?)
     }
 

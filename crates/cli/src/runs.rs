@@ -6,7 +6,7 @@ use data::Corpus;
 use ledger::Credits;
 use model::{Layout, ModelConfig, Part, Weights};
 use std::path::{Path, PathBuf};
-use swarm::{Init, Link, Machine, Mode, Outlook, PlanInput, Resolved, RunFile, Spec, plan};
+use swarm::{Init, LinkProfile, Machine, Mode, Outlook, PlanInput, Resolved, RunFile, Spec, plan};
 use trainer::Limits;
 
 /// What the planner assumes about the others.
@@ -52,7 +52,7 @@ pub(crate) fn prepare(path: &Path, scratch: &Path, limits: Limits, device: &str,
     let shape = (file.train.micro_batch as usize, file.data.seq_len as usize);
     // A unit is as long as the trainer's rests make it.
     let speed = trainer::speed(&config, shape, limits.threads, device)? * f64::from(limits.duty_percent) / 100.0;
-    let link = Link { up_mbit: others.mbit, down_mbit: others.mbit, rtt_ms: others.rtt_ms };
+    let link = LinkProfile { up_mbit: others.mbit, down_mbit: others.mbit, rtt_ms: others.rtt_ms };
     let input = PlanInput {
         params: layout.len as u64,
         batch_tokens: file.train.batch_tokens,

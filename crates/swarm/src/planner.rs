@@ -14,7 +14,7 @@ pub struct Machine {
 
 /// The slowest link that members have.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Link {
+pub struct LinkProfile {
     /// Upload, Mbit/s.
     pub up_mbit: f64,
     /// Download, Mbit/s.
@@ -33,7 +33,7 @@ pub struct PlanInput {
     /// Who takes part.
     pub machines: Vec<Machine>,
     /// How they are linked.
-    pub link: Link,
+    pub link: LinkProfile,
     /// Wished length of a round in local mode.
     pub target_s: f64,
     /// The run's tokens: short runs from scratch bear no thin updates.
@@ -185,7 +185,7 @@ mod tests {
             params,
             batch_tokens: 8192,
             machines: vec![Machine { tokens_per_s: speed }; 4],
-            link: Link { up_mbit: mbit, down_mbit: mbit, rtt_ms: 20.0 },
+            link: LinkProfile { up_mbit: mbit, down_mbit: mbit, rtt_ms: 20.0 },
             target_s: 60.0,
             tokens: 100_000_000,
         }

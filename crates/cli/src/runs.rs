@@ -6,7 +6,7 @@ use data::Corpus;
 use ledger::Credits;
 use model::{Layout, ModelConfig, Part, Weights};
 use std::path::{Path, PathBuf};
-use swarm::{Init, LinkProfile, Machine, Mode, Outlook, PlanInput, Resolved, RunFile, Spec, plan};
+use swarm::{Init, LinkProfile, MachineProfile, Mode, Outlook, PlanInput, Resolved, RunFile, Spec, plan};
 use trainer::Limits;
 
 /// What the planner assumes about the others.
@@ -56,7 +56,7 @@ pub(crate) fn prepare(path: &Path, scratch: &Path, limits: Limits, device: &str,
     let input = PlanInput {
         params: layout.len as u64,
         batch_tokens: file.train.batch_tokens,
-        machines: vec![Machine { tokens_per_s: speed }; usize::from(others.members)],
+        machines: vec![MachineProfile { tokens_per_s: speed }; usize::from(others.members)],
         link,
         target_s: file.round.target_seconds,
         tokens: file.tokens()?,

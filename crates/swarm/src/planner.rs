@@ -7,7 +7,7 @@ use crate::Mode;
 
 /// A member, as the planner sees it.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Machine {
+pub struct MachineProfile {
     /// Training speed.
     pub tokens_per_s: f64,
 }
@@ -31,7 +31,7 @@ pub struct PlanInput {
     /// Tokens of all members together in one optimiser step.
     pub batch_tokens: u64,
     /// Who takes part.
-    pub machines: Vec<Machine>,
+    pub machines: Vec<MachineProfile>,
     /// How they are linked.
     pub link: LinkProfile,
     /// Wished length of a round in local mode.
@@ -184,7 +184,7 @@ mod tests {
         PlanInput {
             params,
             batch_tokens: 8192,
-            machines: vec![Machine { tokens_per_s: speed }; 4],
+            machines: vec![MachineProfile { tokens_per_s: speed }; 4],
             link: LinkProfile { up_mbit: mbit, down_mbit: mbit, rtt_ms: 20.0 },
             target_s: 60.0,
             tokens: 100_000_000,

@@ -1,7 +1,7 @@
 //! What run files are taken and refused.
 
 use super::*;
-use crate::{LinkProfile, Machine, PlanInput, plan};
+use crate::{LinkProfile, MachineProfile, PlanInput, plan};
 
 const TEXT: &str = r#"
     [run]
@@ -17,7 +17,7 @@ const TEXT: &str = r#"
 fn resolve(text: &str) -> Result<Spec, String> {
     let file = RunFile::parse(text).map_err(|e| e.to_string())?;
     let link = LinkProfile { up_mbit: 1e4, down_mbit: 1e4, rtt_ms: 1.0 };
-    let machines = vec![Machine { tokens_per_s: 1e3 }; 4];
+    let machines = vec![MachineProfile { tokens_per_s: 1e3 }; 4];
     let input = PlanInput { params: 1 << 20, batch_tokens: 8192, machines, link, target_s: 10.0, tokens: 2_000_000 };
     let resolved = Resolved { config: "{}".into(), params: 1 << 20, manifest: Hash::default(), init: Init::Seed };
     file.resolve(&resolved, &plan(&input)[0]).map_err(|e| e.to_string())

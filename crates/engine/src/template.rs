@@ -9,7 +9,7 @@ use thiserror::Error;
 
 /// A message of a conversation, as templates see it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Message {
+pub struct TemplateMessage {
     /// `system`, `user`, `assistant` or `tool`.
     pub role: String,
     /// What was said.
@@ -78,7 +78,11 @@ impl Template {
     }
 
     /// The prompt after which the assistant speaks.
-    pub fn render(&self, messages: &[Message], tools: Option<&serde_json::Value>) -> Result<String, TemplateError> {
+    pub fn render(
+        &self,
+        messages: &[TemplateMessage],
+        tools: Option<&serde_json::Value>,
+    ) -> Result<String, TemplateError> {
         let refused =
             |error: Error| TemplateError::Refused(error.detail().map_or_else(|| error.to_string(), str::to_owned));
         let template = self.environment.get_template(NAME).map_err(refused)?;
@@ -124,8 +128,14 @@ impl serde_json::ser::Formatter for Spaced {
 mod tests {
     use super::*;
 
-    fn said(role: &str, content: &str) -> Message {
-        Message { role: role.into(), content: content.into(), tool_calls: vec![], tool_call_id: None, name: None }
+    fn said(role: &str, content: &str) -> TemplateMessage {
+        TemplateMessage {
+            role: role.into(),
+            content: content.into(),
+            tool_calls: vec![],
+            tool_call_id: None,
+            name: None,
+        }
     }
 
     const CHATML: &str = "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}\

@@ -61,7 +61,7 @@ impl Served {
             Input::Chat { messages, tools } => {
                 let template = self.engine.info().template.as_ref();
                 let template = template.ok_or_else(|| unsupported("messages", &engine::TemplateError::None))?;
-                let messages: Vec<engine::Message> = messages.iter().map(message).collect::<Result<_, _>>()?;
+                let messages: Vec<engine::TemplateMessage> = messages.iter().map(message).collect::<Result<_, _>>()?;
                 let tools = tools.as_deref().map(json).transpose()?;
                 if tools.is_some() && !template.takes_tools() {
                     return Err(unsupported("tools", &"this model's template has no place for them"));
@@ -274,7 +274,7 @@ fn json(text: &str) -> Result<serde_json::Value, Reason> {
     serde_json::from_str(text).map_err(|error| Reason::Invalid { what: "tools".into(), why: error.to_string() })
 }
 
-fn message(message: &market::Message) -> Result<engine::Message, Reason> {
+fn message(message: &market::Message) -> Result<engine::TemplateMessage, Reason> {
     let mut calls = message.tool_calls.as_deref().map(json).transpose()?;
     // Templates write them as JSON themselves: as a text they would be written twice.
     for call in calls.iter_mut().filter_map(|calls| calls.as_array_mut()).flatten() {
@@ -284,7 +284,7 @@ fn message(message: &market::Message) -> Result<engine::Message, Reason> {
             *arguments = object;
         }
     }
-    Ok(engine::Message {
+    Ok(engine::TemplateMessage {
         role: message.role.clone(),
         content: message.content.clone(),
         tool_calls: calls.and_then(|calls| calls.as_array().cloned()).unwrap_or_default(),

@@ -6,7 +6,7 @@
 use crate::star::{LINES, Star};
 use crate::{Bar, Book, Figure, Measured, Process, median};
 use anyhow::{Context, Result, bail};
-use model::{Layout, ModelCard, ModelConfig, Part};
+use model::{ExportCard, Layout, ModelConfig, Part};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -75,7 +75,7 @@ fn two_peers(star: &Star) -> Result<(Vec<f64>, f64)> {
     std::fs::write(&file, RUN)?;
     let config = ModelConfig::preset("tiny", 2048, 128)?;
     let theta = model::init(&Layout::new(&config, &Part::whole(&config)), config.num_hidden_layers, 11);
-    model::export(&stage.path().join("model"), &config, &theta, b"{}", (0, "<|endoftext|>"), &ModelCard::default())?;
+    model::export(&stage.path().join("model"), &config, &theta, b"{}", (0, "<|endoftext|>"), &ExportCard::default())?;
     let create =
         ["train", "create", file.to_str().context("utf-8")?, "--members", "2", "--mbit", "50", "--rtt-ms", "50"];
     let mut a = star.talkoo(0, &dirs[0], 100, &create)?;

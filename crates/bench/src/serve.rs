@@ -12,7 +12,7 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::token::LlamaToken;
 use market::Price;
-use model::{GgufType, Layout, ModelCard, ModelConfig, Part};
+use model::{ExportCard, GgufType, Layout, ModelConfig, Part};
 use serving::{Local, Served};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -105,7 +105,7 @@ pub(crate) fn written(path: &Path, size: &str) -> Result<f64> {
     let layout = Layout::new(&config, &Part::whole(&config));
     let theta = model::init(&layout, config.num_hidden_layers, 5);
     let tokenizer = std::fs::read("corpus/tokenizer.json").context("run it in the project's folder")?;
-    model::export_gguf(path, &config, &theta, &tokenizer, 0, &ModelCard::default(), GgufType::Q8_0)?;
+    model::export_gguf(path, &config, &theta, &tokenizer, 0, &ExportCard::default(), GgufType::Q8_0)?;
     Ok(theta.len() as f64 / 1e6)
 }
 

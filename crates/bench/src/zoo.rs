@@ -11,7 +11,7 @@ use engine::{Engine, EngineConfig};
 use market::{Ask, Checked, Finish, Input, Piece, Sampling, Token, Verdict, judge, question, reading};
 use model::update::Format;
 use model::{
-    AdamW, ApplyRule, GgufType, Layout, ModelCard, ModelConfig, Part, Private, Schedule, Trainer, UnitPlan, Weights,
+    AdamW, ApplyRule, ExportCard, GgufType, Layout, ModelConfig, Part, Private, Schedule, Trainer, UnitPlan, Weights,
 };
 use serving::Served;
 use std::convert::Infallible;
@@ -136,7 +136,7 @@ impl Zoo {
         let serve = |name: &str, config: &ModelConfig, theta: &[f32]| -> Result<Served> {
             let path = stage.join(format!("{name}.gguf"));
             let tokenizer = std::fs::read("corpus/tokenizer.json").context("run it in the project's folder")?;
-            model::export_gguf(&path, config, theta, &tokenizer, 0, &ModelCard::default(), GgufType::Q8_0)?;
+            model::export_gguf(&path, config, theta, &tokenizer, 0, &ExportCard::default(), GgufType::Q8_0)?;
             let config = EngineConfig { path, hash: None, threads: 1, slots: TOGETHER, context: 0, memory: 0, vram: 0 };
             Ok(Served::new(Engine::load(config)?))
         };

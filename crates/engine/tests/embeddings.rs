@@ -1,7 +1,7 @@
 //! A model that was published for embeddings.
 
 use engine::{Client, Engine, EngineConfig, Job, Refusal, Sampling};
-use model::{GgufType, Layout, ModelCard, ModelConfig, Part};
+use model::{ExportCard, GgufType, Layout, ModelConfig, Part};
 use std::path::Path;
 
 /// Writes a model of random weights that says of itself that its vectors are the mean over all tokens.
@@ -9,7 +9,7 @@ fn published(path: &Path) {
     let config = ModelConfig::preset("nano", 2048, 128).expect("a size");
     let theta = model::init(&Layout::new(&config, &Part::whole(&config)), config.num_hidden_layers, 5);
     let tokenizer = std::fs::read("../../corpus/tokenizer.json").expect("the shipped tokenizer");
-    model::export_gguf(path, &config, &theta, &tokenizer, 0, &ModelCard::default(), GgufType::Q8_0).expect("written");
+    model::export_gguf(path, &config, &theta, &tokenizer, 0, &ExportCard::default(), GgufType::Q8_0).expect("written");
     let mut bytes = std::fs::read(path).expect("there");
     // Behind magic, version and two counts, the second of which counts what is said of the model. Whole 32 bytes are put in,
     // so that everything behind stays aligned.

@@ -3,7 +3,7 @@
 
 use base::{Hash, Rng};
 use engine::{AnswerShape, Client, Engine, EngineConfig, Job, Refusal, Sampling};
-use model::{GgufType, Layout, ModelCard, ModelConfig, Part};
+use model::{ExportCard, GgufType, Layout, ModelConfig, Part};
 use serde_json::Value;
 use std::io::Read;
 use std::path::Path;
@@ -52,7 +52,7 @@ fn served(dir: &Path) -> Engine {
     let theta = model::init(&Layout::new(&config, &Part::whole(&config)), config.num_hidden_layers, 5);
     let tokenizer = std::fs::read("../../corpus/tokenizer.json").expect("the shipped tokenizer");
     let path = dir.join("own.gguf");
-    model::export_gguf(&path, &config, &theta, &tokenizer, 0, &ModelCard::default(), GgufType::Q8_0).expect("written");
+    model::export_gguf(&path, &config, &theta, &tokenizer, 0, &ExportCard::default(), GgufType::Q8_0).expect("written");
     Engine::load(EngineConfig { path, hash: None, threads: 1, slots: 1, context: 0, memory: 0, vram: 0 })
         .expect("served")
 }

@@ -6,7 +6,7 @@ use llama_cpp_2::sampling::LlamaSampler;
 use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::token::data::LlamaTokenData;
 use llama_cpp_2::token::data_array::LlamaTokenDataArray;
-use model::{GgufType, Layout, ModelCard, ModelConfig, Part};
+use model::{ExportCard, GgufType, Layout, ModelConfig, Part};
 use serde_json::Value;
 use std::path::Path;
 
@@ -16,7 +16,7 @@ fn vocabulary(dir: &Path) -> LlamaModel {
     let theta = model::init(&Layout::new(&config, &Part::whole(&config)), config.num_hidden_layers, 5);
     let tokenizer = std::fs::read("../../corpus/tokenizer.json").expect("the shipped tokenizer");
     let path = dir.join("own.gguf");
-    model::export_gguf(&path, &config, &theta, &tokenizer, 0, &ModelCard::default(), GgufType::Q8_0).expect("written");
+    model::export_gguf(&path, &config, &theta, &tokenizer, 0, &ExportCard::default(), GgufType::Q8_0).expect("written");
     LlamaModel::load_from_file(engine::backend(), &path, &LlamaModelParams::default()).expect("loaded")
 }
 

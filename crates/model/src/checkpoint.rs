@@ -10,7 +10,7 @@ use thiserror::Error;
 
 /// What the model card says.
 #[derive(Debug, Clone, Default)]
-pub struct ModelCard {
+pub struct ExportCard {
     /// Name of the run.
     pub name: String,
     /// Name and licence of the data.
@@ -71,7 +71,7 @@ pub fn export(
     theta: &[f32],
     tokenizer_json: &[u8],
     end_token: (u32, &str),
-    card: &ModelCard,
+    card: &ExportCard,
 ) -> Result<(), CheckpointError> {
     let layout = Layout::new(config, &Part::whole(config));
     assert_eq!(theta.len(), layout.len, "one value per parameter");
@@ -205,7 +205,7 @@ fn floats(name: &str, view: &TensorView<'_>) -> Result<Vec<f32>, CheckpointError
     }
 }
 
-fn card_text(card: &ModelCard) -> String {
+fn card_text(card: &ExportCard) -> String {
     let loss = card.bits_per_byte.map_or("not measured".into(), |b| format!("{b:.4} bits per byte"));
     format!(
         "# {}\n\nTrained together by a talkoo swarm.\n\n| | |\n|---|---|\n| data | {} |\n| manifest | `{}` |\n\

@@ -3,7 +3,7 @@
 //! The format is that of ggml's `gguf.md`, version 3. llama.cpp rotates neighbouring pairs of a head where Hugging Face
 //! rotates its halves, so the rows of q and k are put in another order.
 
-use crate::checkpoint::{CheckpointError, ModelCard};
+use crate::checkpoint::{CheckpointError, ExportCard};
 use crate::{Layout, ModelConfig, Part};
 use half::f16;
 use serde_json::Value;
@@ -77,7 +77,7 @@ pub fn export_gguf(
     theta: &[f32],
     tokenizer_json: &[u8],
     end_token: u32,
-    card: &ModelCard,
+    card: &ExportCard,
     kind: GgufType,
 ) -> Result<(), CheckpointError> {
     let layout = Layout::new(config, &Part::whole(config));
@@ -271,7 +271,7 @@ fn text(out: &mut Vec<u8>, value: &str) {
     out.extend_from_slice(value.as_bytes());
 }
 
-fn meta(config: &ModelConfig, words: &Words, end: u32, card: &ModelCard, kind: GgufType) -> Vec<(String, Meta)> {
+fn meta(config: &ModelConfig, words: &Words, end: u32, card: &ExportCard, kind: GgufType) -> Vec<(String, Meta)> {
     let number = |n: usize| Meta::U32(n as u32);
     let say = |value: &str| Meta::Text(value.to_owned());
     let entries = [

@@ -214,7 +214,7 @@ fn a_gradient_that_was_let_go_of_leaves_nothing_behind() {
 fn a_model_is_exported_and_loaded_again() {
     let r = reference();
     let dir = tempfile::tempdir().expect("temp dir");
-    let card = model::ModelCard { name: "test".into(), ..Default::default() };
+    let card = model::ExportCard { name: "test".into(), ..Default::default() };
     model::export(dir.path(), &r.config, &r.weights, b"{}", (0, "<|endoftext|>"), &card).expect("export");
     let (config, theta) = model::load(dir.path()).expect("load");
     assert_eq!((config, theta), (r.config.clone(), r.weights.clone()));

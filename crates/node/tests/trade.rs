@@ -53,7 +53,7 @@ fn own(dir: &Path) -> Local {
         let layout = model::Layout::new(&config, &model::Part::whole(&config));
         let theta = model::init(&layout, config.num_hidden_layers, 5);
         let tokenizer = std::fs::read("../../corpus/tokenizer.json").expect("the shipped tokenizer");
-        let (card, kind) = (model::ModelCard::default(), model::GgufType::Q8_0);
+        let (card, kind) = (model::ExportCard::default(), model::GgufType::Q8_0);
         model::export_gguf(&path, &config, &theta, &tokenizer, 0, &card, kind).expect("written");
     }
     let config = EngineConfig { path, hash: None, threads: 1, slots: 2, context: 0, memory: 0, vram: 0 };

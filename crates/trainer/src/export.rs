@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use base::{Hash, Wire};
 use data::{Corpus, Tokenizer};
-use model::{GgufType, Layout, ModelCard, ModelConfig, Part, Weights};
+use model::{ExportCard, GgufType, Layout, ModelConfig, Part, Weights};
 use std::path::{Path, PathBuf};
 use swarm::{Mode, RunId, Spec};
 
@@ -103,10 +103,10 @@ impl SavedRun {
         Ok(Tokenizer::from_json(&std::fs::read(self.corpus.join("tokenizer.json"))?)?)
     }
 
-    fn card(&self, tokens: u64, members: u64, bits_per_byte: Option<f64>) -> Result<ModelCard> {
+    fn card(&self, tokens: u64, members: u64, bits_per_byte: Option<f64>) -> Result<ExportCard> {
         let corpus = Corpus::open(&self.corpus)?;
         let manifest = corpus.manifest();
-        Ok(ModelCard {
+        Ok(ExportCard {
             name: self.spec.name.clone(),
             data: format!("{} ({})", manifest.name, manifest.licence),
             manifest: self.spec.manifest.to_string(),

@@ -3,7 +3,7 @@
 #![allow(dead_code)]
 
 use crate::common::{Peer, start};
-use model::{GgufType, Layout, ModelCard, ModelConfig, Part};
+use model::{ExportCard, GgufType, Layout, ModelConfig, Part};
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -27,7 +27,7 @@ pub fn random_model(path: &Path, size: &str) {
     let layout = Layout::new(&config, &Part::whole(&config));
     let theta = model::init(&layout, config.num_hidden_layers, 5);
     let tokenizer = std::fs::read("../../corpus/tokenizer.json").expect("the shipped tokenizer");
-    model::export_gguf(path, &config, &theta, &tokenizer, 0, &ModelCard::default(), GgufType::Q8_0).expect("written");
+    model::export_gguf(path, &config, &theta, &tokenizer, 0, &ExportCard::default(), GgufType::Q8_0).expect("written");
 }
 
 /// Serves on a data folder.

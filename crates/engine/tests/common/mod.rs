@@ -2,7 +2,7 @@
 #![allow(dead_code)]
 
 use engine::{Client, Engine, EngineConfig, EngineFinish, Event, Job, Sampling};
-use model::{GgufType, Layout, ModelCard, ModelConfig, Part};
+use model::{ExportCard, GgufType, Layout, ModelConfig, Part};
 use std::path::{Path, PathBuf};
 
 pub const CONTEXT: usize = 256;
@@ -25,7 +25,7 @@ pub fn config() -> ModelConfig {
 /// Writes a model.
 pub fn written(dir: &Path, config: &ModelConfig, kind: GgufType) -> PathBuf {
     let path = dir.join("own.gguf");
-    let card = ModelCard { name: "own".into(), ..ModelCard::default() };
+    let card = ExportCard { name: "own".into(), ..ModelCard::default() };
     let tokenizer = std::fs::read("../../corpus/tokenizer.json").expect("the shipped tokenizer");
     model::export_gguf(&path, config, &weights(config), &tokenizer, 0, &card, kind).expect("written");
     path

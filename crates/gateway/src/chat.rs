@@ -9,7 +9,7 @@ use crate::stream::{self, Counted, Events, Whole};
 use crate::table::{self, Endpoint};
 use crate::tools::{Call, Tools};
 use crate::usage::Usage;
-use crate::{Answer, Origin};
+use crate::{Answer, AnswerOrigin};
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -169,7 +169,7 @@ pub(crate) async fn create(
     };
     let head = Head { id: name("chatcmpl"), created: unix_time(), card };
     let answers = ask_all(&shared, &caller, &head.id, ask, n).await?;
-    let (origins, asked): (Vec<Origin>, Vec<_>) =
+    let (origins, asked): (Vec<AnswerOrigin>, Vec<_>) =
         answers.into_iter().map(|answer| (answer.origin, answer.pieces)).unzip();
     if common.streams() {
         let (events, response) = stream::respond();

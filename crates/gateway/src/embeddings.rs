@@ -1,6 +1,6 @@
 //! `/v1/embeddings`: what texts mean, as vectors.
 
-use crate::Origin;
+use crate::AnswerOrigin;
 use crate::error::ApiError;
 use crate::keys::Caller;
 use crate::params;
@@ -78,7 +78,7 @@ pub(crate) async fn create(
     let data: Vec<Value> = vectors.iter().enumerate().map(shown).collect();
     let usage = json!({ "prompt_tokens": read, "total_tokens": read });
     let answer = json!({ "object": "list", "data": data, "model": model, "usage": usage });
-    Ok(stream::marked(&[Origin::own()], Json(answer).into_response()))
+    Ok(stream::marked(&[AnswerOrigin::own()], Json(answer).into_response()))
 }
 
 /// As both official clients read them.

@@ -39,14 +39,14 @@ pub type Asked<'a, T> = Pin<Box<dyn Future<Output = Result<T, Reason>> + Send + 
 
 /// Where an answer comes from, as it was known when the answer began. Another provider may go on with it later.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Origin {
+pub struct AnswerOrigin {
     /// The provider that took the question: `self`, or the key of another node.
     pub provider: String,
     /// Whether the question had been given to no other machine until then.
     pub local: bool,
 }
 
-impl Origin {
+impl AnswerOrigin {
     /// This node itself, which asked nobody.
     pub fn own() -> Self {
         Self { provider: "self".into(), local: true }
@@ -57,7 +57,7 @@ impl Origin {
 #[derive(Debug)]
 pub struct Answer {
     /// Where it comes from.
-    pub origin: Origin,
+    pub origin: AnswerOrigin,
     /// Its pieces, until [`Piece::End`]. Dropping the receiver cancels the answer.
     pub pieces: UnboundedReceiver<Piece>,
 }

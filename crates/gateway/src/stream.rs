@@ -1,6 +1,6 @@
 //! Answers as they come: gathered whole, or sent on as server-sent events.
 
-use crate::Origin;
+use crate::AnswerOrigin;
 use crate::error::ApiError;
 use crate::keys::Reserved;
 use crate::state::Shared;
@@ -115,7 +115,7 @@ impl Events {
 
 /// Names whoever took the question. Several answers to one request may have several origins; together they are local if
 /// each of them is.
-pub(crate) fn marked(origins: &[Origin], mut response: Response) -> Response {
+pub(crate) fn marked(origins: &[AnswerOrigin], mut response: Response) -> Response {
     let mut providers: Vec<&str> = origins.iter().map(|origin| origin.provider.as_str()).collect();
     providers.dedup();
     let local = !origins.is_empty() && origins.iter().all(|origin| origin.local);

@@ -2,7 +2,7 @@
 
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
-use gateway::{Answer, Answers, Asked, Gateway, Key, Keys, Origin};
+use gateway::{Answer, AnswerOrigin, Answers, Asked, Gateway, Key, Keys};
 use market::{Ask, Finish, Input, ModelCard, Piece, Reason, Token};
 use serde_json::Value;
 use std::sync::{Arc, Mutex};
@@ -37,8 +37,8 @@ impl Answers for Parrot {
             let (pieces, receiver) = unbounded_channel();
             // Every second answer of a request is another node's.
             let elsewhere = ask.sampling.seed % 2 == 1;
-            let other = || Origin { provider: "ab".repeat(32), local: false };
-            let origin = if elsewhere { other() } else { Origin::own() };
+            let other = || AnswerOrigin { provider: "ab".repeat(32), local: false };
+            let origin = if elsewhere { other() } else { AnswerOrigin::own() };
             let _ = pieces.send(Piece::Read { tokens: 5, cached: 2, echo: vec![] });
             let calls = matches!(&ask.sampling.format, market::Format::Schema(schema) if schema.contains("look_up"));
             let twice = ask.stop.iter().any(|stop| stop == "twice");

@@ -3,7 +3,7 @@
 use crate::parrot::{CHAT, post};
 use axum::body::{Body, to_bytes};
 use axum::http::Request;
-use gateway::{Answer, Answers, Asked, Gateway, Key, Keys, Origin};
+use gateway::{Answer, AnswerOrigin, Answers, Asked, Gateway, Key, Keys};
 use market::{Ask, Finish, Input, ModelCard, Piece};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -29,7 +29,7 @@ impl Answers for Slow {
         let (sender, pieces) = unbounded_channel();
         sender.send(Piece::Read { tokens: 5, cached: 0, echo: vec![] }).expect("a receiver");
         self.0.lock().expect("a lock").push(sender);
-        Box::pin(async move { Ok(Answer { origin: Origin::own(), pieces }) })
+        Box::pin(async move { Ok(Answer { origin: AnswerOrigin::own(), pieces }) })
     }
 
     fn embed(&self, _model: &str, _texts: Vec<Input>) -> Asked<'_, (Vec<Vec<f32>>, u64)> {

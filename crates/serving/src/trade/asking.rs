@@ -6,7 +6,7 @@ use super::checking::Said;
 use super::names::{Target, Whom};
 use crate::receipt::receipt_text;
 use base::{Hash, Machine, Millis, NodeId, Outbox, Wire};
-use gateway::{Answer, Origin};
+use gateway::{Answer, AnswerOrigin};
 use market::{
     Ask, Event, FRAME_MAX, Input, Need, Order, Outcome, Piece, Price, ProviderCandidate, Reason, Request, Say, Session,
 };
@@ -137,7 +137,7 @@ impl Trade {
         conversation: Hash,
         (name, whom): (String, Whom),
         pieces: UnboundedSender<Piece>,
-        taken: oneshot::Sender<Result<Origin, Reason>>,
+        taken: oneshot::Sender<Result<AnswerOrigin, Reason>>,
     ) {
         let (events, mut happened) = mpsc::channel(FRAMES);
         let mut out = Outbox::default();
@@ -305,9 +305,9 @@ impl Trade {
 }
 
 /// Where an answer comes from: of whoever took the question first.
-fn origin(me: NodeId, taker: Option<&(u32, NodeId)>, local: bool) -> Origin {
+fn origin(me: NodeId, taker: Option<&(u32, NodeId)>, local: bool) -> AnswerOrigin {
     let other = taker.map(|(_, provider)| *provider).filter(|provider| *provider != me);
-    Origin { provider: other.map_or_else(|| Origin::own().provider, |other| other.to_string()), local }
+    AnswerOrigin { provider: other.map_or_else(|| AnswerOrigin::own().provider, |other| other.to_string()), local }
 }
 
 /// Waits until then, or for ever.

@@ -10,7 +10,8 @@ use base::{Hash, Machine, Millis, NodeId, Outbox, Rng};
 use engine::{Engine, EngineConfig};
 use ledger::Credits;
 use market::{
-    Ask, Event, Index, Input, Need, OFFER_MS, Offer, Order, Outcome, Piece, Price, Request, Sampling, Session, Tier,
+    Ask, AttemptOutcome, Event, Index, Input, Need, OFFER_MS, Offer, Order, Piece, Price, Request, Sampling, Session,
+    Tier,
 };
 use node::{Node, NodeConfig};
 use serving::{Local, OfferConfig, Served, Trade, TradeConfig};
@@ -137,7 +138,7 @@ fn one_question(
                 session.step(now, Event::Lost(attempt), &mut out);
             }
             Some(Order::Open { provider, .. }) => {
-                let did = Outcome::Answered { first_ms: 90, read: 100, rest_ms: 3_000, written: 100 };
+                let did = AttemptOutcome::Answered { first_ms: 90, read: 100, rest_ms: 3_000, written: 100 };
                 index.note(now, &provider, did);
                 return (session.tries(), true);
             }

@@ -5,7 +5,7 @@
 //! ("the power of two choices", Mitzenmacher 2001).
 
 use crate::weights::Weights;
-use crate::{OFFER_MS, Offer, Outcome, Price, ProviderCandidate};
+use crate::{AttemptOutcome, OFFER_MS, Offer, Price, ProviderCandidate};
 use base::{Hash, Millis, NodeId, Reject, RejectCounts, Rng};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -200,11 +200,11 @@ impl Index {
     }
 
     /// How a provider did.
-    pub fn note(&mut self, now: Millis, provider: &NodeId, outcome: Outcome) {
+    pub fn note(&mut self, now: Millis, provider: &NodeId, outcome: AttemptOutcome) {
         let Some(known) = self.providers.get_mut(provider) else { return };
         let history = &mut known.history;
         match outcome {
-            Outcome::Answered { first_ms, read, rest_ms, written } => {
+            AttemptOutcome::Answered { first_ms, read, rest_ms, written } => {
                 (history.good, history.fails, history.refusals) = (!history.lied, 0, 0);
                 history.busy = Millis(0);
                 // A lie is not made good by an answer that was under way.
@@ -220,7 +220,7 @@ impl Index {
                     history.decode_rate = Some(mean(history.decode_rate, (written * 1000 / rest_ms).max(1)));
                 }
             }
-            Outcome::Busy { again_ms } => {
+            AttemptOutcome::Busy { again_ms } => {
                 history.refusals += 1;
                 // Who never has room is as good as away.
                 let least = if history.refusals > REFUSALS_MAX { BLOCK_MS << history.refusals.min(8) } else { 0 };
@@ -228,14 +228,14 @@ impl Index {
                 history.busy = now.plus(again_ms.min(BLOCK_MS_MAX));
                 self.released.insert((history.busy, *provider));
             }
-            Outcome::Failed => {
+            AttemptOutcome::Failed => {
                 history.good = false;
                 let until = now.plus((BLOCK_MS << history.fails.min(8)).min(BLOCK_MS_MAX));
                 history.blocked = history.blocked.max(until);
                 history.fails += 1;
                 self.released.insert((history.blocked, *provider));
             }
-            Outcome::Lied(reject) => {
+            AttemptOutcome::Lied(reject) => {
                 (history.good, history.lied, history.fails) = (false, true, history.fails + 1);
                 history.blocked = now.plus(LIE_MS);
                 self.released.insert((history.blocked, *provider));

@@ -181,7 +181,7 @@ pub struct ProviderCandidate {
 
 /// How a provider did, for the next choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum AttemptOutcome {
     /// It answered.
     Answered {
         /// Until its first word.

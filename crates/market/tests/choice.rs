@@ -2,7 +2,7 @@
 
 use base::{Hash, Millis, NodeId, Reject, Rng};
 use ledger::Credits;
-use market::{Index, Need, OFFER_MS, Offer, Outcome, Price, Tier};
+use market::{AttemptOutcome, Index, Need, OFFER_MS, Offer, Price, Tier};
 use std::collections::BTreeSet;
 
 fn node(i: u64) -> NodeId {
@@ -102,22 +102,22 @@ fn who_failed_is_left_alone_for_a_while_and_who_is_quick_is_preferred() {
     for i in 0..2 {
         index.offer(now, node(i), vec![offer(now.plus(OFFER_MS))], 0).expect("taken");
     }
-    index.note(now, &node(0), Outcome::Failed);
+    index.note(now, &node(0), AttemptOutcome::Failed);
     assert_eq!(index.choose(now, &need(), &[], &mut rng).len(), 1);
     assert_eq!(index.choose(now.plus(60_000), &need(), &[], &mut rng).len(), 2, "it may be back");
-    let did = |first_ms, rest_ms| Outcome::Answered { first_ms, read: 100, rest_ms, written: 100 };
+    let did = |first_ms, rest_ms| AttemptOutcome::Answered { first_ms, read: 100, rest_ms, written: 100 };
     index.note(now, &node(0), did(10, 500));
     index.note(now, &node(1), did(500, 9_000));
     let firsts = (0..100).filter(|_| index.choose(now, &need(), &[], &mut rng)[0].provider == node(0)).count();
     assert!(firsts >= 85, "{firsts}");
-    index.note(now, &node(0), Outcome::Lied(Reject::BadSignature));
+    index.note(now, &node(0), AttemptOutcome::Lied(Reject::BadSignature));
     assert_eq!(index.choose(now, &need(), &[], &mut rng)[0].provider, node(1));
 }
 
 #[test]
 fn who_is_alive_is_found_among_those_that_were_killed() {
     let (mut index, mut rng, mut now) = (Index::default(), Rng::new(4), Millis(1_000));
-    let did = Outcome::Answered { first_ms: 10, read: 30, rest_ms: 100, written: 90 };
+    let did = AttemptOutcome::Answered { first_ms: 10, read: 30, rest_ms: 100, written: 90 };
     let mut alive = [0, 1];
     for i in alive {
         index.offer(now, node(i), vec![Offer { since: now, ..offer(now.plus(OFFER_MS)) }], 0).expect("taken");
@@ -129,7 +129,7 @@ fn who_is_alive_is_found_among_those_that_were_killed() {
         let need = Need { knows: Some(node(alive[writes])), ..need() };
         let chosen = index.choose(now, &need, &[node(alive[writes])], &mut rng);
         assert_eq!(chosen[0].provider, node(alive[1 - writes]), "after {next}");
-        index.note(now, &node(alive[writes]), Outcome::Failed);
+        index.note(now, &node(alive[writes]), AttemptOutcome::Failed);
         alive[writes] = next;
         now = now.plus(5_000);
         // Now and then one of great weight is among them.
@@ -154,18 +154,18 @@ fn who_is_gone_is_asked_after_all_others() {
         index.offer(now, node(i), vec![offer(now.plus(OFFER_MS))], 0).expect("taken");
     }
     for i in 0..8 {
-        index.note(now, &node(i), Outcome::Failed);
-        index.note(now, &node(i), Outcome::Failed);
+        index.note(now, &node(i), AttemptOutcome::Failed);
+        index.note(now, &node(i), AttemptOutcome::Failed);
     }
     now = now.plus(30_000);
     // A minute later as in the first moment: they have said nothing new.
     let alive = (0..100).filter(|_| index.choose(now, &need(), &[], &mut rng)[0].provider == node(8)).count();
     assert!(alive == 100, "{alive} of 100");
     // But rather than nobody; and nobody at all who failed in this moment, so that who asks is told so at once.
-    index.note(now, &node(8), Outcome::Lied(Reject::BadSignature));
+    index.note(now, &node(8), AttemptOutcome::Lied(Reject::BadSignature));
     assert_eq!(index.choose(now, &need(), &[], &mut rng).len(), 2);
     for i in 0..8 {
-        index.note(now, &node(i), Outcome::Failed);
+        index.note(now, &node(i), AttemptOutcome::Failed);
     }
     assert!(index.choose(now, &need(), &[], &mut rng).is_empty());
 }
@@ -190,15 +190,15 @@ fn attempts(all: u64, bond: impl Fn(bool) -> u64, seed: u64) -> f64 {
         while let Some(first) = index.choose(now, &need(), &without, &mut rng).into_iter().next() {
             tries += 1;
             let outcome = if sybil(&first.provider) {
-                Outcome::Failed
+                AttemptOutcome::Failed
             } else if rng.chance(1, 50) {
                 // They serve others, too.
-                Outcome::Busy { again_ms: 500 }
+                AttemptOutcome::Busy { again_ms: 500 }
             } else {
-                Outcome::Answered { first_ms: 90, read: 100, rest_ms: 3_000, written: 100 }
+                AttemptOutcome::Answered { first_ms: 90, read: 100, rest_ms: 3_000, written: 100 }
             };
             index.note(now, &first.provider, outcome);
-            if matches!(outcome, Outcome::Answered { .. }) {
+            if matches!(outcome, AttemptOutcome::Answered { .. }) {
                 break;
             }
             without.push(first.provider);
@@ -246,7 +246,7 @@ fn a_flood_of_strangers_keeps_no_newcomer_out_and_nobody_that_is_known() {
         index.offer(now, node(i), vec![offer(now.plus(OFFER_MS - 1_000 + late))], bond)
     };
     add(&mut index, 0, 0, 0).expect("a provider that answered well");
-    index.note(now, &node(0), Outcome::Answered { first_ms: 10, read: 100, rest_ms: 500, written: 100 });
+    index.note(now, &node(0), AttemptOutcome::Answered { first_ms: 10, read: 100, rest_ms: 500, written: 100 });
     add(&mut index, 1, 0, 5).expect("one with a bond");
     for i in 2..20_000 {
         add(&mut index, i, i % 1_000, 0).expect("strangers make room for each other");
@@ -265,7 +265,7 @@ fn a_stranger_is_not_tried_with_a_long_question_that_is_paid() {
     for i in 0..50 {
         index.offer(now, node(i), vec![offer(now.plus(OFFER_MS))], 0).expect("taken");
     }
-    index.note(now, &node(0), Outcome::Answered { first_ms: 10, read: 100, rest_ms: 500, written: 100 });
+    index.note(now, &node(0), AttemptOutcome::Answered { first_ms: 10, read: 100, rest_ms: 500, written: 100 });
     let mut strangers =
         |need: &Need| (0..200).filter(|_| index.choose(now, need, &[], &mut rng)[0].provider != node(0)).count();
     assert!(strangers(&need()) > 0, "a short one finds out who is good");

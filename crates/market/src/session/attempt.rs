@@ -2,7 +2,7 @@
 
 use super::Output;
 use crate::talk::{ALIVE_MS, AnswerReader, CHUNK};
-use crate::{Outcome, ProviderCandidate};
+use crate::{AttemptOutcome, ProviderCandidate};
 use base::{Millis, NodeId, Outbox};
 use ledger::Credits;
 
@@ -165,9 +165,9 @@ impl Attempt {
         self.cap.zip(cost).is_some_and(|(cap, cost)| cost >= cap)
     }
 
-    pub(crate) fn answered(&self, now: Millis) -> Outcome {
+    pub(crate) fn answered(&self, now: Millis) -> AttemptOutcome {
         let first = self.first.unwrap_or(now);
         let (read, written) = self.hearing.sum().map_or((0, 0), |sum| (sum.read + sum.from, sum.written));
-        Outcome::Answered { first_ms: first.since(self.opened), read, rest_ms: now.since(first), written }
+        AttemptOutcome::Answered { first_ms: first.since(self.opened), read, rest_ms: now.since(first), written }
     }
 }

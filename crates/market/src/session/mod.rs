@@ -7,7 +7,7 @@ pub use attempt::{REACH_MS, SILENT_MS};
 
 use crate::rendering::Rendering;
 use crate::talk::{AnswerReader, CHUNK, Received, Request};
-use crate::{Frame, Outcome, Piece, ProviderCandidate, Reason, Receipt};
+use crate::{AttemptOutcome, Frame, Piece, ProviderCandidate, Reason, Receipt};
 use base::{Hash, Machine, Millis, NodeId, Outbox, Reject, Signed, Wire};
 use ledger::Credits;
 
@@ -83,7 +83,7 @@ pub enum Output {
     /// For who asked. After [`Piece::End`] nothing more comes.
     Show(Piece),
     /// How a provider did.
-    Note(NodeId, Outcome),
+    Note(NodeId, AttemptOutcome),
 }
 
 /// One question.
@@ -202,7 +202,7 @@ impl Session {
     }
 
     /// An attempt is over without an answer; the question goes to somebody else.
-    fn drop_attempt(&mut self, number: u32, outcome: Option<Outcome>, out: &mut Outbox<Output>) {
+    fn drop_attempt(&mut self, number: u32, outcome: Option<AttemptOutcome>, out: &mut Outbox<Output>) {
         let Some(at) = self.attempts.iter().position(|attempt| attempt.number == number) else { return };
         let attempt = self.attempts.remove(at);
         self.deaths += attempt.death();
@@ -230,7 +230,7 @@ impl Session {
                     "{} sent what no honest provider sends: {reject}",
                     provider.short()
                 )));
-                self.drop_attempt(number, Some(Outcome::Lied(reject)), out);
+                self.drop_attempt(number, Some(AttemptOutcome::Lied(reject)), out);
             }
             Ok(Received::Nothing) => {}
             Ok(Received::Taken(cost)) => {
@@ -264,9 +264,9 @@ impl Session {
         // it has a fee or has begun to write.
         let begun = attempt.hearing.sum().is_some_and(|sum| sum.cost > Credits::ZERO || sum.written > 0);
         let outcome = match &reason {
-            Reason::Busy(_) if begun => Some(Outcome::Failed),
-            _ if attempt.hearing.sum().is_some() && !matches!(reason, Reason::Busy(_)) => Some(Outcome::Failed),
-            Reason::Busy(again_ms) => Some(Outcome::Busy { again_ms: *again_ms }),
+            Reason::Busy(_) if begun => Some(AttemptOutcome::Failed),
+            _ if attempt.hearing.sum().is_some() && !matches!(reason, Reason::Busy(_)) => Some(AttemptOutcome::Failed),
+            Reason::Busy(again_ms) => Some(AttemptOutcome::Busy { again_ms: *again_ms }),
             // Another one may take more.
             Reason::TooLong { .. } => None,
             // A stranger's objection ends nothing: two keys of one owner would agree.
@@ -278,7 +278,7 @@ impl Session {
                 self.objected = Some(provider);
                 None
             }
-            _ => Some(Outcome::Failed),
+            _ => Some(AttemptOutcome::Failed),
         };
         self.remember(reason);
         self.drop_attempt(number, outcome, out);
@@ -325,7 +325,7 @@ impl Session {
                     let outcome = attempt.answered(now);
                     out.push(Output::Note(attempt.provider, outcome));
                     if let Some(objected) = self.objected.take() {
-                        out.push(Output::Note(objected, Outcome::Failed));
+                        out.push(Output::Note(objected, AttemptOutcome::Failed));
                     }
                     return self.end(finish, text, out);
                 }
@@ -348,11 +348,11 @@ impl Session {
                 // It had begun, and fell silent.
                 Some(part) => {
                     self.parts.push(part);
-                    out.push(Output::Note(other.provider, Outcome::Failed));
+                    out.push(Output::Note(other.provider, AttemptOutcome::Failed));
                 }
                 // It never said anything, and may be gone.
                 None if other.doubted && other.heard.is_none() => {
-                    out.push(Output::Note(other.provider, Outcome::Failed))
+                    out.push(Output::Note(other.provider, AttemptOutcome::Failed))
                 }
                 None if other.doubted => {}
                 // It was there in case, and may be asked again.
@@ -366,7 +366,7 @@ impl Session {
         let dead: Vec<u32> = self.attempts.iter().filter(|a| a.dead() <= now).map(|attempt| attempt.number).collect();
         for number in dead {
             self.remember(Reason::Failed("nobody answers".into()));
-            self.drop_attempt(number, Some(Outcome::Failed), out);
+            self.drop_attempt(number, Some(AttemptOutcome::Failed), out);
         }
         let mut silent = false;
         for attempt in self.attempts.iter_mut().filter(|attempt| !attempt.doubted && attempt.silent() <= now) {
@@ -397,7 +397,7 @@ impl Session {
                         Ok(Received::Pieces(pieces)) => !pieces.iter().any(|piece| matches!(piece, Piece::End { .. })),
                         Ok(_) => false,
                         Err(reject) => {
-                            out.push(Output::Note(attempt.provider, Outcome::Lied(reject)));
+                            out.push(Output::Note(attempt.provider, AttemptOutcome::Lied(reject)));
                             false
                         }
                     };
@@ -456,7 +456,7 @@ impl Machine for Session {
             Input::Frame(number, frame) => self.frame(now, number, frame, out),
             Input::Wrong(number, reject) => {
                 self.remember(Reason::Failed(format!("what came was no answer: {reject}")));
-                self.drop_attempt(number, Some(Outcome::Lied(reject)), out);
+                self.drop_attempt(number, Some(AttemptOutcome::Lied(reject)), out);
             }
             Input::Reached(number) => {
                 if let Some(attempt) = self.attempts.iter_mut().find(|attempt| attempt.number == number) {
@@ -467,7 +467,7 @@ impl Machine for Session {
                 self.remember(Reason::Failed("there is no way to the provider".into()));
                 // Who is not reached has not fallen silent over the question.
                 self.attempts.iter_mut().filter(|a| a.number == number).for_each(|a| a.quiet = false);
-                self.drop_attempt(number, Some(Outcome::Failed), out);
+                self.drop_attempt(number, Some(AttemptOutcome::Failed), out);
             }
             Input::NoRoom(number) => {
                 self.remember(Reason::Failed("this node has no room for more connections; try again soon".into()));
@@ -477,7 +477,7 @@ impl Machine for Session {
                 // Its process ended, or the way to it did: before the question was read it may have been the question.
                 self.attempts.iter_mut().filter(|a| a.number == number).for_each(|a| a.quiet = true);
                 self.remember(Reason::Failed("the way to the provider broke".into()));
-                self.drop_attempt(number, Some(Outcome::Failed), out);
+                self.drop_attempt(number, Some(AttemptOutcome::Failed), out);
             }
             Input::Broke(number, why) => {
                 let others = self.attempts.iter().any(|attempt| attempt.number != number);

@@ -3,8 +3,8 @@
 use base::{Hash, Keypair, Machine, Millis, NodeId, Outbox, Reject, Rng, Wire};
 use ledger::Credits;
 use market::{
-    ALIVE_MS, AnswerWriter, Ask, Event, Finish, Frame, Input, Offer, Order, Outcome, Piece, Price, ProviderCandidate,
-    Reason, Receipts, Request, Runtime, Sampling, Session, Terms, Tier, Token, Tokens,
+    ALIVE_MS, AnswerWriter, Ask, AttemptOutcome, Event, Finish, Frame, Input, Offer, Order, Piece, Price,
+    ProviderCandidate, Reason, Receipts, Request, Runtime, Sampling, Session, Terms, Tier, Token, Tokens,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -324,7 +324,7 @@ pub(crate) fn play_as(client: u8, roles: &[Role], seed: u64, known: bool) -> Sho
                     assert_eq!(tokens as usize, shown.text.split_whitespace().count());
                 }
                 Order::Show(Piece::Read { tokens, .. }) => assert_eq!(tokens, 5),
-                Order::Note(_, Outcome::Lied(reject)) => shown.lied.push(reject),
+                Order::Note(_, AttemptOutcome::Lied(reject)) => shown.lied.push(reject),
                 Order::Note(..) => {}
             }
         }

@@ -8,7 +8,8 @@ use crate::receipt::receipt_text;
 use base::{Hash, Machine, Millis, NodeId, Outbox, Wire};
 use gateway::{Answer, AnswerOrigin};
 use market::{
-    Ask, Event, FRAME_MAX, Input, Need, Order, Outcome, Piece, Price, ProviderCandidate, Reason, Request, Say, Session,
+    Ask, AttemptOutcome, Event, FRAME_MAX, Input, Need, Order, Piece, Price, ProviderCandidate, Reason, Request, Say,
+    Session,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -285,11 +286,11 @@ impl Trade {
         }
     }
 
-    async fn note(&self, provider: NodeId, outcome: Outcome, conversation: Hash) {
+    async fn note(&self, provider: NodeId, outcome: AttemptOutcome, conversation: Hash) {
         tracing::debug!(provider = provider.short(), ?outcome, "stats");
         self.index.lock().expect("nobody panics while holding it").note(crate::clock::clock(), &provider, outcome);
         match outcome {
-            Outcome::Answered { .. } => {
+            AttemptOutcome::Answered { .. } => {
                 let mut readers = self.readers.lock().expect("nobody panics while holding it");
                 readers.retain(|(known, _)| *known != conversation);
                 readers.push_back((conversation, provider));
@@ -297,9 +298,11 @@ impl Trade {
                     readers.pop_front();
                 }
             }
-            Outcome::Failed => self.net.forget(provider).await,
-            Outcome::Lied(reject) => tracing::warn!(provider = provider.short(), %reject, "a provider is dishonest"),
-            Outcome::Busy { .. } => {}
+            AttemptOutcome::Failed => self.net.forget(provider).await,
+            AttemptOutcome::Lied(reject) => {
+                tracing::warn!(provider = provider.short(), %reject, "a provider is dishonest")
+            }
+            AttemptOutcome::Busy { .. } => {}
         }
     }
 }

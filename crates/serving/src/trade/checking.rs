@@ -4,7 +4,7 @@ use super::Trade;
 use super::names::Whom;
 use anyhow::{Context, Result, anyhow, bail};
 use base::{Hash, NodeId, Rng};
-use market::{Ask, Checked, Finish, Need, Outcome, Piece, Token, Verdict, checkable, judge, question, reading};
+use market::{Ask, AttemptOutcome, Checked, Finish, Need, Piece, Token, Verdict, checkable, judge, question, reading};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -72,7 +72,7 @@ impl Trade {
             };
             // Nobody of these is asked again soon, but nothing is taken from anybody.
             let mut index = self.index.lock().expect("nobody panics while holding it");
-            wrong.iter().for_each(|wrong| index.note(crate::clock::clock(), wrong, Outcome::Failed));
+            wrong.iter().for_each(|wrong| index.note(crate::clock::clock(), wrong, AttemptOutcome::Failed));
         }
         *self.checks.lock().expect("nobody panics while holding it").entry(verdict.name()).or_default() += 1;
         Ok(Check { provider, verdict, tokens })
@@ -112,7 +112,7 @@ impl Trade {
         // It was told the ids: other ones are its own.
         if second.read == *read && !scored.iter().map(|token| token.id).eq(ids.iter().copied()) {
             let mut index = self.index.lock().expect("nobody panics while holding it");
-            index.note(crate::clock::clock(), &reader, Outcome::Failed);
+            index.note(crate::clock::clock(), &reader, AttemptOutcome::Failed);
             bail!("{} reads other words than it was shown", reader.short());
         }
         Ok(judge(&Checked { ask, finish: *finish, read: (*read, second.read), text, scored, more }))

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use base::{Keypair, Millis, NodeId, Wire};
 use chain::{Anchor, Block, RootProof, Snapshot, State, Step};
 use ledger::Credits;
-use node::Request;
+use node::ControlRequest;
 use replica::Disk;
 use replica::NetworkFile;
 use replica::local::Local;
@@ -196,7 +196,7 @@ pub(crate) fn found(stage: &Path, n: usize) -> Result<Vec<(std::path::PathBuf, S
 }
 
 /// Asks a node, as soon as it answers.
-pub(crate) async fn answer(dir: &Path, request: &Request) -> Result<Value> {
+pub(crate) async fn answer(dir: &Path, request: &ControlRequest) -> Result<Value> {
     let begun = Instant::now();
     loop {
         match node::call(dir, request).await {
@@ -217,7 +217,7 @@ async fn idle(book: &mut Book) -> Result<()> {
     for (_, dir) in &nodes {
         let key = Keypair::from_secret([9; 32]).id();
         let send = ledger::Tx::Transfer { to: key, amount: Credits::whole(1) };
-        answer(dir, &Request::Spend { network: None, tx: base::to_hex(&send.to_bytes()) }).await?;
+        answer(dir, &ControlRequest::Spend { network: None, tx: base::to_hex(&send.to_bytes()) }).await?;
     }
     let before: Vec<Cpu> = nodes.iter().map(|(node, _)| Cpu::of(node.0.id())).collect::<Result<_>>()?;
     let begun = Instant::now();

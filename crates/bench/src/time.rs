@@ -9,7 +9,7 @@ use crate::{Bar, Book, Figure, Process, network};
 use alone::{Setting, setting};
 use anyhow::{Context, Result, ensure};
 use data::Corpus;
-use node::Request;
+use node::ControlRequest;
 use serde_json::Value;
 use shelf::Shelf;
 use std::cell::Cell;
@@ -187,7 +187,7 @@ impl Place {
         let (mut killed, mut joined, mut done) = (None, None, Vec::new());
         loop {
             std::thread::sleep(LOOK);
-            let shown = self.runtime.block_on(network::answer(&dirs[0], &Request::Status))?;
+            let shown = self.runtime.block_on(network::answer(&dirs[0], &ControlRequest::Status))?;
             let (run, at) = (&shown["runs"][0], begun.elapsed());
             done.push((at.as_secs_f64(), run["tokens"][0].as_u64().unwrap_or_default()));
             shelf.look()?;

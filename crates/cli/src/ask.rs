@@ -5,7 +5,7 @@ use crate::{Common, render};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use market::{Ask, Input, Message, Receipts, Sampling};
-use node::{AnswerStream, Request, Said};
+use node::{AnswerStream, ControlRequest, Said};
 use serde_json::{Value, json};
 use serving::{OfferConfig, Trade};
 use std::io::{BufRead, IsTerminal, Write};
@@ -61,7 +61,7 @@ enum Answering {
 pub(crate) async fn run(common: &Common, args: RunArgs) -> Result<()> {
     anyhow::ensure!((0.0..=2.0).contains(&args.temperature), "--temperature is between 0 and 2");
     let dir = common.dir();
-    if node::call(&dir, &Request::Status).await?.is_some() {
+    if node::call(&dir, &ControlRequest::Status).await?.is_some() {
         if args.models.is_any() {
             let dir = dir.display();
             bail!(
@@ -75,7 +75,7 @@ pub(crate) async fn run(common: &Common, args: RunArgs) -> Result<()> {
             );
         }
         for ticket in args.asking.tickets(common)? {
-            node::call(&dir, &Request::Enter { ticket: ticket.to_string() }).await?;
+            node::call(&dir, &ControlRequest::Enter { ticket: ticket.to_string() }).await?;
         }
         return converse(common, &args, &Asker::Running(dir)).await;
     }
@@ -93,7 +93,7 @@ impl Asker {
         match self {
             Self::Own(trade) => Ok((trade.models().into_iter().map(|card| card.name).collect(), trade.unloaded())),
             Self::Running(dir) => {
-                let answer = node::call(dir, &Request::Models).await?.context("the node has ended")?;
+                let answer = node::call(dir, &ControlRequest::Models).await?.context("the node has ended")?;
                 let names = |key: &str| serde_json::from_value::<Vec<String>>(answer[key].clone());
                 Ok((names("models")?, names("unloaded")?))
             }

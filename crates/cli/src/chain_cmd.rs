@@ -5,7 +5,7 @@ use crate::{Common, render, train};
 use anyhow::{Context, Result, bail};
 use base::Wire;
 use clap::Subcommand;
-use node::{ProofFile, Request};
+use node::{ControlRequest, ProofFile};
 use replica::{NetworkFile, Seat};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -148,18 +148,18 @@ pub(crate) async fn network(common: &Common, command: NetworkCommand) -> Result<
             created(common, &file, &out);
         }
         NetworkCommand::Show => {
-            let answer = client::ask(common, Request::Networks).await?;
+            let answer = client::ask(common, ControlRequest::Networks).await?;
             render::print(common, &answer, || {
                 let all = answer.as_array().map(Vec::as_slice).unwrap_or_default();
                 all.iter().map(status_text).collect::<Vec<_>>().join("\n\n")
             });
         }
         NetworkCommand::Stake => {
-            let answer = client::ask(common, Request::TakeSeat).await?;
+            let answer = client::ask(common, ControlRequest::TakeSeat).await?;
             render::print(common, &answer, || "seat taken; it votes from the next epoch on".into());
         }
         NetworkCommand::Leave => {
-            let answer = client::ask(common, Request::LeaveSeat).await?;
+            let answer = client::ask(common, ControlRequest::LeaveSeat).await?;
             render::print(common, &answer, || {
                 "seat given up at the end of the epoch, if four others stay; then `talkoo wallet unbond`".into()
             });
@@ -204,15 +204,15 @@ fn created(common: &Common, file: &NetworkFile, out: &Path) {
 pub(crate) async fn chain(common: &Common, command: ChainCommand) -> Result<()> {
     match command {
         ChainCommand::Status(on) => {
-            let answer = client::ask(common, Request::Chain { network: on.network }).await?;
+            let answer = client::ask(common, ControlRequest::Chain { network: on.network }).await?;
             render::print(common, &answer, || status_text(&answer));
         }
         ChainCommand::Block { height, on } => {
-            let answer = client::ask(common, Request::Block { network: on.network, height }).await?;
+            let answer = client::ask(common, ControlRequest::Block { network: on.network, height }).await?;
             render::print(common, &answer, || block_text(&answer));
         }
         ChainCommand::Tx { hash, on } => {
-            let answer = client::ask(common, Request::Transaction { network: on.network, hash }).await?;
+            let answer = client::ask(common, ControlRequest::Transaction { network: on.network, hash }).await?;
             render::print(common, &answer, || {
                 let text = |name: &str| answer[name].as_str().unwrap_or_default().to_owned();
                 let whom = answer["to"].as_str().map(|key| format!("\nto {key}")).unwrap_or_default();
@@ -221,12 +221,12 @@ pub(crate) async fn chain(common: &Common, command: ChainCommand) -> Result<()> 
             });
         }
         ChainCommand::Account { key, on } => {
-            let answer = client::ask(common, Request::Account { network: on.network, key: Some(key) }).await?;
+            let answer = client::ask(common, ControlRequest::Account { network: on.network, key: Some(key) }).await?;
             render::print(common, &answer, || account_text("an", &answer));
         }
         ChainCommand::Proof { key, out, on } => {
             eprintln!("waiting for the next block, which certifies the state");
-            let answer = client::ask(common, Request::Prove { network: on.network, key }).await?;
+            let answer = client::ask(common, ControlRequest::Prove { network: on.network, key }).await?;
             let bytes = base::from_hex(answer["proof"].as_str().context("the node's answer has no proof")?)?;
             let proof = ProofFile::from_bytes(&bytes)?;
             std::fs::write(&out, &bytes).with_context(|| out.display().to_string())?;
@@ -247,7 +247,7 @@ pub(crate) async fn chain(common: &Common, command: ChainCommand) -> Result<()> 
         ChainCommand::Verify { proof, network_file } => verify(common, &proof, network_file)?,
         ChainCommand::Admit { run, share_permille } => {
             let found = client::find(&client::status(common).await?, Some(&run))?;
-            let answer = client::ask(common, Request::Admit { run: found.run, share_permille }).await?;
+            let answer = client::ask(common, ControlRequest::Admit { run: found.run, share_permille }).await?;
             render::print(common, &answer, || {
                 format!("voted: {} of 1,000 parts of new credits for {}", share_permille, found.name)
             });

@@ -2,13 +2,13 @@
 
 use crate::{Common, render};
 use anyhow::{Context, Result, bail};
-use node::{Request, Status};
+use node::{ControlRequest, Status};
 use trainer::RunStatus;
 use serde_json::Value;
 
 /// What the running node shows.
 pub(crate) async fn status(common: &Common) -> Result<Status> {
-    Ok(serde_json::from_value(ask(common, Request::Status).await?)?)
+    Ok(serde_json::from_value(ask(common, ControlRequest::Status).await?)?)
 }
 
 /// An account by its whole key, or by the beginning of a member's.
@@ -16,12 +16,12 @@ pub(crate) async fn key_of(common: &Common, text: &str) -> Result<base::NodeId> 
     if let Ok(key) = text.parse() {
         return Ok(key);
     }
-    let answer = ask(common, Request::Account { network: None, key: Some(text.to_owned()) }).await?;
+    let answer = ask(common, ControlRequest::Account { network: None, key: Some(text.to_owned()) }).await?;
     Ok(answer["key"].as_str().unwrap_or_default().parse()?)
 }
 
 /// Asks the running node.
-pub(crate) async fn ask(common: &Common, request: Request) -> Result<Value> {
+pub(crate) async fn ask(common: &Common, request: ControlRequest) -> Result<Value> {
     let dir = common.dir();
     let answer = node::call(&dir, &request).await?;
     answer.with_context(|| format!("no node runs on {}; start one with `talkoo up`", dir.display()))

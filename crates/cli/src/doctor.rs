@@ -3,7 +3,7 @@
 
 use crate::{Common, render, train};
 use anyhow::{Context, Result, bail};
-use node::{Config, Request};
+use node::{Config, ControlRequest};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -81,7 +81,7 @@ async fn all(common: &Common) -> Vec<Check> {
     let dir = common.dir();
     let mut checks = vec![config(&dir), folder(&dir), processor()];
     checks.extend(machine(&dir, common).await);
-    let panel = client::ask(common, Request::Panel).await.ok();
+    let panel = client::ask(common, ControlRequest::Panel).await.ok();
     checks.push(match &panel {
         Some(_) => check("node_running", Mark::Ok, "a node runs on this data folder", ""),
         None => check("node_running", Mark::Doubtful, "no node runs on this data folder", "talkoo up"),
@@ -223,7 +223,7 @@ async fn answers(api: &str) -> Result<()> {
 
 pub(crate) async fn report(common: &Common, args: &ReportArgs) -> Result<()> {
     let hardware = host::hardware();
-    let panel = client::ask(common, Request::Panel).await.ok().map(anonymous);
+    let panel = client::ask(common, ControlRequest::Panel).await.ok().map(anonymous);
     let mut checks = all(common).await;
     for check in &mut checks {
         // What a node says of its trouble, and where it listens, may name others.

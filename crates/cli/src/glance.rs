@@ -2,7 +2,7 @@
 
 use crate::{Common, render, train};
 use anyhow::Result;
-use node::Request;
+use node::ControlRequest;
 use serde_json::Value;
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -22,8 +22,8 @@ pub(crate) struct StatusArgs {
 
 pub(crate) async fn status(common: &Common, args: &StatusArgs) -> Result<()> {
     loop {
-        let mut value = client::ask(common, Request::Status).await?;
-        value["panel"] = client::ask(common, Request::Panel).await?;
+        let mut value = client::ask(common, ControlRequest::Status).await?;
+        value["panel"] = client::ask(common, ControlRequest::Panel).await?;
         if args.watch && !common.json && std::io::stdout().is_terminal() {
             // From the top of a clean screen.
             outln!("\x1b[2J\x1b[H{}", screen(&value["panel"]));

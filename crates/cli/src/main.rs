@@ -352,7 +352,7 @@ async fn run(cli: Cli) -> Result<()> {
             Ok(())
         }
         Command::Peer(PeerCommand::Ping { peer }) => {
-            let answer = client::ask(&common, node::Request::Ping { peer }).await?;
+            let answer = client::ask(&common, node::ControlRequest::Ping { peer }).await?;
             render::print(&common, &answer, || {
                 let ways = answer["ways"].as_array().map(Vec::as_slice).unwrap_or_default();
                 ways.iter().map(render::way).collect::<Vec<_>>().join("\n")

@@ -3,7 +3,7 @@
 use crate::{Common, render};
 use anyhow::Result;
 use clap::Subcommand;
-use node::Request;
+use node::ControlRequest;
 use serde_json::{Value, json};
 use serving::{Doing, Model, Models, Progress, Wanted};
 use std::path::PathBuf;
@@ -110,7 +110,7 @@ pub(crate) async fn run(common: &Common, command: ModelCommand) -> Result<()> {
 
 /// Has the node that runs, if one does, share what is published now; the ticket of `model`.
 async fn shared(common: &Common, model: &Model) -> Result<Option<String>> {
-    let Some(answer) = node::call(&common.dir(), &Request::ShareModels).await? else { return Ok(None) };
+    let Some(answer) = node::call(&common.dir(), &ControlRequest::ShareModels).await? else { return Ok(None) };
     let list = answer["shared"].as_array().map(Vec::as_slice).unwrap_or_default();
     let one = list.iter().find(|one| one["hash"] == model.hash.to_string());
     Ok(one.and_then(|one| one["ticket"].as_str()).map(str::to_owned))

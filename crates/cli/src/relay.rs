@@ -52,7 +52,7 @@ pub(crate) async fn check(common: &Common) -> Result<()> {
     let mut relays = common.relays()?;
     // Those that the node which runs here was begun with.
     if relays.is_empty()
-        && let Ok(Some(panel)) = node::call(&common.dir(), &node::Request::Panel).await
+        && let Ok(Some(panel)) = node::call(&common.dir(), &node::ControlRequest::Panel).await
     {
         let mut settings = panel["settings"]["values"].as_array().into_iter().flatten();
         let named = settings.find(|set| set["section"] == "node" && set["key"] == "relays");

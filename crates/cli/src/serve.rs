@@ -219,7 +219,7 @@ impl Asking {
     /// Nobody else uses the data folder.
     async fn alone(&self, common: &Common) -> Result<()> {
         let dir = common.dir();
-        if node::call(&dir, &node::Request::Status).await?.is_some() {
+        if node::call(&dir, &node::ControlRequest::Status).await?.is_some() {
             bail!("a node runs on {} already; stop it, or name another folder with --data", dir.display());
         }
         Ok(())

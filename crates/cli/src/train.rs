@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use base::{Hash, Wire};
 use clap::Subcommand;
 use model::GgufType;
-use node::{Node, Request, Status};
+use node::{ControlRequest, Node, Status};
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -89,7 +89,7 @@ pub(crate) async fn run(common: &Common, command: TrainCommand) -> Result<()> {
         TrainCommand::Leave { run } => {
             let status = client::status(common).await?;
             let run = client::find(&status, Some(&run))?.run;
-            let answer = client::ask(common, Request::Leave { run }).await?;
+            let answer = client::ask(common, ControlRequest::Leave { run }).await?;
             render::print(common, &answer, || "left; committed units count".into());
             Ok(())
         }
@@ -131,7 +131,7 @@ async fn create(common: &Common, file: &Path, others: &Others) -> Result<()> {
     let corpus = std::path::absolute(&prepared.corpus)?;
     let budget = prepared.budget.unwrap_or_default();
     let request =
-        Request::Create { spec, corpus: corpus.clone(), model: prepared.model.clone(), budget_micro: budget.0 };
+        ControlRequest::Create { spec, corpus: corpus.clone(), model: prepared.model.clone(), budget_micro: budget.0 };
     if let Some(answer) = node::call(&common.dir(), &request).await? {
         render::print(common, &answer, || ticket_text(&answer));
         return Ok(());
@@ -152,7 +152,7 @@ fn ticket_text(answer: &Value) -> String {
 
 async fn join(common: &Common, ticket: &str) -> Result<()> {
     let parsed: net::Ticket = ticket.parse()?;
-    if let Some(answer) = node::call(&common.dir(), &Request::Join { ticket: ticket.to_owned() }).await? {
+    if let Some(answer) = node::call(&common.dir(), &ControlRequest::Join { ticket: ticket.to_owned() }).await? {
         render::print(common, &answer, || "joined; see `talkoo train watch`".into());
         return Ok(());
     }
@@ -280,7 +280,7 @@ fn replay(common: &Common, id: Option<&str>) -> Result<()> {
 async fn export(common: &Common, out: &Path, id: Option<&str>, check: bool, gguf: Option<GgufType>) -> Result<()> {
     let dir = common.dir();
     let run = find_on_disk(&dir, id)?;
-    let live = node::call(&dir, &Request::Status).await?.map(serde_json::from_value::<Status>).transpose()?;
+    let live = node::call(&dir, &ControlRequest::Status).await?.map(serde_json::from_value::<Status>).transpose()?;
     let live = live.and_then(|status| client::find(&status, Some(&run.to_string())).ok());
     let saved = trainer::saved(&dir, &run)?;
     let (tokens, members) = live.as_ref().map_or((0, 0), |run| (run.tokens.0, run.members.len() as u64));

@@ -4,7 +4,7 @@
 use crate::{Common, render, train};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use node::{Node, Recruiter, Request, Shown};
+use node::{ControlRequest, Node, Recruiter, Shown};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -226,7 +226,7 @@ async fn begin(common: &Common, node: &Arc<Node>, dir: &Path) -> Result<()> {
 }
 
 /// The node that runs on the data folder is told something.
-async fn told(common: &Common, request: Request, text: &str) -> Result<()> {
+async fn told(common: &Common, request: ControlRequest, text: &str) -> Result<()> {
     let answer = client::ask(common, request).await?;
     render::print(common, &answer, || {
         let reason = answer["reason"]["text"].as_str().unwrap_or_default();
@@ -241,16 +241,20 @@ pub(crate) async fn pause(common: &Common, time: Option<&str>) -> Result<()> {
         Some(minutes) => format!("paused for {minutes} min; `talkoo resume` ends it"),
         None => "paused until `talkoo resume`".into(),
     };
-    told(common, Request::Pause { minutes }, &text).await
+    told(common, ControlRequest::Pause { minutes }, &text).await
 }
 
 pub(crate) async fn resume(common: &Common) -> Result<()> {
-    told(common, Request::Resume, "goes on").await
+    told(common, ControlRequest::Resume, "goes on").await
 }
 
 pub(crate) async fn finish(common: &Common) -> Result<()> {
-    told(common, Request::Finish, "what is under way is finished, nothing new is taken; `talkoo resume` takes it back")
-        .await
+    told(
+        common,
+        ControlRequest::Finish,
+        "what is under way is finished, nothing new is taken; `talkoo resume` takes it back",
+    )
+    .await
 }
 
 /// `2h`, `30m`, `1h30m`, in minutes.
@@ -277,12 +281,12 @@ const FINISHED_WITHIN: Duration = Duration::from_secs(60);
 
 /// Finishes what is under way, ends the node, and says what it did.
 pub(crate) async fn down(common: &Common) -> Result<()> {
-    let before = client::ask(common, Request::Panel).await?;
+    let before = client::ask(common, ControlRequest::Panel).await?;
     // A node that is not minded ends at once.
-    let drains = client::ask(common, Request::Finish).await.is_ok();
+    let drains = client::ask(common, ControlRequest::Finish).await.is_ok();
     let (begun, mut said) = (Instant::now(), false);
     while drains && begun.elapsed() < FINISHED_WITHIN {
-        let busy = client::ask(common, Request::Busy).await?["busy"] == true;
+        let busy = client::ask(common, ControlRequest::Busy).await?["busy"] == true;
         if !busy {
             break;
         }
@@ -291,8 +295,8 @@ pub(crate) async fn down(common: &Common) -> Result<()> {
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    let panel = client::ask(common, Request::Panel).await.unwrap_or(before);
-    client::ask(common, Request::Stop).await?;
+    let panel = client::ask(common, ControlRequest::Panel).await.unwrap_or(before);
+    client::ask(common, ControlRequest::Stop).await?;
     let value = json!({
         "stopped": true, "uptime_s": panel["node"]["uptime_s"], "did": panel["since_start"], "runs": panel["runs"],
     });

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail, ensure};
 use base::{NodeId, Signed, Wire};
 use clap::{Args, Subcommand};
 use ledger::{Credits, Tx, WalletEnvelope};
-use node::Request;
+use node::ControlRequest;
 use serde_json::{Value, json};
 use std::io::IsTerminal;
 
@@ -192,12 +192,12 @@ async fn say(common: &Common, spend: Spend, text: &str, tx: Tx) -> Result<()> {
     let from = if wallet.is_some() { "the wallet" } else { "the node's account" };
     let key = match wallet {
         Some(wallet) => wallet.to_string(),
-        None => client::ask(common, Request::Account { network: None, key: None }).await?["key"]
+        None => client::ask(common, ControlRequest::Account { network: None, key: None }).await?["key"]
             .as_str()
             .unwrap_or_default()
             .to_owned(),
     };
-    let next = client::ask(common, Request::Next { network: network.clone(), key }).await?;
+    let next = client::ask(common, ControlRequest::Next { network: network.clone(), key }).await?;
     let fee = Credits(next["fee_micro"].as_u64().unwrap_or_default());
     if !spend.yes {
         bail!("this would {text} from {from} and burn the fee of {fee}; add --yes to do it");
@@ -207,9 +207,9 @@ async fn say(common: &Common, spend: Spend, text: &str, tx: Tx) -> Result<()> {
         let chain = next["chain"].as_str().unwrap_or_default().parse()?;
         let nonce = next["nonce"].as_u64().context("the node's answer has no number")?;
         let tx = chain::Tx::Wallet { tx: Signed::new(ledger::DOMAIN, &key, WalletEnvelope { chain, nonce, tx }) };
-        client::ask(common, Request::Submit { network, tx: base::to_hex(&tx.to_bytes()) }).await?
+        client::ask(common, ControlRequest::Submit { network, tx: base::to_hex(&tx.to_bytes()) }).await?
     } else {
-        client::ask(common, Request::Spend { network, tx: base::to_hex(&tx.to_bytes()) }).await?
+        client::ask(common, ControlRequest::Spend { network, tx: base::to_hex(&tx.to_bytes()) }).await?
     };
     render::print(common, &answer, || {
         format!("done: {text}, from {from}, fee {fee}; final in block {}", answer["final_at"])
@@ -223,9 +223,9 @@ async fn collect(common: &Common, amount: Option<String>, spend: Spend) -> Resul
     let amount = match amount {
         Some(amount) => amount::parse(&amount)?,
         None => {
-            let held = client::ask(common, Request::Account { network: network.clone(), key: None }).await?;
+            let held = client::ask(common, ControlRequest::Account { network: network.clone(), key: None }).await?;
             let key = held["key"].as_str().unwrap_or_default().to_owned();
-            let next = client::ask(common, Request::Next { network, key }).await?;
+            let next = client::ask(common, ControlRequest::Next { network, key }).await?;
             let micro = |value: &Value| value.as_u64().unwrap_or_default();
             let left = micro(&held["balance_micro"]).saturating_sub(micro(&next["fee_micro"]));
             ensure!(left > 0, "the node's account holds no more than the fee");
@@ -237,7 +237,7 @@ async fn collect(common: &Common, amount: Option<String>, spend: Spend) -> Resul
 }
 
 async fn providers(common: &Common, on: On) -> Result<()> {
-    let answer = client::ask(common, Request::Allotments { network: on.network }).await?;
+    let answer = client::ask(common, ControlRequest::Allotments { network: on.network }).await?;
     render::print(common, &answer, || {
         let line = |entry: &Value| {
             let (paid, left) = (render::credits(&entry["paid_micro"]), render::credits(&entry["left_micro"]));
@@ -255,7 +255,7 @@ async fn providers(common: &Common, on: On) -> Result<()> {
 /// Closes the allotment of a provider, or all of them; a deposit that nobody has goes back at once.
 async fn close(common: &Common, provider: Option<&str>, spend: Spend) -> Result<()> {
     let network = spend.on.network;
-    let held = client::ask(common, Request::Allotments { network: network.clone() }).await?;
+    let held = client::ask(common, ControlRequest::Allotments { network: network.clone() }).await?;
     let all = held["providers"].as_array().cloned().unwrap_or_default();
     let open = all.iter().filter(|entry| entry["closes_ms"].is_null());
     let keys = open.filter_map(|entry| entry["provider"].as_str());
@@ -283,11 +283,11 @@ async fn close(common: &Common, provider: Option<&str>, spend: Spend) -> Result<
 /// The wallet's account, where there is one, and the node's.
 async fn accounts(common: &Common, on: &On) -> Result<Vec<(&'static str, Value)>> {
     let network = || on.network.clone();
-    let own = client::ask(common, Request::Account { network: network(), key: None }).await?;
+    let own = client::ask(common, ControlRequest::Account { network: network(), key: None }).await?;
     let mut out = Vec::new();
     if let Some(wallet) = wallet_of(common)? {
         let key = Some(wallet.to_string());
-        out.push(("wallet", client::ask(common, Request::Account { network: network(), key }).await?));
+        out.push(("wallet", client::ask(common, ControlRequest::Account { network: network(), key }).await?));
     }
     out.push(("node", own));
     Ok(out)
@@ -319,7 +319,7 @@ async fn balance(common: &Common, on: On) -> Result<()> {
 
 async fn history(common: &Common, on: On, count: usize, node: bool) -> Result<()> {
     let key = wallet_of(common)?.filter(|_| !node).map(|key| key.to_string());
-    let answer = client::ask(common, Request::History { network: on.network, key, count }).await?;
+    let answer = client::ask(common, ControlRequest::History { network: on.network, key, count }).await?;
     render::print(common, &answer, || {
         let entries: Vec<replica::Entry> = serde_json::from_value(answer.clone()).unwrap_or_default();
         let line = |entry: &replica::Entry| {

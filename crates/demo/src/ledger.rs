@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use base::{NodeId, Wire};
 use chain::Happened;
 use ledger::Credits;
-use node::{ProofFile, Request};
+use node::{ControlRequest, ProofFile};
 use replica::NetworkFile;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -57,12 +57,13 @@ pub(super) async fn show(device: &str, args: &LedgerArgs, stage: &Path) -> Resul
         wait_for(first, "the ticket", FIRST_WITHIN, |run| (!run.name.is_empty()).then(|| run.ticket.clone())).await?;
     let run = wait_for(first, "the run", FIRST_WITHIN, |run| Some(run.run.clone())).await?;
     for i in 1..SPEEDS.len() {
-        ask(&at(&peers, i)?, Request::Join { ticket: ticket.clone() }).await?;
+        ask(&at(&peers, i)?, ControlRequest::Join { ticket: ticket.clone() }).await?;
     }
     let fund = ledger::Tx::Fund { pot: run.parse()?, amount: BUDGET };
-    let creator = ask(&at(&peers, 0)?, Request::Account { network: None, key: None }).await?;
+    let creator = ask(&at(&peers, 0)?, ControlRequest::Account { network: None, key: None }).await?;
     let creator = creator["key"].as_str().unwrap_or_default().to_owned();
-    let paid = ask(&at(&peers, 0)?, Request::Spend { network: None, tx: base::to_hex(&fund.to_bytes()) }).await?;
+    let paid =
+        ask(&at(&peers, 0)?, ControlRequest::Spend { network: None, tx: base::to_hex(&fund.to_bytes()) }).await?;
     say(&format!(
         "the first creates a run and pays {BUDGET} credits into its budget: final in block {}",
         paid["final_at"]
@@ -79,7 +80,7 @@ pub(super) async fn show(device: &str, args: &LedgerArgs, stage: &Path) -> Resul
         tokio::time::sleep(Duration::from_secs(2)).await;
         ensure!(begun.elapsed() < limit, "the run did not end in time; see the logs in {}", stage.display());
         let Some(run) = peers[1].as_ref().context("it runs")?.run().await else { continue };
-        let status = ask(&watched, Request::Chain { network: None }).await?;
+        let status = ask(&watched, ControlRequest::Chain { network: None }).await?;
         line(&run, &status);
         if killed.is_none() && run.tokens.0 * 3 > run.tokens.1 {
             let mut creator = peers[0].take().context("it runs")?;
@@ -92,7 +93,7 @@ pub(super) async fn show(device: &str, args: &LedgerArgs, stage: &Path) -> Resul
         }
     };
     let (height, round) = killed.context("the run ended before the first machine could be killed")?;
-    let now = ask(&watched, Request::Chain { network: None }).await?;
+    let now = ask(&watched, ControlRequest::Chain { network: None }).await?;
     let blocks = now["height"].as_u64().unwrap_or_default() - height;
     ensure!(blocks > 0 && end.version > round, "nothing went on after the first machine was gone");
     say(&format!("\nwithout it: {blocks} more blocks, {} more rounds, to the end of the run", end.version - round));
@@ -138,7 +139,7 @@ fn run_file(tokens: u64) -> String {
     )
 }
 
-async fn ask(dir: &Path, request: Request) -> Result<Value> {
+async fn ask(dir: &Path, request: ControlRequest) -> Result<Value> {
     node::call(dir, &request).await?.with_context(|| format!("the node on {} is gone", dir.display()))
 }
 
@@ -232,7 +233,7 @@ async fn same_chain(peers: &[Option<Peer>], stage: &Path, status: &Value) -> Res
     for peer in peers.iter().flatten() {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
-            match ask(&peer.dir, Request::Block { network: None, height }).await {
+            match ask(&peer.dir, ControlRequest::Block { network: None, height }).await {
                 Ok(block) => break hashes.push(block["hash"].as_str().unwrap_or_default().to_owned()),
                 Err(error) => ensure!(Instant::now() < deadline, "{error}; see the logs in {}", stage.display()),
             }
@@ -247,7 +248,7 @@ async fn same_chain(peers: &[Option<Peer>], stage: &Path, status: &Value) -> Res
 /// A proof in a file, verified by a program that has nothing else but the network's file.
 async fn proof(stage: &Path, dir: &Path, run: &RunStatus, network: &NetworkFile) -> Result<()> {
     let member = run.members.iter().max_by_key(|member| member.tokens).context("a member")?;
-    let answer = ask(dir, Request::Prove { network: None, key: Some(member.node.clone()) }).await?;
+    let answer = ask(dir, ControlRequest::Prove { network: None, key: Some(member.node.clone()) }).await?;
     let bytes = base::from_hex(answer["proof"].as_str().context("no proof")?)?;
     let path = stage.join("account.proof");
     std::fs::write(&path, &bytes)?;

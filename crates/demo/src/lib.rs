@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use base::Hash;
 use data::{Corpus, Tokenizer};
 use model::{Sampling, Trainer};
-use node::{Request, Status};
+use node::{ControlRequest, Status};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -105,12 +105,12 @@ impl Peer {
     }
 
     async fn run(&self) -> Option<RunStatus> {
-        let answer = node::call(&self.dir, &Request::Status).await.ok()??;
+        let answer = node::call(&self.dir, &ControlRequest::Status).await.ok()??;
         serde_json::from_value::<Status>(answer).ok()?.runs.into_iter().next()
     }
 
     async fn stop(&mut self) {
-        let _ = node::call(&self.dir, &Request::Stop).await;
+        let _ = node::call(&self.dir, &ControlRequest::Stop).await;
         let _ = tokio::time::timeout(Duration::from_secs(10), self.child.wait()).await;
         let _ = self.child.kill().await;
     }

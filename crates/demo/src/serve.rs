@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use base::NodeId;
 use ledger::Credits;
 use market::{Ask, Input, Piece, Price, Sampling};
-use node::{Node, NodeConfig, Request};
+use node::{ControlRequest, Node, NodeConfig};
 use serde_json::Value;
 use serving::{Local, Trade, TradeConfig};
 use std::io::Write;
@@ -215,7 +215,7 @@ async fn paid(stage: &Path, client: &str) -> Result<()> {
     use base::Wire;
     let amount = Credits::parse(PURSE).map_err(|_| anyhow::anyhow!("no amount"))?;
     let tx = ledger::Tx::Transfer { to: client.parse()?, amount };
-    let request = Request::Spend { network: None, tx: base::to_hex(&tx.to_bytes()) };
+    let request = ControlRequest::Spend { network: None, tx: base::to_hex(&tx.to_bytes()) };
     node::call(&stage.join(NAMES[0]), &request).await?.context("the first machine is gone")?;
     Ok(())
 }

@@ -1,7 +1,7 @@
-//! Answers to other processes of the same owner, which ask by [`Request`].
+//! Answers to other processes of the same owner, which ask by [`ControlRequest`].
 
 use crate::Node;
-use crate::request::{Request, short};
+use crate::request::{ControlRequest, short};
 use anyhow::{Context, Result, bail};
 use base::Wire;
 use ledger::{Credits, Tx};
@@ -41,7 +41,7 @@ pub(crate) async fn serve(node: Arc<Node>, listener: UnixListener, stop: Cancell
             }
             let answered = match serde_json::from_str(&line).context("not a request") {
                 #[cfg(feature = "serve")]
-                Ok(Request::Ask { ask }) => match crate::market::answer(&node, &ask, &mut write).await {
+                Ok(ControlRequest::Ask { ask }) => match crate::market::answer(&node, &ask, &mut write).await {
                     Ok(()) => return,
                     Err(error) => Err(error),
                 },
@@ -56,26 +56,26 @@ pub(crate) async fn serve(node: Arc<Node>, listener: UnixListener, stop: Cancell
     Ok(())
 }
 
-async fn answer(node: &Arc<Node>, request: Request) -> Result<Value> {
+async fn answer(node: &Arc<Node>, request: ControlRequest) -> Result<Value> {
     match request {
-        Request::Status => Ok(serde_json::to_value(node.status())?),
-        Request::Create { spec, corpus, model, budget_micro } => {
+        ControlRequest::Status => Ok(serde_json::to_value(node.status())?),
+        ControlRequest::Create { spec, corpus, model, budget_micro } => {
             let spec = Spec::from_bytes(&base::from_hex(&spec)?)?;
             let theta = model.map(|dir| model::load(&dir)).transpose()?.map(|(_, theta)| theta);
             let ticket = node.create(spec, &corpus, theta, Credits(budget_micro)).await?;
             Ok(json!({ "run": ticket.run.to_string(), "ticket": ticket.to_string() }))
         }
-        Request::Join { ticket } => {
+        ControlRequest::Join { ticket } => {
             let ticket: net::Ticket = ticket.parse()?;
             let run = ticket.run;
             node.join(ticket).await?;
             Ok(json!({ "run": run.to_string() }))
         }
-        Request::Leave { run } => {
+        ControlRequest::Leave { run } => {
             node.leave(run.parse()?).await?;
             Ok(json!({ "left": run }))
         }
-        Request::Ping { peer } => {
+        ControlRequest::Ping { peer } => {
             let peer = known(node, &peer)?;
             let ways: Vec<Value> = node.ping(peer).await?.iter().map(way_json).collect();
             let last = ways.last().cloned().unwrap_or_default();
@@ -87,34 +87,34 @@ async fn answer(node: &Arc<Node>, request: Request) -> Result<Value> {
                 "ways": ways,
             }))
         }
-        Request::Networks => Ok(serde_json::to_value(node.networks())?),
-        Request::Chain { network } => Ok(serde_json::to_value(node.chain(network.as_deref())?)?),
-        Request::Block { network, height } => Ok(serde_json::to_value(node.block(network.as_deref(), height)?)?),
-        Request::Transaction { network, hash } => {
+        ControlRequest::Networks => Ok(serde_json::to_value(node.networks())?),
+        ControlRequest::Chain { network } => Ok(serde_json::to_value(node.chain(network.as_deref())?)?),
+        ControlRequest::Block { network, height } => Ok(serde_json::to_value(node.block(network.as_deref(), height)?)?),
+        ControlRequest::Transaction { network, hash } => {
             let (height, tx) = node.transaction(network.as_deref(), &hash)?;
             let mut value = serde_json::to_value(tx)?;
             value["height"] = height.into();
             Ok(value)
         }
-        Request::Account { network, key } => {
+        ControlRequest::Account { network, key } => {
             let key = own_or_known(node, key)?;
             Ok(serde_json::to_value(node.account(network.as_deref(), &key)?)?)
         }
-        Request::History { network, key, count } => {
+        ControlRequest::History { network, key, count } => {
             let key = own_or_known(node, key)?;
             Ok(serde_json::to_value(node.history(network.as_deref(), &key, count)?)?)
         }
-        Request::Prove { network, key } => {
+        ControlRequest::Prove { network, key } => {
             let key = own_or_known(node, key)?;
             let proof = node.prove(network.as_deref(), &key).await?;
             Ok(json!({ "proof": base::to_hex(&proof.to_bytes()) }))
         }
-        Request::Next { network, key } => {
+        ControlRequest::Next { network, key } => {
             let (chain, nonce) = node.next_of(network.as_deref(), &key.parse()?)?;
             let fee = node.fee(network.as_deref())?;
             Ok(json!({ "chain": chain.to_string(), "nonce": nonce, "fee_micro": fee.0 }))
         }
-        Request::Allotments { network } => {
+        ControlRequest::Allotments { network } => {
             let kept = node.picked(network.as_deref())?;
             let account = kept.keeper.look(|orderer| orderer.state().money().account(&node.id()).cloned());
             let account = account.unwrap_or_default();
@@ -127,12 +127,12 @@ async fn answer(node: &Arc<Node>, request: Request) -> Result<Value> {
             let lines: Vec<Value> = account.allotments.iter().map(line).collect();
             Ok(json!({ "providers": lines, "deposit_micro": account.deposit.0 }))
         }
-        Request::Submit { network, tx } => {
+        ControlRequest::Submit { network, tx } => {
             let tx = chain::Tx::from_bytes(&base::from_hex(&tx)?)?;
             let height = node.say(network.as_deref(), &tx).await?;
             Ok(json!({ "final_at": height, "tx": tx.hash().to_string() }))
         }
-        Request::Spend { network, tx } => {
+        ControlRequest::Spend { network, tx } => {
             let tx = Tx::from_bytes(&base::from_hex(&tx)?)?;
             #[cfg(feature = "serve")]
             let closed = if let Tx::Close { payee } = &tx { Some(*payee) } else { None };
@@ -142,50 +142,53 @@ async fn answer(node: &Arc<Node>, request: Request) -> Result<Value> {
             let fee = node.fee(network.as_deref())?;
             Ok(json!({ "final_at": height, "tx": hash.to_string(), "fee_micro": fee.0 }))
         }
-        Request::TakeSeat => Ok(json!({ "final_at": node.take_seat().await? })),
-        Request::LeaveSeat => Ok(json!({ "final_at": node.leave_seat().await? })),
-        Request::Admit { run, share_permille } => {
+        ControlRequest::TakeSeat => Ok(json!({ "final_at": node.take_seat().await? })),
+        ControlRequest::LeaveSeat => Ok(json!({ "final_at": node.leave_seat().await? })),
+        ControlRequest::Admit { run, share_permille } => {
             let height = node.admit(run.parse()?, share_permille).await?;
             Ok(json!({ "final_at": height, "run": run, "share_permille": share_permille }))
         }
         #[cfg(feature = "serve")]
-        Request::ShareModels => {
+        ControlRequest::ShareModels => {
             let shared = node.share_models()?;
             let shown = |(model, ticket): &(serving::Model, serving::ModelTicket)| json!({ "name": model.name, "hash": model.hash, "ticket": ticket.to_string() });
             Ok(json!({ "shared": shared.iter().map(shown).collect::<Vec<_>>() }))
         }
         #[cfg(feature = "serve")]
-        Request::Models => {
+        ControlRequest::Models => {
             let trade = node.in_market()?;
             let names: Vec<String> = trade.models().into_iter().map(|card| card.name).collect();
             Ok(json!({ "models": names, "unloaded": trade.unloaded() }))
         }
         #[cfg(feature = "serve")]
-        Request::Enter { ticket } => {
+        ControlRequest::Enter { ticket } => {
             node.in_market()?.join(&ticket.parse()?)?;
             Ok(json!({ "entered": true }))
         }
         #[cfg(feature = "serve")]
-        Request::Ask { .. } => bail!("its answer comes word by word"),
+        ControlRequest::Ask { .. } => bail!("its answer comes word by word"),
         #[cfg(not(feature = "serve"))]
-        Request::ShareModels | Request::Models | Request::Enter { .. } | Request::Ask { .. } => {
+        ControlRequest::ShareModels
+        | ControlRequest::Models
+        | ControlRequest::Enter { .. }
+        | ControlRequest::Ask { .. } => {
             bail!("this talkoo was built without serving")
         }
-        Request::Panel => Ok(node.panel()),
-        Request::Pause { minutes } => {
+        ControlRequest::Panel => Ok(node.panel()),
+        ControlRequest::Pause { minutes } => {
             node.pause(minutes)?;
             activity(node)
         }
-        Request::Resume => {
+        ControlRequest::Resume => {
             node.resume()?;
             activity(node)
         }
-        Request::Finish => {
+        ControlRequest::Finish => {
             node.finish()?;
             activity(node)
         }
-        Request::Busy => Ok(json!({ "busy": node.busy() })),
-        Request::Stop => {
+        ControlRequest::Busy => Ok(json!({ "busy": node.busy() })),
+        ControlRequest::Stop => {
             node.stop.cancel();
             Ok(json!({ "stopping": true }))
         }

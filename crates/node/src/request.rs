@@ -12,7 +12,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 /// What can be asked of a running node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
-pub enum Request {
+pub enum ControlRequest {
     /// Everything that it shows.
     Status,
     /// Begin a run.
@@ -154,7 +154,7 @@ pub enum Request {
 }
 
 /// Asks the node that runs on the data folder `dir`; `None` when none does.
-pub async fn call(dir: &Path, request: &Request) -> Result<Option<Value>> {
+pub async fn call(dir: &Path, request: &ControlRequest) -> Result<Option<Value>> {
     let Some((read, _write)) = send(dir, request).await? else { return Ok(None) };
     let mut answer = String::new();
     BufReader::new(read).read_line(&mut answer).await?;
@@ -166,7 +166,7 @@ pub async fn call(dir: &Path, request: &Request) -> Result<Option<Value>> {
 }
 
 /// Sends a request to the node that runs on `dir`; its answer is read from what is given back.
-pub(crate) async fn send(dir: &Path, request: &Request) -> Result<Option<(OwnedReadHalf, OwnedWriteHalf)>> {
+pub(crate) async fn send(dir: &Path, request: &ControlRequest) -> Result<Option<(OwnedReadHalf, OwnedWriteHalf)>> {
     let Ok((path, _folder)) = short(dir) else { return Ok(None) };
     let Ok(stream) = UnixStream::connect(path).await else { return Ok(None) };
     let (read, mut write) = stream.into_split();

@@ -7,7 +7,7 @@ use crate::{Bar, Book, Process, network};
 use anyhow::{Context, Result, ensure};
 use base::Hash;
 use engine::{Engine, EngineConfig};
-use node::Request;
+use node::ControlRequest;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -125,7 +125,7 @@ pub(super) async fn measure(book: &mut Book) -> Result<()> {
 
 /// Fails unless the client's packets to the provider pass the relay.
 async fn relayed(client: &Party, provider: &str, relay: &str) -> Result<()> {
-    let way = network::answer(&client.dir, &Request::Ping { peer: provider.to_owned() }).await?;
+    let way = network::answer(&client.dir, &ControlRequest::Ping { peer: provider.to_owned() }).await?;
     ensure!(way["direct"] == false && way["address"] == relay, "it does not go through the relay: {way}");
     Ok(())
 }

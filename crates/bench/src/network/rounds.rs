@@ -3,7 +3,7 @@
 use super::{UP, answer, found, run_file, talkoo};
 use crate::{Bar, Book, Figure};
 use anyhow::{Result, ensure};
-use node::Request;
+use node::ControlRequest;
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
@@ -82,7 +82,7 @@ async fn rate(validators: usize, length: &Length) -> Result<f64> {
         let rest: &[&str] = if i == 0 { &["train", "create", &file] } else { &UP };
         running.push(talkoo(dir, bind, &[&duty, rest].concat())?);
     }
-    let status = |i: usize| answer(&nodes[i].0, &Request::Status);
+    let status = |i: usize| answer(&nodes[i].0, &ControlRequest::Status);
     let begun = Instant::now();
     let ticket = loop {
         let shown = status(0).await?;
@@ -94,7 +94,7 @@ async fn rate(validators: usize, length: &Length) -> Result<f64> {
         tokio::time::sleep(Duration::from_millis(200)).await;
     };
     for (dir, _) in &nodes[1..] {
-        answer(dir, &Request::Join { ticket: ticket.clone() }).await?;
+        answer(dir, &ControlRequest::Join { ticket: ticket.clone() }).await?;
     }
     let version = |shown: &Value| shown["runs"][0]["version"].as_u64().unwrap_or_default();
     let active = |shown: &Value| {

@@ -8,7 +8,7 @@ use super::{Contributor, contribute_within};
 use crate::cpu::Cpu;
 use crate::{Bar, Book, Measured};
 use anyhow::{Context, Result, ensure};
-use node::Request;
+use node::ControlRequest;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -36,7 +36,7 @@ pub(super) async fn measure(book: &mut Book) -> Result<()> {
         let begun = Instant::now();
         keyboard.press()?;
         free.push(freed(&node, begun).await?);
-        let panel = node.ask(Request::Panel).await?;
+        let panel = node.ask(ControlRequest::Panel).await?;
         ensure!(
             panel["activity"]["state"] == "paused",
             "it does not compute, but for another reason: {}",

@@ -3,7 +3,7 @@
 use super::{Contributor, LOOK, contribute};
 use crate::{Bar, Book, Figure, Measured, Process, network, serve};
 use anyhow::{Context, Result, anyhow, ensure};
-use node::Request;
+use node::ControlRequest;
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -39,7 +39,7 @@ pub(super) async fn returns(book: &mut Book) -> Result<()> {
         let options = ["--when", "idle", "--no-runs", "--model", model.to_str().context("UTF-8")?];
         let node = contribute(&dir, &options)?;
         let begun = Instant::now();
-        while node.ask(Request::Panel).await?["serving"]["models"][0]["local"] != true {
+        while node.ask(ControlRequest::Panel).await?["serving"]["models"][0]["local"] != true {
             ensure!(begun.elapsed() < Duration::from_secs(120), "it does not serve");
             tokio::time::sleep(LOOK).await;
         }
@@ -189,7 +189,7 @@ async fn load(dir: &Path, model: &Path, time: Duration, memory_mb: u64) -> Resul
         }
     }
     // Caps that nothing comes near are kept by who does nothing.
-    let panel = node.ask(Request::Panel).await?;
+    let panel = node.ask(ControlRequest::Panel).await?;
     let cores = out.cpu / f64::from(out.windows);
     ensure!(cores > 0.7 * THREADS, "it did not train: {cores:.2} cores, {}; {}", panel["activity"], panel["runs"]);
     (out.answered, out.seconds) = (questions.end()?, begun.elapsed().as_secs_f64());
@@ -255,7 +255,7 @@ fn pull(stage: &Path, ticket: &str, i: usize) -> Result<(Process, PathBuf)> {
 }
 
 async fn bytes_sent(node: &Contributor) -> Result<f64> {
-    node.ask(Request::Status).await?["sent_bytes"].as_f64().context("bytes sent")
+    node.ask(ControlRequest::Status).await?["sent_bytes"].as_f64().context("bytes sent")
 }
 
 fn bytes_below(dir: &Path) -> Result<u64> {

@@ -8,7 +8,7 @@ mod work;
 use crate::cpu::Cpu;
 use crate::{Bar, Book, Process, network};
 use anyhow::{Context, Result, ensure};
-use node::Request;
+use node::ControlRequest;
 use owner::{Day, forecast};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -73,7 +73,7 @@ fn contribute_within(through: &[&str], dir: &Path, options: &[&str]) -> Result<C
 }
 
 impl Contributor {
-    async fn ask(&self, request: Request) -> Result<Value> {
+    async fn ask(&self, request: ControlRequest) -> Result<Value> {
         node::call(&self.dir, &request).await?.context("the node answers")
     }
 
@@ -84,7 +84,7 @@ impl Contributor {
     /// Waits until the first unit is done.
     async fn first_unit(&self) -> Result<()> {
         let begun = Instant::now();
-        while self.ask(Request::Panel).await?["runs"][0]["version"].as_u64() < Some(1) {
+        while self.ask(ControlRequest::Panel).await?["runs"][0]["version"].as_u64() < Some(1) {
             ensure!(begun.elapsed() < Duration::from_secs(120), "no unit was done");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

@@ -5,7 +5,7 @@ use crate::{Bar, Book, network};
 use anyhow::{Result, ensure};
 use base::Wire;
 use ledger::Credits;
-use node::Request;
+use node::ControlRequest;
 use std::time::{Duration, Instant};
 
 const PAIRS: usize = 9;
@@ -21,10 +21,10 @@ pub(super) async fn measure(book: &mut Book) -> Result<()> {
     node.computes().await?;
     let mut slower = Vec::new();
     for _ in 0..PAIRS {
-        node.ask(Request::Pause { minutes: None }).await?;
+        node.ask(ControlRequest::Pause { minutes: None }).await?;
         tokio::time::sleep(Duration::from_millis(500)).await;
         let alone = foreground();
-        node.ask(Request::Resume).await?;
+        node.ask(ControlRequest::Resume).await?;
         node.computes().await?;
         let beside = foreground();
         slower.push((beside / alone - 1.0) * 100.0);
@@ -39,7 +39,7 @@ pub(super) async fn measure(book: &mut Book) -> Result<()> {
 
 /// How much of a node's time has a reason.
 async fn reasons(book: &mut Book, node: &Contributor) -> Result<()> {
-    let panel = node.ask(Request::Panel).await?;
+    let panel = node.ask(ControlRequest::Panel).await?;
     let codes: Vec<&str> = owner::Why::ALL.iter().map(|why| why.code()).collect();
     let minutes = panel["today"]["minutes"].as_array().cloned().unwrap_or_default();
     let named = minutes.iter().filter(|part| part["code"].as_str().is_some_and(|code| codes.contains(&code)));
@@ -82,7 +82,7 @@ pub(super) async fn join(book: &mut Book) -> Result<()> {
     }
     let begun = Instant::now();
     let run = loop {
-        let shown = network::answer(&nodes[0].0, &Request::Status).await?;
+        let shown = network::answer(&nodes[0].0, &ControlRequest::Status).await?;
         if shown["runs"][0]["version"].as_u64() >= Some(2) {
             break shown["runs"][0]["run"].as_str().unwrap_or_default().to_owned();
         }
@@ -90,14 +90,14 @@ pub(super) async fn join(book: &mut Book) -> Result<()> {
         tokio::time::sleep(LOOK).await;
     };
     let fund = ledger::Tx::Fund { pot: run.parse()?, amount: Credits::whole(5) };
-    network::answer(&nodes[0].0, &Request::Spend { network: None, tx: base::to_hex(&fund.to_bytes()) }).await?;
+    network::answer(&nodes[0].0, &ControlRequest::Spend { network: None, tx: base::to_hex(&fund.to_bytes()) }).await?;
     let dir = stage.path().join("newcomer");
     let known = replica::NetworkFile::of(&nodes[1].0)?.ok_or_else(|| anyhow::anyhow!("no network"))?;
     let begun = Instant::now();
     replica::join_network(&dir, &known)?;
     let newcomer = contribute(&dir, &[])?;
     loop {
-        let shown = newcomer.ask(Request::Status).await?;
+        let shown = newcomer.ask(ControlRequest::Status).await?;
         let members = shown["runs"][0]["members"].as_array().cloned().unwrap_or_default();
         if members.iter().any(|member| member["node"] == shown["node"] && member["tokens"].as_u64() > Some(0)) {
             break;

@@ -5,7 +5,7 @@ use super::{LOOK, MEMBERS, Place, SEQ_LEN, TIME};
 use crate::grid::{Found, Point, search};
 use crate::{Process, network};
 use anyhow::{Context, Result, ensure};
-use node::Request;
+use node::ControlRequest;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -84,7 +84,7 @@ impl Alone {
     }
 
     fn tokens(&self, place: &Place) -> Result<u64> {
-        let shown = place.runtime.block_on(network::answer(&self.dir, &Request::Status))?;
+        let shown = place.runtime.block_on(network::answer(&self.dir, &ControlRequest::Status))?;
         Ok(shown["runs"][0]["tokens"][0].as_u64().unwrap_or_default())
     }
 }

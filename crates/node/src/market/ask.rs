@@ -1,7 +1,7 @@
 //! Questions of other processes of the same owner, over the control socket: one line of JSON for each word.
 
 use crate::Node;
-use crate::request::{self, Request};
+use crate::request::{self, ControlRequest};
 use anyhow::{Context, Result, bail};
 use base::Wire;
 use market::{Ask, Piece};
@@ -87,7 +87,7 @@ pub struct AnswerStream {
 impl AnswerStream {
     /// Asks it; none where no node runs there.
     pub async fn begin(dir: &Path, ask: &Ask) -> Result<Option<Self>> {
-        let request = Request::Ask { ask: base::to_hex(&ask.to_bytes()) };
+        let request = ControlRequest::Ask { ask: base::to_hex(&ask.to_bytes()) };
         let sent = request::send(dir, &request).await?;
         Ok(sent.map(|(read, write)| Self { lines: BufReader::new(read).lines(), _write: write }))
     }

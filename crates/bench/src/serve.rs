@@ -3,7 +3,7 @@
 use crate::pair::Pair;
 use crate::{Bar, Book, Measured};
 use anyhow::{Context, Result, ensure};
-use engine::{Client, Engine, EngineConfig, Event, Job, Sampling};
+use engine::{Client, Engine, EngineConfig, Event, Job, SamplingParams};
 use gateway::{Gateway, Keys};
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::{KvCacheType, LlamaContextParams};
@@ -114,7 +114,7 @@ pub(crate) fn prompt(seed: usize, n: usize) -> Vec<i32> {
 }
 
 pub(crate) fn job(seed: usize, n: usize, max_tokens: usize) -> Job {
-    let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
+    let sampling = SamplingParams { temperature: 0.0, ..Sampling::default() };
     // Each is a client of its own: nothing was read before.
     let client = Client(base::Hash::of("figure", &seed.to_le_bytes()).0);
     Job {

@@ -13,7 +13,7 @@ use thiserror::Error;
 
 /// The parameters of the choice; the default is what the model itself says (temperature 1).
 #[derive(Debug, Clone, PartialEq)]
-pub struct Sampling {
+pub struct SamplingParams {
     /// 0 = always the likeliest.
     pub temperature: f32,
     /// Of the likeliest tokens, those that make up so much probability.
@@ -48,7 +48,7 @@ pub enum AnswerShape {
     Grammar(String),
 }
 
-impl Default for Sampling {
+impl Default for SamplingParams {
     fn default() -> Self {
         Self {
             temperature: 1.0,
@@ -103,7 +103,7 @@ const SCHEMA_MAX: usize = 1 << 16;
 impl Sampler {
     pub(crate) fn new(
         model: &LlamaModel,
-        sampling: &Sampling,
+        sampling: &SamplingParams,
         max_tokens: usize,
         written: &[i32],
     ) -> Result<Self, Refusal> {
@@ -318,7 +318,7 @@ mod tests {
 
     fn sampler(model: &LlamaModel, grammar: &str) -> Sampler {
         let format = AnswerShape::Grammar(grammar.into());
-        Sampler::new(model, &Sampling { temperature: 0.0, format, ..Sampling::default() }, 64, &[]).expect("made")
+        Sampler::new(model, &SamplingParams { temperature: 0.0, format, ..Sampling::default() }, 64, &[]).expect("made")
     }
 
     fn token(model: &LlamaModel, text: &str) -> LlamaToken {
@@ -351,7 +351,7 @@ mod tests {
         let model = vocabulary();
         let written = vec![token(&model, "[").0; 64];
         let grammar = "root ::= a | b | \"x\"\na ::= \"[\" root \"]\"\nb ::= \"[\" root \"}\"";
-        let sampling = Sampling { format: AnswerShape::Grammar(grammar.into()), ..Sampling::default() };
+        let sampling = SamplingParams { format: AnswerShape::Grammar(grammar.into()), ..Sampling::default() };
         let begun = Instant::now();
         let refused = Sampler::new(&model, &sampling, 64, &written).err();
         assert!(matches!(refused, Some(Refusal::Format(why)) if why == Broken::Slow.to_string()));

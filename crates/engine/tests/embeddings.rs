@@ -1,6 +1,6 @@
 //! A model that was published for embeddings.
 
-use engine::{Client, Engine, EngineConfig, Job, Refusal, Sampling};
+use engine::{Client, Engine, EngineConfig, Job, Refusal, SamplingParams};
 use model::{ExportCard, GgufType, Layout, ModelConfig, Part};
 use std::path::Path;
 
@@ -55,7 +55,7 @@ async fn texts_become_vectors() {
         written: vec![],
         max_tokens: 4,
         pace: None,
-        sampling: Sampling::default(),
+        sampling: SamplingParams::default(),
         stop: vec![],
         logprobs: None,
         echo: false,

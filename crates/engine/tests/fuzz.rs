@@ -2,7 +2,7 @@
 //! (`FUZZ_SECONDS`, default 2): it refuses or answers, and it does not die.
 
 use base::{Hash, Rng};
-use engine::{AnswerShape, Client, Engine, EngineConfig, Job, Refusal, Sampling};
+use engine::{AnswerShape, Client, Engine, EngineConfig, Job, Refusal, SamplingParams};
 use model::{ExportCard, GgufType, Layout, ModelConfig, Part};
 use serde_json::Value;
 use std::io::Read;
@@ -65,7 +65,7 @@ fn job(format: AnswerShape, seed: u32) -> Job {
         written: vec![],
         max_tokens: 16,
         pace: None,
-        sampling: Sampling { temperature: 2.0, seed, format, ..Sampling::default() },
+        sampling: SamplingParams { temperature: 2.0, seed, format, ..Sampling::default() },
         stop: vec![],
         logprobs: None,
         echo: false,

@@ -293,12 +293,12 @@ fn message(message: &market::Message) -> Result<engine::TemplateMessage, Reason>
     })
 }
 
-fn sampling(asked: &market::Sampling) -> Result<engine::Sampling, Reason> {
+fn sampling(asked: &market::Sampling) -> Result<engine::SamplingParams, Reason> {
     let format = match &asked.format {
         Format::Free => engine::AnswerShape::Free,
         Format::Schema(text) => engine::AnswerShape::Schema(json(text)?),
     };
-    Ok(engine::Sampling {
+    Ok(engine::SamplingParams {
         temperature: asked.temperature,
         top_p: asked.top_p,
         top_k: i32::try_from(asked.top_k).unwrap_or(i32::MAX),

@@ -1,7 +1,7 @@
 //! A model that our own stages trained for a moment, served.
 #![allow(dead_code)]
 
-use engine::{Client, Engine, EngineConfig, EngineFinish, Event, Job, Sampling};
+use engine::{Client, Engine, EngineConfig, EngineFinish, Event, Job, SamplingParams};
 use model::{ExportCard, GgufType, Layout, ModelConfig, Part};
 use std::path::{Path, PathBuf};
 
@@ -40,7 +40,7 @@ pub fn served(dir: &Path, kind: GgufType, slots: usize) -> Engine {
 }
 
 pub fn job(prompt: Vec<i32>, max_tokens: usize) -> Job {
-    let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
+    let sampling = SamplingParams { temperature: 0.0, ..Sampling::default() };
     Job {
         client: Client([1; 32]),
         own: true,

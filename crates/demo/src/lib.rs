@@ -7,7 +7,7 @@ mod serve;
 use anyhow::{Context, Result, bail, ensure};
 use base::Hash;
 use data::{Corpus, Tokenizer};
-use model::{Sampling, Trainer};
+use model::{SampleSettings, Trainer};
 use node::{ControlRequest, Status};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -476,7 +476,7 @@ fn write(stage: &Path, act: &Act) -> Result<String> {
     let mut trainer = Trainer::new(&config, &model::open("cpu")?);
     trainer.set(&theta);
     let prompt = tokenizer.encode("KING HENRY.\n")?;
-    let sampling = Sampling { temperature: 0.8, top_k: 40, seed: 1 };
+    let sampling = SampleSettings { temperature: 0.8, top_k: 40, seed: 1 };
     let ids = model::sample(&mut trainer, &prompt, 120, tokenizer.end_token(), sampling);
     Ok(format!("KING HENRY.\n{}", tokenizer.decode(&ids)?))
 }

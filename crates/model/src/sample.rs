@@ -5,7 +5,7 @@ use base::Rng;
 
 /// How the next id is drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Sampling {
+pub struct SampleSettings {
     /// 0 = the likeliest id always.
     pub temperature: f32,
     /// Only the likeliest so many are drawn from; 0 = all.
@@ -16,7 +16,7 @@ pub struct Sampling {
 
 /// Continues `prompt` by up to `n` ids, stopping after `stop`. The weights are those set in `trainer`.
 /// The whole context is computed anew for each id: simple, and fast enough for a sample.
-pub fn sample(trainer: &mut Trainer, prompt: &[u32], n: usize, stop: u32, sampling: Sampling) -> Vec<u32> {
+pub fn sample(trainer: &mut Trainer, prompt: &[u32], n: usize, stop: u32, sampling: SampleSettings) -> Vec<u32> {
     let context = trainer.config().max_position_embeddings;
     let mut ids = prompt.to_vec();
     let mut rng = Rng::new(sampling.seed);
@@ -31,7 +31,7 @@ pub fn sample(trainer: &mut Trainer, prompt: &[u32], n: usize, stop: u32, sampli
     ids.split_off(prompt.len())
 }
 
-fn draw(logits: Vec<f32>, sampling: Sampling, rng: &mut Rng) -> u32 {
+fn draw(logits: Vec<f32>, sampling: SampleSettings, rng: &mut Rng) -> u32 {
     let mut order: Vec<u32> = (0..logits.len() as u32).collect();
     order.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]));
     if sampling.temperature <= 0.0 {

@@ -54,7 +54,7 @@ impl Work {
         let mut prompt = Vec::new();
         let window = u64::from(self.spec.seq_len).min(SAMPLE.0);
         self.corpus.window(Split::Heldout, 0, window, &mut prompt)?;
-        let sampling = model::Sampling { temperature: 0.8, top_k: 40, seed: 1 };
+        let sampling = model::SampleSettings { temperature: 0.8, top_k: 40, seed: 1 };
         let ids = model::sample(trainer, &prompt, SAMPLE.1, tokenizer.end_token(), sampling);
         Ok(tokenizer.decode(&ids)?)
     }

@@ -31,7 +31,7 @@ pub trait Answerer: Send + Sync + 'static {
 /// Both directions of one question.
 pub struct Talk {
     /// To the peer.
-    pub say: Say,
+    pub say: FrameSender,
     /// From the peer.
     pub hear: Hear,
     /// Where the peer comes from.
@@ -46,7 +46,7 @@ pub struct FrameRoom {
 }
 
 /// Frames to a peer. Dropped, they have an end, which the peer notices.
-pub struct Say(SendStream);
+pub struct FrameSender(SendStream);
 
 /// Frames from a peer. Dropped, the peer notices that nobody reads.
 pub struct Hear {
@@ -54,7 +54,7 @@ pub struct Hear {
     max: usize,
 }
 
-impl Say {
+impl FrameSender {
     /// Sends a frame.
     pub async fn frame(&mut self, bytes: &[u8]) -> Result<(), Reject> {
         frame::send(&mut self.0, bytes).await
@@ -84,7 +84,7 @@ pub(crate) async fn open(pool: &Pool, peer: NodeId, max: usize) -> Result<Talk, 
     match connection.open_bi().await {
         Ok((say, hear)) => {
             let hear = Hear { stream: hear, max };
-            Ok(Talk { say: Say(say), hear, origin: Origin::Near, room: None })
+            Ok(Talk { say: FrameSender(say), hear, origin: Origin::Near, room: None })
         }
         Err(_) => {
             pool.discard(peer, alpn::TALK, 0, &connection).await;
@@ -114,7 +114,7 @@ pub(crate) async fn serve(connection: Connection, by: NodeId, answerer: Arc<dyn 
             let first = tokio::time::timeout(FIRST_WITHIN, frame::receive_in(&mut hear, first_max, &room.0)).await;
             let Ok(Ok(Some((first, permit)))) = first else { return };
             let room = permit.map(|permit| FrameRoom { _permit: permit });
-            let talk = Talk { say: Say(say), hear: Hear { stream: hear, max }, origin, room };
+            let talk = Talk { say: FrameSender(say), hear: Hear { stream: hear, max }, origin, room };
             answerer.answer(by, first, talk).await;
         });
     }

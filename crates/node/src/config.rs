@@ -232,7 +232,7 @@ impl ScheduleTable {
         range(percent(self.background_percent), "background_percent", "is between 1 and 100")?;
         range(percent(self.other_load_percent), "other_load_percent", "is between 1 and 100")?;
         range((30..=110).contains(&self.temperature_max_c), "temperature_max_c", "is between 30 and 110")?;
-        let hours = self.quiet_hours.join(",").parse::<owner::Schedule>();
+        let hours = self.quiet_hours.join(",").parse::<owner::WeekSchedule>();
         range(hours.is_ok(), "quiet_hours", &hours.err().map(|error| error.to_string()).unwrap_or_default())
     }
 }

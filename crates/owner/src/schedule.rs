@@ -37,7 +37,7 @@ pub struct LocalTime {
 
 /// Spans of the week; empty by default.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Schedule(Vec<Span>);
+pub struct WeekSchedule(Vec<Span>);
 
 /// Why a text is no schedule.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -88,7 +88,7 @@ impl LocalTime {
     }
 }
 
-impl Schedule {
+impl WeekSchedule {
     /// How many minutes from `local` the schedule goes on without a gap: `None` where it does not apply now,
     /// [`WEEK_MINUTES`] where it has no end.
     pub fn quiet_until(&self, local: LocalTime) -> Option<u32> {
@@ -127,7 +127,7 @@ impl Span {
     }
 }
 
-impl FromStr for Schedule {
+impl FromStr for WeekSchedule {
     type Err = ScheduleError;
 
     fn from_str(text: &str) -> Result<Self, ScheduleError> {
@@ -204,7 +204,7 @@ impl fmt::Display for LocalTime {
 }
 
 /// As it is read.
-impl fmt::Display for Schedule {
+impl fmt::Display for WeekSchedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, span) in self.0.iter().enumerate() {
             let comma = if i == 0 { "" } else { ", " };

@@ -1,6 +1,6 @@
 //! What the owner allows.
 
-use crate::Schedule;
+use crate::WeekSchedule;
 use thiserror::Error;
 
 /// Limits within which a machine may work for others.
@@ -23,7 +23,7 @@ pub struct Settings {
     /// What it does while the owner is there.
     pub when_active: WhenActive,
     /// When it never works.
-    pub quiet_hours: Schedule,
+    pub quiet_hours: WeekSchedule,
 }
 
 /// What a machine does while its owner uses it.
@@ -62,7 +62,7 @@ impl Default for Settings {
             memory_free_min_mb: 1024,
             disk_free_min_mb: 2048,
             when_active: WhenActive::Pause,
-            quiet_hours: Schedule::default(),
+            quiet_hours: WeekSchedule::default(),
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Schedules as owners write them, and against a table of every minute of the week.
 
 use base::{Millis, Rng};
-use owner::{DAY_MINUTES, LocalTime, SPANS_MAX, Schedule, ScheduleError, WEEK_MINUTES, Weekday};
+use owner::{DAY_MINUTES, LocalTime, SPANS_MAX, ScheduleError, WEEK_MINUTES, WeekSchedule, Weekday};
 
-fn parse(text: &str) -> Schedule {
+fn parse(text: &str) -> WeekSchedule {
     text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
 }
 
@@ -37,7 +37,7 @@ fn quiet_until_the_end_of_what_touches() {
 
 #[test]
 fn refusals_say_what_is_expected() {
-    let check = |text: &str, expect: ScheduleError| assert_eq!(text.parse::<Schedule>(), Err(expect));
+    let check = |text: &str, expect: ScheduleError| assert_eq!(text.parse::<WeekSchedule>(), Err(expect));
     check("mon-fri", ScheduleError::Form("mon-fri".into()));
     check("mon 9:00", ScheduleError::Form("mon 9:00".into()));
     check("daily 24:00-07:00", ScheduleError::Form("daily 24:00-07:00".into()));
@@ -48,7 +48,7 @@ fn refusals_say_what_is_expected() {
     }
     check("mon 09:00-09:00", ScheduleError::Empty("mon 09:00-09:00".into()));
     check(&"mon 09:00-10:00,".repeat(SPANS_MAX + 1), ScheduleError::TooMany);
-    let error = "mon-fry 09:00-10:00".parse::<Schedule>().expect_err("no such day").to_string();
+    let error = "mon-fry 09:00-10:00".parse::<WeekSchedule>().expect_err("no such day").to_string();
     assert!(error.starts_with("`mon-fry`: expected a day"), "{error}");
 }
 

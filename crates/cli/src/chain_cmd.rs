@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use base::Wire;
 use clap::Subcommand;
 use node::{ControlRequest, ProofFile};
-use replica::{NetworkFile, Seat};
+use replica::{NetworkFile, SeatOffer};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -112,10 +112,10 @@ pub(crate) enum NetworkCommand {
 
 const SEAT: &str = "seat1";
 
-fn parse_seats(seats: &[String]) -> Result<Vec<Seat>> {
+fn parse_seats(seats: &[String]) -> Result<Vec<SeatOffer>> {
     let parse = |line: &String| {
         let hex = line.trim().strip_prefix(SEAT).context("a seat begins with `seat1`; copy the whole line")?;
-        Seat::from_bytes(&base::from_hex(hex)?).context("a seat that was cut off or mistyped")
+        SeatOffer::from_bytes(&base::from_hex(hex)?).context("a seat that was cut off or mistyped")
     };
     seats.iter().map(parse).collect()
 }

@@ -136,7 +136,8 @@ fn chains_packets_and_networks() {
     ];
     canonical::<replica::Packet>("packet", &packets.map(|packet| packet.to_bytes()));
     let address = net::Address { node: key.id(), sockets: vec!["127.0.0.1:1".parse().expect("socket")], relay: None };
-    let seats = (0..4).map(|i| replica::Seat { key: Keypair::from_secret([i; 32]).id(), address: address.clone() });
+    let seats =
+        (0..4).map(|i| replica::SeatOffer { key: Keypair::from_secret([i; 32]).id(), address: address.clone() });
     let network = replica::NetworkFile::new("x", seats.collect()).expect("four seats");
     canonical::<replica::NetworkFile>("network", &[network.to_bytes()]);
     let mut state = chain::State::new(&network.genesis);

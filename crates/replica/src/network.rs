@@ -27,14 +27,14 @@ pub struct NetworkFile {
     /// Fixes the chain.
     pub genesis: Genesis,
     /// The validators and where they are. Not part of the chain: machines move.
-    pub seats: Vec<Seat>,
+    pub seats: Vec<SeatOffer>,
     /// The state that a recovered network goes on with.
     pub state: Option<Vec<u8>>,
 }
 
 /// A validator's word of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seat {
+pub struct SeatOffer {
     /// Its consensus key.
     pub key: NodeId,
     /// Its node, and where that listens.
@@ -52,11 +52,11 @@ impl Wire for NetworkFile {
         Ok(Self { genesis, seats, state })
     }
 }
-wire_struct!(Seat { key, address });
+wire_struct!(SeatOffer { key, address });
 
 impl NetworkFile {
     /// A network of these validators, who share its first credits.
-    pub fn new(name: &str, seats: Vec<Seat>) -> Result<Self> {
+    pub fn new(name: &str, seats: Vec<SeatOffer>) -> Result<Self> {
         ensure!(
             seats.len() == 1 || seats.len() >= 4,
             "a network has one validator or at least four: two or three halt when one sleeps"
@@ -66,7 +66,7 @@ impl NetworkFile {
         keys.dedup();
         ensure!(keys.len() == seats.len(), "a seat is named twice");
         let share = Credits(FAUCET.0 / seats.len() as u64);
-        let found = |seat: &Seat| Founder { key: seat.key, owner: seat.address.node, node: seat.address.node };
+        let found = |seat: &SeatOffer| Founder { key: seat.key, owner: seat.address.node, node: seat.address.node };
         let mut genesis = genesis(name.to_owned(), seats.iter().map(found).collect());
         genesis.opening = seats.iter().map(|seat| (seat.address.node, share)).collect();
         Ok(Self { genesis, seats, state: None })
@@ -110,7 +110,7 @@ impl NetworkFile {
 }
 
 /// The seat that the data folder's keys can take, on a node that listens at `bind` or is reached at `relay`.
-pub fn seat(dir: &Path, bind: SocketAddr, relay: Option<RelayAddr>) -> Result<Seat> {
+pub fn seat(dir: &Path, bind: SocketAddr, relay: Option<RelayAddr>) -> Result<SeatOffer> {
     let named = bind.port() != 0 && !bind.ip().is_unspecified();
     ensure!(
         named || relay.is_some(),
@@ -119,7 +119,7 @@ pub fn seat(dir: &Path, bind: SocketAddr, relay: Option<RelayAddr>) -> Result<Se
     let data = DataFolder::open(dir)?;
     let address =
         Address { node: secret(&data, "key")?.id(), sockets: named.then_some(bind).into_iter().collect(), relay };
-    Ok(Seat { key: secret(&data, SEAT_FILE)?.id(), address })
+    Ok(SeatOffer { key: secret(&data, SEAT_FILE)?.id(), address })
 }
 
 /// Makes a network the folder's own: from its next start on the node keeps that network's chain. Whether it has
@@ -166,7 +166,7 @@ pub struct Recovered {
 
 /// Makes the network `name` of these seats out of the last certified state of the folder's own one. No node may
 /// run on the folder.
-pub fn recover(dir: &Path, name: &str, seats: Vec<Seat>) -> Result<Recovered> {
+pub fn recover(dir: &Path, name: &str, seats: Vec<SeatOffer>) -> Result<Recovered> {
     let data = DataFolder::open(dir)?;
     let old = NetworkFile::of(data.dir())?.context("this folder has no network to recover")?;
     let from = old.genesis.chain();

@@ -239,7 +239,7 @@ pub fn reseated(data: &DataFolder) {
 mod tests {
     use super::*;
     use crate::disk::Disk;
-    use crate::network::{Seat, private};
+    use crate::network::{SeatOffer, private};
     use base::Millis;
     use chain::State;
     use net::Address;
@@ -269,7 +269,7 @@ mod tests {
             let other = |i: u8| Keypair::from_secret([i; 32]).id();
             let seat = |i: u8| {
                 let key = if i == 0 && founder { self.key() } else { other(50 + i) };
-                Seat { key, address: Address { node: other(60 + i), sockets: Vec::new(), relay: None } }
+                SeatOffer { key, address: Address { node: other(60 + i), sockets: Vec::new(), relay: None } }
             };
             let mut network = NetworkFile::new("four", (0..4).map(seat).collect()).expect("a network");
             network.genesis.time = Millis(crate::clock::clock().0 - age_ms);

@@ -29,7 +29,7 @@ const PART: usize = 1 << 20;
 const SNAPSHOT_MAX: usize = 1 << 28;
 
 /// A future of a service.
-pub type Served<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Chains that this node keeps for others.
 pub trait LogService: Send + Sync + 'static {
@@ -37,9 +37,9 @@ pub trait LogService: Send + Sync + 'static {
     fn submit(&self, chain: &Hash, from: NodeId, tx: Vec<u8>) -> Result<(), Reject>;
     /// The encoded block at `height` as soon as there is one, with its certificate (empty where it has none of
     /// its own); `None` when this node does not have it.
-    fn block(&self, chain: Hash, height: u64) -> Served<'_, Option<(Bytes, Bytes)>>;
+    fn block(&self, chain: Hash, height: u64) -> BoxFuture<'_, Option<(Bytes, Bytes)>>;
     /// An encoded snapshot for who begins at the block `anchor`, or at the genesis, and the height of its state.
-    fn snapshot(&self, chain: Hash, anchor: Option<u64>) -> Served<'_, Option<(u64, Bytes)>>;
+    fn snapshot(&self, chain: Hash, anchor: Option<u64>) -> BoxFuture<'_, Option<(u64, Bytes)>>;
 }
 
 /// What a follower asks for.

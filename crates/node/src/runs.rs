@@ -2,7 +2,7 @@
 
 use base::{Hash, NodeId, Reject, Wire};
 use chain::{Block, Tx};
-use net::{Net, Served, Ticket};
+use net::{BoxFuture, Net, Ticket};
 use replica::ChainLog;
 use std::sync::Arc;
 use swarm::{RunId, SignedTx, State};
@@ -40,7 +40,7 @@ impl Log for RunLog {
         self.log.submit(&Tx::Work { tx }.to_bytes(), None)
     }
 
-    fn state(&self) -> Served<'_, Option<(u64, State)>> {
+    fn state(&self) -> BoxFuture<'_, Option<(u64, State)>> {
         // One that failed counts: the driver ends with it.
         Box::pin(async move {
             let kept = self.log.wait_kept().await?;
@@ -48,7 +48,7 @@ impl Log for RunLog {
         })
     }
 
-    fn block(&self, height: u64) -> Served<'_, Option<swarm::WorkBlock>> {
+    fn block(&self, height: u64) -> BoxFuture<'_, Option<swarm::WorkBlock>> {
         Box::pin(async move {
             let kept = self.log.wait_kept().await?;
             Some(Block::from_bytes(&kept.block(height).await?.0).ok()?.work())

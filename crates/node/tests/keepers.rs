@@ -3,7 +3,7 @@
 use base::{ChunkTree, Hash, NodeId, Reject};
 use bytes::Bytes;
 use ledger::Credits;
-use net::Served;
+use net::BoxFuture;
 use node::{Node, NodeConfig};
 use replica::{NetworkFile, SpendError};
 use std::net::{SocketAddr, UdpSocket};
@@ -32,10 +32,10 @@ impl net::LogService for Still {
     fn submit(&self, _: &Hash, _: NodeId, _: Vec<u8>) -> Result<(), Reject> {
         Err(Reject::TooMany)
     }
-    fn block(&self, _: Hash, _: u64) -> Served<'_, Option<(Bytes, Bytes)>> {
+    fn block(&self, _: Hash, _: u64) -> BoxFuture<'_, Option<(Bytes, Bytes)>> {
         Box::pin(std::future::pending())
     }
-    fn snapshot(&self, _: Hash, _: Option<u64>) -> Served<'_, Option<(u64, Bytes)>> {
+    fn snapshot(&self, _: Hash, _: Option<u64>) -> BoxFuture<'_, Option<(u64, Bytes)>> {
         Box::pin(async { None })
     }
 }

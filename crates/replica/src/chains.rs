@@ -8,7 +8,7 @@ use anyhow::Result;
 use base::{Hash, NodeId, Reject, Wire};
 use bytes::Bytes;
 use chain::Anchor;
-use net::{Net, Served, Ticket};
+use net::{BoxFuture, Net, Ticket};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -84,14 +84,14 @@ impl net::LogService for Chains {
         self.get(chain).ok_or(Reject::WrongChain)?.submit(&tx, Some(from))
     }
 
-    fn block(&self, chain: Hash, height: u64) -> Served<'_, Option<(Bytes, Bytes)>> {
+    fn block(&self, chain: Hash, height: u64) -> BoxFuture<'_, Option<(Bytes, Bytes)>> {
         Box::pin(async move {
             let (block, certificate) = self.get(&chain)?.kept()?.block(height).await?;
             Some((block.into(), certificate.into()))
         })
     }
 
-    fn snapshot(&self, chain: Hash, anchor: Option<u64>) -> Served<'_, Option<(u64, Bytes)>> {
+    fn snapshot(&self, chain: Hash, anchor: Option<u64>) -> BoxFuture<'_, Option<(u64, Bytes)>> {
         Box::pin(async move { self.get(&chain)?.kept()?.snapshot_bytes(anchor).await.ok() })
     }
 }

@@ -2,7 +2,7 @@
 
 use base::{Hash, NodeId};
 use ledger::{Account, Allotment, Credits, Tx};
-use net::{Served, Ticket};
+use net::{BoxFuture, Ticket};
 use std::time::Duration;
 
 /// Accounts on the chains that a node keeps or follows, and what it submits to them.
@@ -26,9 +26,9 @@ pub trait Accounts: Send + Sync + 'static {
     /// What a transaction costs.
     fn fee(&self, chain: &Hash) -> anyhow::Result<Credits>;
     /// Waits until a chain is here, or says why it is not.
-    fn arrived(&self, chain: Hash, within: Duration) -> Served<'_, Result<(), String>>;
+    fn arrived(&self, chain: Hash, within: Duration) -> BoxFuture<'_, Result<(), String>>;
     /// Signs a transaction, submits it and waits until it is final: the height of its block.
-    fn spend(&self, chain: Hash, tx: Tx) -> Served<'_, Result<u64, Unspent>>;
+    fn spend(&self, chain: Hash, tx: Tx) -> BoxFuture<'_, Result<u64, Unspent>>;
 }
 
 /// A transaction that is not final.

@@ -1,7 +1,7 @@
 //! What a driver of runs needs of a chain.
 
 use base::{Hash, NodeId, Reject};
-use net::{Served, Ticket};
+use net::{BoxFuture, Ticket};
 use swarm::{RunId, SignedTx, State, WorkBlock};
 use tokio::sync::watch;
 
@@ -20,7 +20,7 @@ pub trait Log: Send + Sync + 'static {
     /// Takes a signed transaction of work, or refuses it.
     fn submit(&self, tx: SignedTx) -> Result<(), Reject>;
     /// Its height and what it says of runs, as soon as it is here; `None`: it never will be.
-    fn state(&self) -> Served<'_, Option<(u64, State)>>;
+    fn state(&self) -> BoxFuture<'_, Option<(u64, State)>>;
     /// What the final block at `height` says of runs, as soon as it is final; `None`: the chain ended.
-    fn block(&self, height: u64) -> Served<'_, Option<WorkBlock>>;
+    fn block(&self, height: u64) -> BoxFuture<'_, Option<WorkBlock>>;
 }

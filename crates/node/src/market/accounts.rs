@@ -5,7 +5,7 @@ use crate::shared::Shared;
 use anyhow::{Context, Result};
 use base::{Hash, NodeId};
 use ledger::{Account, Allotment, Credits, Tx};
-use net::{Served, Ticket};
+use net::{BoxFuture, Ticket};
 use replica::Kept;
 use serving::{Accounts, Unspent};
 use std::sync::{Arc, Weak};
@@ -71,7 +71,7 @@ impl Accounts for NodeAccounts {
         self.node()?.fee(Some(&chain.to_string()))
     }
 
-    fn arrived(&self, chain: Hash, within: Duration) -> Served<'_, Result<(), String>> {
+    fn arrived(&self, chain: Hash, within: Duration) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
             let log = self.shared.chains.get(&chain);
             let log = log.ok_or("this node is not in the provider's network; --ticket joins it")?;
@@ -84,7 +84,7 @@ impl Accounts for NodeAccounts {
         })
     }
 
-    fn spend(&self, chain: Hash, tx: Tx) -> Served<'_, Result<u64, Unspent>> {
+    fn spend(&self, chain: Hash, tx: Tx) -> BoxFuture<'_, Result<u64, Unspent>> {
         Box::pin(async move {
             let node = self.node().map_err(|error| Unspent { no_effect: true, why: format!("{error:#}") })?;
             let spent = node.spend(Some(&chain.to_string()), tx).await;

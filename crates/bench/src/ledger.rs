@@ -2,7 +2,7 @@
 
 use crate::{Bar, Book};
 use base::{NodeId, Rng, Signature, Signed};
-use ledger::{Credits, Ledger, Params, SignedTx, Tx, WalletEnvelope};
+use ledger::{Credits, Ledger, Params, SignedWalletTx, Tx, WalletEnvelope};
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -41,7 +41,7 @@ fn blocks(accounts: u64) -> (Vec<f64>, Vec<f64>) {
             *nonce += 1;
             Signed { by, value, signature: Signature([0; 64]) }
         };
-        let block: Vec<SignedTx> = (0..BLOCK).map(transfer).collect();
+        let block: Vec<SignedWalletTx> = (0..BLOCK).map(transfer).collect();
         let begun = Instant::now();
         for tx in &block {
             ledger.take_checked(tx).expect("everybody has enough");

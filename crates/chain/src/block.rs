@@ -18,7 +18,7 @@ pub enum Tx {
     /// Of a wallet.
     Wallet {
         /// With its signature.
-        tx: ledger::SignedTx,
+        tx: ledger::SignedWalletTx,
     },
     /// A validator's vote on which runs earn new money.
     Vote {

@@ -1,7 +1,7 @@
 //! What a wallet transaction does. Each rule looks first and changes then: what is refused changes nothing.
 
 use crate::account::{ALLOTMENTS_MAX, Account, Allotment, UNBONDINGS_MAX, Unbonding};
-use crate::tx::{DOMAIN, SignedTx, Tx, VOUCHER_DOMAIN, Voucher};
+use crate::tx::{DOMAIN, SignedWalletTx, Tx, VOUCHER_DOMAIN, Voucher};
 use crate::{Credits, Ledger};
 use base::{NodeId, Reject, Signed};
 
@@ -16,7 +16,7 @@ pub(crate) fn follows(nonce: u64, next: u64) -> Result<(), Reject> {
 
 impl Ledger {
     /// Carries out a transaction.
-    pub fn take(&mut self, tx: &SignedTx) -> Result<(), Reject> {
+    pub fn take(&mut self, tx: &SignedWalletTx) -> Result<(), Reject> {
         if !tx.verify(DOMAIN) {
             return Err(Reject::BadSignature);
         }
@@ -24,7 +24,7 @@ impl Ledger {
     }
 
     /// The same for a transaction whose own signature was checked before.
-    pub fn take_checked(&mut self, tx: &SignedTx) -> Result<(), Reject> {
+    pub fn take_checked(&mut self, tx: &SignedWalletTx) -> Result<(), Reject> {
         if tx.value.chain != self.params.chain {
             return Err(Reject::WrongChain);
         }
@@ -38,7 +38,7 @@ impl Ledger {
 
     /// Whether a transaction would be taken after `ahead` others of the same account, as far as can be
     /// told now: what a mempool asks.
-    pub fn check(&self, tx: &SignedTx, ahead: u64) -> Result<(), Reject> {
+    pub fn check(&self, tx: &SignedWalletTx, ahead: u64) -> Result<(), Reject> {
         let next = self.account(&tx.by).map_or(0, |account| account.wallet_nonce);
         follows(tx.value.nonce, next.saturating_add(ahead))?;
         let other = match &tx.value.tx {

@@ -13,7 +13,7 @@ pub const VOUCHER_DOMAIN: &str = "talkoo 2026 voucher v1";
 pub const ALLOT_MAX: usize = 32;
 
 /// A transaction with its signer.
-pub type SignedTx = Signed<WalletEnvelope>;
+pub type SignedWalletTx = Signed<WalletEnvelope>;
 
 /// What is signed.
 #[derive(Debug, Clone, PartialEq, Eq)]

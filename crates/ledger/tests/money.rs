@@ -5,7 +5,7 @@ mod common;
 
 use base::{Hash, Millis, Reject, Signed, Wire};
 use common::{FEE, PEOPLE, claim, id, key, opened, params, say, take, voucher};
-use ledger::{Allotments, Credits, DOMAIN, Ledger, PaySource, Proof, SignedTx, Tx, WalletEnvelope};
+use ledger::{Allotments, Credits, DOMAIN, Ledger, PaySource, Proof, SignedWalletTx, Tx, WalletEnvelope};
 use proptest::prelude::*;
 
 /// Anything that can happen to the books.
@@ -142,7 +142,7 @@ proptest! {
 
     #[test]
     fn any_bytes_are_a_transaction_or_refused(bytes: Vec<u8>) {
-        if let Ok(tx) = SignedTx::from_bytes(&bytes) {
+        if let Ok(tx) = SignedWalletTx::from_bytes(&bytes) {
             prop_assert_eq!(tx.to_bytes(), bytes.clone());
             prop_assert!(opened().take(&tx).is_err());
         }
@@ -155,7 +155,7 @@ proptest! {
         let mut bytes = say(&books, by, tx).to_bytes();
         let at = at.index(bytes.len());
         bytes[at] ^= flip;
-        if let Ok(tx) = SignedTx::from_bytes(&bytes) {
+        if let Ok(tx) = SignedWalletTx::from_bytes(&bytes) {
             prop_assert_eq!(books.take(&tx), Err(Reject::BadSignature));
         }
     }

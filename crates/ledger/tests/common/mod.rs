@@ -4,7 +4,7 @@
 
 use base::{Hash, Keypair, Millis, NodeId, Reject, Signed};
 use ledger::{
-    Credits, DOMAIN, Issuance, Ledger, Params, SEAT_DOMAIN, SeatClaim, SignedTx, Tx, VOUCHER_DOMAIN, Voucher,
+    Credits, DOMAIN, Issuance, Ledger, Params, SEAT_DOMAIN, SeatClaim, SignedWalletTx, Tx, VOUCHER_DOMAIN, Voucher,
     WalletEnvelope,
 };
 
@@ -38,7 +38,7 @@ pub fn opened() -> Ledger {
     ledger
 }
 
-pub fn say(ledger: &Ledger, by: u8, tx: Tx) -> SignedTx {
+pub fn say(ledger: &Ledger, by: u8, tx: Tx) -> SignedWalletTx {
     let nonce = ledger.account(&id(by)).map_or(0, |account| account.wallet_nonce);
     Signed::new(DOMAIN, &key(by), WalletEnvelope { chain: params().chain, nonce, tx })
 }

@@ -13,7 +13,7 @@ pub enum Tx {
     /// Of a run: the worker's lane, no fee.
     Work {
         /// With its signature.
-        tx: swarm::SignedTx,
+        tx: swarm::SignedWorkTx,
     },
     /// Of a wallet.
     Wallet {

@@ -5,7 +5,7 @@ use chain::{Block, Tx};
 use net::{BoxFuture, Net, Ticket};
 use replica::ChainLog;
 use std::sync::Arc;
-use swarm::{RunId, SignedTx, State};
+use swarm::{RunId, SignedWorkTx, State};
 use tokio::sync::watch;
 use trainer::Log;
 
@@ -36,7 +36,7 @@ impl Log for RunLog {
         self.log.fresh(&self.net.address(), ticket)
     }
 
-    fn submit(&self, tx: SignedTx) -> Result<(), Reject> {
+    fn submit(&self, tx: SignedWorkTx) -> Result<(), Reject> {
         self.log.submit(&Tx::Work { tx }.to_bytes(), None)
     }
 

@@ -5,7 +5,7 @@ use base::{ChunkTree, Hash, Keypair, Millis, Rng, Round, Signed, Wire};
 use model::update::Format;
 use model::{Layout, ModelConfig, Part, Private, Weights, verify_update};
 use std::time::{Duration, Instant};
-use swarm::{Attest, Claim, Commit, DOMAIN, Memory, SignedTx, Tx, Verdict, WorkBlock, WorkEnvelope};
+use swarm::{Attest, Claim, Commit, DOMAIN, Memory, SignedWorkTx, Tx, Verdict, WorkBlock, WorkEnvelope};
 
 fn seconds() -> Duration {
     let seconds = std::env::var("FUZZ_SECONDS").ok().and_then(|s| s.parse::<f64>().ok()).unwrap_or(0.3);
@@ -71,7 +71,7 @@ fn commit() -> Commit {
     }
 }
 
-fn txs() -> Vec<SignedTx> {
+fn txs() -> Vec<SignedWorkTx> {
     let key = Keypair::from_secret([1; 32]);
     let run = Hash::of("a", b"");
     let attest = Attest { run, round: Round(3), root: run, held: vec![5] };
@@ -92,7 +92,7 @@ fn txs() -> Vec<SignedTx> {
 #[test]
 fn transactions_blocks_and_memories() {
     let signed: Vec<Vec<u8>> = txs().iter().map(Wire::to_bytes).collect();
-    canonical::<SignedTx>("transaction", &signed);
+    canonical::<SignedWorkTx>("transaction", &signed);
     canonical::<WorkBlock>("block", &[WorkBlock { height: 1, time: Millis(2), txs: txs() }.to_bytes()]);
     let memory = Memory { state: Hash::default(), said: Some(commit()), unsettled: vec![(Round(1), Hash::default())] };
     canonical::<Memory>("memory", &[memory.to_bytes()]);

@@ -3,7 +3,7 @@
 
 use crate::state::State;
 use crate::tx::BLOCK_TXS_MAX;
-use crate::{RunEvent, SignedTx, WorkBlock};
+use crate::{RunEvent, SignedWorkTx, WorkBlock};
 use base::{Hash, Millis, NodeId, Reject};
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 #[derive(Debug, Default)]
 pub struct Sequencer {
     state: State,
-    waiting: Vec<SignedTx>,
+    waiting: Vec<SignedWorkTx>,
     per_signer: BTreeMap<NodeId, usize>,
 }
 
@@ -30,7 +30,7 @@ impl Sequencer {
     }
 
     /// Takes a transaction for the next block, or refuses it with a reason.
-    pub fn submit(&mut self, tx: SignedTx) -> Result<(), Reject> {
+    pub fn submit(&mut self, tx: SignedWorkTx) -> Result<(), Reject> {
         let waiting = self.per_signer.get(&tx.by).copied().unwrap_or_default();
         if waiting >= WAITING_PER_SIGNER || self.waiting.len() >= BLOCK_TXS_MAX {
             return Err(Reject::TooMany);

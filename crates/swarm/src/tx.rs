@@ -10,7 +10,7 @@ pub const DOMAIN: &str = "talkoo 2026 transaction v1";
 pub type RunId = Hash;
 
 /// A transaction with its signer and the signer's running number.
-pub type SignedTx = Signed<WorkEnvelope>;
+pub type SignedWorkTx = Signed<WorkEnvelope>;
 
 /// What is signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,7 +140,7 @@ pub struct WorkBlock {
     /// Time of the log, never falling.
     pub time: Millis,
     /// In order.
-    pub txs: Vec<SignedTx>,
+    pub txs: Vec<SignedWorkTx>,
 }
 
 impl WorkEnvelope {

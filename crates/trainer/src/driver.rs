@@ -15,7 +15,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use swarm::{Input, Intent, Memory, Outcome, Output, Peer, RunEvent, RunId, SignedTx, State, Tx, Waiting, WorkBlock};
+use swarm::{
+    Input, Intent, Memory, Outcome, Output, Peer, RunEvent, RunId, SignedWorkTx, State, Tx, Waiting, WorkBlock,
+};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
@@ -69,7 +71,7 @@ pub(crate) struct Driver {
     pub(crate) peer: Peer,
     pub(crate) runs: BTreeMap<RunId, Run>,
     pub(crate) happenings: mpsc::Sender<DriverEvent>,
-    pub(crate) to_log: mpsc::Sender<SignedTx>,
+    pub(crate) to_log: mpsc::Sender<SignedWorkTx>,
     /// What was to be said before the chain was known.
     early: Vec<Tx>,
     known: bool,

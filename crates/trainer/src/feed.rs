@@ -3,7 +3,7 @@
 use crate::event::DriverEvent;
 use crate::log::Log;
 use std::sync::Arc;
-use swarm::SignedTx;
+use swarm::SignedWorkTx;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) async fn follow_log(
     log: Arc<dyn Log>,
     out: mpsc::Sender<DriverEvent>,
-    txs: mpsc::Receiver<SignedTx>,
+    txs: mpsc::Receiver<SignedWorkTx>,
     stop: CancellationToken,
 ) {
     tokio::select! {
@@ -24,7 +24,7 @@ pub(crate) async fn follow_log(
 async fn hand_on(
     log: &dyn Log,
     out: &mpsc::Sender<DriverEvent>,
-    mut txs: mpsc::Receiver<SignedTx>,
+    mut txs: mpsc::Receiver<SignedWorkTx>,
 ) -> Option<std::convert::Infallible> {
     let (mut height, state) = log.state().await?;
     out.send(DriverEvent::State(Box::new(state))).await.ok()?;

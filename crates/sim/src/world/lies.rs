@@ -3,7 +3,7 @@
 use super::World;
 use crate::scenario::Liar;
 use base::{Hash, Reject, Round, Signed};
-use swarm::{Attest, Candidate, Commit, DOMAIN, SignedTx, Status, Tx, Verdict, WorkEnvelope};
+use swarm::{Attest, Candidate, Commit, DOMAIN, SignedWorkTx, Status, Tx, Verdict, WorkEnvelope};
 
 /// The lie about a root.
 fn false_root(root: &Hash) -> Hash {
@@ -152,7 +152,7 @@ impl World {
         let victim = self.rng.below(self.nodes.len() as u64) as usize;
         let victim = self.nodes[victim].id;
         let leave = WorkEnvelope { chain: self.scenario.chain, seq: 1 << 60, work: 0, tx: Tx::Leave { run } };
-        let mine: SignedTx = Signed::new(DOMAIN, &self.nodes[i].key, leave);
+        let mine: SignedWorkTx = Signed::new(DOMAIN, &self.nodes[i].key, leave);
         if victim != mine.by {
             self.send(i, Signed { by: victim, ..mine }, true);
         }

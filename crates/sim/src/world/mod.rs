@@ -15,7 +15,7 @@ use check::Watch;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use swarm::{
-    Commit, Input, Intent, Outcome, Output, Peer, Run, RunId, Sequencer, SignedTx, State, Status, Tx, WorkBlock,
+    Commit, Input, Intent, Outcome, Output, Peer, Run, RunId, Sequencer, SignedWorkTx, State, Status, Tx, WorkBlock,
 };
 use wire::Ask;
 
@@ -53,7 +53,7 @@ const FORGE_MS: u64 = 700;
 
 /// What happens.
 pub(crate) enum What {
-    Tx { from: usize, tx: Box<SignedTx>, forged: bool },
+    Tx { from: usize, tx: Box<SignedWorkTx>, forged: bool },
     Make,
     Block { height: u64, stream: u64 },
     Reconnect { stream: u64 },

@@ -3,7 +3,7 @@
 use super::{LOG, What, World};
 use crate::report::Violation;
 use base::{Hash, NodeId, Reject};
-use swarm::{Candidate, Input, SignedTx, Tx};
+use swarm::{Candidate, Input, SignedWorkTx, Tx};
 
 /// What is fetched.
 pub(crate) enum Want {
@@ -69,7 +69,7 @@ impl World {
     }
 
     /// Sends to the log what is signed already, or forged.
-    pub fn send(&mut self, i: usize, tx: SignedTx, forged: bool) {
+    pub fn send(&mut self, i: usize, tx: SignedWorkTx, forged: bool) {
         self.messages += 1;
         if self.loses(self.scenario.faults.loss_permille) {
             return;
@@ -84,7 +84,7 @@ impl World {
     }
 
     /// A submission is at the log.
-    pub fn arrives(&mut self, from: usize, tx: SignedTx, forged: bool) -> Result<(), Violation> {
+    pub fn arrives(&mut self, from: usize, tx: SignedWorkTx, forged: bool) -> Result<(), Violation> {
         if self.stalled().is_some() {
             self.watch.struck.absent += 1;
             return Ok(());

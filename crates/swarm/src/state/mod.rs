@@ -8,7 +8,7 @@ mod plan;
 mod round;
 
 use crate::tx::DOMAIN;
-use crate::{Attest, Commit, Mode, RunId, SignedTx, Spec, Tx, WorkBlock};
+use crate::{Attest, Commit, Mode, RunId, SignedWorkTx, Spec, Tx, WorkBlock};
 use base::{Hash, Millis, NodeId, Reject, RejectCounts, Round, wire_struct};
 use round::two_thirds;
 use std::collections::{BTreeMap, VecDeque};
@@ -143,12 +143,12 @@ impl State {
     }
 
     /// Whether `tx` would be taken now; what a mempool asks.
-    pub fn check(&self, tx: &SignedTx) -> Result<(), Reject> {
+    pub fn check(&self, tx: &SignedWorkTx) -> Result<(), Reject> {
         self.check_envelope(tx, true)?;
         self.check_said(tx)
     }
 
-    fn check_said(&self, tx: &SignedTx) -> Result<(), Reject> {
+    fn check_said(&self, tx: &SignedWorkTx) -> Result<(), Reject> {
         let run = |id: &RunId| self.runs.get(id).ok_or(Reject::UnknownRun);
         match &tx.value.tx {
             Tx::Create { spec } => self.check_create(spec, &tx.by),
@@ -164,7 +164,7 @@ impl State {
         }
     }
 
-    fn check_envelope(&self, tx: &SignedTx, verify: bool) -> Result<(), Reject> {
+    fn check_envelope(&self, tx: &SignedWorkTx, verify: bool) -> Result<(), Reject> {
         if tx.value.chain != self.chain {
             return Err(Reject::WrongChain);
         }
@@ -187,7 +187,7 @@ impl State {
         if self.runs.values().filter(|run| !run.ended).count() >= RUNS_MAX { Err(Reject::Full) } else { Ok(()) }
     }
 
-    fn take(&mut self, tx: &SignedTx, verify: bool, events: &mut Vec<Event>) -> Result<(), Reject> {
+    fn take(&mut self, tx: &SignedWorkTx, verify: bool, events: &mut Vec<Event>) -> Result<(), Reject> {
         self.check_envelope(tx, verify)?;
         let said = self.check_said(tx);
         // Refused or not: what was said once is not said again by somebody else. But a key that never said

@@ -84,7 +84,7 @@ impl Network {
     }
 
     fn transfer(&self, from: usize, nonce: u64) -> Vec<u8> {
-        let tx = ledger::Tx::Transfer { to: sender(3 * SENDERS).id(), amount: Credits(1) };
+        let tx = ledger::WalletTx::Transfer { to: sender(3 * SENDERS).id(), amount: Credits(1) };
         let envelope = ledger::WalletEnvelope { chain: self.genesis.chain(), nonce, tx };
         Tx::Wallet { tx: Signed::new(ledger::DOMAIN, &sender(from), envelope) }.to_bytes()
     }

@@ -2,7 +2,7 @@
 
 use crate::{Bar, Book};
 use base::{NodeId, Rng, Signature, Signed};
-use ledger::{Credits, Ledger, Params, SignedWalletTx, Tx, WalletEnvelope};
+use ledger::{Credits, Ledger, Params, SignedWalletTx, WalletEnvelope, WalletTx};
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -36,7 +36,7 @@ fn blocks(accounts: u64) -> (Vec<f64>, Vec<f64>) {
         let transfer = |_| {
             let by = id(rng.below(accounts));
             let nonce: &mut u64 = nonces.entry(by).or_default();
-            let tx = Tx::Transfer { to: id(rng.below(accounts)), amount: Credits(5) };
+            let tx = WalletTx::Transfer { to: id(rng.below(accounts)), amount: Credits(5) };
             let value = WalletEnvelope { chain: ledger.params().chain, nonce: *nonce, tx };
             *nonce += 1;
             Signed { by, value, signature: Signature([0; 64]) }

@@ -216,7 +216,7 @@ async fn idle(book: &mut Book) -> Result<()> {
     }
     for (_, dir) in &nodes {
         let key = Keypair::from_secret([9; 32]).id();
-        let send = ledger::Tx::Transfer { to: key, amount: Credits::whole(1) };
+        let send = ledger::WalletTx::Transfer { to: key, amount: Credits::whole(1) };
         answer(dir, &ControlRequest::Spend { network: None, tx: base::to_hex(&send.to_bytes()) }).await?;
     }
     let before: Vec<Cpu> = nodes.iter().map(|(node, _)| Cpu::of(node.0.id())).collect::<Result<_>>()?;

@@ -108,7 +108,7 @@ impl Tx {
 
     /// What kind of transaction it is, for displays.
     pub fn kind(&self) -> &'static str {
-        use ledger::Tx as Wallet;
+        use ledger::WalletTx as Wallet;
         use swarm::Tx as Work;
         match self {
             Self::Vote { .. } => "vote",

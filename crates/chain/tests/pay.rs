@@ -59,7 +59,7 @@ fn chain_of(genesis: &Genesis, blocks: &[swarm::WorkBlock]) -> (State, Vec<Vec<H
 
 fn money(genesis: &Genesis, run: Hash) -> Vec<Tx> {
     let chain = genesis.chain();
-    let fund = ledger::WalletEnvelope { chain, nonce: 0, tx: ledger::Tx::Fund { pot: run, amount: BUDGET } };
+    let fund = ledger::WalletEnvelope { chain, nonce: 0, tx: ledger::WalletTx::Fund { pot: run, amount: BUDGET } };
     let vote = |i| Signed::new(VOTE_DOMAIN, &key(i), Vote { chain, seq: 1, run, share_permille: 400 });
     let votes = (0..genesis.validators.len() as u8).map(|i| Tx::Vote { vote: vote(i) });
     std::iter::once(Tx::Wallet { tx: Signed::new(ledger::DOMAIN, &key(9), fund) }).chain(votes).collect()
@@ -181,7 +181,7 @@ fn a_run_that_nobody_admitted_earns_no_new_money() {
 fn a_block_with_a_forged_signature_is_no_block() {
     let genesis = genesis(1);
     let mut state = State::new(&genesis);
-    let tx = ledger::Tx::Transfer { to: key(7).id(), amount: Credits::whole(1) };
+    let tx = ledger::WalletTx::Transfer { to: key(7).id(), amount: Credits::whole(1) };
     let good = Signed::new(ledger::DOMAIN, &key(9), ledger::WalletEnvelope { chain: genesis.chain(), nonce: 0, tx });
     let mut forged = good.clone();
     forged.signature.0[5] ^= 1;

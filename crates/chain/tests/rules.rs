@@ -21,7 +21,7 @@ fn genesis(n: usize) -> Genesis {
 }
 
 fn fund(genesis: &Genesis, run: Hash, nonce: u64) -> Tx {
-    let tx = ledger::Tx::Fund { pot: run, amount: Credits::whole(3) };
+    let tx = ledger::WalletTx::Fund { pot: run, amount: Credits::whole(3) };
     Tx::Wallet {
         tx: Signed::new(ledger::DOMAIN, &user(), ledger::WalletEnvelope { chain: genesis.chain(), nonce, tx }),
     }

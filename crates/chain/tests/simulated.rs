@@ -176,7 +176,7 @@ impl Automaton for Seat {
         let mut node = world.node(me);
         // There is always something to put in order.
         let nonce = node.orderer.state().money().account(&user(me).id()).map_or(0, |account| account.wallet_nonce);
-        let tx = ledger::Tx::Transfer { to: user(9).id(), amount: Credits(1_000) };
+        let tx = ledger::WalletTx::Transfer { to: user(9).id(), amount: Credits(1_000) };
         let envelope = ledger::WalletEnvelope { chain: world.genesis.chain(), nonce, tx };
         let _ = node.orderer.submit(Tx::Wallet { tx: Signed::new(ledger::DOMAIN, &user(me), envelope) });
         let turn = Turn { epoch: 0, leader: key(me).id(), missing: Vec::new() };

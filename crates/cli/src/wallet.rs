@@ -4,7 +4,7 @@ use crate::{Common, render, train};
 use anyhow::{Context, Result, bail, ensure};
 use base::{NodeId, Signed, Wire};
 use clap::{Args, Subcommand};
-use ledger::{Credits, Tx, WalletEnvelope};
+use ledger::{Credits, WalletEnvelope, WalletTx};
 use node::ControlRequest;
 use serde_json::{Value, json};
 use std::io::IsTerminal;
@@ -131,7 +131,7 @@ pub(crate) async fn wallet(common: &Common, command: WalletCommand) -> Result<()
         WalletCommand::Send { to, amount, spend } => {
             let amount = amount::parse(&amount)?;
             let to = client::key_of(common, &to).await?;
-            say(common, spend, &format!("send {amount} to {to}"), Tx::Transfer { to, amount }).await
+            say(common, spend, &format!("send {amount} to {to}"), WalletTx::Transfer { to, amount }).await
         }
         WalletCommand::Collect { amount, spend } => collect(common, amount, spend).await,
         WalletCommand::Fund { run, amount, spend } => {
@@ -139,15 +139,16 @@ pub(crate) async fn wallet(common: &Common, command: WalletCommand) -> Result<()
             let found = client::find(&client::status(common).await?, Some(&run))?;
             let spend = Spend { on: On { network: spend.on.network.or(Some(found.chain)) }, ..spend };
             let text = format!("pay {amount} into the budget of {}", found.name);
-            say(common, spend, &text, Tx::Fund { pot: found.run.parse()?, amount }).await
+            say(common, spend, &text, WalletTx::Fund { pot: found.run.parse()?, amount }).await
         }
         WalletCommand::Bond { amount, spend } => {
             let amount = amount::parse(&amount)?;
-            say(common, spend, &format!("bond {amount}"), Tx::Bond { amount }).await
+            say(common, spend, &format!("bond {amount}"), WalletTx::Bond { amount }).await
         }
         WalletCommand::Unbond { amount, spend } => {
             let amount = amount::parse(&amount)?;
-            say(common, spend, &format!("take {amount} out of the bond, fee included"), Tx::Unbond { amount }).await
+            say(common, spend, &format!("take {amount} out of the bond, fee included"), WalletTx::Unbond { amount })
+                .await
         }
         WalletCommand::Providers(on) => providers(common, on).await,
         WalletCommand::Close { provider, spend } => close(common, provider.as_deref(), spend).await,
@@ -186,7 +187,7 @@ fn new_passphrase() -> Result<String> {
 }
 
 /// Shows what would be done, or does it: signed here where the wallet pays, by the node where its account does.
-async fn say(common: &Common, spend: Spend, text: &str, tx: Tx) -> Result<()> {
+async fn say(common: &Common, spend: Spend, text: &str, tx: WalletTx) -> Result<()> {
     let network = spend.on.network;
     let wallet = wallet_of(common)?.filter(|_| !spend.node);
     let from = if wallet.is_some() { "the wallet" } else { "the node's account" };
@@ -233,7 +234,7 @@ async fn collect(common: &Common, amount: Option<String>, spend: Spend) -> Resul
         }
     };
     let spend = Spend { node: true, ..spend };
-    say(common, spend, &format!("move {amount} into the wallet"), Tx::Transfer { to, amount }).await
+    say(common, spend, &format!("move {amount} into the wallet"), WalletTx::Transfer { to, amount }).await
 }
 
 async fn providers(common: &Common, on: On) -> Result<()> {
@@ -261,12 +262,12 @@ async fn close(common: &Common, provider: Option<&str>, spend: Spend) -> Result<
     let keys = open.filter_map(|entry| entry["provider"].as_str());
     let keys: Vec<&str> = keys.filter(|key| provider.is_none_or(|begins| key.starts_with(begins))).collect();
     let deposit = Credits(held["deposit_micro"].as_u64().unwrap_or_default());
-    let mut txs: Vec<(String, Tx)> = Vec::new();
+    let mut txs: Vec<(String, WalletTx)> = Vec::new();
     for key in &keys {
-        txs.push((format!("take back what is left for {}", base::short(key)), Tx::Close { payee: key.parse()? }));
+        txs.push((format!("take back what is left for {}", base::short(key)), WalletTx::Close { payee: key.parse()? }));
     }
     if provider.is_none() && deposit > Credits::ZERO {
-        txs.push((format!("take back {deposit} that nobody has"), Tx::Withdraw { amount: deposit }));
+        txs.push((format!("take back {deposit} that nobody has"), WalletTx::Withdraw { amount: deposit }));
     }
     match (provider, keys.len()) {
         (Some(begins), 0) => bail!("nothing is set aside for {begins}, or it is on its way back already"),

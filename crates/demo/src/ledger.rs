@@ -59,7 +59,7 @@ pub(super) async fn show(device: &str, args: &LedgerArgs, stage: &Path) -> Resul
     for i in 1..SPEEDS.len() {
         ask(&at(&peers, i)?, ControlRequest::Join { ticket: ticket.clone() }).await?;
     }
-    let fund = ledger::Tx::Fund { pot: run.parse()?, amount: BUDGET };
+    let fund = ledger::WalletTx::Fund { pot: run.parse()?, amount: BUDGET };
     let creator = ask(&at(&peers, 0)?, ControlRequest::Account { network: None, key: None }).await?;
     let creator = creator["key"].as_str().unwrap_or_default().to_owned();
     let paid =

@@ -74,9 +74,9 @@ pub(super) async fn show(device: &str, args: &ServeDemoArgs, stage: &Path) -> Re
     known(&trade, 2).await?;
     // Ahead of need: the one that is killed may be the one that keeps the books.
     let (network, half) = (chain.to_string(), Credits(BUDGET.0 / 2));
-    node.spend(Some(&network), ledger::Tx::Deposit { amount: BUDGET }).await?;
+    node.spend(Some(&network), ledger::WalletTx::Deposit { amount: BUDGET }).await?;
     let parts = ledger::Allotments(vec![(first.node, half), (second.node, half)]);
-    node.spend(Some(&network), ledger::Tx::Allot { parts }).await?;
+    node.spend(Some(&network), ledger::WalletTx::Allot { parts }).await?;
 
     say("\na question, to get to know them:\n");
     let begun = ask(&trade, 24, None).await?;
@@ -214,7 +214,7 @@ fn config(dir: PathBuf) -> NodeConfig {
 async fn paid(stage: &Path, client: &str) -> Result<()> {
     use base::Wire;
     let amount = Credits::parse(PURSE).map_err(|_| anyhow::anyhow!("no amount"))?;
-    let tx = ledger::Tx::Transfer { to: client.parse()?, amount };
+    let tx = ledger::WalletTx::Transfer { to: client.parse()?, amount };
     let request = ControlRequest::Spend { network: None, tx: base::to_hex(&tx.to_bytes()) };
     node::call(&stage.join(NAMES[0]), &request).await?.context("the first machine is gone")?;
     Ok(())

@@ -1,7 +1,7 @@
 //! What a wallet transaction does. Each rule looks first and changes then: what is refused changes nothing.
 
 use crate::account::{ALLOTMENTS_MAX, Account, Allotment, UNBONDINGS_MAX, Unbonding};
-use crate::tx::{DOMAIN, SignedWalletTx, Tx, VOUCHER_DOMAIN, Voucher};
+use crate::tx::{DOMAIN, SignedWalletTx, VOUCHER_DOMAIN, Voucher, WalletTx};
 use crate::{Credits, Ledger};
 use base::{NodeId, Reject, Signed};
 
@@ -42,38 +42,38 @@ impl Ledger {
         let next = self.account(&tx.by).map_or(0, |account| account.wallet_nonce);
         follows(tx.value.nonce, next.saturating_add(ahead))?;
         let other = match &tx.value.tx {
-            Tx::Redeem { voucher } => Some((voucher.by, Some(voucher.value.payee))),
-            Tx::Release { client } => Some((*client, None)),
+            WalletTx::Redeem { voucher } => Some((voucher.by, Some(voucher.value.payee))),
+            WalletTx::Release { client } => Some((*client, None)),
             _ => None,
         };
         let others = other.into_iter().flat_map(|(one, two)| std::iter::once(one).chain(two));
-        let pot = if let Tx::Fund { pot, .. } = &tx.value.tx { Some(pot) } else { None };
+        let pot = if let WalletTx::Fund { pot, .. } = &tx.value.tx { Some(pot) } else { None };
         let mut trial = self.part(std::iter::once(tx.by).chain(others), pot);
         trial.account_mut(&tx.by).wallet_nonce = tx.value.nonce;
         trial.take(tx)
     }
 
-    fn carry_out(&mut self, by: &NodeId, tx: &Tx) -> Result<(), Reject> {
+    fn carry_out(&mut self, by: &NodeId, tx: &WalletTx) -> Result<(), Reject> {
         match tx {
-            Tx::Transfer { to, amount } => {
+            WalletTx::Transfer { to, amount } => {
                 let balance = self.after(by, *amount)?;
                 self.spend(by, balance);
                 let to = self.account_mut(to);
                 to.balance = to.balance.joined(*amount);
             }
-            Tx::Bond { amount } => {
+            WalletTx::Bond { amount } => {
                 let balance = self.after(by, *amount)?;
                 let account = self.spend(by, balance);
                 account.bond = account.bond.joined(*amount);
             }
-            Tx::Unbond { amount } => self.unbond(by, *amount)?,
-            Tx::Fund { pot, amount } => self.fund(by, pot, *amount)?,
-            Tx::Deposit { amount } => {
+            WalletTx::Unbond { amount } => self.unbond(by, *amount)?,
+            WalletTx::Fund { pot, amount } => self.fund(by, pot, *amount)?,
+            WalletTx::Deposit { amount } => {
                 let balance = self.after(by, *amount)?;
                 let account = self.spend(by, balance);
                 account.deposit = account.deposit.joined(*amount);
             }
-            Tx::Withdraw { amount } => {
+            WalletTx::Withdraw { amount } => {
                 let gain = self.without_fee(*amount)?;
                 let deposit = self.of(by).deposit.less(*amount)?;
                 let account = self.account_mut(by);
@@ -81,12 +81,12 @@ impl Ledger {
                 account.balance = account.balance.joined(gain);
                 self.burn(self.params.fee);
             }
-            Tx::Allot { parts } => self.allot(by, &parts.0)?,
-            Tx::Redeem { voucher } => self.redeem(by, voucher)?,
-            Tx::Close { payee } => self.close(by, payee)?,
-            Tx::Seat { claim } => self.take_seat(by, claim)?,
-            Tx::Unseat { key } => self.leave_seat(by, key)?,
-            Tx::Release { client } => {
+            WalletTx::Allot { parts } => self.allot(by, &parts.0)?,
+            WalletTx::Redeem { voucher } => self.redeem(by, voucher)?,
+            WalletTx::Close { payee } => self.close(by, payee)?,
+            WalletTx::Seat { claim } => self.take_seat(by, claim)?,
+            WalletTx::Unseat { key } => self.leave_seat(by, key)?,
+            WalletTx::Release { client } => {
                 let balance = self.of(by).balance.less(self.params.fee)?;
                 let allotment = *self.of(client).allotments.get(by).ok_or(Reject::NoAllotment)?;
                 self.spend(by, balance);

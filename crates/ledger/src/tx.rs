@@ -23,14 +23,14 @@ pub struct WalletEnvelope {
     /// The account's running number: each is used once, in order.
     pub nonce: u64,
     /// What is to be done.
-    pub tx: Tx,
+    pub tx: WalletTx,
 }
 
 wire_struct!(WalletEnvelope { chain, nonce, tx });
 
 /// A wallet transaction. Each costs the fee, which is burned.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Tx {
+pub enum WalletTx {
     /// Balance to balance.
     Transfer {
         /// To whom.
@@ -98,7 +98,7 @@ pub enum Tx {
     },
 }
 
-wire_enum!(Tx {
+wire_enum!(WalletTx {
     0 => Transfer { to, amount },
     1 => Bond { amount },
     2 => Unbond { amount },

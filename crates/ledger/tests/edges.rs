@@ -7,11 +7,11 @@ use base::{Hash, Keypair, Millis, Reject, Signed, Wire};
 use common::{FEE, claim, id, key, opened, params, say, take, voucher};
 use ledger::{
     ALLOTMENTS_MAX, Account, Allotments, Credits, Issuance, Ledger, Params, PaySource, Proof, SEAT_DOMAIN, SEATS_MAX,
-    SeatClaim, Tx,
+    SeatClaim, WalletTx,
 };
 
-fn allot(parts: &[(base::NodeId, u64)]) -> Tx {
-    Tx::Allot { parts: Allotments(parts.iter().map(|(to, amount)| (*to, Credits(*amount))).collect()) }
+fn allot(parts: &[(base::NodeId, u64)]) -> WalletTx {
+    WalletTx::Allot { parts: Allotments(parts.iter().map(|(to, amount)| (*to, Credits(*amount))).collect()) }
 }
 
 fn stranger(i: usize) -> base::NodeId {
@@ -23,13 +23,13 @@ fn full() -> Ledger {
     let mut books = opened();
     books.advance(Millis(1_000 + 3_600_000));
     for tx in [
-        Tx::Bond { amount: Credits(250) },
-        Tx::Seat { claim: claim(0, 0) },
-        Tx::Unbond { amount: Credits(50) },
-        Tx::Deposit { amount: Credits(200) },
+        WalletTx::Bond { amount: Credits(250) },
+        WalletTx::Seat { claim: claim(0, 0) },
+        WalletTx::Unbond { amount: Credits(50) },
+        WalletTx::Deposit { amount: Credits(200) },
         allot(&[(id(1), 60), (id(2), 70)]),
-        Tx::Close { payee: id(2) },
-        Tx::Fund { pot: Hash([9; 32]), amount: Credits(40) },
+        WalletTx::Close { payee: id(2) },
+        WalletTx::Fund { pot: Hash([9; 32]), amount: Credits(40) },
     ] {
         take(&mut books, 0, tx).expect("done");
     }
@@ -94,38 +94,40 @@ fn an_account_that_names_a_provider_twice_is_none() {
 fn what_is_asked_of_the_books_is_what_they_would_say() {
     let mut books = full();
     for (by, tx) in [
-        (3, Tx::Redeem { voucher: voucher(0, 1, 0, 30) }),
-        (3, Tx::Redeem { voucher: voucher(0, 3, 0, 30) }),
-        (1, Tx::Release { client: id(0) }),
-        (3, Tx::Release { client: id(0) }),
-        (0, Tx::Transfer { to: id(1), amount: Credits(100_000) }),
-        (0, Tx::Unseat { key: id(100) }),
+        (3, WalletTx::Redeem { voucher: voucher(0, 1, 0, 30) }),
+        (3, WalletTx::Redeem { voucher: voucher(0, 3, 0, 30) }),
+        (1, WalletTx::Release { client: id(0) }),
+        (3, WalletTx::Release { client: id(0) }),
+        (0, WalletTx::Transfer { to: id(1), amount: Credits(100_000) }),
+        (0, WalletTx::Unseat { key: id(100) }),
     ] {
         let said = say(&books, by, tx);
         assert_eq!(books.check(&said, 0), books.clone().take(&said), "{said:?}");
     }
     // After others of the same account: by its number alone.
-    let tx = Tx::Transfer { to: id(1), amount: Credits(1) };
+    let tx = WalletTx::Transfer { to: id(1), amount: Credits(1) };
     let later = say(&books, 1, tx.clone());
     take(&mut books, 1, tx).expect("done");
-    let next = say(&books, 1, Tx::Transfer { to: id(1), amount: Credits(1) });
+    let next = say(&books, 1, WalletTx::Transfer { to: id(1), amount: Credits(1) });
     assert_eq!(books.check(&next, 1), Err(Reject::Stale));
     assert_eq!(books.check(&later, 0), Err(Reject::Stale));
 }
 
 #[test]
 fn transactions_are_read_back_as_they_were_said() {
-    for tx in
-        [allot(&[(id(1), 5), (id(2), 6)]), Tx::Redeem { voucher: voucher(0, 1, 2, 3) }, Tx::Seat { claim: claim(1, 2) }]
-    {
-        assert_eq!(Tx::from_bytes(&tx.to_bytes()), Ok(tx));
+    for tx in [
+        allot(&[(id(1), 5), (id(2), 6)]),
+        WalletTx::Redeem { voucher: voucher(0, 1, 2, 3) },
+        WalletTx::Seat { claim: claim(1, 2) },
+    ] {
+        assert_eq!(WalletTx::from_bytes(&tx.to_bytes()), Ok(tx));
     }
 }
 
 #[test]
 fn allotments_have_their_bounds() {
     let mut books = Ledger::new(params(), &[(id(0), Credits(100_000))]);
-    take(&mut books, 0, Tx::Deposit { amount: Credits(50_000) }).expect("deposited");
+    take(&mut books, 0, WalletTx::Deposit { amount: Credits(50_000) }).expect("deposited");
     assert_eq!(take(&mut books, 0, allot(&[(id(1), 0)])), Err(Reject::BadAmount));
     assert_eq!(take(&mut books, 0, allot(&[(id(0), 5)])), Err(Reject::BadAmount), "to oneself");
     assert_eq!(take(&mut books, 0, allot(&[(id(1), 5), (id(1), 5)])), Err(Reject::Duplicate));
@@ -139,7 +141,7 @@ fn allotments_have_their_bounds() {
     assert_eq!((account.allotments[&stranger(3)].left, account.allotments.len()), (Credits(17), ALLOTMENTS_MAX));
     let serials: std::collections::BTreeSet<u64> = account.allotments.values().map(|a| a.serial).collect();
     assert_eq!((serials.len(), account.serial), (ALLOTMENTS_MAX, ALLOTMENTS_MAX as u64), "each has its own");
-    take(&mut books, 0, Tx::Close { payee: stranger(3) }).expect("asked for");
+    take(&mut books, 0, WalletTx::Close { payee: stranger(3) }).expect("asked for");
     assert_eq!(take(&mut books, 0, allot(&[(stranger(3), 7)])), Err(Reject::Ended), "on its way back");
 }
 
@@ -156,7 +158,7 @@ fn seats_are_known_by_their_keys_and_dropped_by_name() {
     let chain = Hash([8; 32]);
     books.begin_anew(chain);
     assert_eq!((books.seats().count(), books.params().chain), (0, chain));
-    take(&mut books, 0, Tx::Unseat { key: id(100) }).expect_err("of another chain");
+    take(&mut books, 0, WalletTx::Unseat { key: id(100) }).expect_err("of another chain");
 }
 
 #[test]
@@ -168,7 +170,7 @@ fn seats_of_the_genesis_take_their_bonds_from_the_opening_balances() {
     let account = books.account(&id(0)).expect("there");
     assert_eq!((account.bond, account.balance), (Credits(200), Credits(800)), "a bond for each");
     // What is bonded already and stands for nothing else counts.
-    take(&mut books, 1, Tx::Bond { amount: Credits(70) }).expect("bonded");
+    take(&mut books, 1, WalletTx::Bond { amount: Credits(70) }).expect("bonded");
     assert_eq!(books.found_seat(id(102), id(1), id(1)), Ok(()));
     let account = books.account(&id(1)).expect("there");
     assert_eq!((account.bond, account.balance), (Credits(100), Credits(1_000 - 70 - 3 - 30)));
@@ -190,22 +192,22 @@ fn blake3_of(i: usize) -> Box<[u8; 32]> {
 #[test]
 fn a_seat_points_at_its_owner_and_a_bond_is_handed_on_once() {
     let mut books = opened();
-    take(&mut books, 0, Tx::Bond { amount: Credits(100) }).expect("bonded");
+    take(&mut books, 0, WalletTx::Bond { amount: Credits(100) }).expect("bonded");
     let claim_of = |owner, node, signer: &Keypair| {
         let claim = SeatClaim { chain: params().chain, owner, node };
-        Tx::Seat { claim: Signed::new(SEAT_DOMAIN, signer, claim) }
+        WalletTx::Seat { claim: Signed::new(SEAT_DOMAIN, signer, claim) }
     };
     assert_eq!(take(&mut books, 0, claim_of(id(0), id(1), &key(101))), Err(Reject::BadSignature), "another's node");
     assert_eq!(take(&mut books, 0, claim_of(id(1), id(0), &key(101))), Err(Reject::BadSignature), "another's seat");
-    let Tx::Seat { claim: good } = claim_of(id(0), id(0), &key(101)) else { unreachable!() };
-    let forged = Tx::Seat { claim: Signed { by: id(102), ..good } };
+    let WalletTx::Seat { claim: good } = claim_of(id(0), id(0), &key(101)) else { unreachable!() };
+    let forged = WalletTx::Seat { claim: Signed { by: id(102), ..good } };
     assert_eq!(take(&mut books, 0, forged), Err(Reject::BadSignature), "nobody's signature");
     for (seat, serial) in [(0, 0), (1, 1)] {
-        take(&mut books, 0, Tx::Seat { claim: claim(seat, 0) }).expect("seated");
+        take(&mut books, 0, WalletTx::Seat { claim: claim(seat, 0) }).expect("seated");
         assert_eq!(books.seat(&id(100 + seat)).map(|seat| seat.serial), Some(serial), "in the order of taking");
-        take(&mut books, 0, Tx::Unseat { key: id(100 + seat) }).expect("given up");
+        take(&mut books, 0, WalletTx::Unseat { key: id(100 + seat) }).expect("given up");
     }
-    assert_eq!(take(&mut books, 0, Tx::Seat { claim: claim(2, 0) }), Err(Reject::TooMany), "again and again");
+    assert_eq!(take(&mut books, 0, WalletTx::Seat { claim: claim(2, 0) }), Err(Reject::TooMany), "again and again");
 }
 
 #[test]

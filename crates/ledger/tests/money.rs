@@ -5,13 +5,13 @@ mod common;
 
 use base::{Hash, Millis, Reject, Signed, Wire};
 use common::{FEE, PEOPLE, claim, id, key, opened, params, say, take, voucher};
-use ledger::{Allotments, Credits, DOMAIN, Ledger, PaySource, Proof, SignedWalletTx, Tx, WalletEnvelope};
+use ledger::{Allotments, Credits, DOMAIN, Ledger, PaySource, Proof, SignedWalletTx, WalletEnvelope, WalletTx};
 use proptest::prelude::*;
 
 /// Anything that can happen to the books.
 #[derive(Debug, Clone)]
 enum Step {
-    Say(u8, Tx),
+    Say(u8, WalletTx),
     Wait(u64),
     EndOfEpoch(u8),
     Pay(bool, u8, Credits),
@@ -25,23 +25,23 @@ fn amount() -> impl Strategy<Value = Credits> {
     prop_oneof![8 => 0u64..600, 1 => Just(u64::MAX), 1 => Just(u64::MAX - 1)].prop_map(Credits)
 }
 
-fn tx() -> impl Strategy<Value = Tx> {
+fn tx() -> impl Strategy<Value = WalletTx> {
     let pot = Hash([9; 32]);
     prop_oneof![
-        3 => (any::<u8>(), amount()).prop_map(|(to, amount)| Tx::Transfer { to: id(to), amount }),
-        1 => amount().prop_map(|amount| Tx::Bond { amount }),
-        1 => amount().prop_map(|amount| Tx::Unbond { amount }),
-        1 => amount().prop_map(move |amount| Tx::Fund { pot, amount }),
-        2 => amount().prop_map(|amount| Tx::Deposit { amount }),
-        1 => amount().prop_map(|amount| Tx::Withdraw { amount }),
+        3 => (any::<u8>(), amount()).prop_map(|(to, amount)| WalletTx::Transfer { to: id(to), amount }),
+        1 => amount().prop_map(|amount| WalletTx::Bond { amount }),
+        1 => amount().prop_map(|amount| WalletTx::Unbond { amount }),
+        1 => amount().prop_map(move |amount| WalletTx::Fund { pot, amount }),
+        2 => amount().prop_map(|amount| WalletTx::Deposit { amount }),
+        1 => amount().prop_map(|amount| WalletTx::Withdraw { amount }),
         2 => proptest::collection::vec((any::<u8>(), amount()), 0..3)
-            .prop_map(|parts| Tx::Allot { parts: Allotments(parts.into_iter().map(|(to, a)| (id(to), a)).collect()) }),
+            .prop_map(|parts| WalletTx::Allot { parts: Allotments(parts.into_iter().map(|(to, a)| (id(to), a)).collect()) }),
         3 => (any::<u8>(), any::<u8>(), 0u64..4, 0u64..400)
-            .prop_map(|(client, payee, serial, total)| Tx::Redeem { voucher: voucher(client, payee, serial, total) }),
-        1 => any::<u8>().prop_map(|payee| Tx::Close { payee: id(payee) }),
-        1 => any::<u8>().prop_map(|client| Tx::Release { client: id(client) }),
-        2 => (any::<u8>(), any::<u8>()).prop_map(|(seat, owner)| Tx::Seat { claim: claim(seat, owner) }),
-        1 => any::<u8>().prop_map(|seat| Tx::Unseat { key: id(100 + seat % PEOPLE) }),
+            .prop_map(|(client, payee, serial, total)| WalletTx::Redeem { voucher: voucher(client, payee, serial, total) }),
+        1 => any::<u8>().prop_map(|payee| WalletTx::Close { payee: id(payee) }),
+        1 => any::<u8>().prop_map(|client| WalletTx::Release { client: id(client) }),
+        2 => (any::<u8>(), any::<u8>()).prop_map(|(seat, owner)| WalletTx::Seat { claim: claim(seat, owner) }),
+        1 => any::<u8>().prop_map(|seat| WalletTx::Unseat { key: id(100 + seat % PEOPLE) }),
     ]
 }
 
@@ -164,16 +164,16 @@ proptest! {
 #[test]
 fn refusals_say_why() {
     let mut books = opened();
-    let transfer = |amount| Tx::Transfer { to: id(1), amount: Credits(amount) };
+    let transfer = |amount| WalletTx::Transfer { to: id(1), amount: Credits(amount) };
     for (tx, why) in [
         (transfer(998), Reject::Insufficient),
         (transfer(u64::MAX), Reject::BadAmount),
         (transfer(0), Reject::BadAmount),
-        (Tx::Unbond { amount: Credits(10) }, Reject::Insufficient),
-        (Tx::Withdraw { amount: FEE }, Reject::BadAmount),
-        (Tx::Close { payee: id(1) }, Reject::NoAllotment),
-        (Tx::Redeem { voucher: voucher(1, 0, 0, 5) }, Reject::NoAllotment),
-        (Tx::Allot { parts: Allotments(vec![(id(1), Credits(1))]) }, Reject::Insufficient),
+        (WalletTx::Unbond { amount: Credits(10) }, Reject::Insufficient),
+        (WalletTx::Withdraw { amount: FEE }, Reject::BadAmount),
+        (WalletTx::Close { payee: id(1) }, Reject::NoAllotment),
+        (WalletTx::Redeem { voucher: voucher(1, 0, 0, 5) }, Reject::NoAllotment),
+        (WalletTx::Allot { parts: Allotments(vec![(id(1), Credits(1))]) }, Reject::Insufficient),
     ] {
         assert_eq!(take(&mut books, 0, tx.clone()), Err(why), "{tx:?}");
     }
@@ -188,8 +188,8 @@ fn refusals_say_why() {
 #[test]
 fn a_bond_comes_back_late_and_can_be_slashed_until_then() {
     let mut books = opened();
-    take(&mut books, 0, Tx::Bond { amount: Credits(400) }).expect("bonded");
-    take(&mut books, 0, Tx::Unbond { amount: Credits(300) }).expect("asked for");
+    take(&mut books, 0, WalletTx::Bond { amount: Credits(400) }).expect("bonded");
+    take(&mut books, 0, WalletTx::Unbond { amount: Credits(300) }).expect("asked for");
     assert_eq!(books.slash(&id(0), Credits(200), Some(&id(1)), None), Credits(200));
     let account = books.account(&id(0)).expect("there");
     assert_eq!((account.bond, account.unbonding[0].amount), (Credits(0), Credits(197)), "the bond first");
@@ -204,51 +204,63 @@ fn a_bond_comes_back_late_and_can_be_slashed_until_then() {
 #[test]
 fn a_bond_stands_for_its_seats_until_they_are_out() {
     let mut books = opened();
-    assert_eq!(take(&mut books, 0, Tx::Seat { claim: claim(0, 0) }), Err(Reject::Insufficient), "no bond, no seat");
-    take(&mut books, 0, Tx::Bond { amount: Credits(150) }).expect("bonded");
-    assert_eq!(take(&mut books, 1, Tx::Seat { claim: claim(0, 0) }), Err(Reject::BadSignature), "another's claim");
-    take(&mut books, 0, Tx::Seat { claim: claim(0, 0) }).expect("seated");
-    assert_eq!(take(&mut books, 0, Tx::Seat { claim: claim(0, 0) }), Err(Reject::Duplicate));
-    assert_eq!(take(&mut books, 0, Tx::Seat { claim: claim(1, 0) }), Err(Reject::Insufficient), "a bond for each");
-    assert_eq!(take(&mut books, 0, Tx::Unbond { amount: Credits(60) }), Err(Reject::Insufficient));
-    assert_eq!(take(&mut books, 1, Tx::Unseat { key: id(100) }), Err(Reject::NotMember));
-    take(&mut books, 0, Tx::Unseat { key: id(100) }).expect("given up");
-    assert_eq!(take(&mut books, 0, Tx::Unseat { key: id(100) }), Err(Reject::Duplicate));
-    take(&mut books, 0, Tx::Seat { claim: claim(1, 0) }).expect("the bond is handed on to another key");
-    assert_eq!(take(&mut books, 0, Tx::Unbond { amount: Credits(60) }), Err(Reject::Insufficient), "both stand");
+    assert_eq!(
+        take(&mut books, 0, WalletTx::Seat { claim: claim(0, 0) }),
+        Err(Reject::Insufficient),
+        "no bond, no seat"
+    );
+    take(&mut books, 0, WalletTx::Bond { amount: Credits(150) }).expect("bonded");
+    assert_eq!(
+        take(&mut books, 1, WalletTx::Seat { claim: claim(0, 0) }),
+        Err(Reject::BadSignature),
+        "another's claim"
+    );
+    take(&mut books, 0, WalletTx::Seat { claim: claim(0, 0) }).expect("seated");
+    assert_eq!(take(&mut books, 0, WalletTx::Seat { claim: claim(0, 0) }), Err(Reject::Duplicate));
+    assert_eq!(
+        take(&mut books, 0, WalletTx::Seat { claim: claim(1, 0) }),
+        Err(Reject::Insufficient),
+        "a bond for each"
+    );
+    assert_eq!(take(&mut books, 0, WalletTx::Unbond { amount: Credits(60) }), Err(Reject::Insufficient));
+    assert_eq!(take(&mut books, 1, WalletTx::Unseat { key: id(100) }), Err(Reject::NotMember));
+    take(&mut books, 0, WalletTx::Unseat { key: id(100) }).expect("given up");
+    assert_eq!(take(&mut books, 0, WalletTx::Unseat { key: id(100) }), Err(Reject::Duplicate));
+    take(&mut books, 0, WalletTx::Seat { claim: claim(1, 0) }).expect("the bond is handed on to another key");
+    assert_eq!(take(&mut books, 0, WalletTx::Unbond { amount: Credits(60) }), Err(Reject::Insufficient), "both stand");
     books.free_seat(&id(100));
-    take(&mut books, 0, Tx::Unbond { amount: Credits(50) }).expect("one is out");
+    take(&mut books, 0, WalletTx::Unbond { amount: Credits(50) }).expect("one is out");
 }
 
 #[test]
 fn vouchers_are_cumulative_and_pay_one_payee_once() {
     let mut books = opened();
-    take(&mut books, 0, Tx::Deposit { amount: Credits(300) }).expect("deposited");
+    take(&mut books, 0, WalletTx::Deposit { amount: Credits(300) }).expect("deposited");
     let parts = |list: &[(u8, u64)]| Allotments(list.iter().map(|(to, a)| (id(*to), Credits(*a))).collect());
     assert_eq!(
-        take(&mut books, 0, Tx::Allot { parts: parts(&[(1, 200), (2, 101)]) }),
+        take(&mut books, 0, WalletTx::Allot { parts: parts(&[(1, 200), (2, 101)]) }),
         Err(Reject::Insufficient),
         "one deposit cannot be allotted twice"
     );
-    take(&mut books, 0, Tx::Allot { parts: parts(&[(1, 200), (2, 100)]) }).expect("allotted");
-    let redeem = |serial, total| Tx::Redeem { voucher: voucher(0, 1, serial, total) };
+    take(&mut books, 0, WalletTx::Allot { parts: parts(&[(1, 200), (2, 100)]) }).expect("allotted");
+    let redeem = |serial, total| WalletTx::Redeem { voucher: voucher(0, 1, serial, total) };
     take(&mut books, 3, redeem(0, 50)).expect("anyone may");
     assert_eq!(books.account(&id(1)).map(|a| a.balance), Some(Credits(1_050)), "who redeems for another pays the fee");
     assert_eq!(books.account(&id(3)).map(|a| a.balance), Some(Credits(1_000 - FEE.0)));
     assert_eq!(take(&mut books, 3, redeem(0, 50)), Err(Reject::Stale));
     assert_eq!(take(&mut books, 3, redeem(0, 40)), Err(Reject::Stale));
     let forged = Signed { by: id(0), ..voucher(1, 1, 0, 100) };
-    assert_eq!(take(&mut books, 3, Tx::Redeem { voucher: forged }), Err(Reject::BadSignature));
+    assert_eq!(take(&mut books, 3, WalletTx::Redeem { voucher: forged }), Err(Reject::BadSignature));
 
-    take(&mut books, 0, Tx::Close { payee: id(1) }).expect("asked for");
+    take(&mut books, 0, WalletTx::Close { payee: id(1) }).expect("asked for");
     take(&mut books, 1, redeem(0, 500)).expect("in time, up to what is left");
     assert_eq!(books.account(&id(1)).map(|a| a.balance), Some(Credits(1_050 + 150 - FEE.0)), "the payee's own fee");
     books.advance(Millis(1_050));
     assert!(!books.account(&id(0)).expect("there").allotments.contains_key(&id(1)), "closed after the delay");
 
-    take(&mut books, 2, Tx::Release { client: id(0) }).expect("a provider's close is immediate");
+    take(&mut books, 2, WalletTx::Release { client: id(0) }).expect("a provider's close is immediate");
     assert_eq!(books.account(&id(0)).map(|a| a.deposit), Some(Credits(100)));
-    take(&mut books, 0, Tx::Allot { parts: parts(&[(1, 100)]) }).expect("allotted anew");
+    take(&mut books, 0, WalletTx::Allot { parts: parts(&[(1, 100)]) }).expect("allotted anew");
     assert_eq!(take(&mut books, 3, redeem(0, 500)), Err(Reject::NoAllotment), "an old voucher is worth nothing");
     take(&mut books, 3, redeem(2, 60)).expect("its own serial");
 }
@@ -277,8 +289,8 @@ fn earnings_unlock_after_w_units_and_a_failure_burns_them() {
 #[test]
 fn the_root_of_a_known_history_is_frozen() {
     let mut books = opened();
-    take(&mut books, 0, Tx::Transfer { to: id(1), amount: Credits(10) }).expect("done");
-    take(&mut books, 1, Tx::Fund { pot: Hash([9; 32]), amount: Credits(20) }).expect("done");
+    take(&mut books, 0, WalletTx::Transfer { to: id(1), amount: Credits(10) }).expect("done");
+    take(&mut books, 1, WalletTx::Fund { pot: Hash([9; 32]), amount: Credits(20) }).expect("done");
     books.pay(PaySource::Pot(Hash([9; 32])), &id(2), Credits(5)).expect("done");
     assert_eq!(books.root().to_string(), "e96d8e54047f553af10c3b306f9a9f810091a54245289ca40a9dafdecfab5780");
 }

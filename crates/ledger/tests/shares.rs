@@ -4,13 +4,13 @@ mod common;
 
 use base::{Hash, Keypair, Millis, NodeId, Reject, Signed, Wire};
 use common::{FEE, id, opened, params, take, voucher};
-use ledger::{Allotments, Credits, DOMAIN, Ledger, PAYERS_MAX, PaySource, Tx, WalletEnvelope};
+use ledger::{Allotments, Credits, DOMAIN, Ledger, PAYERS_MAX, PaySource, WalletEnvelope, WalletTx};
 use proptest::prelude::*;
 
 const POT: Hash = Hash([9; 32]);
 
 fn fund(books: &mut Ledger, by: u8, amount: u64) {
-    take(books, by, Tx::Fund { pot: POT, amount: Credits(amount) }).expect("paid in");
+    take(books, by, WalletTx::Fund { pot: POT, amount: Credits(amount) }).expect("paid in");
 }
 
 fn free(books: &Ledger, who: &NodeId) -> u64 {
@@ -55,7 +55,7 @@ fn dust_in_a_budget_keeps_nobody_from_paying() {
     let opening: Vec<_> = (0..PAYERS_MAX + 2).map(|i| (stranger(i).id(), Credits(1_000))).collect();
     let mut books = Ledger::new(params(), &opening);
     let fund = |books: &mut Ledger, i: usize, nonce: u64, amount: u64| {
-        let tx = Tx::Fund { pot: POT, amount: Credits(amount) };
+        let tx = WalletTx::Fund { pot: POT, amount: Credits(amount) };
         let tx = Signed::new(DOMAIN, &stranger(i), WalletEnvelope { chain: params().chain, nonce, tx });
         let asked = books.check(&tx, 0);
         assert_eq!(books.take(&tx), asked, "a mempool is told what becomes of it");
@@ -94,10 +94,10 @@ fn a_budget_that_is_nobodys_is_none() {
 #[test]
 fn a_time_past_all_numbers_is_refused() {
     let mut books = opened();
-    take(&mut books, 0, Tx::Bond { amount: Credits(50) }).expect("bonded");
+    take(&mut books, 0, WalletTx::Bond { amount: Credits(50) }).expect("bonded");
     books.advance(Millis(u64::MAX - 10));
     let held = books.held();
-    assert_eq!(take(&mut books, 0, Tx::Unbond { amount: Credits(20) }), Err(Reject::Expired));
+    assert_eq!(take(&mut books, 0, WalletTx::Unbond { amount: Credits(20) }), Err(Reject::Expired));
     assert_eq!(books.held(), held);
 }
 
@@ -107,16 +107,16 @@ proptest! {
     #[test]
     fn a_client_cannot_burn_what_it_owes(slices in proptest::collection::vec(1u64..60, 1..40)) {
         let mut books = opened();
-        take(&mut books, 0, Tx::Deposit { amount: Credits(500) }).expect("deposited");
-        take(&mut books, 0, Tx::Allot { parts: Allotments(vec![(id(1), Credits(400))]) }).expect("allotted");
+        take(&mut books, 0, WalletTx::Deposit { amount: Credits(500) }).expect("deposited");
+        take(&mut books, 0, WalletTx::Allot { parts: Allotments(vec![(id(1), Credits(400))]) }).expect("allotted");
         let before = free(&books, &id(1));
         let mut total = 0;
         for slice in slices {
             total += slice;
-            let _ = take(&mut books, 0, Tx::Redeem { voucher: voucher(0, 1, 0, total) });
+            let _ = take(&mut books, 0, WalletTx::Redeem { voucher: voucher(0, 1, 0, total) });
         }
         // The payee holds the last voucher, and redeems what is left where that is worth a fee.
-        let _ = take(&mut books, 1, Tx::Redeem { voucher: voucher(0, 1, 0, total) });
+        let _ = take(&mut books, 1, WalletTx::Redeem { voucher: voucher(0, 1, 0, total) });
         let (got, due) = (free(&books, &id(1)) - before, total.min(400));
         prop_assert!(got + FEE.0 >= due, "{} of {}", got, due);
         prop_assert_eq!(books.held(), u128::from(books.supply().0));

@@ -4,7 +4,7 @@ use crate::Node;
 use crate::request::{ControlRequest, short};
 use anyhow::{Context, Result, bail};
 use base::Wire;
-use ledger::{Credits, Tx};
+use ledger::{Credits, WalletTx};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
@@ -133,9 +133,9 @@ async fn answer(node: &Arc<Node>, request: ControlRequest) -> Result<Value> {
             Ok(json!({ "final_at": height, "tx": tx.hash().to_string() }))
         }
         ControlRequest::Spend { network, tx } => {
-            let tx = Tx::from_bytes(&base::from_hex(&tx)?)?;
+            let tx = WalletTx::from_bytes(&base::from_hex(&tx)?)?;
             #[cfg(feature = "serve")]
-            let closed = if let Tx::Close { payee } = &tx { Some(*payee) } else { None };
+            let closed = if let WalletTx::Close { payee } = &tx { Some(*payee) } else { None };
             let (height, hash) = node.spend_named(network.as_deref(), tx).await?;
             #[cfg(feature = "serve")]
             note_closed(node, network.as_deref(), closed)?;

@@ -226,7 +226,7 @@ impl Node {
         }
         // Not before: the chain takes no money for a run that it does not know.
         if budget > Credits::ZERO {
-            self.spend(None, ledger::Tx::Fund { pot: id, amount: budget })
+            self.spend(None, ledger::WalletTx::Fund { pot: id, amount: budget })
                 .await
                 .context("the run is created, but nothing was paid into its budget; `talkoo wallet fund` does it")?;
         }

@@ -340,7 +340,7 @@ mod tests {
             let fund = ledger::WalletEnvelope {
                 chain,
                 nonce: nonce as u64,
-                tx: ledger::Tx::Fund { pot: *pot, amount: budget },
+                tx: ledger::WalletTx::Fund { pot: *pot, amount: budget },
             };
             txs.push(chain::Tx::Wallet { tx: Signed::new(ledger::DOMAIN, &founder, fund) });
         }

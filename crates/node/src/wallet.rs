@@ -227,23 +227,23 @@ impl Node {
                 Credits(fees),
                 self.id()
             );
-            self.spend(None, ledger::Tx::Bond { amount: Credits(bond - free) }).await?;
+            self.spend(None, ledger::WalletTx::Bond { amount: Credits(bond - free) }).await?;
         }
         let claim = SeatClaim { chain, owner: self.id(), node: self.id() };
-        Ok(self.spend(None, ledger::Tx::Seat { claim: Signed::new(SEAT_DOMAIN, &seat, claim) }).await?)
+        Ok(self.spend(None, ledger::WalletTx::Seat { claim: Signed::new(SEAT_DOMAIN, &seat, claim) }).await?)
     }
 
     /// Gives up the seat of this folder at the end of the epoch.
     pub async fn leave_seat(&self) -> Result<u64> {
         let key = secret(self.shared.store.folder(), SEAT_FILE)?.id();
-        Ok(self.spend(None, ledger::Tx::Unseat { key }).await?)
+        Ok(self.spend(None, ledger::WalletTx::Unseat { key }).await?)
     }
 
     /// Gives a seat to the new key of a folder that was copied or restored, in place of the old one.
     async fn replace_seat(&self, old: NodeId) -> Result<()> {
         let standing = |o: &mut chain::Orderer| o.state().money().seat(&old).is_some_and(|seat| !seat.leaving);
         if self.picked(None)?.keeper.look(standing) {
-            self.spend(None, ledger::Tx::Unseat { key: old }).await?;
+            self.spend(None, ledger::WalletTx::Unseat { key: old }).await?;
         }
         self.take_seat().await?;
         replica::reseated(self.shared.store.folder());

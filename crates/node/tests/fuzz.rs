@@ -102,7 +102,7 @@ fn transactions_blocks_and_memories() {
 fn chains_packets_and_networks() {
     let key = Keypair::from_secret([1; 32]);
     let chain = Hash::of("chain", b"");
-    let transfer = ledger::Tx::Transfer { to: key.id(), amount: ledger::Credits(5) };
+    let transfer = ledger::WalletTx::Transfer { to: key.id(), amount: ledger::Credits(5) };
     let wallet = Signed::new(ledger::DOMAIN, &key, ledger::WalletEnvelope { chain, nonce: 1, tx: transfer });
     let vote = chain::Vote { chain, seq: 1, run: chain, share_permille: 5 };
     let all = [chain::Tx::Wallet { tx: wallet }, chain::Tx::Vote { vote: Signed::new(chain::VOTE_DOMAIN, &key, vote) }];

@@ -75,7 +75,7 @@ async fn a_keeper_that_gives_no_block_neither_holds_a_follower_nor_swallows_its_
     let a = Node::start(config(&validator, port)).await.expect("a node starts");
 
     let friend = NodeId([3; 32]);
-    let sent = b.spend(None, ledger::Tx::Transfer { to: friend, amount: Credits::whole(1) }).await;
+    let sent = b.spend(None, ledger::WalletTx::Transfer { to: friend, amount: Credits::whole(1) }).await;
     match sent {
         Ok(_) => {}
         // It is left after half a minute; the next block comes from the validator.

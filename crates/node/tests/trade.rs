@@ -166,7 +166,7 @@ async fn who_hangs_up_each_time_has_paid_for_what_came() {
     let chain = offers.networks()[0];
     trade.join(&offers.ticket(chain)).expect("joined");
     assert!(trade.wait_for(Some("net/own"), WITHIN).await, "an offer came");
-    let tx = ledger::Tx::Transfer { to: node.id(), amount: Credits::whole(200) };
+    let tx = ledger::WalletTx::Transfer { to: node.id(), amount: Credits::whole(200) };
     peer.spend(None, tx).await.expect("given");
     let (network, mut look) = (chain.to_string(), tokio::time::interval(Duration::from_millis(20)));
     let given = async {

@@ -2,7 +2,7 @@
 
 use base::NodeId;
 use chain::{Block, Fate, Happened, Tx};
-use ledger::{PaySource, Tx as Wallet};
+use ledger::{PaySource, WalletTx as Wallet};
 use owner::{DAY_MS, Unpaid};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -9,7 +9,7 @@ use crate::own::Own;
 use crate::refusals::refused;
 use base::{NodeId, Signed};
 use chain::{Block, Happened, Tx};
-use ledger::{PaySource, Tx as Wallet, Voucher};
+use ledger::{PaySource, Voucher, WalletTx as Wallet};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use swarm::{RunEvent, RunId};

@@ -272,19 +272,19 @@ impl ChainLog {
     pub(crate) fn begin_spend(
         &self,
         key: &Keypair,
-        tx: ledger::Tx,
+        tx: ledger::WalletTx,
     ) -> Result<(Hash, watch::Receiver<Progress>), SpendError> {
         let kept = self.kept().context("the chain has not arrived yet; try again")?;
         let _turn = kept.pending.turn();
         // These are done once however often they are asked for.
         let once = matches!(
             tx,
-            ledger::Tx::Redeem { .. }
-                | ledger::Tx::Bond { .. }
-                | ledger::Tx::Seat { .. }
-                | ledger::Tx::Unseat { .. }
-                | ledger::Tx::Close { .. }
-                | ledger::Tx::Withdraw { .. }
+            ledger::WalletTx::Redeem { .. }
+                | ledger::WalletTx::Bond { .. }
+                | ledger::WalletTx::Seat { .. }
+                | ledger::WalletTx::Unseat { .. }
+                | ledger::WalletTx::Close { .. }
+                | ledger::WalletTx::Withdraw { .. }
         );
         let (chain, nonce) = (self.chain, kept.next_number(&key.id()));
         let like = || tokio::task::block_in_place(|| kept.pending.like(&key.id(), &tx, nonce));

@@ -89,7 +89,12 @@ impl Pending {
 
     /// One that says the same as a transaction of `by`, if one waits. One that waits behind `next`, the first free
     /// number, waits for ever unless that is used: it is dropped, and the caller signs it again.
-    pub(crate) fn like(&self, by: &NodeId, tx: &ledger::Tx, next: u64) -> Option<(Hash, watch::Receiver<Progress>)> {
+    pub(crate) fn like(
+        &self,
+        by: &NodeId,
+        tx: &ledger::WalletTx,
+        next: u64,
+    ) -> Option<(Hash, watch::Receiver<Progress>)> {
         let same = |other: &Tx| matches!(other, Tx::Wallet { tx: o } if o.by == *by && o.value.tx == *tx);
         let found = {
             let waiting = self.lock();
@@ -247,7 +252,7 @@ mod tests {
         }
 
         fn transfer(&self, by: &Keypair, to: NodeId, (nonce, amount): (u64, u64)) -> Tx {
-            let tx = ledger::Tx::Transfer { to, amount: Credits(amount) };
+            let tx = ledger::WalletTx::Transfer { to, amount: Credits(amount) };
             let envelope = ledger::WalletEnvelope { chain: self.state.chain(), nonce, tx };
             Tx::Wallet { tx: Signed::new(ledger::DOMAIN, by, envelope) }
         }

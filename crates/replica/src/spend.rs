@@ -10,7 +10,7 @@ use tokio::sync::watch;
 impl ChainLog {
     /// Submits a wallet transaction that `key` signs with its next free number, and waits until it is final: the height of
     /// its block, and its hash.
-    pub async fn spend(&self, key: &Keypair, tx: ledger::Tx) -> Result<(u64, Hash), SpendError> {
+    pub async fn spend(&self, key: &Keypair, tx: ledger::WalletTx) -> Result<(u64, Hash), SpendError> {
         let (hash, progress) = self.begin_spend(key, tx)?;
         Ok((settled(self, progress).await?, hash))
     }

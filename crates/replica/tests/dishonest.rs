@@ -148,7 +148,7 @@ impl Network {
     /// Has user `i` transfer something, said at keeper `at`.
     fn transfer(&mut self, at: usize, i: usize, nonce: u64) {
         let amount = 1_000 + nonce;
-        let tx = ledger::Tx::Transfer { to: receiver(), amount: Credits(amount) };
+        let tx = ledger::WalletTx::Transfer { to: receiver(), amount: Credits(amount) };
         let envelope = ledger::WalletEnvelope { chain: self.local.genesis.chain(), nonce, tx };
         let tx = Tx::Wallet { tx: Signed::new(ledger::DOMAIN, &user(i), envelope) };
         self.keepers[at].submit(&tx.to_bytes()).expect("taken");

@@ -46,7 +46,7 @@ fn alone(stage: &Path) -> Local {
 }
 
 fn transfer(local: &Local, nonce: u64) -> Vec<u8> {
-    let tx = ledger::Tx::Transfer { to: user(1).id(), amount: Credits(10) };
+    let tx = ledger::WalletTx::Transfer { to: user(1).id(), amount: Credits(10) };
     let envelope = ledger::WalletEnvelope { chain: local.genesis.chain(), nonce, tx };
     Tx::Wallet { tx: Signed::new(ledger::DOMAIN, &user(0), envelope) }.to_bytes()
 }

@@ -43,10 +43,10 @@ impl Network {
     }
 
     fn transfer(&self, from: usize, nonce: u64, to: usize, amount: u64) -> Vec<u8> {
-        self.say(&user(from), nonce, ledger::Tx::Transfer { to: user(to).id(), amount: Credits(amount) })
+        self.say(&user(from), nonce, ledger::WalletTx::Transfer { to: user(to).id(), amount: Credits(amount) })
     }
 
-    fn say(&self, by: &Keypair, nonce: u64, tx: ledger::Tx) -> Vec<u8> {
+    fn say(&self, by: &Keypair, nonce: u64, tx: ledger::WalletTx) -> Vec<u8> {
         let envelope = ledger::WalletEnvelope { chain: self.genesis.chain(), nonce, tx };
         Tx::Wallet { tx: Signed::new(ledger::DOMAIN, by, envelope) }.to_bytes()
     }
@@ -166,19 +166,19 @@ async fn seats_come_and_go_at_the_ends_of_epochs() {
     let first = |keepers: &[Option<Replica>]| keepers[0].as_ref().expect("it runs").height();
     let wallet = Local::key(fifth);
     let at = |keepers: &[Option<Replica>], bytes: &[u8]| keepers[0].as_ref().expect("it runs").submit(bytes);
-    at(&keepers, &network.say(&user(0), 0, ledger::Tx::Transfer { to: wallet.id(), amount: Credits::whole(99) }))
+    at(&keepers, &network.say(&user(0), 0, ledger::WalletTx::Transfer { to: wallet.id(), amount: Credits::whole(99) }))
         .expect("taken");
-    at(&keepers, &network.say(&user(1), 0, ledger::Tx::Transfer { to: wallet.id(), amount: Credits::whole(99) }))
+    at(&keepers, &network.say(&user(1), 0, ledger::WalletTx::Transfer { to: wallet.id(), amount: Credits::whole(99) }))
         .expect("taken");
     let zero = keepers[0].as_ref().expect("it runs");
     let owns = |v: &Replica, of: &Keypair| v.look(|o| o.state().money().account(&of.id()).map_or(0, |a| a.balance.0));
     until(zero, "the wallet's credits", |v| owns(v, &wallet) == Credits::whole(198).0).await;
     let claim = ledger::SeatClaim { chain: network.genesis.chain(), owner: wallet.id(), node: wallet.id() };
     let claim = Signed::new(ledger::SEAT_DOMAIN, &wallet, claim);
-    at(&keepers, &network.say(&wallet, 0, ledger::Tx::Bond { amount: Credits::whole(150) })).expect("taken");
+    at(&keepers, &network.say(&wallet, 0, ledger::WalletTx::Bond { amount: Credits::whole(150) })).expect("taken");
     until(zero, "the bond", |v| v.look(|o| o.state().money().account(&wallet.id()).is_some_and(|a| a.bond.0 > 0)))
         .await;
-    at(&keepers, &network.say(&wallet, 1, ledger::Tx::Seat { claim })).expect("taken");
+    at(&keepers, &network.say(&wallet, 1, ledger::WalletTx::Seat { claim })).expect("taken");
     until(zero, "the next epoch", |v| v.look(|o| o.state().epoch().number == 1)).await;
     assert_eq!(zero.look(|o| o.state().validators().len()), 5);
 
@@ -246,7 +246,7 @@ fn a_set_of_four_stays_when_too_many_leave() {
     let set = state.validators().to_vec();
     let leave = |i: usize| {
         let key = Local::key(i);
-        Tx::from_bytes(&network.say(&key, 0, ledger::Tx::Unseat { key: key.id() })).expect("a transaction")
+        Tx::from_bytes(&network.say(&key, 0, ledger::WalletTx::Unseat { key: key.id() })).expect("a transaction")
     };
     let block = state.next(set[0], Vec::new(), network.genesis.time.plus(10), (0..3).map(leave).collect());
     assert!(state.apply(&block).expect("it follows").is_empty(), "all three are taken");

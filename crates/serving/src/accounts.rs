@@ -1,7 +1,7 @@
 //! What a market needs of the chains of its node.
 
 use base::{Hash, NodeId};
-use ledger::{Account, Allotment, Credits, Tx};
+use ledger::{Account, Allotment, Credits, WalletTx};
 use net::{BoxFuture, Ticket};
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ pub trait Accounts: Send + Sync + 'static {
     /// Waits until a chain is here, or says why it is not.
     fn arrived(&self, chain: Hash, within: Duration) -> BoxFuture<'_, Result<(), String>>;
     /// Signs a transaction, submits it and waits until it is final: the height of its block.
-    fn spend(&self, chain: Hash, tx: Tx) -> BoxFuture<'_, Result<u64, Unspent>>;
+    fn spend(&self, chain: Hash, tx: WalletTx) -> BoxFuture<'_, Result<u64, Unspent>>;
 }
 
 /// A transaction that is not final.

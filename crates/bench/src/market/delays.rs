@@ -71,7 +71,7 @@ pub(super) async fn cancels(book: &mut Book) -> Result<()> {
     let price = Price { input: Credits::whole(1), output: Credits::whole(2) };
     let pair = Pair::new(Local::new(vec![served]), price, Vec::new()).await?;
     let (provider, chain) = (pair.provider.0.id(), pair.provider.1.networks()[0]);
-    let tx = ledger::Tx::Transfer { to: pair.client.0.id(), amount: Credits::whole(200) };
+    let tx = ledger::WalletTx::Transfer { to: pair.client.0.id(), amount: Credits::whole(200) };
     pair.provider.0.spend(None, tx).await?;
     let (payer, network, begun) = (&pair.client.0, chain.to_string(), Instant::now());
     // The client's chain is a block behind.

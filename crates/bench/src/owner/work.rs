@@ -89,7 +89,7 @@ pub(super) async fn join(book: &mut Book) -> Result<()> {
         ensure!(begun.elapsed() < Duration::from_secs(120), "no run: {shown}");
         tokio::time::sleep(LOOK).await;
     };
-    let fund = ledger::Tx::Fund { pot: run.parse()?, amount: Credits::whole(5) };
+    let fund = ledger::WalletTx::Fund { pot: run.parse()?, amount: Credits::whole(5) };
     network::answer(&nodes[0].0, &ControlRequest::Spend { network: None, tx: base::to_hex(&fund.to_bytes()) }).await?;
     let dir = stage.path().join("newcomer");
     let known = replica::NetworkFile::of(&nodes[1].0)?.ok_or_else(|| anyhow::anyhow!("no network"))?;

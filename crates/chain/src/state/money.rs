@@ -13,7 +13,7 @@ const PFLOP: u128 = 1_000_000_000_000_000;
 impl State {
     /// Whether a budget may be paid into: that of a run which goes on. What another gets would never come back.
     pub(super) fn check_budget(&self, tx: &ledger::SignedWalletTx) -> Result<(), Reject> {
-        let ledger::Tx::Fund { pot, .. } = &tx.value.tx else { return Ok(()) };
+        let ledger::WalletTx::Fund { pot, .. } = &tx.value.tx else { return Ok(()) };
         let run = self.runs.runs.get(pot).ok_or(Reject::UnknownRun)?;
         if run.ended { Err(Reject::Ended) } else { Ok(()) }
     }

@@ -64,7 +64,7 @@ pub fn due(dir: &Path, chain: &Value, run: &Value) -> Due {
         for tx in &block.txs {
             let Tx::Wallet { tx } = tx else { continue };
             *due.fees.entry(tx.by).or_default() += FEE;
-            if let ledger::Tx::Fund { pot, amount } = &tx.value.tx {
+            if let ledger::WalletTx::Fund { pot, amount } = &tx.value.tx {
                 assert_eq!(*pot, run, "one run has a budget");
                 *due.paid_in.entry(tx.by).or_default() += amount.0;
                 due.budget += amount.0;

@@ -4,8 +4,8 @@
 
 use base::{Hash, Keypair, Millis, NodeId, Reject, Signed};
 use ledger::{
-    Credits, DOMAIN, Issuance, Ledger, Params, SEAT_DOMAIN, SeatClaim, SignedWalletTx, Tx, VOUCHER_DOMAIN, Voucher,
-    WalletEnvelope,
+    Credits, DOMAIN, Issuance, Ledger, Params, SEAT_DOMAIN, SeatClaim, SignedWalletTx, VOUCHER_DOMAIN, Voucher,
+    WalletEnvelope, WalletTx,
 };
 
 pub const PEOPLE: u8 = 4;
@@ -38,12 +38,12 @@ pub fn opened() -> Ledger {
     ledger
 }
 
-pub fn say(ledger: &Ledger, by: u8, tx: Tx) -> SignedWalletTx {
+pub fn say(ledger: &Ledger, by: u8, tx: WalletTx) -> SignedWalletTx {
     let nonce = ledger.account(&id(by)).map_or(0, |account| account.wallet_nonce);
     Signed::new(DOMAIN, &key(by), WalletEnvelope { chain: params().chain, nonce, tx })
 }
 
-pub fn take(ledger: &mut Ledger, by: u8, tx: Tx) -> Result<(), Reject> {
+pub fn take(ledger: &mut Ledger, by: u8, tx: WalletTx) -> Result<(), Reject> {
     let tx = say(ledger, by, tx);
     ledger.take(&tx)
 }

@@ -4,7 +4,7 @@ use crate::Node;
 use crate::shared::Shared;
 use anyhow::{Context, Result};
 use base::{Hash, NodeId};
-use ledger::{Account, Allotment, Credits, Tx};
+use ledger::{Account, Allotment, Credits, WalletTx};
 use net::{BoxFuture, Ticket};
 use replica::Kept;
 use serving::{Accounts, Unspent};
@@ -84,7 +84,7 @@ impl Accounts for NodeAccounts {
         })
     }
 
-    fn spend(&self, chain: Hash, tx: Tx) -> BoxFuture<'_, Result<u64, Unspent>> {
+    fn spend(&self, chain: Hash, tx: WalletTx) -> BoxFuture<'_, Result<u64, Unspent>> {
         Box::pin(async move {
             let node = self.node().map_err(|error| Unspent { no_effect: true, why: format!("{error:#}") })?;
             let spent = node.spend(Some(&chain.to_string()), tx).await;

@@ -3,7 +3,7 @@
 use base::plain;
 use base::{Hash, NodeId};
 use chain::{Block, Tx};
-use ledger::{Credits, Tx as Wallet};
+use ledger::{Credits, WalletTx as Wallet};
 use replica::Entry;
 use serde::{Deserialize, Serialize};
 use swarm::{RunId, Tx as Work};

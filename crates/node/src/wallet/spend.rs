@@ -13,12 +13,16 @@ impl Node {
     }
 
     /// Submits a wallet transaction of this node's own account; gives the height of the block it is final in.
-    pub async fn spend(&self, network: Option<&str>, tx: ledger::Tx) -> Result<u64, SpendError> {
+    pub async fn spend(&self, network: Option<&str>, tx: ledger::WalletTx) -> Result<u64, SpendError> {
         self.spend_named(network, tx).await.map(|(height, _)| height)
     }
 
     /// The same; the transaction's hash, too.
-    pub(crate) async fn spend_named(&self, network: Option<&str>, tx: ledger::Tx) -> Result<(u64, Hash), SpendError> {
+    pub(crate) async fn spend_named(
+        &self,
+        network: Option<&str>,
+        tx: ledger::WalletTx,
+    ) -> Result<(u64, Hash), SpendError> {
         self.pick(network)?.spend(&self.shared.key, tx).await
     }
 

@@ -2,7 +2,7 @@
 
 use super::Trade;
 use base::{Hash, NodeId};
-use ledger::{Credits, Tx};
+use ledger::{Credits, WalletTx};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -38,13 +38,13 @@ impl Trade {
                 if !self.is_unused(chain, payee) {
                     continue;
                 }
-                match self.accounts.spend(chain, Tx::Close { payee }).await {
+                match self.accounts.spend(chain, WalletTx::Close { payee }).await {
                     Ok(_) => self.note_closed(&chain, &payee),
                     Err(error) => tracing::debug!(%error, "an allotment is not closed yet"),
                 }
             }
             let Some(amount) = due.deposit.filter(|_| self.is_unused(chain, self.net.id())) else { continue };
-            if let Err(error) = self.accounts.spend(chain, Tx::Withdraw { amount }).await {
+            if let Err(error) = self.accounts.spend(chain, WalletTx::Withdraw { amount }).await {
                 tracing::debug!(%error, "a deposit is not taken back yet");
             }
         }

@@ -56,7 +56,7 @@ impl Trade {
             if allotment.serial != voucher.value.serial || !worth {
                 continue;
             }
-            match self.accounts.spend(chain, ledger::Tx::Redeem { voucher }).await {
+            match self.accounts.spend(chain, ledger::WalletTx::Redeem { voucher }).await {
                 Ok(_) => tracing::info!(client = client.short(), %due, "a voucher was redeemed"),
                 Err(error) => tracing::warn!(%error, "a voucher is not redeemed yet"),
             }
@@ -115,13 +115,13 @@ impl Trade {
         }
         if account.deposit < part {
             let amount = Credits(part.0 - account.deposit.0);
-            let done = self.accounts.spend(chain, ledger::Tx::Deposit { amount }).await;
+            let done = self.accounts.spend(chain, ledger::WalletTx::Deposit { amount }).await;
             done.map_err(|error| format!("the deposit: {error}"))?;
         }
         let parts = ledger::Allotments(vec![(provider, part)]);
         // Counted before it is done: who is killed in between has less to give, never more.
         self.books.set_aside_more(part).map_err(told)?;
-        let done = self.accounts.spend(chain, ledger::Tx::Allot { parts }).await;
+        let done = self.accounts.spend(chain, ledger::WalletTx::Allot { parts }).await;
         if let Err(error) = done {
             // What has no effect is not spent; what is not final yet may be.
             if error.no_effect {

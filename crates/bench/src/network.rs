@@ -166,7 +166,12 @@ fn bytes_per_member(book: &mut Book) -> Result<()> {
     let entry: usize = blocks
         .iter()
         .flat_map(|block| &block.txs)
-        .filter(|tx| matches!(tx.value.tx, swarm::Tx::Create { .. } | swarm::Tx::Join { .. } | swarm::Tx::Ready { .. }))
+        .filter(|tx| {
+            matches!(
+                tx.value.tx,
+                swarm::WorkTx::Create { .. } | swarm::WorkTx::Join { .. } | swarm::WorkTx::Ready { .. }
+            )
+        })
         .map(|tx| tx.to_bytes().len())
         .sum();
     let value = (bytes - entry) as f64 / (report.rounds as f64 * members as f64);

@@ -109,7 +109,7 @@ impl Tx {
     /// What kind of transaction it is, for displays.
     pub fn kind(&self) -> &'static str {
         use ledger::WalletTx as Wallet;
-        use swarm::Tx as Work;
+        use swarm::WorkTx as Work;
         match self {
             Self::Vote { .. } => "vote",
             Self::Evidence { .. } => "evidence",

@@ -71,7 +71,7 @@ fn money_for_a_run_that_does_not_go_on_is_refused() {
         let mut txs: Vec<Tx> = block.txs.iter().map(|tx| Tx::Work { tx: tx.clone() }).collect();
         // In the very block that creates the run.
         let created = block.txs.iter().find_map(|tx| match &tx.value.tx {
-            swarm::Tx::Create { spec } => Some(spec.id(&tx.by)),
+            swarm::WorkTx::Create { spec } => Some(spec.id(&tx.by)),
             _ => None,
         });
         txs.extend(created.map(|run| fund(&genesis, run, 0)));

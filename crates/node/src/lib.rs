@@ -53,7 +53,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use swarm::{RunId, Spec, Tx};
+use swarm::{RunId, Spec, WorkTx};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use trainer::{Bounds, Contents, DriverOrder, Limits, RunStatus, Setup, Store};
@@ -213,7 +213,7 @@ impl Node {
         let ticket = Ticket { chain: home.chain(), run: id, anchor: None, peers: vec![self.address()] };
         let driver = self.driver(home).await;
         let gone = || anyhow::anyhow!("the node is stopping");
-        driver.send(DriverOrder::Say(Tx::Create { spec })).await.map_err(|_| gone())?;
+        driver.send(DriverOrder::Say(WorkTx::Create { spec })).await.map_err(|_| gone())?;
         driver.send(DriverOrder::Follow(ticket.clone())).await.map_err(|_| gone())?;
         // Who has the ticket can name the run: it is on the chain.
         let run = id.to_string();

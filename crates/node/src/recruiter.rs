@@ -323,7 +323,7 @@ mod tests {
         let genesis = replica::private_network(founder.id(), founder.id()).genesis;
         let mut state = State::new(&genesis);
         let (me, by, chain) = (NodeId([9; 32]), state.validators()[0], genesis.chain());
-        let make = |seq: u64, tx: swarm::Tx| {
+        let make = |seq: u64, tx: swarm::WorkTx| {
             let envelope = swarm::WorkEnvelope::new(chain, genesis.work_bits, &founder.id(), seq, tx);
             chain::Tx::Work { tx: Signed::new(swarm::DOMAIN, &founder, envelope) }
         };
@@ -333,7 +333,7 @@ mod tests {
         let ids: Vec<RunId> = specs.iter().map(|spec| spec.id(&founder.id())).collect();
         let mut txs: Vec<chain::Tx> = Vec::new();
         for (i, spec) in specs.into_iter().enumerate() {
-            txs.push(make(i as u64 + 1, swarm::Tx::Create { spec }));
+            txs.push(make(i as u64 + 1, swarm::WorkTx::Create { spec }));
         }
         let budget = Credits::whole(5);
         for (nonce, pot) in ids.iter().enumerate() {

@@ -5,7 +5,7 @@ use base::{ChunkTree, Hash, Keypair, Millis, Rng, Round, Signed, Wire};
 use model::update::Format;
 use model::{Layout, ModelConfig, Part, Private, Weights, verify_update};
 use std::time::{Duration, Instant};
-use swarm::{Attest, Claim, Commit, DOMAIN, Memory, SignedWorkTx, Tx, Verdict, WorkBlock, WorkEnvelope};
+use swarm::{Attest, Claim, Commit, DOMAIN, Memory, SignedWorkTx, Verdict, WorkBlock, WorkEnvelope, WorkTx};
 
 fn seconds() -> Duration {
     let seconds = std::env::var("FUZZ_SECONDS").ok().and_then(|s| s.parse::<f64>().ok()).unwrap_or(0.3);
@@ -76,14 +76,14 @@ fn txs() -> Vec<SignedWorkTx> {
     let run = Hash::of("a", b"");
     let attest = Attest { run, round: Round(3), root: run, held: vec![5] };
     let all = [
-        Tx::Join { run, class: run },
-        Tx::Ready { run, version: 2, root: run },
-        Tx::Leave { run },
-        Tx::Commit { commit: commit() },
-        Tx::Attest { attest },
-        Tx::Dispute { claim: Claim { run, version: 4, root: run, own: Hash::of("f", b""), chunk: 1, hash: run } },
-        Tx::Verdict { verdict: Verdict { run, by: key.id(), version: 4, root: run, hash: run } },
-        Tx::Final { run, root: run },
+        WorkTx::Join { run, class: run },
+        WorkTx::Ready { run, version: 2, root: run },
+        WorkTx::Leave { run },
+        WorkTx::Commit { commit: commit() },
+        WorkTx::Attest { attest },
+        WorkTx::Dispute { claim: Claim { run, version: 4, root: run, own: Hash::of("f", b""), chunk: 1, hash: run } },
+        WorkTx::Verdict { verdict: Verdict { run, by: key.id(), version: 4, root: run, hash: run } },
+        WorkTx::Final { run, root: run },
     ];
     let sign = |(seq, tx)| Signed::new(DOMAIN, &key, WorkEnvelope { chain: run, seq, work: 0, tx });
     (0..).zip(all).map(sign).collect()

@@ -3,7 +3,7 @@
 use crate::scenario::{Liar, Part};
 use base::{Hash, Keypair, NodeId};
 use std::collections::{BTreeSet, VecDeque};
-use swarm::{DOMAIN, Output, Peer, SignedWorkTx, State, Tx, WorkEnvelope};
+use swarm::{DOMAIN, Output, Peer, SignedWorkTx, State, WorkEnvelope, WorkTx};
 
 /// Versions of the weights kept in memory for others: a quorum knows a root one round late, with delay two.
 const VERSIONS_KEPT: usize = 4;
@@ -102,7 +102,7 @@ impl Node {
     }
 
     /// Signs with the next running number, which is on disk before anything is sent.
-    pub fn sign(&mut self, tx: Tx) -> SignedWorkTx {
+    pub fn sign(&mut self, tx: WorkTx) -> SignedWorkTx {
         self.disk.seq += 1;
         let envelope = WorkEnvelope { chain: self.chain, seq: self.disk.seq, work: 0, tx };
         SignedWorkTx::new(DOMAIN, &self.key, envelope)

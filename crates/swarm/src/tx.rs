@@ -22,12 +22,12 @@ pub struct WorkEnvelope {
     /// Proof of work of a transaction that anybody may send; 0 in others.
     pub work: u64,
     /// What is said.
-    pub tx: Tx,
+    pub tx: WorkTx,
 }
 
 /// Everything a node can say on the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Tx {
+pub enum WorkTx {
     /// Begins a run.
     Create {
         /// The run.
@@ -81,7 +81,7 @@ pub enum Tx {
         /// Their root.
         root: Hash,
     },
-    /// Takes no part until its next [`Tx::Ready`]: its owner needs the machine.
+    /// Takes no part until its next [`WorkTx::Ready`]: its owner needs the machine.
     Rest {
         /// Which run.
         run: RunId,
@@ -146,7 +146,7 @@ pub struct WorkBlock {
 impl WorkEnvelope {
     /// An envelope that `by` may send on a chain whose proof of work has `bits` leading zero bits. Looks for
     /// one where the transaction needs it: about `2^bits` hashes.
-    pub fn new(chain: Hash, bits: u32, by: &NodeId, seq: u64, tx: Tx) -> Self {
+    pub fn new(chain: Hash, bits: u32, by: &NodeId, seq: u64, tx: WorkTx) -> Self {
         let mut envelope = Self { chain, seq, work: 0, tx };
         // The transaction, which may be long, is hashed once, however many tries it takes.
         if let Some(said) = envelope.entry() {
@@ -167,7 +167,7 @@ impl WorkEnvelope {
 
     /// The hash of a transaction that anybody may send.
     fn entry(&self) -> Option<Hash> {
-        matches!(self.tx, Tx::Create { .. } | Tx::Join { .. })
+        matches!(self.tx, WorkTx::Create { .. } | WorkTx::Join { .. })
             .then(|| Hash::of("talkoo 2026 entry v1", &self.tx.to_bytes()))
     }
 
@@ -182,17 +182,19 @@ impl WorkEnvelope {
     }
 }
 
-impl Tx {
+impl WorkTx {
     /// The run it is about, where it exists already.
     pub fn run(&self) -> Option<RunId> {
         match self {
-            Tx::Create { .. } => None,
-            Tx::Join { run, .. } | Tx::Ready { run, .. } | Tx::Leave { run } | Tx::Rest { run } => Some(*run),
-            Tx::Commit { commit } => Some(commit.run),
-            Tx::Attest { attest } => Some(attest.run),
-            Tx::Dispute { claim } => Some(claim.run),
-            Tx::Verdict { verdict } => Some(verdict.run),
-            Tx::Final { run, .. } => Some(*run),
+            WorkTx::Create { .. } => None,
+            WorkTx::Join { run, .. } | WorkTx::Ready { run, .. } | WorkTx::Leave { run } | WorkTx::Rest { run } => {
+                Some(*run)
+            }
+            WorkTx::Commit { commit } => Some(commit.run),
+            WorkTx::Attest { attest } => Some(attest.run),
+            WorkTx::Dispute { claim } => Some(claim.run),
+            WorkTx::Verdict { verdict } => Some(verdict.run),
+            WorkTx::Final { run, .. } => Some(*run),
         }
     }
 }
@@ -201,7 +203,7 @@ impl Tx {
 pub(crate) const BLOCK_TXS_MAX: usize = 4096;
 
 wire_struct!(WorkEnvelope { chain, seq, work, tx });
-wire_enum!(Tx {
+wire_enum!(WorkTx {
     0 => Create { spec },
     1 => Join { run, class },
     2 => Ready { run, version, root },
@@ -297,13 +299,13 @@ mod tests {
     fn a_proof_of_work_is_found_for_what_anybody_may_send_and_holds_for_its_sender_only() {
         let (ann, bob) = (NodeId([1; 32]), NodeId([2; 32]));
         let spec = Spec::plain("x", "c".repeat(1 << 16), 1, Hash::default());
-        for tx in [Tx::Create { spec }, Tx::Join { run: Hash::default(), class: Hash::default() }] {
+        for tx in [WorkTx::Create { spec }, WorkTx::Join { run: Hash::default(), class: Hash::default() }] {
             let paid = WorkEnvelope::new(Hash::default(), 12, &ann, 1, tx);
             assert!(paid.work > 0 && paid.is_paid(&ann, 12), "{} tries", paid.work);
             assert!(!paid.is_paid(&bob, 12) && !WorkEnvelope { seq: 2, ..paid.clone() }.is_paid(&ann, 12));
             assert!(!WorkEnvelope { chain: Hash([1; 32]), ..paid }.is_paid(&ann, 12));
         }
-        let rest = WorkEnvelope::new(Hash::default(), 12, &ann, 1, Tx::Rest { run: Hash::default() });
+        let rest = WorkEnvelope::new(Hash::default(), 12, &ann, 1, WorkTx::Rest { run: Hash::default() });
         assert!(rest.work == 0 && rest.is_paid(&ann, 12) && !WorkEnvelope { work: 1, ..rest }.is_paid(&ann, 12));
     }
 }

@@ -2,7 +2,7 @@
 
 use base::{Hash, Keypair, Machine, Millis, Outbox, Signed};
 use swarm::{
-    Commit, DOMAIN, Input, Output, Peer, RunId, Spec, State, Status, Train, Tx, Waiting, WorkBlock, WorkEnvelope,
+    Commit, DOMAIN, Input, Output, Peer, RunId, Spec, State, Status, Train, Waiting, WorkBlock, WorkEnvelope, WorkTx,
 };
 
 /// The only member of a run, and a log that takes at once what it says.
@@ -24,7 +24,7 @@ impl Alone {
         let (run, root) = (spec.id(&key.id()), Hash([7; 32]));
         let peer = Peer::new(key.id(), State::new(Hash::default(), 0));
         let mut alone = Self { key, peer, run, root, now_ms: 10_000, height: 0, seq: 0 };
-        alone.order(vec![Tx::Create { spec }]);
+        alone.order(vec![WorkTx::Create { spec }]);
         let follow = Input::Follow { run, class: Hash::default(), memory: None, weights: Some((0, root)) };
         let outputs = alone.step(follow);
         (alone, unit(&outputs).expect("the only member has every round"))
@@ -56,7 +56,7 @@ impl Alone {
     }
 
     /// A block with these transactions.
-    fn order(&mut self, said: Vec<Tx>) -> Vec<Output> {
+    fn order(&mut self, said: Vec<WorkTx>) -> Vec<Output> {
         let mut txs = Vec::new();
         for tx in said {
             self.seq += 1;
@@ -138,8 +138,11 @@ fn a_commit_that_no_log_takes_counts_as_a_failed_unit() {
     let (mut node, train) = Alone::new();
     let commit = node.commit(&train, f64::NAN);
     let outputs = node.step(Input::Trained { run: node.run, round: train.round, result: Some(commit) });
-    let says = |wanted: fn(&Tx) -> bool| outputs.iter().any(|o| matches!(o, Output::Submit(tx) if wanted(tx)));
-    assert!(!says(|tx| matches!(tx, Tx::Commit { .. })) && says(|tx| matches!(tx, Tx::Rest { .. })), "{outputs:?}");
+    let says = |wanted: fn(&WorkTx) -> bool| outputs.iter().any(|o| matches!(o, Output::Submit(tx) if wanted(tx)));
+    assert!(
+        !says(|tx| matches!(tx, WorkTx::Commit { .. })) && says(|tx| matches!(tx, WorkTx::Rest { .. })),
+        "{outputs:?}"
+    );
     node.comes_back_after(4_000);
 }
 
@@ -162,7 +165,7 @@ fn a_run_that_is_left_before_it_was_followed_again_is_left_on_the_log_too() {
     again.step(Millis(20_000), Input::Quit(run), &mut out);
     let said: Vec<Output> = out.drain().collect();
     assert!(
-        said.iter().any(|output| matches!(output, Output::Submit(Tx::Leave { run: left }) if *left == run)),
+        said.iter().any(|output| matches!(output, Output::Submit(WorkTx::Leave { run: left }) if *left == run)),
         "{said:?}"
     );
 }

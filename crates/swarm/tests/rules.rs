@@ -3,7 +3,7 @@
 use base::{Hash, Keypair, Machine, Millis, NodeId, Outbox, Reject, Signed, Wire};
 use swarm::{
     Attest, Candidate, Claim, Commit, DOMAIN, Init, Input, Member, Mode, Output, Peer, RoundState, Run, RunEvent, Spec,
-    State, Status, Tx, Verdict, Waiting, WorkBlock, WorkEnvelope,
+    State, Status, Verdict, Waiting, WorkBlock, WorkEnvelope, WorkTx,
 };
 
 /// A log with one run, all of whose members took part from its first round on.
@@ -30,8 +30,8 @@ impl Log {
         keys.sort_by_key(Keypair::id);
         let run = spec.id(&keys[0].id());
         let mut log = Self { state: State::new(Hash::default(), 0), run, keys, seq: 0, now: 0 };
-        assert_eq!(log.say(0, Tx::Create { spec }), Ok(()));
-        let joins = (0..n).map(|i| (i, Tx::Join { run, class: Hash::default() })).collect();
+        assert_eq!(log.say(0, WorkTx::Create { spec }), Ok(()));
+        let joins = (0..n).map(|i| (i, WorkTx::Join { run, class: Hash::default() })).collect();
         assert_eq!(log.block(joins), []);
         let ready = (0..n).map(|i| (i, log.ready(0))).collect();
         assert_eq!(log.block(ready), []);
@@ -39,7 +39,7 @@ impl Log {
     }
 
     /// The next block, with what was refused of it.
-    fn block(&mut self, said: Vec<(usize, Tx)>) -> Vec<Reject> {
+    fn block(&mut self, said: Vec<(usize, WorkTx)>) -> Vec<Reject> {
         let mut txs = Vec::new();
         for (i, tx) in said {
             self.seq += 1;
@@ -52,7 +52,7 @@ impl Log {
         events.into_iter().filter_map(refused).collect()
     }
 
-    fn say(&mut self, i: usize, tx: Tx) -> Result<(), Reject> {
+    fn say(&mut self, i: usize, tx: WorkTx) -> Result<(), Reject> {
         self.block(vec![(i, tx)]).first().map_or(Ok(()), |reject| Err(*reject))
     }
 
@@ -84,8 +84,8 @@ impl Log {
         known.copied().unwrap_or(Hash([7; 32]))
     }
 
-    fn ready(&self, version: u64) -> Tx {
-        Tx::Ready { run: self.run, version, root: self.root(version) }
+    fn ready(&self, version: u64) -> WorkTx {
+        WorkTx::Ready { run: self.run, version, root: self.root(version) }
     }
 
     fn comes_back(&mut self, i: usize) -> Result<(), Reject> {
@@ -114,14 +114,14 @@ impl Log {
         }
     }
 
-    fn attest(&self, i: usize, held: impl Fn(&Candidate) -> bool) -> (usize, Tx) {
+    fn attest(&self, i: usize, held: impl Fn(&Candidate) -> bool) -> (usize, WorkTx) {
         let open = self.run().open.front().expect("a round is open");
         let mut bits = vec![0u8; open.candidates.len().div_ceil(8)];
         for (at, candidate) in open.candidates.iter().enumerate() {
             bits[at / 8] |= u8::from(held(candidate)) << (at % 8);
         }
         let root = self.root(open.base);
-        (i, Tx::Attest { attest: Attest { run: self.run, round: open.round, root, held: bits } })
+        (i, WorkTx::Attest { attest: Attest { run: self.run, round: open.round, root, held: bits } })
     }
 
     /// A whole round: whoever has a place commits after so long, or not at all; then all that have a voice attest
@@ -134,7 +134,7 @@ impl Log {
         for (ms, i) in units {
             self.now = opened + ms;
             let commit = self.unit(i);
-            assert_eq!(self.say(i, Tx::Commit { commit }), Ok(()));
+            assert_eq!(self.say(i, WorkTx::Commit { commit }), Ok(()));
         }
         if self.run().open.iter().any(|open| open.round == round && open.is_training()) {
             self.now = until.0;
@@ -155,7 +155,7 @@ impl Log {
     /// A round in which everybody commits and serves, and who is stingy attests to hold its own update alone.
     fn stingy_round(&mut self, stingy: impl Fn(usize) -> bool) {
         let planned = (0..self.keys.len()).filter(|i| self.part(*i) > 0);
-        let commits = planned.map(|i| (i, Tx::Commit { commit: self.unit(i) })).collect();
+        let commits = planned.map(|i| (i, WorkTx::Commit { commit: self.unit(i) })).collect();
         self.now += UNIT_MS;
         assert_eq!(self.block(commits), []);
         let open = self.run().open.front().expect("it exchanges");
@@ -217,7 +217,7 @@ fn who_misses_its_units_sits_out_longer_and_longer() {
 fn who_rests_when_all_others_have_waited_is_at_fault_and_who_rests_before_is_not() {
     let mut log = Log::new(spec(), 4);
     let run = log.run;
-    assert_eq!(log.say(1, Tx::Rest { run }), Ok(()));
+    assert_eq!(log.say(1, WorkTx::Rest { run }), Ok(()));
     assert_eq!((log.member(1).status, log.member(1).faults), (Status::Away, 0));
     for faults in 1..=2 {
         log.round(without(1), all);
@@ -225,10 +225,10 @@ fn who_rests_when_all_others_have_waited_is_at_fault_and_who_rests_before_is_not
         log.round(in_time, all);
         for i in [0, 2, 3] {
             let commit = log.unit(i);
-            assert_eq!(log.say(i, Tx::Commit { commit }), Ok(()));
+            assert_eq!(log.say(i, WorkTx::Commit { commit }), Ok(()));
         }
         assert!(log.part(1) > 0 && log.open().commits.len() == 3, "three wait for one");
-        assert_eq!(log.say(1, Tx::Rest { run }), Ok(()));
+        assert_eq!(log.say(1, WorkTx::Rest { run }), Ok(()));
         assert_eq!(log.member(1).faults, faults);
         let attests = [0, 2, 3].map(|i| log.attest(i, |_| true)).to_vec();
         assert_eq!(log.block(attests), []);
@@ -253,11 +253,11 @@ fn who_leaves_and_joins_again_keeps_its_faults_and_its_pause() {
     log.round(in_time, |i| i != 1);
     log.round(in_time, |i| i != 1);
     let until = log.member(1).aside_until;
-    assert_eq!(log.say(1, Tx::Leave { run }), Ok(()));
-    assert_eq!(log.say(1, Tx::Join { run, class: Hash::default() }), Ok(()));
+    assert_eq!(log.say(1, WorkTx::Leave { run }), Ok(()));
+    assert_eq!(log.say(1, WorkTx::Join { run, class: Hash::default() }), Ok(()));
     assert_eq!((log.member(1).faults, log.member(1).aside_until), (2, until));
     assert_eq!(log.comes_back(1), Err(Reject::Early));
-    assert_eq!(log.say(2, Tx::Leave { run }), Ok(()));
+    assert_eq!(log.say(2, WorkTx::Leave { run }), Ok(()));
     assert!(log.run().gone.is_empty(), "nothing is held against the other");
 }
 
@@ -267,10 +267,10 @@ fn who_leaves_when_all_others_have_waited_is_at_fault() {
     let run = log.run;
     for i in [0, 2, 3] {
         let commit = log.unit(i);
-        assert_eq!(log.say(i, Tx::Commit { commit }), Ok(()));
+        assert_eq!(log.say(i, WorkTx::Commit { commit }), Ok(()));
     }
-    assert_eq!(log.say(1, Tx::Leave { run }), Ok(()));
-    assert_eq!(log.say(1, Tx::Join { run, class: Hash::default() }), Ok(()));
+    assert_eq!(log.say(1, WorkTx::Leave { run }), Ok(()));
+    assert_eq!(log.say(1, WorkTx::Join { run, class: Hash::default() }), Ok(()));
     assert_eq!(log.member(1).faults, 1);
 }
 
@@ -336,7 +336,7 @@ fn whose_updates_nobody_can_fetch_sits_out_and_eight_good_units_in_a_row_take_a_
 fn mute_round(log: &mut Log, n: usize, mute: usize) {
     for i in (0..n).filter(|i| log.part(*i) > 0).collect::<Vec<_>>() {
         let commit = log.unit(i);
-        assert_eq!(log.say(i, Tx::Commit { commit }), Ok(()));
+        assert_eq!(log.say(i, WorkTx::Commit { commit }), Ok(()));
     }
     let open = log.run().open.front().expect("it exchanges");
     let (committee, until) = (open.committee.clone(), open.until.0);
@@ -375,12 +375,12 @@ fn who_rests_instead_of_attesting_is_at_fault_when_all_others_have_spoken() {
         let mut log = Log::new(spec(), 3);
         for i in 0..3 {
             let commit = log.unit(i);
-            assert_eq!(log.say(i, Tx::Commit { commit }), Ok(()));
+            assert_eq!(log.say(i, WorkTx::Commit { commit }), Ok(()));
         }
         let attests = (0..spoke).map(|i| log.attest(i, |_| true)).collect();
         assert_eq!(log.block(attests), []);
         let run = log.run;
-        assert_eq!(log.say(2, Tx::Rest { run }), Ok(()));
+        assert_eq!(log.say(2, WorkTx::Rest { run }), Ok(()));
         assert_eq!(log.member(2).faults, faults, "{spoke} have spoken");
     }
 }
@@ -390,10 +390,10 @@ fn an_update_that_moves_nothing_is_no_work() {
     let mut log = Log::new(spec(), 3);
     for norm in [0.0, -0.0, -1.0, f64::NAN, f64::INFINITY] {
         let commit = Commit { norm_sq_bits: f64::to_bits(norm), ..log.unit(1) };
-        assert_eq!(log.say(1, Tx::Commit { commit }), Err(Reject::WrongWork), "{norm}");
+        assert_eq!(log.say(1, WorkTx::Commit { commit }), Err(Reject::WrongWork), "{norm}");
     }
     let commit = log.unit(1);
-    assert_eq!(log.say(1, Tx::Commit { commit }), Ok(()));
+    assert_eq!(log.say(1, WorkTx::Commit { commit }), Ok(()));
 }
 
 #[test]
@@ -401,7 +401,7 @@ fn a_round_without_a_quorum_is_nobodys_fault() {
     let mut log = Log::new(spec(), 4);
     for i in 0..4 {
         let commit = log.unit(i);
-        assert_eq!(log.say(i, Tx::Commit { commit }), Ok(()));
+        assert_eq!(log.say(i, WorkTx::Commit { commit }), Ok(()));
     }
     log.now = log.run().open.front().expect("it exchanges").until.0;
     log.block(Vec::new());
@@ -417,7 +417,7 @@ fn who_sits_out_after_one_round_is_not_waited_for_in_the_next() {
     member.expect("it joined").faults = 1;
     for i in [0, 1, 2, 3, 0, 2, 3] {
         let commit = log.unit(i);
-        assert_eq!(log.say(i, Tx::Commit { commit }), Ok(()));
+        assert_eq!(log.say(i, WorkTx::Commit { commit }), Ok(()));
     }
     assert_eq!(log.open().round.0, 1, "all but one are done with the round that runs ahead");
     let attests = (0..4).map(|i| log.attest(i, |candidate| candidate.member != id)).collect();
@@ -433,7 +433,7 @@ fn a_false_claim_costs_its_maker_rounds_and_one_is_open_at_a_time() {
     let (run, lie) = (log.run, Hash([9; 32]));
     let claim = |log: &Log, version| {
         let claim = Claim { run, version, root: log.root(version), own: lie, chunk: 0, hash: lie };
-        Tx::Dispute { claim }
+        WorkTx::Dispute { claim }
     };
     let first = claim(&log, 0);
     assert_eq!(log.say(3, first), Ok(()));
@@ -441,7 +441,7 @@ fn a_false_claim_costs_its_maker_rounds_and_one_is_open_at_a_time() {
     assert_eq!(log.say(3, second), Err(Reject::TooMany), "others answer one at a time");
     for i in 0..3 {
         let verdict = Verdict { run, by: log.id(3), version: 0, root: log.root(0), hash: Hash([8; 32]) };
-        assert_eq!(log.say(i, Tx::Verdict { verdict }), Ok(()));
+        assert_eq!(log.say(i, WorkTx::Verdict { verdict }), Ok(()));
     }
     assert_eq!((log.member(3).status, log.member(3).faults), (Status::Away, 2));
     assert_eq!(log.comes_back(3), Err(Reject::Early));
@@ -462,9 +462,9 @@ fn a_unit_of_another_class_or_larger_than_its_format_is_refused() {
         Commit { tokens: good.tokens + 1, ..good.clone() },
         Commit { steps: 0, tokens: 0, ..good.clone() },
     ] {
-        assert_eq!(log.say(0, Tx::Commit { commit: bad }), Err(Reject::WrongWork));
+        assert_eq!(log.say(0, WorkTx::Commit { commit: bad }), Err(Reject::WrongWork));
     }
-    assert_eq!(log.say(0, Tx::Commit { commit: Commit { size: most, ..good } }), Ok(()));
+    assert_eq!(log.say(0, WorkTx::Commit { commit: Commit { size: most, ..good } }), Ok(()));
 }
 
 #[test]
@@ -473,10 +473,10 @@ fn a_refused_word_of_a_key_that_nobody_knows_leaves_nothing() {
     let before = log.state.clone();
     log.keys.push(Keypair::from_secret([99; 32]));
     let run = log.run;
-    assert_eq!(log.say(1, Tx::Leave { run }), Err(Reject::NotMember));
+    assert_eq!(log.say(1, WorkTx::Leave { run }), Err(Reject::NotMember));
     assert_eq!((&log.state.seqs, &log.state.runs), (&before.seqs, &before.runs));
     // Of who was taken once, a number is used up by a refusal too.
-    assert_eq!(log.say(0, Tx::Join { run, class: Hash::default() }), Err(Reject::Duplicate));
+    assert_eq!(log.say(0, WorkTx::Join { run, class: Hash::default() }), Err(Reject::Duplicate));
     assert_eq!(log.state.seqs[&log.id(0)], log.seq);
 }
 
@@ -487,10 +487,10 @@ fn members_that_take_turns_at_leaving_bring_no_counter_to_its_end() {
         let mut log = Log::new(large.clone(), 2);
         let run = log.run;
         log.state.runs.get_mut(&run).expect("it was made").cursor = cursor;
-        assert_eq!(log.say(0, Tx::Rest { run }), Ok(()));
+        assert_eq!(log.say(0, WorkTx::Rest { run }), Ok(()));
         for turn in 0..8 {
             let ready = log.ready(log.run().version());
-            assert_eq!(log.block(vec![(turn % 2, ready), ((turn + 1) % 2, Tx::Rest { run })]), []);
+            assert_eq!(log.block(vec![(turn % 2, ready), ((turn + 1) % 2, WorkTx::Rest { run })]), []);
         }
         assert!(log.run().next.0 >= 8 && log.run().cursor <= 1 << 62);
         assert!(log.open().plan[0].position < 1 << 32, "the order began anew");
@@ -522,7 +522,7 @@ fn a_node_that_sits_out_says_so_and_does_not_ask_to_take_part() {
     let mut log = Log::new(spec(), 4);
     log.round(in_time, |i| i != 1);
     log.round(in_time, |i| i != 1);
-    let asks_back = |outputs: &[Output]| outputs.iter().any(|out| matches!(out, Output::Submit(Tx::Ready { .. })));
+    let asks_back = |outputs: &[Output]| outputs.iter().any(|out| matches!(out, Output::Submit(WorkTx::Ready { .. })));
     let (peer, outputs) = asks(&log, 1, Hash::default());
     assert_eq!((peer.waiting(&log.run), asks_back(&outputs)), (Waiting::Aside, false));
     log.round(in_time, all);
@@ -534,8 +534,8 @@ fn a_node_that_sits_out_says_so_and_does_not_ask_to_take_part() {
 fn a_node_of_another_class_than_it_joined_with_joins_anew() {
     let mut log = Log::new(spec(), 2);
     let (run, class) = (log.run, Hash([1; 32]));
-    assert!(asks(&log, 0, class).1.contains(&Output::Submit(Tx::Leave { run })));
-    assert!(!asks(&log, 0, Hash::default()).1.contains(&Output::Submit(Tx::Leave { run })));
-    assert_eq!(log.say(0, Tx::Leave { run }), Ok(()));
-    assert!(asks(&log, 0, class).1.contains(&Output::Submit(Tx::Join { run, class })));
+    assert!(asks(&log, 0, class).1.contains(&Output::Submit(WorkTx::Leave { run })));
+    assert!(!asks(&log, 0, Hash::default()).1.contains(&Output::Submit(WorkTx::Leave { run })));
+    assert_eq!(log.say(0, WorkTx::Leave { run }), Ok(()));
+    assert!(asks(&log, 0, class).1.contains(&Output::Submit(WorkTx::Join { run, class })));
 }

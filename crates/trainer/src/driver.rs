@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use swarm::{
-    Input, Intent, Memory, Outcome, Output, Peer, RunEvent, RunId, SignedWorkTx, State, Tx, Waiting, WorkBlock,
+    Input, Intent, Memory, Outcome, Output, Peer, RunEvent, RunId, SignedWorkTx, State, Waiting, WorkBlock, WorkTx,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
@@ -29,7 +29,7 @@ pub enum DriverOrder {
     /// Takes no part any more.
     Leave(RunId),
     /// Says something on the chain.
-    Say(Tx),
+    Say(WorkTx),
 }
 
 /// Inputs that wait for the driver. Compute results and blocks only, so it does not fill.
@@ -73,7 +73,7 @@ pub(crate) struct Driver {
     pub(crate) happenings: mpsc::Sender<DriverEvent>,
     pub(crate) to_log: mpsc::Sender<SignedWorkTx>,
     /// What was to be said before the chain was known.
-    early: Vec<Tx>,
+    early: Vec<WorkTx>,
     known: bool,
     /// What machines asked for and the disk holds up.
     pub(crate) waiting: VecDeque<Output>,

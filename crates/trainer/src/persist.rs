@@ -4,7 +4,7 @@ use crate::driver::Driver;
 use anyhow::{Result, ensure};
 use base::Signed;
 use std::time::Duration;
-use swarm::{DOMAIN, Output, RunId, Tx, WorkEnvelope};
+use swarm::{DOMAIN, Output, RunId, WorkEnvelope, WorkTx};
 
 /// A disk that takes nothing is tried again after so long.
 const DISK_AGAIN: Duration = Duration::from_secs(1);
@@ -54,7 +54,7 @@ impl Driver {
         self.waiting.retain(|output| !matches!(output, Output::Remember(run, _) if run == left));
     }
 
-    pub(crate) fn submit(&mut self, tx: Tx) -> Result<()> {
+    pub(crate) fn submit(&mut self, tx: WorkTx) -> Result<()> {
         let seq = match self.seqs.next() {
             Some(seq) => seq,
             None => {

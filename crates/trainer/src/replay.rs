@@ -221,7 +221,7 @@ mod tests {
     use crate::work::class;
     use base::{Keypair, Signed};
     use model::{Layout, ModelConfig, Part, Trainer};
-    use swarm::{Attest, DOMAIN, RoundState, Spec, Tx, WorkEnvelope};
+    use swarm::{Attest, DOMAIN, RoundState, Spec, WorkEnvelope, WorkTx};
 
     /// A run of two, done by one process that keeps the states of both, and its log.
     struct Played {
@@ -249,14 +249,14 @@ mod tests {
             let (_, root) = work.init().expect("made");
             let (state, blocks, roots) = (State::new(Hash::default(), 0), Vec::new(), vec![root]);
             let mut played = Self { work, trainer, keys, state, blocks, run, roots, unsettled: BTreeMap::new() };
-            played.order(vec![(0, Tx::Create { spec: spec.clone() })]);
-            let join = |i| (i, Tx::Join { run, class: class("cpu") });
-            let ready = |i| (i, Tx::Ready { run, version: 0, root });
+            played.order(vec![(0, WorkTx::Create { spec: spec.clone() })]);
+            let join = |i| (i, WorkTx::Join { run, class: class("cpu") });
+            let ready = |i| (i, WorkTx::Ready { run, version: 0, root });
             played.order(vec![join(0), join(1), ready(0), ready(1)]);
             played
         }
 
-        fn order(&mut self, said: Vec<(usize, Tx)>) {
+        fn order(&mut self, said: Vec<(usize, WorkTx)>) {
             let mut txs = Vec::new();
             for (at, (who, tx)) in said.into_iter().enumerate() {
                 let (key, seq) = (&self.keys[who], 1 + self.blocks.len() as u64 * 8 + at as u64);
@@ -272,7 +272,7 @@ mod tests {
             &self.state.runs[&self.run]
         }
 
-        fn commit(&mut self, open: &RoundState, who: usize) -> Tx {
+        fn commit(&mut self, open: &RoundState, who: usize) -> WorkTx {
             let id = self.keys[who].id();
             let slot = open.slot(&id).expect("it has a place");
             let (run, unsettled) = (&self.state.runs[&self.run], self.unsettled.entry(id).or_default());
@@ -296,7 +296,7 @@ mod tests {
             if commit.size > 0 {
                 unsettled.push((open.round, commit.update));
             }
-            Tx::Commit { commit }
+            WorkTx::Commit { commit }
         }
 
         /// The round that is open, by those who take part in it: all of them have a place.
@@ -311,7 +311,7 @@ mod tests {
                 let held = vec![0xff; self.run().open[0].candidates.len().div_ceil(8)];
                 let root = self.roots[open.base as usize];
                 let attest = Attest { run: self.run, round: open.round, root, held };
-                self.order(present.iter().map(|who| (*who, Tx::Attest { attest: attest.clone() })).collect());
+                self.order(present.iter().map(|who| (*who, WorkTx::Attest { attest: attest.clone() })).collect());
             }
             let closed = self.run().closed_round(open.round.0).expect("it is closed").clone();
             let (_, root) = self.work.apply(&closed).expect("applied");
@@ -334,10 +334,10 @@ mod tests {
         let run = played.run;
         for round in 0..15 {
             match round {
-                1 => played.order(vec![(1, Tx::Rest { run })]),
+                1 => played.order(vec![(1, WorkTx::Rest { run })]),
                 13 => {
                     let (version, root) = (played.run().version(), played.roots[round]);
-                    played.order(vec![(1, Tx::Ready { run, version, root })]);
+                    played.order(vec![(1, WorkTx::Ready { run, version, root })]);
                 }
                 _ => {}
             }

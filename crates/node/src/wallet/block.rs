@@ -6,7 +6,7 @@ use chain::{Block, Tx};
 use ledger::{Credits, WalletTx as Wallet};
 use replica::Entry;
 use serde::{Deserialize, Serialize};
-use swarm::{RunId, Tx as Work};
+use swarm::{RunId, WorkTx as Work};
 
 /// A final block.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -7,7 +7,7 @@ use crate::scenario::Liar;
 use base::{Hash, RejectCounts};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
-use swarm::{Closed, Commit, Run, State, Status, Tx, WorkBlock};
+use swarm::{Closed, Commit, Run, State, Status, WorkBlock, WorkTx};
 
 /// What was seen so far.
 #[derive(Default)]
@@ -59,7 +59,7 @@ impl World {
             }
         }
         for tx in &block.txs {
-            if let Tx::Commit { commit } = &tx.value.tx
+            if let WorkTx::Commit { commit } = &tx.value.tx
                 && taken(self.log_run(), commit)
                 && let Some(i) = self.index.get(&tx.by).copied()
             {

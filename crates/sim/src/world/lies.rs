@@ -3,7 +3,7 @@
 use super::World;
 use crate::scenario::Liar;
 use base::{Hash, Reject, Round, Signed};
-use swarm::{Attest, Candidate, Commit, DOMAIN, SignedWorkTx, Status, Tx, Verdict, WorkEnvelope};
+use swarm::{Attest, Candidate, Commit, DOMAIN, SignedWorkTx, Status, Verdict, WorkEnvelope, WorkTx};
 
 /// The lie about a root.
 fn false_root(root: &Hash) -> Hash {
@@ -65,23 +65,23 @@ impl World {
     }
 
     /// What a false witness says in place of what its machine would say, if anything.
-    pub fn bear_false_witness(&mut self, i: usize, tx: Tx) -> Option<Tx> {
+    pub fn bear_false_witness(&mut self, i: usize, tx: WorkTx) -> Option<WorkTx> {
         Some(match tx {
-            Tx::Attest { .. } if self.nodes[i].lies(Liar::Mute) && self.may_be_mute() => {
+            WorkTx::Attest { .. } if self.nodes[i].lies(Liar::Mute) && self.may_be_mute() => {
                 self.watch.lies += 1;
                 return None;
             }
-            Tx::Attest { attest } if self.nodes[i].lies(Liar::Stingy) => {
+            WorkTx::Attest { attest } if self.nodes[i].lies(Liar::Stingy) => {
                 self.watch.lies += 1;
                 let held = self.own_alone(i, &attest);
-                Tx::Attest { attest: Attest { held, ..attest } }
+                WorkTx::Attest { attest: Attest { held, ..attest } }
             }
-            Tx::Attest { attest } if self.nodes[i].lies(Liar::FalseRoot) && self.may_lie() => {
-                Tx::Attest { attest: Attest { root: false_root(&attest.root), ..attest } }
+            WorkTx::Attest { attest } if self.nodes[i].lies(Liar::FalseRoot) && self.may_lie() => {
+                WorkTx::Attest { attest: Attest { root: false_root(&attest.root), ..attest } }
             }
-            Tx::Verdict { verdict } if self.nodes[i].lies(Liar::FalseRoot) => {
+            WorkTx::Verdict { verdict } if self.nodes[i].lies(Liar::FalseRoot) => {
                 let (root, hash) = (false_root(&verdict.root), false_root(&verdict.hash));
-                Tx::Verdict { verdict: Verdict { root, hash, ..verdict } }
+                WorkTx::Verdict { verdict: Verdict { root, hash, ..verdict } }
             }
             tx => tx,
         })
@@ -111,7 +111,7 @@ impl World {
         let held = vec![0xff; open.candidates.len().div_ceil(8)];
         if let Some(root) = root.filter(|_| self.may_lie()) {
             self.watch.lies += 1;
-            self.submit(i, Tx::Attest { attest: Attest { run: self.run, round, root, held } });
+            self.submit(i, WorkTx::Attest { attest: Attest { run: self.run, round, root, held } });
         }
     }
 
@@ -140,10 +140,10 @@ impl World {
             loss_micro: 0,
         };
         let own = [
-            Tx::Ready { run: root, version: 0, root },
-            Tx::Join { run: root, class: root },
-            Tx::Commit { commit },
-            Tx::Attest { attest: Attest { run, round: far, root, held: vec![0xff] } },
+            WorkTx::Ready { run: root, version: 0, root },
+            WorkTx::Join { run: root, class: root },
+            WorkTx::Commit { commit },
+            WorkTx::Attest { attest: Attest { run, round: far, root, held: vec![0xff] } },
         ];
         for tx in own {
             let tx = self.nodes[i].sign(tx);
@@ -151,7 +151,7 @@ impl World {
         }
         let victim = self.rng.below(self.nodes.len() as u64) as usize;
         let victim = self.nodes[victim].id;
-        let leave = WorkEnvelope { chain: self.scenario.chain, seq: 1 << 60, work: 0, tx: Tx::Leave { run } };
+        let leave = WorkEnvelope { chain: self.scenario.chain, seq: 1 << 60, work: 0, tx: WorkTx::Leave { run } };
         let mine: SignedWorkTx = Signed::new(DOMAIN, &self.nodes[i].key, leave);
         if victim != mine.by {
             self.send(i, Signed { by: victim, ..mine }, true);

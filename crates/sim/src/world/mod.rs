@@ -15,7 +15,7 @@ use check::Watch;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use swarm::{
-    Commit, Input, Intent, Outcome, Output, Peer, Run, RunId, Sequencer, SignedWorkTx, State, Status, Tx, WorkBlock,
+    Commit, Input, Intent, Outcome, Output, Peer, Run, RunId, Sequencer, SignedWorkTx, State, Status, WorkBlock, WorkTx,
 };
 use wire::Ask;
 
@@ -172,7 +172,7 @@ impl World {
             trace: Hash::default(),
             messages: 0,
         };
-        let create = world.nodes[0].sign(Tx::Create { spec: scenario.spec() });
+        let create = world.nodes[0].sign(WorkTx::Create { spec: scenario.spec() });
         let taken = world.log.sequencer.submit(create);
         taken.map_err(|reject| world.fail(format!("the run was refused: {reject}")))?;
         world.make()?;

@@ -3,7 +3,7 @@
 use super::{LOG, What, World};
 use crate::report::Violation;
 use base::{Hash, NodeId, Reject};
-use swarm::{Candidate, Input, SignedWorkTx, Tx};
+use swarm::{Candidate, Input, SignedWorkTx, WorkTx};
 
 /// What is fetched.
 pub(crate) enum Want {
@@ -63,7 +63,7 @@ impl World {
     }
 
     /// Signs and sends to the log.
-    pub fn submit(&mut self, i: usize, tx: Tx) {
+    pub fn submit(&mut self, i: usize, tx: WorkTx) {
         let tx = self.nodes[i].sign(tx);
         self.send(i, tx, false);
     }
@@ -93,7 +93,7 @@ impl World {
             return Ok(());
         }
         let copied = match &tx.value.tx {
-            Tx::Commit { commit } => self.watch.copied.contains(&(from, commit.update)),
+            WorkTx::Commit { commit } => self.watch.copied.contains(&(from, commit.update)),
             _ => false,
         };
         match self.log.sequencer.submit(tx) {

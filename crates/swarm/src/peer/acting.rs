@@ -2,7 +2,7 @@
 
 use super::{FETCH_RETRY_MS, Fetch, Intent, Making, Output, Part, Train, Update};
 use crate::state::{Candidate, Member, RoundState, Run, Status};
-use crate::{Attest, Init, Tx};
+use crate::{Attest, Init, WorkTx};
 use base::{Hash, Millis, NodeId, Outbox};
 use std::collections::BTreeSet;
 use std::ops::Bound;
@@ -35,14 +35,14 @@ impl Acting<'_> {
         }
         if self.part.quit {
             if self.run.members.contains_key(&self.me) {
-                self.say("leave", 0, Tx::Leave { run: self.run.id });
+                self.say("leave", 0, WorkTx::Leave { run: self.run.id });
             }
             return;
         }
         if self.rests() {
             let active = self.run.members.get(&self.me).is_some_and(|member| member.status == Status::Active);
             if active && !self.run.ended {
-                self.say("rest", 0, Tx::Rest { run: self.run.id });
+                self.say("rest", 0, WorkTx::Rest { run: self.run.id });
             }
             return;
         }
@@ -55,13 +55,13 @@ impl Acting<'_> {
         self.weights();
         let Some(member) = self.run.members.get(&self.me) else {
             if !self.run.ended {
-                self.say("join", 0, Tx::Join { run: self.run.id, class: self.part.class });
+                self.say("join", 0, WorkTx::Join { run: self.run.id, class: self.part.class });
             }
             return;
         };
         if member.class != self.part.class && !self.run.ended {
             // Another program or device than the one that joined: what it computes is of another class.
-            self.say("leave", 0, Tx::Leave { run: self.run.id });
+            self.say("leave", 0, WorkTx::Leave { run: self.run.id });
             return;
         }
         if self.run.ended {
@@ -69,7 +69,7 @@ impl Acting<'_> {
         } else if member.status != Status::Active {
             self.become_ready();
         } else if self.pauses() {
-            self.say("rest", 0, Tx::Rest { run: self.run.id });
+            self.say("rest", 0, WorkTx::Rest { run: self.run.id });
         }
         self.train();
         self.commit();
@@ -170,7 +170,7 @@ impl Acting<'_> {
         let own = self.part.made(last).filter(|_| member.status == Status::Active);
         let missing = !self.run.roots.contains_key(&last) && !self.run.finals.contains_key(&self.me);
         if let Some(root) = own.filter(|_| missing) {
-            self.say("final", last, Tx::Final { run: self.run.id, root });
+            self.say("final", last, WorkTx::Final { run: self.run.id, root });
         }
     }
 
@@ -187,7 +187,7 @@ impl Acting<'_> {
         let alone = next.is_some_and(|(member, _)| member != self.me);
         let behind = self.run.version().saturating_sub(version);
         if behind <= if alone { BEHIND_ALONE } else { 1 } {
-            self.say("ready", version, Tx::Ready { run: self.run.id, version, root });
+            self.say("ready", version, WorkTx::Ready { run: self.run.id, version, root });
         }
     }
 
@@ -237,7 +237,7 @@ impl Acting<'_> {
         let Some(said) = self.part.memory.said.clone() else { return };
         let owed = self.run.open.iter().any(|r| r.round == said.round && r.is_training() && r.owes(&self.me));
         if owed {
-            self.say("commit", said.round.0, Tx::Commit { commit: said });
+            self.say("commit", said.round.0, WorkTx::Commit { commit: said });
         }
     }
 
@@ -272,7 +272,7 @@ impl Acting<'_> {
         self.say(
             "attest",
             round.round.0,
-            Tx::Attest { attest: Attest { run: self.run.id, round: round.round, root, held } },
+            WorkTx::Attest { attest: Attest { run: self.run.id, round: round.round, root, held } },
         );
     }
 
@@ -342,7 +342,7 @@ impl Acting<'_> {
     }
 
     /// Says something on the log, again after a while when the state does not show it.
-    pub(super) fn say(&mut self, what: &'static str, of: u64, tx: Tx) {
+    pub(super) fn say(&mut self, what: &'static str, of: u64, tx: WorkTx) {
         if !self.recently((what, of), RETRY_MS) {
             self.out.push(Output::Submit(tx));
         }

@@ -3,7 +3,7 @@
 use super::acting::Acting;
 use super::{Differs, Output};
 use crate::state::Dispute;
-use crate::{Claim, Tx, Verdict};
+use crate::{Claim, Verdict, WorkTx};
 
 impl Acting<'_> {
     /// Own weights against the quorum's. A node that made a version itself never adopts another root for
@@ -32,7 +32,7 @@ impl Acting<'_> {
             let said = |dispute: &Dispute| dispute.by == self.me || (dispute.is_open() && dispute.claim.hash == hash);
             if !self.run.disputes.iter().filter(same).any(said) {
                 let claim = Claim { run: self.run.id, version, root: theirs, own: ours, chunk, hash };
-                self.say("dispute", version, Tx::Dispute { claim });
+                self.say("dispute", version, WorkTx::Dispute { claim });
             }
         }
         true
@@ -56,7 +56,7 @@ impl Acting<'_> {
                 Some(None) => {}
                 Some(Some(hash)) => {
                     let verdict = Verdict { run: run.id, by, version, root, hash: *hash };
-                    self.say("verdict", version, Tx::Verdict { verdict });
+                    self.say("verdict", version, WorkTx::Verdict { verdict });
                 }
             }
         }

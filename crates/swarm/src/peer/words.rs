@@ -1,7 +1,7 @@
 //! What a node's machine is told, what it asks for, and the words for it.
 
 use crate::state::{Candidate, Closed, RunEvent, Settle, State};
-use crate::{Commit, RunId, Tx, WorkBlock};
+use crate::{Commit, RunId, WorkBlock, WorkTx};
 use base::{Hash, Millis, NodeId, Reject, Round, wire_struct};
 use std::sync::Arc;
 
@@ -104,7 +104,7 @@ pub enum Intent {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
     /// Say this on the log.
-    Submit(Tx),
+    Submit(WorkTx),
     /// Make the initial weights of version 0.
     Init(RunId),
     /// Fetch weights by root and keep what is on disk already.
@@ -190,8 +190,8 @@ impl Output {
     /// What kind of output it is, for logs.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Submit(Tx::Commit { .. }) => "commit",
-            Self::Submit(Tx::Attest { .. }) => "attest",
+            Self::Submit(WorkTx::Commit { .. }) => "commit",
+            Self::Submit(WorkTx::Attest { .. }) => "attest",
             Self::Submit(_) => "submit",
             Self::Init(_) => "init",
             Self::Sync { .. } => "sync",

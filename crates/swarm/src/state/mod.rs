@@ -8,7 +8,7 @@ mod plan;
 mod round;
 
 use crate::tx::DOMAIN;
-use crate::{Attest, Commit, Mode, RunId, SignedWorkTx, Spec, Tx, WorkBlock};
+use crate::{Attest, Commit, Mode, RunId, SignedWorkTx, Spec, WorkBlock, WorkTx};
 use base::{Hash, Millis, NodeId, Reject, RejectCounts, Round, wire_struct};
 use round::two_thirds;
 use std::collections::{BTreeMap, VecDeque};
@@ -151,16 +151,16 @@ impl State {
     fn check_said(&self, tx: &SignedWorkTx) -> Result<(), Reject> {
         let run = |id: &RunId| self.runs.get(id).ok_or(Reject::UnknownRun);
         match &tx.value.tx {
-            Tx::Create { spec } => self.check_create(spec, &tx.by),
-            Tx::Join { run: id, .. } => run(id)?.check_join(&tx.by),
-            Tx::Ready { run: id, version, root } => run(id)?.check_ready(&tx.by, *version, root),
-            Tx::Leave { run: id } => run(id)?.member(&tx.by).map(|_| ()),
-            Tx::Rest { run: id } => run(id)?.check_rest(&tx.by),
-            Tx::Commit { commit } => run(&commit.run)?.check_commit(&tx.by, commit).map(|_| ()),
-            Tx::Attest { attest } => run(&attest.run)?.check_attest(&tx.by, attest).map(|_| ()),
-            Tx::Dispute { claim } => run(&claim.run)?.check_claim(&tx.by, claim),
-            Tx::Verdict { verdict } => run(&verdict.run)?.check_verdict(&tx.by, verdict),
-            Tx::Final { run: id, .. } => run(id)?.check_final(&tx.by),
+            WorkTx::Create { spec } => self.check_create(spec, &tx.by),
+            WorkTx::Join { run: id, .. } => run(id)?.check_join(&tx.by),
+            WorkTx::Ready { run: id, version, root } => run(id)?.check_ready(&tx.by, *version, root),
+            WorkTx::Leave { run: id } => run(id)?.member(&tx.by).map(|_| ()),
+            WorkTx::Rest { run: id } => run(id)?.check_rest(&tx.by),
+            WorkTx::Commit { commit } => run(&commit.run)?.check_commit(&tx.by, commit).map(|_| ()),
+            WorkTx::Attest { attest } => run(&attest.run)?.check_attest(&tx.by, attest).map(|_| ()),
+            WorkTx::Dispute { claim } => run(&claim.run)?.check_claim(&tx.by, claim),
+            WorkTx::Verdict { verdict } => run(&verdict.run)?.check_verdict(&tx.by, verdict),
+            WorkTx::Final { run: id, .. } => run(id)?.check_final(&tx.by),
         }
     }
 
@@ -197,7 +197,7 @@ impl State {
         }
         said?;
         let now = self.time;
-        if let Tx::Create { spec } = &tx.value.tx {
+        if let WorkTx::Create { spec } = &tx.value.tx {
             let id = spec.id(&tx.by);
             self.runs.insert(id, Run::new(id, spec.clone(), tx.by));
             events.push(Event::Created(id));
@@ -206,19 +206,19 @@ impl State {
         let id = tx.value.tx.run().ok_or(Reject::UnknownRun)?;
         let run = self.runs.get_mut(&id).ok_or(Reject::UnknownRun)?;
         match &tx.value.tx {
-            Tx::Create { .. } => {}
-            Tx::Join { class, .. } => {
+            WorkTx::Create { .. } => {}
+            WorkTx::Join { class, .. } => {
                 run.join(&tx.by, *class);
                 events.push(Event::Joined(id, tx.by));
             }
-            Tx::Ready { .. } => run.ready(&tx.by),
-            Tx::Leave { .. } => run.leave(&tx.by, events),
-            Tx::Rest { .. } => run.rest(&tx.by, events),
-            Tx::Commit { commit } => run.commit(now, &tx.by, commit)?,
-            Tx::Attest { attest } => run.attest(&tx.by, attest)?,
-            Tx::Dispute { claim } => run.claim(now, &tx.by, claim),
-            Tx::Verdict { verdict } => run.verdict(&tx.by, verdict),
-            Tx::Final { root, .. } => run.finish(&tx.by, root),
+            WorkTx::Ready { .. } => run.ready(&tx.by),
+            WorkTx::Leave { .. } => run.leave(&tx.by, events),
+            WorkTx::Rest { .. } => run.rest(&tx.by, events),
+            WorkTx::Commit { commit } => run.commit(now, &tx.by, commit)?,
+            WorkTx::Attest { attest } => run.attest(&tx.by, attest)?,
+            WorkTx::Dispute { claim } => run.claim(now, &tx.by, claim),
+            WorkTx::Verdict { verdict } => run.verdict(&tx.by, verdict),
+            WorkTx::Final { root, .. } => run.finish(&tx.by, root),
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use base::{Keypair, NodeId, Round, Signed, Wire};
 use model::Trainer;
 use net::Content;
 use std::path::PathBuf;
-use swarm::{Candidate, Commit, DOMAIN, State, Train, Tx, WorkBlock, WorkEnvelope};
+use swarm::{Candidate, Commit, DOMAIN, State, Train, WorkBlock, WorkEnvelope, WorkTx};
 
 /// A node's folder, and what it is to train.
 struct Stage {
@@ -99,24 +99,24 @@ impl Log {
         let keys = [Keypair::from_secret([1; 32]), Keypair::from_secret([2; 32])];
         let run = spec.id(&keys[0].id());
         let mut log = Self { state: State::new(Hash::default(), 0), keys, seq: 0 };
-        log.say(0, Tx::Create { spec: spec.clone() });
+        log.say(0, WorkTx::Create { spec: spec.clone() });
         // Both are there before the first round opens.
         let mut txs = Vec::new();
         for who in 0..2 {
-            txs.push((who, Tx::Join { run, class: class("cpu") }));
+            txs.push((who, WorkTx::Join { run, class: class("cpu") }));
         }
         for who in 0..2 {
-            txs.push((who, Tx::Ready { run, version: 0, root }));
+            txs.push((who, WorkTx::Ready { run, version: 0, root }));
         }
         log.order(txs);
         (log, run)
     }
 
-    fn say(&mut self, who: usize, tx: Tx) {
+    fn say(&mut self, who: usize, tx: WorkTx) {
         self.order(vec![(who, tx)]);
     }
 
-    fn order(&mut self, said: Vec<(usize, Tx)>) {
+    fn order(&mut self, said: Vec<(usize, WorkTx)>) {
         let mut txs = Vec::new();
         for (who, tx) in said {
             self.seq += 1;
@@ -151,10 +151,10 @@ fn an_update_is_given_to_nobody_before_the_commits_of_its_round_are_closed() {
         tree
     };
     assert!(!given(&log), "nobody knows it yet");
-    log.say(0, Tx::Commit { commit: commit.clone() });
+    log.say(0, WorkTx::Commit { commit: commit.clone() });
     assert!(!given(&log), "the other could commit a copy of it");
     let tokens = u64::from(theirs.micro_batches) * 16;
-    log.say(1, Tx::Commit { commit: Commit { update: Hash([5; 32]), tokens, ..commit.clone() } });
+    log.say(1, WorkTx::Commit { commit: Commit { update: Hash([5; 32]), tokens, ..commit.clone() } });
     assert!(given(&log), "the commits are closed");
     let bytes = stage.contents.chunk(&commit.update, 0, &other).expect("given");
     assert_eq!(ChunkTree::of(&bytes).root(), commit.update);

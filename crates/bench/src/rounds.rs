@@ -132,7 +132,7 @@ fn content_bytes(nodes: &[Arc<Node>]) -> u64 {
 
 /// The most rounds between a member's `Ready` and the round of its first unit, from the log.
 fn join_rounds(chain: base::Hash, blocks: &[swarm::WorkBlock]) -> u64 {
-    let mut state = swarm::State::new(chain, 0);
+    let mut state = swarm::RunsState::new(chain, 0);
     let (mut ready, mut longest) = (BTreeMap::new(), 0);
     for block in blocks {
         if state.apply(block).is_err() {

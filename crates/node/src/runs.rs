@@ -5,7 +5,7 @@ use chain::{Block, Tx};
 use net::{BoxFuture, Net, Ticket};
 use replica::ChainLog;
 use std::sync::Arc;
-use swarm::{RunId, SignedWorkTx, State};
+use swarm::{RunId, RunsState, SignedWorkTx};
 use tokio::sync::watch;
 use trainer::Log;
 
@@ -40,7 +40,7 @@ impl Log for RunLog {
         self.log.submit(&Tx::Work { tx }.to_bytes(), None)
     }
 
-    fn state(&self) -> BoxFuture<'_, Option<(u64, State)>> {
+    fn state(&self) -> BoxFuture<'_, Option<(u64, RunsState)>> {
         // One that failed counts: the driver ends with it.
         Box::pin(async move {
             let kept = self.log.wait_kept().await?;

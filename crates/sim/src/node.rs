@@ -3,7 +3,7 @@
 use crate::scenario::{Liar, Part};
 use base::{Hash, Keypair, NodeId};
 use std::collections::{BTreeSet, VecDeque};
-use swarm::{DOMAIN, Output, Peer, SignedWorkTx, State, WorkEnvelope, WorkTx};
+use swarm::{DOMAIN, Output, Peer, RunsState, SignedWorkTx, WorkEnvelope, WorkTx};
 
 /// Versions of the weights kept in memory for others: a quorum knows a root one round late, with delay two.
 const VERSIONS_KEPT: usize = 4;
@@ -70,7 +70,7 @@ impl Node {
             id,
             part,
             chain,
-            peer: Peer::new(id, State::new(chain, 0)),
+            peer: Peer::new(id, RunsState::new(chain, 0)),
             disk: Disk::default(),
             up: false,
             epoch: 0,

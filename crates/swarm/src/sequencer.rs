@@ -1,7 +1,7 @@
 //! The order of one node: its transactions in the order in which they came. The single-node log;
 //! validators that distrust each other take its place with the ledger.
 
-use crate::state::State;
+use crate::state::RunsState;
 use crate::tx::BLOCK_TXS_MAX;
 use crate::{RunEvent, SignedWorkTx, WorkBlock};
 use base::{Hash, Millis, NodeId, Reject};
@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 /// Orders transactions into blocks.
 #[derive(Debug, Default)]
 pub struct Sequencer {
-    state: State,
+    state: RunsState,
     waiting: Vec<SignedWorkTx>,
     per_signer: BTreeMap<NodeId, usize>,
 }
@@ -21,11 +21,11 @@ const WAITING_PER_SIGNER: usize = 64;
 impl Sequencer {
     /// Orders for `chain`, without proofs of work.
     pub fn new(chain: Hash) -> Self {
-        Self { state: State::new(chain, 0), ..Self::default() }
+        Self { state: RunsState::new(chain, 0), ..Self::default() }
     }
 
     /// The state behind the last block.
-    pub fn state(&self) -> &State {
+    pub fn state(&self) -> &RunsState {
         &self.state
     }
 

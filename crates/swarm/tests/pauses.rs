@@ -2,7 +2,8 @@
 
 use base::{Hash, Keypair, Machine, Millis, Outbox, Signed};
 use swarm::{
-    Commit, DOMAIN, Input, Output, Peer, RunId, Spec, State, Status, Train, Waiting, WorkBlock, WorkEnvelope, WorkTx,
+    Commit, DOMAIN, Input, Output, Peer, RunId, RunsState, Spec, Status, Train, Waiting, WorkBlock, WorkEnvelope,
+    WorkTx,
 };
 
 /// The only member of a run, and a log that takes at once what it says.
@@ -22,7 +23,7 @@ impl Alone {
         let key = Keypair::from_secret([1; 32]);
         let spec = Spec::plain("pauses", "{}".into(), 8, Hash::default());
         let (run, root) = (spec.id(&key.id()), Hash([7; 32]));
-        let peer = Peer::new(key.id(), State::new(Hash::default(), 0));
+        let peer = Peer::new(key.id(), RunsState::new(Hash::default(), 0));
         let mut alone = Self { key, peer, run, root, now_ms: 10_000, height: 0, seq: 0 };
         alone.order(vec![WorkTx::Create { spec }]);
         let follow = Input::Follow { run, class: Hash::default(), memory: None, weights: Some((0, root)) };

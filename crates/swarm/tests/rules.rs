@@ -2,13 +2,13 @@
 
 use base::{Hash, Keypair, Machine, Millis, NodeId, Outbox, Reject, Signed, Wire};
 use swarm::{
-    Attest, Candidate, Claim, Commit, DOMAIN, Init, Input, Member, Mode, Output, Peer, RoundState, Run, RunEvent, Spec,
-    State, Status, Verdict, Waiting, WorkBlock, WorkEnvelope, WorkTx,
+    Attest, Candidate, Claim, Commit, DOMAIN, Init, Input, Member, Mode, Output, Peer, RoundState, Run, RunEvent,
+    RunsState, Spec, Status, Verdict, Waiting, WorkBlock, WorkEnvelope, WorkTx,
 };
 
 /// A log with one run, all of whose members took part from its first round on.
 struct Log {
-    state: State,
+    state: RunsState,
     run: Hash,
     keys: Vec<Keypair>,
     seq: u64,
@@ -29,7 +29,7 @@ impl Log {
         let mut keys: Vec<Keypair> = (1..=n).map(|i| Keypair::from_secret([i as u8; 32])).collect();
         keys.sort_by_key(Keypair::id);
         let run = spec.id(&keys[0].id());
-        let mut log = Self { state: State::new(Hash::default(), 0), run, keys, seq: 0, now: 0 };
+        let mut log = Self { state: RunsState::new(Hash::default(), 0), run, keys, seq: 0, now: 0 };
         assert_eq!(log.say(0, WorkTx::Create { spec }), Ok(()));
         let joins = (0..n).map(|i| (i, WorkTx::Join { run, class: Hash::default() })).collect();
         assert_eq!(log.block(joins), []);

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use swarm::{
-    Input, Intent, Memory, Outcome, Output, Peer, RunEvent, RunId, SignedWorkTx, State, Waiting, WorkBlock, WorkTx,
+    Input, Intent, Memory, Outcome, Output, Peer, RunEvent, RunId, RunsState, SignedWorkTx, Waiting, WorkBlock, WorkTx,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
@@ -97,7 +97,7 @@ pub async fn drive(
     tokio::spawn(follow_log(log.clone(), happenings.clone(), from_driver, stop.clone()));
     let (mut away, mut duty, mut drains) = (log.changes(), shared.duty.subscribe(), shared.drains.subscribe());
     duty.mark_changed();
-    let peer = Peer::new(shared.net.id(), State::new(log.chain(), 0));
+    let peer = Peer::new(shared.net.id(), RunsState::new(log.chain(), 0));
     let mut driver = Driver {
         shared,
         log,

@@ -4,7 +4,7 @@ use crate::work::Work;
 use anyhow::Result;
 use std::sync::Arc;
 use std::time::Duration;
-use swarm::{Input, RunId, State, WorkBlock};
+use swarm::{Input, RunId, RunsState, WorkBlock};
 
 /// Pause before what failed is tried again.
 pub(crate) const RECONNECT: Duration = Duration::from_millis(500);
@@ -13,7 +13,7 @@ pub(crate) const RECONNECT: Duration = Duration::from_millis(500);
 pub(crate) enum DriverEvent {
     Input(Box<Input>),
     /// What the chain says so far; comes first.
-    State(Box<State>),
+    State(Box<RunsState>),
     Block(WorkBlock),
     Refused(String),
     Prepared(RunId, Result<Arc<Work>>),

@@ -2,7 +2,7 @@
 
 use base::{Hash, NodeId, Reject};
 use net::{BoxFuture, Ticket};
-use swarm::{RunId, SignedWorkTx, State, WorkBlock};
+use swarm::{RunId, RunsState, SignedWorkTx, WorkBlock};
 use tokio::sync::watch;
 
 /// The order of one chain, as a driver of its runs needs it.
@@ -20,7 +20,7 @@ pub trait Log: Send + Sync + 'static {
     /// Takes a signed transaction of work, or refuses it.
     fn submit(&self, tx: SignedWorkTx) -> Result<(), Reject>;
     /// Its height and what it says of runs, as soon as it is here; `None`: it never will be.
-    fn state(&self) -> BoxFuture<'_, Option<(u64, State)>>;
+    fn state(&self) -> BoxFuture<'_, Option<(u64, RunsState)>>;
     /// What the final block at `height` says of runs, as soon as it is final; `None`: the chain ended.
     fn block(&self, height: u64) -> BoxFuture<'_, Option<WorkBlock>>;
 }

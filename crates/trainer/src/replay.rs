@@ -9,7 +9,7 @@ use base::{Hash, NodeId, Round};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use swarm::{Closed, Commit, Init, Run, RunEvent, RunId, State, Train, WorkBlock};
+use swarm::{Closed, Commit, Init, Run, RunEvent, RunId, RunsState, Train, WorkBlock};
 
 /// What a replay found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub fn replay(
     let last = last_version(blocks, id)?;
     let store = Arc::new(Store::open(scratch)?);
     corpus::import(&store, corpus)?;
-    let mut state = State::new(chain_of(blocks), 0);
+    let mut state = RunsState::new(chain_of(blocks), 0);
     let mut again: Option<Again> = None;
     for block in blocks {
         let events = state.apply(block).map_err(|e| anyhow::anyhow!("block {}: {e}", block.height))?;
@@ -80,7 +80,7 @@ const NO_RUN: &str =
     "the log on this node does not have this run: replay on the node that created it, which keeps its log";
 
 fn last_version(blocks: &[WorkBlock], id: &RunId) -> Result<u64> {
-    let mut state = State::new(chain_of(blocks), 0);
+    let mut state = RunsState::new(chain_of(blocks), 0);
     for block in blocks {
         state.apply(block).map_err(|e| anyhow::anyhow!("block {}: {e}", block.height))?;
     }
@@ -228,7 +228,7 @@ mod tests {
         work: Arc<Work>,
         trainer: Trainer,
         keys: [Keypair; 2],
-        state: State,
+        state: RunsState,
         blocks: Vec<WorkBlock>,
         run: RunId,
         roots: Vec<Hash>,
@@ -247,7 +247,7 @@ mod tests {
             let work = Work::new(run, spec, using, ("cpu", 0), store, Arc::default(), 64).expect("the corpus is there");
             let trainer = work.trainer().expect("a processor");
             let (_, root) = work.init().expect("made");
-            let (state, blocks, roots) = (State::new(Hash::default(), 0), Vec::new(), vec![root]);
+            let (state, blocks, roots) = (RunsState::new(Hash::default(), 0), Vec::new(), vec![root]);
             let mut played = Self { work, trainer, keys, state, blocks, run, roots, unsettled: BTreeMap::new() };
             played.order(vec![(0, WorkTx::Create { spec: spec.clone() })]);
             let join = |i| (i, WorkTx::Join { run, class: class("cpu") });

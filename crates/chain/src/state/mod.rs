@@ -22,7 +22,7 @@ pub struct State {
     tip: Hash,
     height: u64,
     time: Millis,
-    runs: swarm::State,
+    runs: swarm::RunsState,
     money: Ledger,
     epoch: Epoch,
     votes: BTreeMap<RunId, BTreeMap<NodeId, u16>>,
@@ -98,7 +98,7 @@ impl State {
             tip: genesis.block().hash(),
             height: 0,
             time: genesis.time,
-            runs: swarm::State::new(chain, genesis.work_bits),
+            runs: swarm::RunsState::new(chain, genesis.work_bits),
             money: genesis.books().expect("a genesis is checked before use"),
             epoch: Epoch::first(genesis),
             votes: BTreeMap::new(),
@@ -137,7 +137,7 @@ impl State {
     }
 
     /// The runs.
-    pub fn runs(&self) -> &swarm::State {
+    pub fn runs(&self) -> &swarm::RunsState {
         &self.runs
     }
 

@@ -63,7 +63,7 @@ impl State {
         for founder in &genesis.validators {
             state.money.found_seat(founder.key, founder.owner, founder.node)?;
         }
-        state.runs = swarm::State { chain, height: 0, ..self.runs.clone() };
+        state.runs = swarm::RunsState { chain, height: 0, ..self.runs.clone() };
         (state.flops, state.vote_seqs) = (self.flops.clone(), self.vote_seqs.clone());
         // All of it is entered anew.
         let bytes = state.to_snapshot();

@@ -43,7 +43,7 @@ pub fn due(dir: &Path, chain: &Value, run: &Value) -> Due {
     let store = ChainStore::of(dir, &chain).expect("no node runs here");
     let opening = genesis.opening.iter().map(|(account, amount)| (*account, amount.0)).collect();
     let mut due = Due { opening, ..Due::default() };
-    let mut log = swarm::State::new(chain, genesis.work_bits);
+    let mut log = swarm::RunsState::new(chain, genesis.work_bits);
     for height in 1u64.. {
         let Some(bytes) = store.block(height).expect("read") else { break };
         let block = Block::from_bytes(&bytes).expect("a block");

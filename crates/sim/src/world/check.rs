@@ -7,7 +7,7 @@ use crate::scenario::Liar;
 use base::{Hash, RejectCounts};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
-use swarm::{Closed, Commit, Run, State, Status, WorkBlock, WorkTx};
+use swarm::{Closed, Commit, Run, RunsState, Status, WorkBlock, WorkTx};
 
 /// What was seen so far.
 #[derive(Default)]
@@ -15,7 +15,7 @@ pub(crate) struct Watch {
     /// The one root of each version among honest nodes.
     roots: BTreeMap<u64, Hash>,
     /// The log's state at some heights, to compare replicas with.
-    states: BTreeMap<u64, State>,
+    states: BTreeMap<u64, RunsState>,
     /// Rounds closed, and of them void.
     pub closed: u64,
     pub voids: u64,

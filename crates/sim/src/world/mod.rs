@@ -15,7 +15,8 @@ use check::Watch;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use swarm::{
-    Commit, Input, Intent, Outcome, Output, Peer, Run, RunId, Sequencer, SignedWorkTx, State, Status, WorkBlock, WorkTx,
+    Commit, Input, Intent, Outcome, Output, Peer, Run, RunId, RunsState, Sequencer, SignedWorkTx, Status, WorkBlock,
+    WorkTx,
 };
 use wire::Ask;
 
@@ -122,7 +123,7 @@ pub(crate) struct Log {
 }
 
 /// A state and what happened in the block that made it.
-pub(crate) type Applied = (Arc<State>, Arc<Vec<swarm::RunEvent>>);
+pub(crate) type Applied = (Arc<RunsState>, Arc<Vec<swarm::RunEvent>>);
 
 pub(crate) struct World {
     pub scenario: Scenario,
@@ -351,7 +352,7 @@ impl World {
         let node = &mut self.nodes[i];
         let seen = if node.whole_log { self.log.blocks.len() } else { node.height as usize };
         let (now, mut ignored) = (node.part.clock.local(self.now), Outbox::default());
-        node.peer = Peer::new(node.id, State::new(node.chain, 0));
+        node.peer = Peer::new(node.id, RunsState::new(node.chain, 0));
         let shared = self.log.applied.get(&(seen as u64)).cloned();
         if let Some((state, events)) = shared.clone() {
             node.peer.step(now, Input::Applied { state, events }, &mut ignored);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::panic::catch_unwind;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use swarm::{Run, State};
+use swarm::{Run, RunsState};
 
 /// Runs all of them on all cores; fails with the first few violations, in order.
 pub fn all(scenarios: &[Scenario]) -> Vec<Report> {
@@ -44,7 +44,7 @@ fn caught(scenario: &Scenario) -> Result<Report, String> {
 /// Runs a scenario and shows the run as it was after each block of the log.
 pub fn watched(scenario: &Scenario, mut look: impl FnMut(&Run)) -> Report {
     let (report, blocks) = logged(scenario).unwrap_or_else(|violation| panic!("{violation}"));
-    let mut state = State::new(scenario.chain, 0);
+    let mut state = RunsState::new(scenario.chain, 0);
     for block in &blocks {
         state.apply_checked(block).expect("the log made it so");
         state.runs.values().for_each(&mut look);

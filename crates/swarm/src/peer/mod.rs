@@ -8,7 +8,7 @@ mod words;
 
 pub use words::{Fetch, Input, Intent, Memory, Output, Train, Waiting};
 
-use crate::state::{State, Status};
+use crate::state::{RunsState, Status};
 use crate::{Commit, RunId};
 use acting::Acting;
 use base::{Hash, Machine, Millis, NodeId, Outbox, Reject, Round};
@@ -25,7 +25,7 @@ const DOUBLINGS_MAX: u32 = 8;
 /// A node's side of all its runs, with its copy of the replicated state.
 pub struct Peer {
     id: NodeId,
-    state: Arc<State>,
+    state: Arc<RunsState>,
     parts: BTreeMap<RunId, Part>,
     will: Intent,
 }
@@ -110,12 +110,12 @@ impl Part {
 
 impl Peer {
     /// A node that takes part in nothing yet, and knows of the chain what `state` says.
-    pub fn new(id: NodeId, state: State) -> Self {
+    pub fn new(id: NodeId, state: RunsState) -> Self {
         Self { id, state: Arc::new(state), parts: BTreeMap::new(), will: Intent::Work }
     }
 
     /// The replicated state.
-    pub fn state(&self) -> &State {
+    pub fn state(&self) -> &RunsState {
         &self.state
     }
 

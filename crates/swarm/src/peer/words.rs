@@ -1,6 +1,6 @@
 //! What a node's machine is told, what it asks for, and the words for it.
 
-use crate::state::{Candidate, Closed, RunEvent, Settle, State};
+use crate::state::{Candidate, Closed, RunEvent, RunsState, Settle};
 use crate::{Commit, RunId, WorkBlock, WorkTx};
 use base::{Hash, Millis, NodeId, Reject, Round, wire_struct};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ pub enum Input {
     /// Blocks that another part of this process applied already: what they made of the state.
     Applied {
         /// The state after them.
-        state: Arc<State>,
+        state: Arc<RunsState>,
         /// What happened in the last one.
         events: Arc<Vec<RunEvent>>,
     },

@@ -79,7 +79,7 @@ pub(crate) const MEMBERS_MAX: usize = 65_536;
 
 /// Everything the log decides. Applying the same blocks gives the same state.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct State {
+pub struct RunsState {
     /// Transactions for another chain are refused.
     pub chain: Hash,
     /// Leading zero bits of the proof of work that creating and joining cost.
@@ -96,7 +96,7 @@ pub struct State {
     pub rejects: RejectCounts,
 }
 
-impl State {
+impl RunsState {
     /// No runs yet, on `chain`, where creating and joining cost a proof of work of `work_bits`.
     pub fn new(chain: Hash, work_bits: u32) -> Self {
         Self { chain, work_bits, ..Self::default() }

@@ -5,7 +5,7 @@ use base::{Keypair, NodeId, Round, Signed, Wire};
 use model::Trainer;
 use net::Content;
 use std::path::PathBuf;
-use swarm::{Candidate, Commit, DOMAIN, State, Train, WorkBlock, WorkEnvelope, WorkTx};
+use swarm::{Candidate, Commit, DOMAIN, RunsState, Train, WorkBlock, WorkEnvelope, WorkTx};
 
 /// A node's folder, and what it is to train.
 struct Stage {
@@ -89,7 +89,7 @@ fn closed(plain: Option<(NodeId, Hash)>) -> Closed {
 
 /// A log with one run of two members.
 struct Log {
-    state: State,
+    state: RunsState,
     keys: [Keypair; 2],
     seq: u64,
 }
@@ -98,7 +98,7 @@ impl Log {
     fn new(spec: &Spec, root: Hash) -> (Self, RunId) {
         let keys = [Keypair::from_secret([1; 32]), Keypair::from_secret([2; 32])];
         let run = spec.id(&keys[0].id());
-        let mut log = Self { state: State::new(Hash::default(), 0), keys, seq: 0 };
+        let mut log = Self { state: RunsState::new(Hash::default(), 0), keys, seq: 0 };
         log.say(0, WorkTx::Create { spec: spec.clone() });
         // Both are there before the first round opens.
         let mut txs = Vec::new();

@@ -141,7 +141,7 @@ fn join_rounds(chain: base::Hash, blocks: &[swarm::WorkBlock]) -> u64 {
         for run in state.runs.values() {
             for (id, member) in &run.members {
                 let open = run.next.0.saturating_sub(1);
-                if member.status == swarm::Status::Active {
+                if member.status == swarm::Standing::Active {
                     ready.entry(*id).or_insert(open);
                 }
                 if let (1, Some(first), Some(ready)) = (member.units, member.last, ready.get(id)) {

@@ -2,7 +2,7 @@
 
 use base::{Hash, Keypair, Machine, Millis, Outbox, Signed};
 use swarm::{
-    Commit, DOMAIN, Input, Output, Peer, RunId, RunsState, Spec, Status, Train, Waiting, WorkBlock, WorkEnvelope,
+    Commit, DOMAIN, Input, Output, Peer, RunId, RunsState, Spec, Standing, Train, Waiting, WorkBlock, WorkEnvelope,
     WorkTx,
 };
 
@@ -73,18 +73,18 @@ impl Alone {
         self.step(Input::Wake)
     }
 
-    fn status(&self) -> Status {
+    fn status(&self) -> Standing {
         self.peer.state().runs[&self.run].members[&self.key.id()].status
     }
 
     /// The node has said that it rests, says nothing until the pause is over, and is back then.
     fn comes_back_after(&mut self, pause_ms: u64) -> Box<Train> {
-        assert_eq!((self.status(), self.peer.waiting(&self.run)), (Status::Away, Waiting::Pausing));
+        assert_eq!((self.status(), self.peer.waiting(&self.run)), (Standing::Away, Waiting::Pausing));
         let early = self.after(pause_ms - 1);
         assert!(!early.iter().any(|output| matches!(output, Output::Submit(_) | Output::Train(_))), "{early:?}");
         assert!(early.contains(&Output::Wake(Millis(self.now_ms + 1))), "it asks to be woken: {early:?}");
         let back = self.after(1);
-        assert_eq!(self.status(), Status::Active);
+        assert_eq!(self.status(), Standing::Active);
         unit(&back).expect("a unit of the next round")
     }
 
@@ -152,7 +152,7 @@ fn a_unit_that_was_let_go_of_is_no_failure() {
     let (mut node, train) = Alone::new();
     let outputs = node.step(Input::Trained { run: node.run, round: train.round, result: None });
     assert!(!outputs.iter().any(|output| matches!(output, Output::Submit(_))), "{outputs:?}");
-    assert_eq!(node.status(), Status::Active);
+    assert_eq!(node.status(), Standing::Active);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use base::{Hash, Keypair, Machine, Millis, NodeId, Outbox, Reject, Signed, Wire};
 use swarm::{
     Attest, Candidate, Claim, Commit, DOMAIN, Init, Input, Member, Mode, Output, Peer, RoundState, Run, RunEvent,
-    RunsState, Spec, Status, Verdict, Waiting, WorkBlock, WorkEnvelope, WorkTx,
+    RunsState, Spec, Standing, Verdict, Waiting, WorkBlock, WorkEnvelope, WorkTx,
 };
 
 /// A log with one run, all of whose members took part from its first round on.
@@ -201,11 +201,11 @@ fn who_misses_its_units_sits_out_longer_and_longer() {
         let (round, planned) = (log.open().round.0, log.part(1) > 0);
         log.round(without(1), all);
         if planned {
-            assert_eq!(log.member(1).status, Status::Away);
+            assert_eq!(log.member(1).status, Standing::Away);
             pauses.push(log.member(1).aside_until.0.saturating_sub(round + 1));
         }
         let aside = log.run().aside(&log.id(1)).is_some();
-        if log.member(1).status != Status::Active {
+        if log.member(1).status != Standing::Active {
             assert_eq!(log.comes_back(1), if aside { Err(Reject::Early) } else { Ok(()) });
         }
     }
@@ -218,7 +218,7 @@ fn who_rests_when_all_others_have_waited_is_at_fault_and_who_rests_before_is_not
     let mut log = Log::new(spec(), 4);
     let run = log.run;
     assert_eq!(log.say(1, WorkTx::Rest { run }), Ok(()));
-    assert_eq!((log.member(1).status, log.member(1).faults), (Status::Away, 0));
+    assert_eq!((log.member(1).status, log.member(1).faults), (Standing::Away, 0));
     for faults in 1..=2 {
         log.round(without(1), all);
         log.comes_back(1).expect("it does not sit out");
@@ -241,7 +241,7 @@ fn where_nobody_takes_part_whoever_comes_back_is_welcome() {
     let mut log = Log::new(spec(), 1);
     for faults in 1..6 {
         log.round(|_| None, all);
-        assert_eq!((log.member(0).status, log.member(0).faults), (Status::Away, faults));
+        assert_eq!((log.member(0).status, log.member(0).faults), (Standing::Away, faults));
         assert_eq!(log.comes_back(0), Ok(()));
     }
 }
@@ -309,14 +309,14 @@ fn who_serves_every_other_update_sits_out() {
     log.round(in_time, |i| i != 1);
     log.round(in_time, all);
     log.round(in_time, |i| i != 1);
-    assert_eq!((log.member(1).status, log.member(1).faults), (Status::Away, 2));
+    assert_eq!((log.member(1).status, log.member(1).faults), (Standing::Away, 2));
 }
 
 #[test]
 fn whose_updates_nobody_can_fetch_sits_out_and_eight_good_units_in_a_row_take_a_fault_back() {
     let mut log = Log::new(spec(), 4);
     log.round(in_time, |i| i != 1);
-    assert_eq!((log.member(1).status, log.member(1).faults), (Status::Active, 1));
+    assert_eq!((log.member(1).status, log.member(1).faults), (Standing::Active, 1));
     for _ in 0..7 {
         log.round(in_time, all);
         assert_eq!(log.member(1).faults, 1);
@@ -325,7 +325,7 @@ fn whose_updates_nobody_can_fetch_sits_out_and_eight_good_units_in_a_row_take_a_
     assert_eq!(log.member(1).faults, 0, "eight units counted");
     log.round(in_time, |i| i != 1);
     log.round(in_time, |i| i != 1);
-    assert_eq!((log.member(1).status, log.member(1).faults), (Status::Away, 2));
+    assert_eq!((log.member(1).status, log.member(1).faults), (Standing::Away, 2));
     assert_eq!(log.comes_back(1), Err(Reject::Early));
     log.round(in_time, all);
     assert!(log.comes_back(1).is_ok(), "two rounds opened without it");
@@ -359,7 +359,7 @@ fn who_attests_to_nothing_is_waited_for_no_longer_than_who_commits_to_nothing() 
         assert!(log.run().closed.back().is_some_and(|closed| closed.void));
         assert_eq!((0..3).map(|i| log.member(i).faults).collect::<Vec<_>>(), [0, 0, faults]);
     }
-    assert_eq!(log.member(2).status, Status::Away, "it sits out");
+    assert_eq!(log.member(2).status, Standing::Away, "it sits out");
     mute_round(&mut log, 3, 2);
     assert!(log.run().closed.back().is_some_and(|closed| !closed.void), "the others go on");
     // Of six a quorum has spoken without it: the round closed, and nobody waited.
@@ -406,7 +406,7 @@ fn a_round_without_a_quorum_is_nobodys_fault() {
     log.now = log.run().open.front().expect("it exchanges").until.0;
     log.block(Vec::new());
     assert!(log.run().closed.back().is_some_and(|closed| closed.void));
-    assert!((0..4).all(|i| log.member(i).faults == 0 && log.member(i).status == Status::Active));
+    assert!((0..4).all(|i| log.member(i).faults == 0 && log.member(i).status == Standing::Active));
 }
 
 #[test]
@@ -422,7 +422,7 @@ fn who_sits_out_after_one_round_is_not_waited_for_in_the_next() {
     assert_eq!(log.open().round.0, 1, "all but one are done with the round that runs ahead");
     let attests = (0..4).map(|i| log.attest(i, |candidate| candidate.member != id)).collect();
     assert_eq!(log.block(attests), []);
-    assert_eq!((log.member(1).status, log.open().round.0), (Status::Away, 2));
+    assert_eq!((log.member(1).status, log.open().round.0), (Standing::Away, 2));
 }
 
 #[test]
@@ -443,7 +443,7 @@ fn a_false_claim_costs_its_maker_rounds_and_one_is_open_at_a_time() {
         let verdict = Verdict { run, by: log.id(3), version: 0, root: log.root(0), hash: Hash([8; 32]) };
         assert_eq!(log.say(i, WorkTx::Verdict { verdict }), Ok(()));
     }
-    assert_eq!((log.member(3).status, log.member(3).faults), (Status::Away, 2));
+    assert_eq!((log.member(3).status, log.member(3).faults), (Standing::Away, 2));
     assert_eq!(log.comes_back(3), Err(Reject::Early));
     log.round(without(3), all);
     assert_eq!(log.comes_back(3), Err(Reject::Early));

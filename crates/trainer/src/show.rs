@@ -5,7 +5,7 @@ use crate::status::{MemberStatus, RunStatus};
 use base::plain;
 use owner::Why;
 use std::sync::atomic::Ordering;
-use swarm::{Mode, RunId, Status as Standing, Waiting};
+use swarm::{Mode, RunId, Standing, Waiting};
 
 impl Driver {
     pub(crate) fn show(&self) {

@@ -7,7 +7,7 @@ use crate::scenario::Liar;
 use base::{Hash, RejectCounts};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
-use swarm::{Closed, Commit, Run, RunsState, Status, WorkBlock, WorkTx};
+use swarm::{Closed, Commit, Run, RunsState, Standing, WorkBlock, WorkTx};
 
 /// What was seen so far.
 #[derive(Default)]
@@ -81,7 +81,7 @@ impl World {
 
     fn note_active(&mut self) {
         let Some(run) = self.log.sequencer.state().runs.get(&self.run) else { return };
-        for (id, _) in run.members.iter().filter(|(_, member)| member.status == Status::Active) {
+        for (id, _) in run.members.iter().filter(|(_, member)| member.status == Standing::Active) {
             if let Some(i) = self.index.get(id) {
                 self.watch.active.entry(*i).or_insert((self.now, run.next.0));
             }

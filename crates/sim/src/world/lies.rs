@@ -3,7 +3,7 @@
 use super::World;
 use crate::scenario::Liar;
 use base::{Hash, Reject, Round, Signed};
-use swarm::{Attest, Candidate, Commit, DOMAIN, SignedWorkTx, Status, Verdict, WorkEnvelope, WorkTx};
+use swarm::{Attest, Candidate, Commit, DOMAIN, SignedWorkTx, Standing, Verdict, WorkEnvelope, WorkTx};
 
 /// The lie about a root.
 fn false_root(root: &Hash) -> Hash {
@@ -24,7 +24,7 @@ impl World {
     }
 
     fn honest_of_active(&self) -> (usize, usize) {
-        let active = self.log_run().members.iter().filter(|(_, member)| member.status == Status::Active);
+        let active = self.log_run().members.iter().filter(|(_, member)| member.status == Standing::Active);
         let active: Vec<usize> = active.filter_map(|(id, _)| self.index.get(id).copied()).collect();
         let honest = active.iter().filter(|i| self.nodes[**i].honest()).count();
         (honest, active.len())

@@ -15,7 +15,7 @@ use check::Watch;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use swarm::{
-    Commit, Input, Intent, Outcome, Output, Peer, Run, RunId, RunsState, Sequencer, SignedWorkTx, Status, WorkBlock,
+    Commit, Input, Intent, Outcome, Output, Peer, Run, RunId, RunsState, Sequencer, SignedWorkTx, Standing, WorkBlock,
     WorkTx,
 };
 use wire::Ask;
@@ -415,7 +415,7 @@ impl World {
         let version = run.version();
         let another = self.nodes.iter().enumerate().any(|(j, node)| {
             let newest = node.held.back().is_some_and(|(held, _)| *held >= version);
-            let active = run.members.get(&node.id).is_some_and(|member| member.status == Status::Active);
+            let active = run.members.get(&node.id).is_some_and(|member| member.status == Standing::Active);
             j != i && node.up && !node.quit && node.honest() && newest && active
         });
         another && !run.open.iter().any(|round| round.plan.len() == 1 && round.slot(&id).is_some())

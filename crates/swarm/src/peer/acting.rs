@@ -1,7 +1,7 @@
 //! One pass over one run: what the state asks of this node now.
 
 use super::{FETCH_RETRY_MS, Fetch, Intent, Making, Output, Part, Train, Update};
-use crate::state::{Candidate, Member, RoundState, Run, Status};
+use crate::state::{Candidate, Member, RoundState, Run, Standing};
 use crate::{Attest, Init, WorkTx};
 use base::{Hash, Millis, NodeId, Outbox};
 use std::collections::BTreeSet;
@@ -40,7 +40,7 @@ impl Acting<'_> {
             return;
         }
         if self.rests() {
-            let active = self.run.members.get(&self.me).is_some_and(|member| member.status == Status::Active);
+            let active = self.run.members.get(&self.me).is_some_and(|member| member.status == Standing::Active);
             if active && !self.run.ended {
                 self.say("rest", 0, WorkTx::Rest { run: self.run.id });
             }
@@ -66,7 +66,7 @@ impl Acting<'_> {
         }
         if self.run.ended {
             self.finish(member);
-        } else if member.status != Status::Active {
+        } else if member.status != Standing::Active {
             self.become_ready();
         } else if self.pauses() {
             self.say("rest", 0, WorkTx::Rest { run: self.run.id });
@@ -167,7 +167,7 @@ impl Acting<'_> {
     /// Says the root of the last weights: no later commit will.
     fn finish(&mut self, member: &Member) {
         let last = self.run.next.0;
-        let own = self.part.made(last).filter(|_| member.status == Status::Active);
+        let own = self.part.made(last).filter(|_| member.status == Standing::Active);
         let missing = !self.run.roots.contains_key(&last) && !self.run.finals.contains_key(&self.me);
         if let Some(root) = own.filter(|_| missing) {
             self.say("final", last, WorkTx::Final { run: self.run.id, root });
@@ -329,7 +329,7 @@ impl Acting<'_> {
         let mut out: Vec<NodeId> = attested.filter(|id| **id != self.me).copied().collect();
         let members = &self.run.members;
         let ring = members.range((Bound::Excluded(self.me), Bound::Unbounded)).chain(members.range(..self.me));
-        let active = ring.filter(|(_, member)| member.status == Status::Active).map(|(id, _)| *id);
+        let active = ring.filter(|(_, member)| member.status == Standing::Active).map(|(id, _)| *id);
         for id in active.take(SOURCES_MAX) {
             if out.len() >= SOURCES_MAX {
                 break;

@@ -8,7 +8,7 @@ mod words;
 
 pub use words::{Fetch, Input, Intent, Memory, Output, Train, Waiting};
 
-use crate::state::{RunsState, Status};
+use crate::state::{RunsState, Standing};
 use crate::{Commit, RunId};
 use acting::Acting;
 use base::{Hash, Machine, Millis, NodeId, Outbox, Reject, Round};
@@ -150,7 +150,7 @@ impl Peer {
         if part.training.is_some() {
             return Waiting::No;
         }
-        if part.faults > 0 && member.status != Status::Active {
+        if part.faults > 0 && member.status != Standing::Active {
             return Waiting::Pausing;
         }
         if run.owed(&self.id).is_some_and(|round| round.base > version) {
@@ -159,7 +159,7 @@ impl Peer {
         if run.aside(&self.id).is_some() {
             return Waiting::Aside;
         }
-        if member.status != Status::Active {
+        if member.status != Standing::Active {
             return Waiting::Place;
         }
         match run.open.back() {

@@ -2,7 +2,7 @@
 
 use super::Run;
 use super::event::RunEvent;
-use super::member::Status;
+use super::member::Standing;
 use super::round::{Candidate, Closed, Phase, RoundState, later};
 use base::{Millis, NodeId};
 
@@ -22,7 +22,7 @@ impl Run {
         };
         for id in absent {
             if let Some(member) = self.members.get_mut(&id) {
-                member.status = Status::Away;
+                member.status = Standing::Away;
                 member.missed = member.missed.saturating_add(1);
                 // Its part may have been too much for it. Given the same again it would miss again, and two that
                 // can do the work only together would take turns at missing it alone.

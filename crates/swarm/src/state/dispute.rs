@@ -5,7 +5,7 @@
 
 use super::Run;
 use super::event::{Outcome, RunEvent};
-use super::member::{FAULTS_MIN, Status};
+use super::member::{FAULTS_MIN, Standing};
 use super::round::{later, two_thirds};
 use crate::{Claim, Verdict};
 use base::{CHUNK_BYTES, Hash, Millis, NodeId, Reject, wire_struct};
@@ -62,7 +62,7 @@ impl Run {
     }
 
     pub(crate) fn check_claim(&self, by: &NodeId, claim: &Claim) -> Result<(), Reject> {
-        if self.member(by)?.status != Status::Active {
+        if self.member(by)?.status != Standing::Active {
             return Err(Reject::NotMember);
         }
         match self.roots.get(&claim.version) {
@@ -99,7 +99,7 @@ impl Run {
     }
 
     pub(crate) fn check_verdict(&self, by: &NodeId, verdict: &Verdict) -> Result<(), Reject> {
-        if self.member(by)?.status != Status::Active {
+        if self.member(by)?.status != Standing::Active {
             return Err(Reject::NotMember);
         }
         let dispute = self.dispute(&verdict.by).filter(|dispute| dispute.claim.version == verdict.version);

@@ -6,7 +6,7 @@ use base::{Hash, NodeId, Round, wire_enum, wire_struct};
 
 /// Where a member stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Status {
+pub enum Standing {
     /// Joined, without the current weights.
     #[default]
     Syncing,
@@ -20,7 +20,7 @@ pub enum Status {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Member {
     /// Where it stands.
-    pub status: Status,
+    pub status: Standing,
     /// Numeric class.
     pub class: Hash,
     /// Measured speed in micro-batches per 1,000 s, by the log's clock; 0 = not measured yet. Beyond the
@@ -93,7 +93,7 @@ impl Run {
     /// Before which round the `Ready` of `member` does not count: it sits out. Where nobody takes part
     /// there are no rounds to sit out, and whoever comes back is welcome.
     pub fn aside(&self, member: &NodeId) -> Option<Round> {
-        let member = self.members.get(member).filter(|member| member.status != Status::Active)?;
+        let member = self.members.get(member).filter(|member| member.status != Standing::Active)?;
         (self.next < member.aside_until && self.active() > 0).then_some(member.aside_until)
     }
 
@@ -127,7 +127,7 @@ impl Run {
 
     pub(crate) fn ready(&mut self, by: &NodeId) {
         if let Some(member) = self.members.get_mut(by) {
-            member.status = Status::Active;
+            member.status = Standing::Active;
             // Its speed is measured anew: it may be another machine's share of another day.
             (member.rate, member.recent) = (0, (0, 0));
         }
@@ -140,7 +140,7 @@ impl Run {
         let disputes = self.disputes.iter().any(|dispute| dispute.is_open() && dispute.by == *by);
         let waited = self.open.iter().any(|round| round.waits_only_for(by) && (round.is_training() || !disputes));
         if let Some(member) = self.members.get_mut(by) {
-            member.status = Status::Away;
+            member.status = Standing::Away;
         }
         self.excuse(by);
         if waited {
@@ -170,9 +170,9 @@ impl Run {
 
     /// A member takes no part until its next `Ready`.
     pub(crate) fn set_aside(&mut self, id: &NodeId, events: &mut Vec<RunEvent>) {
-        let member = self.members.get_mut(id).filter(|member| member.status == Status::Active);
+        let member = self.members.get_mut(id).filter(|member| member.status == Standing::Active);
         if let Some(member) = member {
-            member.status = Status::Away;
+            member.status = Standing::Away;
             events.push(RunEvent::Gone(self.id, *id));
         }
         // It owes nothing, and its voice is not waited for.
@@ -180,7 +180,7 @@ impl Run {
     }
 }
 
-wire_enum!(Status { 0 => Syncing {}, 1 => Active {}, 2 => Away {} });
+wire_enum!(Standing { 0 => Syncing {}, 1 => Active {}, 2 => Away {} });
 wire_struct!(Member {
     status,
     class,

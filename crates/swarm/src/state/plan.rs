@@ -1,6 +1,6 @@
 //! Who does how much in a round.
 
-use super::member::{Member, Status};
+use super::member::{Member, Standing};
 use crate::{Access, Spec};
 use base::{Hash, NodeId, wire_struct};
 use std::collections::BTreeMap;
@@ -39,7 +39,7 @@ pub(crate) fn rate_max(members: &BTreeMap<NodeId, Member>, spec: &Spec) -> u64 {
 
 /// The middle rate of those that take part, of two the higher one; and how many of them were measured.
 pub(crate) fn middle_rate(members: &BTreeMap<NodeId, Member>) -> (u64, usize) {
-    let measured = members.values().filter(|m| m.status == Status::Active && m.rate > 0);
+    let measured = members.values().filter(|m| m.status == Standing::Active && m.rate > 0);
     let mut rates: Vec<u64> = measured.map(|m| m.rate).collect();
     rates.sort_unstable();
     (rates.get(rates.len() / 2).copied().unwrap_or(0), rates.len())
@@ -49,7 +49,7 @@ pub(crate) fn middle_rate(members: &BTreeMap<NodeId, Member>) -> (u64, usize) {
 /// that no place stays empty and after as many rounds as there are members each had as many turns.
 fn turn(members: &BTreeMap<NodeId, Member>, round: u64, places_max: usize) -> Vec<(NodeId, &Member)> {
     let active: Vec<(NodeId, &Member)> =
-        members.iter().filter(|(_, m)| m.status == Status::Active).map(|(id, m)| (*id, m)).collect();
+        members.iter().filter(|(_, m)| m.status == Standing::Active).map(|(id, m)| (*id, m)).collect();
     let places = places_max.min(active.len());
     let n = active.len() as u64;
     let place = round.checked_rem(n).unwrap_or(0).saturating_mul(places as u64);
@@ -129,7 +129,7 @@ mod tests {
     }
 
     fn members(rates: &[u64]) -> BTreeMap<NodeId, Member> {
-        let member = |&rate| Member { status: Status::Active, rate, ..Member::default() };
+        let member = |&rate| Member { status: Standing::Active, rate, ..Member::default() };
         rates.iter().enumerate().map(|(i, rate)| (key(i), member(rate))).collect()
     }
 

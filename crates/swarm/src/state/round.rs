@@ -3,7 +3,7 @@
 
 use super::Run;
 use super::event::RunEvent;
-use super::member::{Member, Status};
+use super::member::{Member, Standing};
 use super::plan::{Slot, assign, middle_rate, rate_max};
 use crate::{Attest, Commit};
 use base::{Hash, Millis, NodeId, Reject, Round, Wire, wire_enum, wire_struct};
@@ -338,7 +338,7 @@ impl Run {
         if self.common_moments() || !self.members.get(member).is_some_and(empty) {
             return None;
         }
-        let able = self.members.iter().filter(|(_, m)| m.status == Status::Active && !empty(m));
+        let able = self.members.iter().filter(|(_, m)| m.status == Standing::Active && !empty(m));
         let mut able: Vec<(u64, NodeId, Hash)> = able.map(|(id, m)| (m.units, *id, m.private)).collect();
         able.sort_unstable();
         able.get(able.len() / 2).map(|(_, id, private)| (*id, *private))
@@ -347,7 +347,7 @@ impl Run {
     /// Up to 32 active members, a different stretch of them each round. A hash says where it begins: neighbours
     /// that share the places of one round are not always the ones that attest it.
     fn committee(&self, round: Round) -> Vec<NodeId> {
-        let active = self.members.iter().filter(|(_, m)| m.status == Status::Active).map(|(id, _)| *id);
+        let active = self.members.iter().filter(|(_, m)| m.status == Standing::Active).map(|(id, _)| *id);
         let active: Vec<NodeId> = active.collect();
         let drawn = Hash::of("talkoo 2026 committee v1", &(self.id, round).to_bytes());
         let drawn = u64::from_be_bytes(drawn.0[..8].try_into().expect("eight bytes"));

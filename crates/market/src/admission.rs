@@ -29,7 +29,7 @@ pub struct FairQueue {
 
 /// What happens to somebody who waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Turn {
+pub enum PlaceTurn {
     /// It is its turn.
     In(u64),
     /// Another client, which had less, has its place now.
@@ -72,12 +72,12 @@ impl FairQueue {
 
     /// Somebody wants a place. Gives its ticket, or none where everything is taken by those who had no more; and what
     /// changes for others. Its own turn may be among the changes. `firm`: it waits as long as it takes.
-    pub fn knock(&mut self, now: Millis, who: NodeId, firm: bool) -> (Option<u64>, Vec<Turn>) {
+    pub fn knock(&mut self, now: Millis, who: NodeId, firm: bool) -> (Option<u64>, Vec<PlaceTurn>) {
         let mut turns = Vec::new();
         if !firm && self.waiting.len() >= self.places {
             let Some(out) = self.less_than_somebody(now, &who) else { return (None, turns) };
             self.waiting.remove(&out);
-            turns.push(Turn::Out(out));
+            turns.push(PlaceTurn::Out(out));
         }
         let ticket = self.next;
         self.next += 1;
@@ -92,7 +92,7 @@ impl FairQueue {
     }
 
     /// Somebody goes, answered or not, from inside or from before the door; gives who comes in.
-    pub fn leave(&mut self, now: Millis, ticket: u64) -> Vec<Turn> {
+    pub fn leave(&mut self, now: Millis, ticket: u64) -> Vec<PlaceTurn> {
         self.waiting.remove(&ticket);
         if let Some((who, since, before)) = self.inside.remove(&ticket) {
             let took = now.since(since);
@@ -119,7 +119,7 @@ impl FairQueue {
     }
 
     /// Lets in those who had least, while there are places.
-    fn admit(&mut self, now: Millis, turns: &mut Vec<Turn>) {
+    fn admit(&mut self, now: Millis, turns: &mut Vec<PlaceTurn>) {
         while self.inside.len() < self.places + self.ahead {
             let had = |ticket: &u64, waits: &Waits| (self.share(now, &waits.who, false), *ticket);
             let first = self.waiting.iter().min_by_key(|(ticket, waits)| had(ticket, waits));
@@ -127,7 +127,7 @@ impl FairQueue {
             if let Some(waits) = self.waiting.remove(&ticket) {
                 let before = self.faded(now, &waits.who);
                 self.inside.insert(ticket, (waits.who, now, before));
-                turns.push(Turn::In(ticket));
+                turns.push(PlaceTurn::In(ticket));
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Places at a provider: shared fairly whatever the clients do, never idle while somebody waits.
 
 use base::{Millis, NodeId, Rng};
-use market::{FairQueue, Turn};
+use market::{FairQueue, PlaceTurn};
 use std::collections::BTreeMap;
 
 fn key(i: u8) -> NodeId {
@@ -54,8 +54,8 @@ fn served_as(
         }
         for turn in turns {
             match turn {
-                Turn::In(ticket) => ready.push_back(ticket),
-                Turn::Out(ticket) => assert!(whose.remove(&ticket).is_some(), "only who waits is sent away"),
+                PlaceTurn::In(ticket) => ready.push_back(ticket),
+                PlaceTurn::Out(ticket) => assert!(whose.remove(&ticket).is_some(), "only who waits is sent away"),
             }
         }
         while ends.len() < places
@@ -132,5 +132,5 @@ fn who_waits_firmly_is_not_sent_away() {
     let (firm, turns) = door.knock(Millis(0), key(1), true);
     assert_eq!((firm.is_some(), turns), (true, vec![]));
     assert_eq!(door.knock(Millis(0), key(2), false).0, None, "the only one who waits waits firmly");
-    assert_eq!(door.leave(Millis(10), first.expect("the first")), vec![Turn::In(firm.expect("the second"))]);
+    assert_eq!(door.leave(Millis(10), first.expect("the first")), vec![PlaceTurn::In(firm.expect("the second"))]);
 }

@@ -1,7 +1,7 @@
 //! Places at a model, handed out by a [`FairQueue`].
 
 use base::NodeId;
-use market::{FairQueue, Turn};
+use market::{FairQueue, PlaceTurn};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use tokio::sync::oneshot;
@@ -54,12 +54,12 @@ impl Gate {
 }
 
 impl Inner {
-    fn tell(&mut self, turns: Vec<Turn>) {
+    fn tell(&mut self, turns: Vec<PlaceTurn>) {
         for turn in turns {
-            let (Turn::In(ticket) | Turn::Out(ticket)) = turn;
+            let (PlaceTurn::In(ticket) | PlaceTurn::Out(ticket)) = turn;
             if let Some(told) = self.waiting.remove(&ticket) {
                 // Who is gone leaves by itself.
-                let _ = told.send(matches!(turn, Turn::In(_)));
+                let _ = told.send(matches!(turn, PlaceTurn::In(_)));
             }
         }
     }

@@ -5,7 +5,7 @@ use base::{ChunkTree, Hash, Keypair, Millis, Rng, Round, Signed, Wire};
 use model::update::Format;
 use model::{Layout, ModelConfig, Part, Private, Weights, verify_update};
 use std::time::{Duration, Instant};
-use swarm::{Attest, Claim, Commit, DOMAIN, Memory, SignedWorkTx, Verdict, WorkBlock, WorkEnvelope, WorkTx};
+use swarm::{Attest, Claim, Commit, DOMAIN, DisputeVerdict, Memory, SignedWorkTx, WorkBlock, WorkEnvelope, WorkTx};
 
 fn seconds() -> Duration {
     let seconds = std::env::var("FUZZ_SECONDS").ok().and_then(|s| s.parse::<f64>().ok()).unwrap_or(0.3);
@@ -82,7 +82,7 @@ fn txs() -> Vec<SignedWorkTx> {
         WorkTx::Commit { commit: commit() },
         WorkTx::Attest { attest },
         WorkTx::Dispute { claim: Claim { run, version: 4, root: run, own: Hash::of("f", b""), chunk: 1, hash: run } },
-        WorkTx::Verdict { verdict: Verdict { run, by: key.id(), version: 4, root: run, hash: run } },
+        WorkTx::Verdict { verdict: DisputeVerdict { run, by: key.id(), version: 4, root: run, hash: run } },
         WorkTx::Final { run, root: run },
     ];
     let sign = |(seq, tx)| Signed::new(DOMAIN, &key, WorkEnvelope { chain: run, seq, work: 0, tx });

@@ -72,7 +72,7 @@ pub enum WorkTx {
     /// What the sender's own apply gave where another disputes.
     Verdict {
         /// What it says.
-        verdict: Verdict,
+        verdict: DisputeVerdict,
     },
     /// Root of the last weights of a run that has all its tokens.
     Final {
@@ -211,7 +211,7 @@ wire_enum!(WorkTx {
     4 => Commit { commit },
     5 => Attest { attest },
     6 => Dispute { claim },
-    7 => Verdict { verdict },
+    7 => DisputeVerdict { verdict },
     8 => Final { run, root },
     9 => Rest { run },
 });
@@ -275,7 +275,7 @@ pub struct Claim {
 
 /// What another member got by its own apply.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdict {
+pub struct DisputeVerdict {
     /// Which run.
     pub run: RunId,
     /// Whose claim.
@@ -289,7 +289,7 @@ pub struct Verdict {
 }
 
 wire_struct!(Claim { run, version, root, own, chunk, hash });
-wire_struct!(Verdict { run, by, version, root, hash });
+wire_struct!(DisputeVerdict { run, by, version, root, hash });
 
 #[cfg(test)]
 mod tests {

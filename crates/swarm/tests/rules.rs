@@ -2,8 +2,8 @@
 
 use base::{Hash, Keypair, Machine, Millis, NodeId, Outbox, Reject, Signed, Wire};
 use swarm::{
-    Attest, Candidate, Claim, Commit, DOMAIN, Init, Input, Member, Mode, Output, Peer, RoundState, Run, RunEvent,
-    RunsState, Spec, Standing, Verdict, Waiting, WorkBlock, WorkEnvelope, WorkTx,
+    Attest, Candidate, Claim, Commit, DOMAIN, DisputeVerdict, Init, Input, Member, Mode, Output, Peer, RoundState, Run,
+    RunEvent, RunsState, Spec, Standing, Waiting, WorkBlock, WorkEnvelope, WorkTx,
 };
 
 /// A log with one run, all of whose members took part from its first round on.
@@ -440,7 +440,7 @@ fn a_false_claim_costs_its_maker_rounds_and_one_is_open_at_a_time() {
     let second = claim(&log, 1);
     assert_eq!(log.say(3, second), Err(Reject::TooMany), "others answer one at a time");
     for i in 0..3 {
-        let verdict = Verdict { run, by: log.id(3), version: 0, root: log.root(0), hash: Hash([8; 32]) };
+        let verdict = DisputeVerdict { run, by: log.id(3), version: 0, root: log.root(0), hash: Hash([8; 32]) };
         assert_eq!(log.say(i, WorkTx::Verdict { verdict }), Ok(()));
     }
     assert_eq!((log.member(3).status, log.member(3).faults), (Standing::Away, 2));

@@ -3,7 +3,7 @@
 use super::World;
 use crate::scenario::Liar;
 use base::{Hash, Reject, Round, Signed};
-use swarm::{Attest, Candidate, Commit, DOMAIN, SignedWorkTx, Standing, Verdict, WorkEnvelope, WorkTx};
+use swarm::{Attest, Candidate, Commit, DOMAIN, DisputeVerdict, SignedWorkTx, Standing, WorkEnvelope, WorkTx};
 
 /// The lie about a root.
 fn false_root(root: &Hash) -> Hash {
@@ -81,7 +81,7 @@ impl World {
             }
             WorkTx::Verdict { verdict } if self.nodes[i].lies(Liar::FalseRoot) => {
                 let (root, hash) = (false_root(&verdict.root), false_root(&verdict.hash));
-                WorkTx::Verdict { verdict: Verdict { root, hash, ..verdict } }
+                WorkTx::Verdict { verdict: DisputeVerdict { root, hash, ..verdict } }
             }
             tx => tx,
         })

@@ -3,7 +3,7 @@
 use super::acting::Acting;
 use super::{Differs, Output};
 use crate::state::Dispute;
-use crate::{Claim, Verdict, WorkTx};
+use crate::{Claim, DisputeVerdict, WorkTx};
 
 impl Acting<'_> {
     /// Own weights against the quorum's. A node that made a version itself never adopts another root for
@@ -55,7 +55,7 @@ impl Acting<'_> {
                 }
                 Some(None) => {}
                 Some(Some(hash)) => {
-                    let verdict = Verdict { run: run.id, by, version, root, hash: *hash };
+                    let verdict = DisputeVerdict { run: run.id, by, version, root, hash: *hash };
                     self.say("verdict", version, WorkTx::Verdict { verdict });
                 }
             }

@@ -7,7 +7,7 @@ use super::Run;
 use super::event::{Outcome, RunEvent};
 use super::member::{FAULTS_MIN, Standing};
 use super::round::{later, two_thirds};
-use crate::{Claim, Verdict};
+use crate::{Claim, DisputeVerdict};
 use base::{CHUNK_BYTES, Hash, Millis, NodeId, Reject, wire_struct};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -98,7 +98,7 @@ impl Run {
         }
     }
 
-    pub(crate) fn check_verdict(&self, by: &NodeId, verdict: &Verdict) -> Result<(), Reject> {
+    pub(crate) fn check_verdict(&self, by: &NodeId, verdict: &DisputeVerdict) -> Result<(), Reject> {
         if self.member(by)?.status != Standing::Active {
             return Err(Reject::NotMember);
         }
@@ -107,7 +107,7 @@ impl Run {
         if dispute.verdicts.contains_key(by) { Err(Reject::Duplicate) } else { Ok(()) }
     }
 
-    pub(crate) fn verdict(&mut self, by: &NodeId, verdict: &Verdict) {
+    pub(crate) fn verdict(&mut self, by: &NodeId, verdict: &DisputeVerdict) {
         let open = self.disputes.iter_mut().find(|dispute| dispute.by == verdict.by && dispute.is_open());
         if let Some(dispute) = open {
             dispute.verdicts.insert(*by, (verdict.root, verdict.hash));

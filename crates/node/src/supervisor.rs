@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use base::{Machine, Millis, Outbox, Wire};
 use host::write_whole;
 use host::{Reading, Sampler, sampler};
-use owner::{Day, Idle, Input, Minutes, Output, OwnerSignal, SHARE_ALL, Why};
+use owner::{Day, Idle, Minutes, Output, OwnerInput, OwnerSignal, SHARE_ALL, Why};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -125,7 +125,7 @@ impl Supervisor {
         let idling = Arc::new(Self { inner, carrying, duty, drains, duty_percent, path, told, kept_by });
         // A pause outlives a restart.
         if let Some(until) = std::fs::read_to_string(idling.pause_path()).ok().and_then(|text| text.parse().ok()) {
-            idling.step(Input::Pause { until: (until > 0).then_some(Millis(until)) });
+            idling.step(OwnerInput::Pause { until: (until > 0).then_some(Millis(until)) });
         }
         Ok(idling)
     }
@@ -173,7 +173,7 @@ impl Supervisor {
                 () = begins, if !works => {}
             }
         }
-        self.step(Input::Down);
+        self.step(OwnerInput::Down);
         self.save();
     }
 
@@ -185,7 +185,7 @@ impl Supervisor {
             (sample::of(&inner.reading, settings, inner.when, inner.memory_mb), settings.memory_free_min_mb)
         };
         let short = sample.memory_over_mb.is_some() || sample.memory_free_mb.is_some_and(|free| free < least);
-        self.step(Input::Sample(sample));
+        self.step(OwnerInput::Sample(sample));
         self.shed(short);
         let due = self.inner().saved.elapsed() >= SAVE_EVERY;
         if due {
@@ -219,19 +219,19 @@ impl Supervisor {
         if let Err(error) = write_whole(&self.pause_path(), text.as_bytes(), false) {
             tracing::warn!(%error, "the pause ends with the next start");
         }
-        self.step(Input::Pause { until });
+        self.step(OwnerInput::Pause { until });
     }
 
     /// The owner does not need it any more, and takes back that it should finish.
     pub fn resume(&self) {
         let _ = std::fs::remove_file(self.pause_path());
-        self.step(Input::Resume);
+        self.step(OwnerInput::Resume);
         self.look();
     }
 
     /// What is under way is finished, nothing new is taken.
     pub fn finish(&self) {
-        self.step(Input::Finish);
+        self.step(OwnerInput::Finish);
     }
 
     /// Memory that work for others may take now, in units of 2^20 bytes: what is free beside what stays free, and within the
@@ -297,9 +297,9 @@ impl Supervisor {
         self.inner.lock().expect("nobody panics while holding it")
     }
 
-    fn step(&self, input: Input) {
+    fn step(&self, input: OwnerInput) {
         let _one = self.carrying.lock().expect("nobody panics while holding it");
-        if input == Input::Resume {
+        if input == OwnerInput::Resume {
             self.drains.send_replace(false);
         }
         let mut out = Outbox::default();

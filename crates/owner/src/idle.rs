@@ -14,15 +14,15 @@ const STEADY_MS: u64 = 5 * 60_000;
 
 /// What happens to a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Input {
+pub enum OwnerInput {
     /// What was measured, about once a second: the owner waits for the next one.
     Sample(Sample),
     /// The owner wants no work.
     Pause {
-        /// Until then, or until [`Input::Resume`].
+        /// Until then, or until [`OwnerInput::Resume`].
         until: Option<Millis>,
     },
-    /// The owner takes back [`Input::Pause`] or [`Input::Finish`].
+    /// The owner takes back [`OwnerInput::Pause`] or [`OwnerInput::Finish`].
     Resume,
     /// Finish what is under way and take nothing new.
     Finish,
@@ -269,23 +269,23 @@ impl Idle {
 }
 
 impl Machine for Idle {
-    type Input = Input;
+    type OwnerInput = OwnerInput;
     type Output = Output;
 
-    fn step(&mut self, now: Millis, input: Input, out: &mut Outbox<Output>) {
+    fn step(&mut self, now: Millis, input: OwnerInput, out: &mut Outbox<Output>) {
         if self.mode == Mode::Down {
             return;
         }
         self.pass(now);
         match input {
-            Input::Sample(sample) => self.sample(now, &sample, out),
-            Input::Pause { until } => {
+            OwnerInput::Sample(sample) => self.sample(now, &sample, out),
+            OwnerInput::Pause { until } => {
                 self.pause = Asked::Until(until);
                 self.rest(Why::PausedByOwner { until }, out);
             }
-            Input::Resume => self.resume(out),
-            Input::Finish => self.finish(out),
-            Input::Down => self.down(out),
+            OwnerInput::Resume => self.resume(out),
+            OwnerInput::Finish => self.finish(out),
+            OwnerInput::Down => self.down(out),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The decisions, one by one: a row of inputs, each with what comes out.
 
 use base::{Machine, Millis, Outbox};
-use owner::{HOLD_MS, Idle, Input, LocalTime, Output, Sample, Settings, WhenActive, Why};
+use owner::{HOLD_MS, Idle, LocalTime, Output, OwnerInput, Sample, Settings, WhenActive, Why};
 
 const AWAY: Sample = Sample {
     input_idle_ms: Some(3_600_000),
@@ -30,7 +30,7 @@ impl Bench {
     }
 
     /// Feeds an input a second after the last one; the outputs as text.
-    fn feed(&mut self, input: Input) -> String {
+    fn feed(&mut self, input: OwnerInput) -> String {
         self.now = self.now.plus(1_000);
         let mut out = Outbox::default();
         self.idle.step(self.now, input, &mut out);
@@ -39,7 +39,7 @@ impl Bench {
     }
 
     fn sample(&mut self, sample: Sample) -> String {
-        self.feed(Input::Sample(sample))
+        self.feed(OwnerInput::Sample(sample))
     }
 
     /// So many samples until something comes out.
@@ -180,28 +180,32 @@ fn a_pause_by_the_machine_is_held() {
 fn the_owners_word_beats_all_until_it_is_taken_back() {
     let mut bench = Bench::new(|_| ());
     bench.sample(AWAY);
-    assert_eq!(bench.feed(Input::Pause { until: None }), "pause:paused_by_owner (paused_by_owner)");
+    assert_eq!(bench.feed(OwnerInput::Pause { until: None }), "pause:paused_by_owner (paused_by_owner)");
     assert_eq!(bench.until(AWAY, 10_000).1, "");
-    assert_eq!(bench.feed(Input::Resume), "(settling)");
+    assert_eq!(bench.feed(OwnerInput::Resume), "(settling)");
     assert_eq!(bench.sample(AWAY), STARTS);
     let until = Some(bench.now.plus(60_000));
-    assert_eq!(bench.feed(Input::Pause { until }), "pause:paused_by_owner (paused_by_owner)");
+    assert_eq!(bench.feed(OwnerInput::Pause { until }), "pause:paused_by_owner (paused_by_owner)");
     assert_eq!(bench.idle.why().until(), until);
-    assert_eq!(bench.feed(Input::Pause { until }), "");
-    assert_eq!(bench.feed(Input::Pause { until: Some(bench.now.plus(9_000)) }), "(paused_by_owner)", "another time");
+    assert_eq!(bench.feed(OwnerInput::Pause { until }), "");
+    assert_eq!(
+        bench.feed(OwnerInput::Pause { until: Some(bench.now.plus(9_000)) }),
+        "(paused_by_owner)",
+        "another time"
+    );
     assert_eq!(bench.until(AWAY, 100), (8, STARTS.into()));
-    assert_eq!(bench.feed(Input::Resume), "", "nothing to take back");
+    assert_eq!(bench.feed(OwnerInput::Resume), "", "nothing to take back");
     bench.sample(Sample { gpu_in_use: Some(true), ..AWAY });
     assert_eq!(bench.sample(AWAY), "(settling)");
-    assert_eq!(bench.feed(Input::Resume), "");
+    assert_eq!(bench.feed(OwnerInput::Resume), "");
     assert_eq!(bench.sample(AWAY), STARTS, "who says so does not wait");
 }
 
 #[test]
 fn the_owner_who_resumes_is_still_there() {
     let mut bench = Bench::new(|_| ());
-    bench.feed(Input::Pause { until: None });
-    bench.feed(Input::Resume);
+    bench.feed(OwnerInput::Pause { until: None });
+    bench.feed(OwnerInput::Resume);
     assert_eq!(bench.sample(Sample { input_idle_ms: Some(100), ..AWAY }), "(owner_active)");
 }
 
@@ -232,24 +236,24 @@ fn in_the_background_it_goes_on_with_a_smaller_share() {
 fn what_is_under_way_is_finished_and_nothing_new_begun() {
     let mut bench = Bench::new(|_| ());
     bench.sample(AWAY);
-    assert_eq!(bench.feed(Input::Finish), "drain (draining)");
-    assert_eq!(bench.feed(Input::Finish), "");
+    assert_eq!(bench.feed(OwnerInput::Finish), "drain (draining)");
+    assert_eq!(bench.feed(OwnerInput::Finish), "");
     let back = Sample { input_idle_ms: Some(0), ..AWAY };
     assert_eq!(bench.sample(back), "pause:owner_active (owner_active)", "the owner still comes first");
     bench.until(Sample { input_idle_ms: None, ..AWAY }, 60);
     assert_eq!(bench.until(Sample { input_idle_ms: None, ..AWAY }, 300).1, "start:1000 drain (draining)");
-    assert_eq!(bench.feed(Input::Resume), "start:1000 (working)");
-    bench.feed(Input::Finish);
-    assert_eq!(bench.feed(Input::Down), "stop:draining (off)");
+    assert_eq!(bench.feed(OwnerInput::Resume), "start:1000 (working)");
+    bench.feed(OwnerInput::Finish);
+    assert_eq!(bench.feed(OwnerInput::Down), "stop:draining (off)");
     assert_eq!(bench.sample(AWAY), "", "nothing comes after it");
-    assert_eq!(bench.feed(Input::Resume), "");
+    assert_eq!(bench.feed(OwnerInput::Resume), "");
 }
 
 #[test]
 fn down_is_off() {
     let mut bench = Bench::new(|_| ());
     bench.sample(AWAY);
-    assert_eq!(bench.feed(Input::Down), "stop:off (off)");
+    assert_eq!(bench.feed(OwnerInput::Down), "stop:off (off)");
     assert_eq!((bench.idle.share(), bench.idle.why()), (None, Why::Off));
 }
 

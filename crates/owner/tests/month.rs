@@ -2,7 +2,7 @@
 //! is looked at after every step, from the outside.
 
 use base::{Hash, Machine, Millis, Outbox, Rng};
-use owner::{DAY_MS, HOLD_MS, Idle, Input, LocalTime, Minutes, Output, Sample, Settings, WhenActive, Why};
+use owner::{DAY_MS, HOLD_MS, Idle, LocalTime, Minutes, Output, OwnerInput, Sample, Settings, WhenActive, Why};
 use std::collections::BTreeMap;
 
 const MINUTE_MS: u64 = 60_000;
@@ -92,12 +92,12 @@ impl World {
     }
 
     /// Now and then the owner says something.
-    fn word(&mut self) -> Option<Input> {
+    fn word(&mut self) -> Option<OwnerInput> {
         let until = self.rng.chance(1, 2).then(|| self.now.plus(self.rng.below(90 * MINUTE_MS)));
         match self.rng.below(20_000) {
-            0 => Some(Input::Pause { until }),
-            1 => Some(Input::Finish),
-            2..=9 => Some(Input::Resume),
+            0 => Some(OwnerInput::Pause { until }),
+            1 => Some(OwnerInput::Finish),
+            2..=9 => Some(OwnerInput::Resume),
             _ => None,
         }
     }
@@ -131,12 +131,12 @@ struct Watch {
 }
 
 impl Watch {
-    fn step(&mut self, idle: &mut Idle, minutes: &mut Minutes, now: Millis, input: Input) {
+    fn step(&mut self, idle: &mut Idle, minutes: &mut Minutes, now: Millis, input: OwnerInput) {
         let (seed, mut out) = (self.seed, Outbox::default());
         match input {
-            Input::Pause { .. } => self.paused = true,
-            Input::Resume => (self.paused, self.own_pause) = (false, None),
-            Input::Sample(_) if idle.why().until().is_some_and(|until| until <= now) => self.paused = false,
+            OwnerInput::Pause { .. } => self.paused = true,
+            OwnerInput::Resume => (self.paused, self.own_pause) = (false, None),
+            OwnerInput::Sample(_) if idle.why().until().is_some_and(|until| until <= now) => self.paused = false,
             _ => {}
         }
         self.clear = if self.clear(&input) { self.clear.or(Some(now)) } else { None };
@@ -162,7 +162,7 @@ impl Watch {
         assert!(!self.why.works() || self.working.is_some(), "seed {seed} at {now}: {} at rest", self.why);
         let said = self.why.works() || self.why == Why::Draining;
         assert!(said || self.working.is_none(), "seed {seed} at {now}: works, {}", self.why);
-        if let Input::Sample(sample) = input {
+        if let OwnerInput::Sample(sample) = input {
             self.owner(now, &sample);
         }
         let waited = self.clear.map_or(0, |clear| now.since(clear));
@@ -171,8 +171,8 @@ impl Watch {
     }
 
     /// Whether nothing is in the way of working at full share, as far as this input tells.
-    fn clear(&self, input: &Input) -> bool {
-        let Input::Sample(sample) = input else { return self.clear.is_some() && !self.paused };
+    fn clear(&self, input: &OwnerInput) -> bool {
+        let OwnerInput::Sample(sample) = input else { return self.clear.is_some() && !self.paused };
         let limit = self.settings.other_load_permille_max;
         !self.paused
             && sample.input_idle_ms.is_none_or(|ms| ms > 0)
@@ -184,12 +184,12 @@ impl Watch {
             && self.settings.quiet_hours.quiet_until(sample.local).is_none()
     }
 
-    fn start(&mut self, now: Millis, input: &Input, output: Output) {
+    fn start(&mut self, now: Millis, input: &OwnerInput, output: Output) {
         let seed = self.seed;
         assert!(!self.paused, "seed {seed} at {now}: started although paused");
-        let again = matches!(input, Input::Resume);
+        let again = matches!(input, OwnerInput::Resume);
         assert!(again || self.working != Some(output), "seed {seed} at {now}: {output:?} twice");
-        if let Input::Sample(sample) = input {
+        if let OwnerInput::Sample(sample) = input {
             let gone = sample.input_idle_ms.is_none_or(|ms| ms >= self.settings.idle_after_ms);
             let full = matches!(output, Output::Start { .. });
             assert!(gone == full, "seed {seed} at {now}: {output:?}, owner gone: {gone}");
@@ -252,7 +252,7 @@ fn month(seed: u64) -> (Hash, u64, BTreeMap<&'static str, u64>) {
             watch.step(&mut idle, &mut minutes, world.now, word);
         }
         let sample = world.sample();
-        watch.step(&mut idle, &mut minutes, world.now, Input::Sample(sample));
+        watch.step(&mut idle, &mut minutes, world.now, OwnerInput::Sample(sample));
     }
     let total = minutes.total(world.now);
     assert_eq!(total, expect, "seed {seed}: minutes");

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use base::{Machine, Millis, Outbox, Wire};
 use host::write_whole;
 use host::{Reading, Sampler, sampler};
-use owner::{Day, Idle, Minutes, Output, OwnerInput, OwnerSignal, SHARE_ALL, Why};
+use owner::{Day, Idle, Minutes, OwnerInput, OwnerOrder, OwnerSignal, SHARE_ALL, Why};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -304,26 +304,26 @@ impl Supervisor {
         }
         let mut out = Outbox::default();
         let now = replica::clock();
-        let outputs: Vec<Output> = {
+        let outputs: Vec<OwnerOrder> = {
             let mut inner = self.inner();
             inner.idle.step(now, input, &mut out);
-            let outputs: Vec<Output> = out.drain().collect();
-            if outputs.iter().any(|output| matches!(output, Output::Changed(_))) {
+            let outputs: Vec<OwnerOrder> = out.drain().collect();
+            if outputs.iter().any(|output| matches!(output, OwnerOrder::Changed(_))) {
                 inner.account(now);
             }
             outputs
         };
         for output in outputs {
             match output {
-                Output::Start { share } | Output::Background { share } => {
+                OwnerOrder::Start { share } | OwnerOrder::Background { share } => {
                     self.set((self.duty_percent * share / SHARE_ALL).max(1));
                 }
-                Output::Pause(_) | Output::Stop(_) => self.set(0),
-                Output::Drain => {
+                OwnerOrder::Pause(_) | OwnerOrder::Stop(_) => self.set(0),
+                OwnerOrder::Drain => {
                     self.drains.send_replace(true);
                     self.tell_all(OwnerSignal::Drains);
                 }
-                Output::Changed(_) => {}
+                OwnerOrder::Changed(_) => {}
             }
         }
     }

@@ -32,7 +32,7 @@ pub enum OwnerInput {
 
 /// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Output {
+pub enum OwnerOrder {
     /// Work, or go on.
     Start {
         /// In permille of the threads that the machine may use.
@@ -167,7 +167,7 @@ impl Idle {
         }
     }
 
-    fn sample(&mut self, now: Millis, sample: &Sample, out: &mut Outbox<Output>) {
+    fn sample(&mut self, now: Millis, sample: &Sample, out: &mut Outbox<OwnerOrder>) {
         if matches!(self.pause, Asked::Until(Some(until)) if until <= now) {
             self.pause = Asked::No;
         }
@@ -178,7 +178,7 @@ impl Idle {
         }
     }
 
-    fn work(&mut self, mode: Mode, out: &mut Outbox<Output>) {
+    fn work(&mut self, mode: Mode, out: &mut Outbox<OwnerOrder>) {
         if self.mode == Mode::Rest {
             self.worked_ms = 0;
         }
@@ -189,14 +189,14 @@ impl Idle {
     }
 
     /// Says how to work.
-    fn tell(&self, out: &mut Outbox<Output>) {
+    fn tell(&self, out: &mut Outbox<OwnerOrder>) {
         match self.mode {
             Mode::Rest | Mode::Down => return,
-            Mode::Full => out.push(Output::Start { share: SHARE_ALL }),
-            Mode::Background(share) => out.push(Output::Background { share }),
+            Mode::Full => out.push(OwnerOrder::Start { share: SHARE_ALL }),
+            Mode::Background(share) => out.push(OwnerOrder::Background { share }),
         }
         if self.finishing {
-            out.push(Output::Drain);
+            out.push(OwnerOrder::Drain);
         }
     }
 
@@ -209,10 +209,10 @@ impl Idle {
         }
     }
 
-    fn rest(&mut self, why: Why, out: &mut Outbox<Output>) {
+    fn rest(&mut self, why: Why, out: &mut Outbox<OwnerOrder>) {
         if self.mode != Mode::Rest {
             self.mode = Mode::Rest;
-            out.push(Output::Pause(why));
+            out.push(OwnerOrder::Pause(why));
             if !why.by_owner() {
                 // Its own work may be what stops it; then it tries less and less often, at worst as often as it would
                 // if the owner came by.
@@ -226,15 +226,15 @@ impl Idle {
     }
 
     /// Measured values move all the time; said is only what is another reason.
-    fn explain(&mut self, why: Why, out: &mut Outbox<Output>) {
+    fn explain(&mut self, why: Why, out: &mut Outbox<OwnerOrder>) {
         let same = self.why.code() == why.code() && self.why.until() == why.until();
         self.why = why;
         if !same {
-            out.push(Output::Changed(why));
+            out.push(OwnerOrder::Changed(why));
         }
     }
 
-    fn resume(&mut self, out: &mut Outbox<Output>) {
+    fn resume(&mut self, out: &mut Outbox<OwnerOrder>) {
         let finished = std::mem::take(&mut self.finishing);
         let paused = std::mem::replace(&mut self.pause, Asked::No) != Asked::No;
         self.hold_left_ms = 0;
@@ -251,28 +251,28 @@ impl Idle {
         }
     }
 
-    fn finish(&mut self, out: &mut Outbox<Output>) {
+    fn finish(&mut self, out: &mut Outbox<OwnerOrder>) {
         if std::mem::replace(&mut self.finishing, true) {
             return;
         }
-        out.push(Output::Drain);
+        out.push(OwnerOrder::Drain);
         if self.mode != Mode::Rest {
             self.explain(Why::Draining, out);
         }
     }
 
-    fn down(&mut self, out: &mut Outbox<Output>) {
+    fn down(&mut self, out: &mut Outbox<OwnerOrder>) {
         self.mode = Mode::Down;
-        out.push(Output::Stop(if self.finishing { Why::Draining } else { Why::Off }));
+        out.push(OwnerOrder::Stop(if self.finishing { Why::Draining } else { Why::Off }));
         self.explain(Why::Off, out);
     }
 }
 
 impl Machine for Idle {
     type OwnerInput = OwnerInput;
-    type Output = Output;
+    type OwnerOrder = OwnerOrder;
 
-    fn step(&mut self, now: Millis, input: OwnerInput, out: &mut Outbox<Output>) {
+    fn step(&mut self, now: Millis, input: OwnerInput, out: &mut Outbox<OwnerOrder>) {
         if self.mode == Mode::Down {
             return;
         }

@@ -1,7 +1,7 @@
 //! The decisions, one by one: a row of inputs, each with what comes out.
 
 use base::{Machine, Millis, Outbox};
-use owner::{HOLD_MS, Idle, LocalTime, Output, OwnerInput, Sample, Settings, WhenActive, Why};
+use owner::{HOLD_MS, Idle, LocalTime, OwnerInput, OwnerOrder, Sample, Settings, WhenActive, Why};
 
 const AWAY: Sample = Sample {
     input_idle_ms: Some(3_600_000),
@@ -49,14 +49,14 @@ impl Bench {
     }
 }
 
-fn text(output: Output) -> String {
+fn text(output: OwnerOrder) -> String {
     match output {
-        Output::Start { share } => format!("start:{share}"),
-        Output::Background { share } => format!("background:{share}"),
-        Output::Pause(why) => format!("pause:{why}"),
-        Output::Stop(why) => format!("stop:{why}"),
-        Output::Drain => "drain".into(),
-        Output::Changed(why) => format!("({why})"),
+        OwnerOrder::Start { share } => format!("start:{share}"),
+        OwnerOrder::Background { share } => format!("background:{share}"),
+        OwnerOrder::Pause(why) => format!("pause:{why}"),
+        OwnerOrder::Stop(why) => format!("stop:{why}"),
+        OwnerOrder::Drain => "drain".into(),
+        OwnerOrder::Changed(why) => format!("({why})"),
     }
 }
 

@@ -2,7 +2,7 @@
 //! is looked at after every step, from the outside.
 
 use base::{Hash, Machine, Millis, Outbox, Rng};
-use owner::{DAY_MS, HOLD_MS, Idle, LocalTime, Minutes, Output, OwnerInput, Sample, Settings, WhenActive, Why};
+use owner::{DAY_MS, HOLD_MS, Idle, LocalTime, Minutes, OwnerInput, OwnerOrder, Sample, Settings, WhenActive, Why};
 use std::collections::BTreeMap;
 
 const MINUTE_MS: u64 = 60_000;
@@ -119,7 +119,7 @@ fn settings(seed: u64) -> Settings {
 struct Watch {
     seed: u64,
     settings: Settings,
-    working: Option<Output>,
+    working: Option<OwnerOrder>,
     why: Why,
     paused: bool,
     /// The last pause that neither the owner nor the calendar caused.
@@ -144,17 +144,17 @@ impl Watch {
         for output in out.drain() {
             self.trace.extend(format!("{now} {output:?}\n").bytes());
             match output {
-                Output::Start { .. } | Output::Background { .. } => self.start(now, &input, output),
-                Output::Pause(why) => {
+                OwnerOrder::Start { .. } | OwnerOrder::Background { .. } => self.start(now, &input, output),
+                OwnerOrder::Pause(why) => {
                     assert!(self.working.take().is_some(), "seed {seed} at {now}: paused twice");
                     self.pause(now, why);
                 }
-                Output::Changed(why) => {
+                OwnerOrder::Changed(why) => {
                     minutes.enter(now, why);
                     self.why = why;
                 }
-                Output::Drain => {}
-                Output::Stop(why) => panic!("seed {seed} at {now}: stopped, {why}"),
+                OwnerOrder::Drain => {}
+                OwnerOrder::Stop(why) => panic!("seed {seed} at {now}: stopped, {why}"),
             }
         }
         assert_eq!(idle.why().code(), self.why.code(), "seed {seed} at {now}: a change that was not said");
@@ -184,14 +184,14 @@ impl Watch {
             && self.settings.quiet_hours.quiet_until(sample.local).is_none()
     }
 
-    fn start(&mut self, now: Millis, input: &OwnerInput, output: Output) {
+    fn start(&mut self, now: Millis, input: &OwnerInput, output: OwnerOrder) {
         let seed = self.seed;
         assert!(!self.paused, "seed {seed} at {now}: started although paused");
         let again = matches!(input, OwnerInput::Resume);
         assert!(again || self.working != Some(output), "seed {seed} at {now}: {output:?} twice");
         if let OwnerInput::Sample(sample) = input {
             let gone = sample.input_idle_ms.is_none_or(|ms| ms >= self.settings.idle_after_ms);
-            let full = matches!(output, Output::Start { .. });
+            let full = matches!(output, OwnerOrder::Start { .. });
             assert!(gone == full, "seed {seed} at {now}: {output:?}, owner gone: {gone}");
         }
         if self.working.is_none() {
@@ -221,7 +221,7 @@ impl Watch {
             return;
         }
         let background = matches!(self.settings.when_active, WhenActive::Background { .. })
-            && self.working == Some(Output::Background { share: 250 });
+            && self.working == Some(OwnerOrder::Background { share: 250 });
         let fine = self.working.is_none() || background;
         assert!(fine, "seed {} at {now}: {:?} with the owner there", self.seed, self.working);
     }

@@ -31,7 +31,7 @@ pub use genesis::{Founder, Genesis, Recovery};
 pub use keys::{engine_key, node_of, participants};
 pub use light::{AccountProof, Anchor, Light, RootProof, Step};
 pub use limits::{BLOCK_BYTES_MAX, BLOCK_TXS_MAX, CERTIFICATE_MAX, EVIDENCE_MAX, SET_MAX, TX_BYTES_MAX};
-pub use orderer::{Answer, Orderer, Turn};
+pub use orderer::{Judgement, Orderer, Turn};
 pub use pay::{Fate, reference_flops, units};
 pub use snapshot::{STATE_MAX, Snapshot};
 pub use state::{Happened, State};

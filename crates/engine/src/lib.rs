@@ -19,8 +19,8 @@ mod text;
 mod tokens;
 
 pub use load::{EngineConfig, LoadError, ModelInfo, backend};
-pub use sample::{Format, Sampling};
-pub use template::{Message, Template, TemplateError};
+pub use sample::{AnswerShape, SamplingParams};
+pub use template::{Template, TemplateError, TemplateMessage};
 pub use tokens::Rendered;
 
 use llama_cpp_2::model::LlamaModel;

@@ -39,4 +39,7 @@ pub use credits::Credits;
 pub use issuance::Issuance;
 pub use state::{Ledger, PAYERS_MAX, Params, PaySource, Proof, SEATS_MAX, Seat, divide};
 pub use tree::{Path, Tree};
-pub use tx::{ALLOT_MAX, Allotments, DOMAIN, Envelope, SEAT_DOMAIN, SeatClaim, SignedTx, Tx, VOUCHER_DOMAIN, Voucher};
+pub use tx::{
+    ALLOT_MAX, Allotments, DOMAIN, SEAT_DOMAIN, SeatClaim, SignedWalletTx, VOUCHER_DOMAIN, Voucher, WalletEnvelope,
+    WalletTx,
+};

@@ -23,11 +23,11 @@ mod talk;
 mod weights;
 mod wire;
 
-pub use admission::{FairQueue, Turn};
+pub use admission::{FairQueue, PlaceTurn};
 pub use ask::{Ask, Finish, Format, Input, Message, ModelCard, Piece, Sampling, Token};
 pub use index::{Index, Need};
 pub use money::{Allotted, Purse, Till};
-pub use offer::{AT, Candidate, OFFER_MS, OFFERS_MAX, Offer, Offers, Outcome, Price, Tier};
+pub use offer::{AT, AttemptOutcome, OFFER_MS, OFFERS_MAX, Offer, Offers, Price, ProviderCandidate, Tier};
 pub use reason::Reason;
 pub use receipt::{RECEIPT_DOMAIN, Receipt, Receipts, Runtime, no_words, roll, roll_end};
 pub use session::{Input as Event, Output as Order, REACH_MS, SILENT_MS, Session};

@@ -33,11 +33,11 @@ mod ticket;
 
 pub use bulk::{Content, FetchError, Fetched, Place};
 pub use check::{Around, local_addresses, look_around};
-pub use endpoint::{Config, More, Net, NetError, PeerInfo};
+pub use endpoint::{More, Net, NetConfig, NetError, PeerInfo};
 pub use gossip::{Hears, Topic};
 pub use links::{Link, Listener};
-pub use log::{Events, Follow, LogClient, LogEvent, LogService, Served, submitted};
+pub use log::{BoxFuture, Events, Follow, LogClient, LogEvent, LogService, submitted};
 pub use relay::{Relay, RelayAddr, RelayAddrError, RelayError, RelayKey};
 pub use seats::Origin;
-pub use talk::{Answerer, FrameRoom, Hear, Say, Talk};
+pub use talk::{Answerer, FrameRoom, FrameSender, Hear, Talk};
 pub use ticket::{Address, Ticket, TicketError, ticket_bytes, ticket_text};

@@ -33,7 +33,7 @@ pub use panel::NodePanel;
 pub use panel::{Shown, utc};
 pub use recruiter::{Moved, Recruiter};
 pub use relay::relay_key;
-pub use request::{Request, call};
+pub use request::{ControlRequest, call};
 pub use status::Status;
 pub use supervisor::{Activity, Reason, Supervisor};
 pub use vault::{new_wallet, open_wallet, restore_wallet, wallet_account, wallet_words};

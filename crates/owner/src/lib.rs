@@ -31,11 +31,11 @@ mod signal;
 mod unpaid;
 
 pub use forecast::{Day, Forecast, forecast};
-pub use idle::{ACTIVE_MS, HOLD_MS, Idle, Input, Output, SHARE_ALL};
+pub use idle::{ACTIVE_MS, HOLD_MS, Idle, OwnerInput, OwnerOrder, SHARE_ALL};
 pub use minutes::{DAY_MS, DAYS_MAX, Minutes};
 pub use reason::Why;
 pub use sample::{HEAT_MARGIN_C, Sample};
-pub use schedule::{DAY_MINUTES, LocalTime, SPANS_MAX, Schedule, ScheduleError, WEEK_MINUTES, Weekday};
+pub use schedule::{DAY_MINUTES, LocalTime, SPANS_MAX, ScheduleError, WEEK_MINUTES, WeekSchedule, Weekday};
 pub use settings::{Settings, SettingsError, WhenActive};
 pub use signal::OwnerSignal;
 pub use unpaid::Unpaid;

@@ -45,8 +45,8 @@ pub use engine::EngineError;
 pub use home::home;
 pub use log::{ChainLog, Kept};
 pub use network::{
-    NetworkFile, Recovered, SEAT_FILE, Seat, join as join_network, network_of, private as private_network, recover,
-    seat,
+    NetworkFile, Recovered, SEAT_FILE, SeatOffer, join as join_network, network_of, private as private_network,
+    recover, seat,
 };
 pub use notes::{Entry, Notes};
 pub use own::{Own, Owned};

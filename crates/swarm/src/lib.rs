@@ -1,6 +1,6 @@
 //! Training together, decided purely: who trains what in which round, what counts, what is applied.
 //!
-//! Two machines. [`State`] is replicated: every node applies the same blocks of the log to it and
+//! Two machines. [`RunsState`] is replicated: every node applies the same blocks of the log to it and
 //! holds the same runs, members, plans and closed sets. [`Peer`] is one node's part in it: it reads
 //! the state and asks its driver to train, fetch, apply, synchronise and submit.
 //!
@@ -20,11 +20,11 @@ mod state;
 mod tx;
 
 pub use peer::{Fetch, Input, Intent, Memory, Output, Peer, Train, Waiting};
-pub use planner::{Link, Machine, Outlook, PlanInput, plan};
+pub use planner::{LinkProfile, MachineProfile, Outlook, PlanInput, plan};
 pub use runfile::{Resolved, RunFile, RunFileError};
 pub use sequencer::Sequencer;
 pub use spec::{Access, Init, Mode, Spec, SpecError};
 pub use state::{
-    Candidate, Closed, Dispute, Event, Member, Outcome, Phase, RoundState, Run, Settle, Slot, State, Status,
+    Candidate, Closed, Dispute, Member, Outcome, Phase, RoundState, Run, RunEvent, RunsState, Settle, Slot, Standing,
 };
-pub use tx::{Attest, Block, Claim, Commit, DOMAIN, Envelope, RunId, SignedTx, Tx, Verdict};
+pub use tx::{Attest, Claim, Commit, DOMAIN, DisputeVerdict, RunId, SignedWorkTx, WorkBlock, WorkEnvelope, WorkTx};

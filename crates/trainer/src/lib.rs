@@ -31,7 +31,7 @@ pub use content::Contents;
 pub use corpus::import;
 pub use driver::{DriverOrder, SAMPLES_FILE, drive};
 pub use eval::{Heldout, bits_per_byte};
-pub use export::{Saved, newest, saved};
+pub use export::{SavedRun, newest, saved};
 pub use log::Log;
 pub use memory::{on_device, step_bytes, training};
 pub use replay::{Replayed, replay};

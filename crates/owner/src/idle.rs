@@ -269,8 +269,8 @@ impl Idle {
 }
 
 impl Machine for Idle {
-    type OwnerInput = OwnerInput;
-    type OwnerOrder = OwnerOrder;
+    type Input = OwnerInput;
+    type Output = OwnerOrder;
 
     fn step(&mut self, now: Millis, input: OwnerInput, out: &mut Outbox<OwnerOrder>) {
         if self.mode == Mode::Down {

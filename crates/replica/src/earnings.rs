@@ -73,7 +73,7 @@ pub(crate) fn deeds(account: &NodeId, block: &Block, happened: &[Happened]) -> B
             Happened::Paid { run, to, amount, from } if to == account => {
                 deeds.entry(*run).or_default().push(RunDay::Paid(amount.0, *from));
             }
-            Happened::DailyWork { run, by, tokens, fate } if by == account => {
+            Happened::Worked { run, by, tokens, fate } if by == account => {
                 deeds.entry(*run).or_default().push(RunDay::DailyWork(*tokens, *fate));
             }
             _ => {}

@@ -4,7 +4,7 @@ use crate::log::ChainLog;
 use crate::network::{NetworkFile, SEAT_FILE, private};
 use crate::own::Owned;
 use crate::paths::secret;
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use base::NodeId;
 use host::DataFolder;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ pub fn home(data: &DataFolder, accounts: Vec<NodeId>, device: String) -> Result<
     let network = match NetworkFile::of(data.dir())? {
         Some(network) => network,
         None => {
-            let owner = accounts.first().copied().unwrap_or_default();
+            let owner = *accounts.first().context("a node has an account of its own")?;
             let network = private(owner, secret(data, SEAT_FILE)?.id());
             network.put(data)?;
             network

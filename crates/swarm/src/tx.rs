@@ -211,7 +211,7 @@ wire_enum!(WorkTx {
     4 => Commit { commit },
     5 => Attest { attest },
     6 => Dispute { claim },
-    7 => DisputeVerdict { verdict },
+    7 => Verdict { verdict },
     8 => Final { run, root },
     9 => Rest { run },
 });

@@ -13,7 +13,7 @@ use base::{Hash, Machine, Millis, NodeId, Outbox};
 use net::Ticket;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use swarm::{
     Input, Intent, Memory, Outcome, Output, Peer, RunEvent, RunId, RunsState, SignedWorkTx, Waiting, WorkBlock, WorkTx,

@@ -3,6 +3,7 @@
 mod pots;
 mod seats;
 
+use self::pots::Pot;
 use crate::account::{Account, LOCKED_MAX};
 use crate::tree::{Path, Tree};
 use crate::{Credits, Issuance};

@@ -14,8 +14,8 @@ use round::two_thirds;
 use std::collections::{BTreeMap, VecDeque};
 
 pub use dispute::Dispute;
-pub use event::{Event, Outcome};
-pub use member::{Member, Status};
+pub use event::{RunEvent, Outcome};
+pub use member::{Member, Standing};
 pub use plan::Slot;
 pub use round::{Candidate, Closed, Phase, RoundState};
 
@@ -104,16 +104,16 @@ impl RunsState {
 
     /// Applies the next block. A block that does not follow is refused whole; a transaction that is
     /// refused changes nothing and is counted.
-    pub fn apply(&mut self, block: &WorkBlock) -> Result<Vec<Event>, Reject> {
+    pub fn apply(&mut self, block: &WorkBlock) -> Result<Vec<RunEvent>, Reject> {
         self.apply_with(block, true)
     }
 
     /// The same for a block whose signatures were checked before.
-    pub fn apply_checked(&mut self, block: &WorkBlock) -> Result<Vec<Event>, Reject> {
+    pub fn apply_checked(&mut self, block: &WorkBlock) -> Result<Vec<RunEvent>, Reject> {
         self.apply_with(block, false)
     }
 
-    fn apply_with(&mut self, block: &WorkBlock, verify: bool) -> Result<Vec<Event>, Reject> {
+    fn apply_with(&mut self, block: &WorkBlock, verify: bool) -> Result<Vec<RunEvent>, Reject> {
         if self.height.checked_add(1) != Some(block.height) {
             return Err(if block.height <= self.height { Reject::Stale } else { Reject::Early });
         }
@@ -128,7 +128,7 @@ impl RunsState {
         for tx in &block.txs {
             if let Err(reject) = self.take(tx, verify, &mut events) {
                 self.rejects.add(reject);
-                events.push(Event::Refused(tx.by, reject));
+                events.push(RunEvent::Refused(tx.by, reject));
             }
         }
         for run in self.runs.values_mut() {
@@ -187,7 +187,7 @@ impl RunsState {
         if self.runs.values().filter(|run| !run.ended).count() >= RUNS_MAX { Err(Reject::Full) } else { Ok(()) }
     }
 
-    fn take(&mut self, tx: &SignedWorkTx, verify: bool, events: &mut Vec<Event>) -> Result<(), Reject> {
+    fn take(&mut self, tx: &SignedWorkTx, verify: bool, events: &mut Vec<RunEvent>) -> Result<(), Reject> {
         self.check_envelope(tx, verify)?;
         let said = self.check_said(tx);
         // Refused or not: what was said once is not said again by somebody else. But a key that never said
@@ -200,7 +200,7 @@ impl RunsState {
         if let WorkTx::Create { spec } = &tx.value.tx {
             let id = spec.id(&tx.by);
             self.runs.insert(id, Run::new(id, spec.clone(), tx.by));
-            events.push(Event::Created(id));
+            events.push(RunEvent::Created(id));
             return Ok(());
         }
         let id = tx.value.tx.run().ok_or(Reject::UnknownRun)?;
@@ -209,7 +209,7 @@ impl RunsState {
             WorkTx::Create { .. } => {}
             WorkTx::Join { class, .. } => {
                 run.join(&tx.by, *class);
-                events.push(Event::Joined(id, tx.by));
+                events.push(RunEvent::Joined(id, tx.by));
             }
             WorkTx::Ready { .. } => run.ready(&tx.by),
             WorkTx::Leave { .. } => run.leave(&tx.by, events),
@@ -298,7 +298,7 @@ impl Run {
 
     /// How many members take part.
     pub fn active(&self) -> usize {
-        self.members.values().filter(|m| m.status == Status::Active).count()
+        self.members.values().filter(|m| m.status == Standing::Active).count()
     }
 
     pub(crate) fn member(&self, id: &NodeId) -> Result<&Member, Reject> {
@@ -322,7 +322,7 @@ impl Run {
         if self.ended {
             return Err(Reject::Ended);
         }
-        if self.member(by)?.status == Status::Active {
+        if self.member(by)?.status == Standing::Active {
             return Err(Reject::Duplicate);
         }
         if self.aside(by).is_some() {
@@ -346,7 +346,7 @@ impl Run {
         if !self.ended {
             return Err(Reject::Early);
         }
-        if self.member(by)?.status != Status::Active {
+        if self.member(by)?.status != Standing::Active {
             return Err(Reject::NotMember);
         }
         let known = self.finals.contains_key(by) || self.roots.contains_key(&self.next.0);
@@ -357,7 +357,7 @@ impl Run {
         if self.ended {
             return Err(Reject::Ended);
         }
-        if self.member(by)?.status == Status::Active { Ok(()) } else { Err(Reject::Duplicate) }
+        if self.member(by)?.status == Standing::Active { Ok(()) } else { Err(Reject::Duplicate) }
     }
 
     fn finish(&mut self, by: &NodeId, root: &Hash) {

@@ -6,6 +6,7 @@
 //! its owner put into a group of its own stays there.
 
 use super::bus::{self, Bus};
+use super::dbus;
 use crate::machine::Caps;
 use std::path::Path;
 use std::time::Duration;
@@ -76,7 +77,7 @@ pub(in crate::machine) async fn confine(caps: Caps) -> Result<String, String> {
         Place::User(name) => {
             let call = |connection, properties: Vec<_>| async move {
                 let body = (name, true, &properties);
-                bus::call::<_, ()>(&connection, SYSTEMD, PATH, MANAGER, "SetUnitProperties", &body).await
+                dbus::call::<_, ()>(&connection, SYSTEMD, PATH, MANAGER, "SetUnitProperties", &body).await
             };
             asked(caps, call).await.map(|()| name.to_owned())
         }
@@ -102,7 +103,7 @@ pub(in crate::machine) async fn confine(caps: Caps) -> Result<String, String> {
                 properties.push(("CollectMode", Variant::from("inactive-or-failed")));
                 let aux: Vec<(&str, Vec<(&str, Variant<'_>)>)> = Vec::new();
                 let body = (name, "fail", &properties, aux);
-                bus::call::<_, OwnedObjectPath>(&connection, SYSTEMD, PATH, MANAGER, "StartTransientUnit", &body).await
+                dbus::call::<_, OwnedObjectPath>(&connection, SYSTEMD, PATH, MANAGER, "StartTransientUnit", &body).await
             };
             asked(caps, call).await.map(|_| unit)
         }
@@ -117,7 +118,7 @@ async fn asked<T, F: Future<Output = Result<T, String>>>(
     let connection = Bus::session().get().await?;
     // Whose first word began the bus comes before the manager.
     let mut looks = if Path::new(BOOTED).exists() { LOOKS } else { 1 };
-    while !bus::is_owned(&connection, SYSTEMD).await {
+    while !dbus::is_owned(&connection, SYSTEMD).await {
         looks -= 1;
         if looks == 0 {
             return Err("no systemd on the bus".into());

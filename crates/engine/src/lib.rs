@@ -53,7 +53,7 @@ pub struct Job {
     /// How far it may be written for now; none: to its end.
     pub pace: Option<Pace>,
     /// How they are chosen.
-    pub sampling: Sampling,
+    pub sampling: SamplingParams,
     /// Texts that end the answer and are not part of it.
     pub stop: Vec<String>,
     /// Log-probabilities of each token and of the so many likeliest in its place.
@@ -315,7 +315,7 @@ impl Engine {
     }
 
     /// A conversation as the model's own template renders it.
-    pub fn render(&self, messages: &[Message], tools: Option<&serde_json::Value>) -> Result<Rendered, TemplateError> {
+    pub fn render(&self, messages: &[TemplateMessage], tools: Option<&serde_json::Value>) -> Result<Rendered, TemplateError> {
         let template = self.info.template.as_ref().ok_or(TemplateError::None)?;
         self.quoting.render(template, messages, tools)
     }

@@ -21,7 +21,7 @@ pub fn open(
     request: Request,
     events: &mpsc::Sender<Event>,
 ) -> impl Send + use<> {
-    trade.open(number, provider, request, events)
+    trade.attempt(number, provider, request, events)
 }
 
 /// What a client was given and has promised.

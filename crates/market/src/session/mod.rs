@@ -5,6 +5,7 @@ mod attempt;
 
 pub use attempt::{REACH_MS, SILENT_MS};
 
+use self::attempt::{Attempt, LEAVE_MS};
 use crate::rendering::Rendering;
 use crate::talk::{AnswerReader, CHUNK, Received, Request};
 use crate::{AttemptOutcome, Frame, Piece, ProviderCandidate, Reason, Receipt};

@@ -20,7 +20,7 @@ impl Node {
         let shared = &self.shared;
         let setup = TradeSetup {
             dir: shared.store.dir().to_owned(),
-            key: shared.key.clone(),
+            key: base::Keypair::from_secret(shared.key.secret()),
             device: shared.device.clone(),
             net: shared.net.clone(),
             accounts: Arc::new(NodeAccounts { node: Arc::downgrade(self), shared: shared.clone() }),

@@ -278,7 +278,7 @@ fn credits(amount: Credits) -> String {
 }
 
 fn grouped(n: u64) -> String {
-    grouped_by(n, ',')
+    base::grouped_by(n, ',')
 }
 
 #[cfg(test)]

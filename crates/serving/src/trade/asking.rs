@@ -160,7 +160,7 @@ impl Trade {
                     Order::Open { attempt, provider, request } => {
                         tracing::debug!(attempt, provider = provider.short(), "asking");
                         local &= provider == me;
-                        attempts.insert(attempt, self.open(attempt, provider, *request, &events));
+                        attempts.insert(attempt, self.attempt(attempt, provider, *request, &events));
                     }
                     Order::Stop { attempt, begun } => {
                         if let Some(open) = attempts.get(&attempt) {

@@ -19,7 +19,7 @@ const LONG: u64 = 2_048;
 
 impl Trade {
     /// Asks a provider: this node itself, or another.
-    pub(crate) fn open(
+    pub(crate) fn attempt(
         &self,
         number: u32,
         provider: NodeId,

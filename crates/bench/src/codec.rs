@@ -84,7 +84,7 @@ fn apply_rate(layout: &Layout, config: &ModelConfig, delta: &[f32]) -> Vec<f64> 
 
 /// Gradients split into stages, on one thread and on two, and again: one number of differences.
 fn equal_hashes(book: &mut Book) {
-    let config = ModelConfig { tie_word_embeddings: false, ..Config::preset("nano", 256, 64).expect("a preset") };
+    let config = ModelConfig { tie_word_embeddings: false, ..ModelConfig::preset("nano", 256, 64).expect("a preset") };
     let whole = Part::whole(&config);
     let theta = model::init(&Layout::new(&config, &whole), config.num_hidden_layers, 3);
     let ids: Vec<u32> = (0..4 * 64).map(|i| i * 7919 % 256).collect();

@@ -114,7 +114,7 @@ pub(crate) fn prompt(seed: usize, n: usize) -> Vec<i32> {
 }
 
 pub(crate) fn job(seed: usize, n: usize, max_tokens: usize) -> Job {
-    let sampling = SamplingParams { temperature: 0.0, ..Sampling::default() };
+    let sampling = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
     // Each is a client of its own: nothing was read before.
     let client = Client(base::Hash::of("figure", &seed.to_le_bytes()).0);
     Job {

@@ -96,6 +96,7 @@ pub(crate) fn accused(chain: &Hash, epoch: u64, set: &[NodeId], evidence: &[u8])
     if found.epoch().get() != epoch {
         return Err(Reject::WrongShape);
     }
-    let key = participants(set).and_then(|keys| keys.get(usize::from(signer)).map(node_of)).ok_or(Reject::WrongShape)?;
+    let key =
+        participants(set).and_then(|keys| keys.get(usize::from(signer)).map(node_of)).ok_or(Reject::WrongShape)?;
     if found.verify(&mut rng(evidence), &scheme, &Sequential) { Ok(key) } else { Err(Reject::BadSignature) }
 }

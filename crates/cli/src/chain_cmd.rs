@@ -1,5 +1,6 @@
 //! Networks, and the chains that keep count of everything on them.
 
+use crate::client;
 use crate::wallet::{On, account_text};
 use crate::{Common, render, train};
 use anyhow::{Context, Result, bail};

@@ -3,8 +3,8 @@
 use crate::{Common, render};
 use anyhow::{Context, Result, bail};
 use node::{ControlRequest, Status};
-use trainer::RunStatus;
 use serde_json::Value;
+use trainer::RunStatus;
 
 /// What the running node shows.
 pub(crate) async fn status(common: &Common) -> Result<Status> {

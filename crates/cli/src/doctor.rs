@@ -1,6 +1,7 @@
 //! `talkoo doctor`: what is wrong with a machine or a node, and the one command that mends it. `talkoo report`: the same
 //! for somebody who helps, with nothing in it that was not shown before.
 
+use crate::client;
 use crate::{Common, render, train};
 use anyhow::{Context, Result, bail};
 use node::{Config, ControlRequest};

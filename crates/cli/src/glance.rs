@@ -1,5 +1,6 @@
 //! `talkoo status`: one screen about a node.
 
+use crate::client;
 use crate::{Common, render, train};
 use anyhow::Result;
 use node::ControlRequest;

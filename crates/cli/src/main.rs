@@ -5,11 +5,13 @@ macro_rules! outln {
     ($($part:tt)*) => { $crate::render::write_line(format_args!($($part)*)) };
 }
 
+mod amount;
 #[cfg(feature = "serve")]
 mod ask;
 #[cfg(feature = "serve")]
 mod audit;
 mod chain_cmd;
+mod client;
 mod data_cmd;
 mod doctor;
 mod glance;
@@ -25,6 +27,7 @@ mod runs;
 #[cfg(feature = "serve")]
 mod serve;
 mod service;
+mod stop;
 mod train;
 mod up;
 mod wallet;

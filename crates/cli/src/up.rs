@@ -1,6 +1,8 @@
 //! `talkoo up`: this machine contributes while its owner lets it, and shows what it does. `down`, `pause`, `resume` and
 //! `finish` say otherwise.
 
+use crate::client;
+use crate::stop;
 use crate::{Common, render, train};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;

@@ -1,5 +1,7 @@
 //! Credits: of the node's own account, which earns, and of the owner's wallet, which holds.
 
+use crate::amount;
+use crate::client;
 use crate::{Common, render, train};
 use anyhow::{Context, Result, bail, ensure};
 use base::{NodeId, Signed, Wire};

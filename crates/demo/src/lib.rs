@@ -74,7 +74,6 @@ impl Drop for Stage {
 /// Percent of a core's time that peer `i` may compute. Together with those alone they stay well below
 /// what the machine has, so that each is a machine of its own speed and none takes from another.
 fn duty(i: usize, speed: f64) -> u32 {
-    let shape = (file.train.micro_batch as usize, file.data.seq_len as usize);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let all: u32 = SPEEDS.iter().sum();
     let fastest = ((cores * 13).min(100) as f64).min(GROUP_SPEED / speed * 1e4 / f64::from(all));
@@ -414,6 +413,7 @@ fn calibrate(device: &str, stage: &Path) -> Result<f64> {
     let vocab = Corpus::open(&stage.join("corpus"))?.manifest().vocab as usize;
     let config = model::ModelConfig::preset("tiny", vocab, file.data.seq_len as usize)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from).min(SPEEDS.len());
+    let shape = (file.train.micro_batch as usize, file.data.seq_len as usize);
     std::thread::scope(|scope| {
         let measure = || trainer::speed(&config, shape, 1, device);
         let others: Vec<_> = (1..cores).map(|_| scope.spawn(measure)).collect();

@@ -315,7 +315,11 @@ impl Engine {
     }
 
     /// A conversation as the model's own template renders it.
-    pub fn render(&self, messages: &[TemplateMessage], tools: Option<&serde_json::Value>) -> Result<Rendered, TemplateError> {
+    pub fn render(
+        &self,
+        messages: &[TemplateMessage],
+        tools: Option<&serde_json::Value>,
+    ) -> Result<Rendered, TemplateError> {
         let template = self.info.template.as_ref().ok_or(TemplateError::None)?;
         self.quoting.render(template, messages, tools)
     }

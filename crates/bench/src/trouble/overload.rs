@@ -1,7 +1,8 @@
 //! More questions than can be answered: from clients that ask alike, and from one that asks a hundred times as often.
 
 use super::offered;
-use crate::market::{question, start};
+use crate::market::question;
+use crate::pair::start;
 use crate::serve::{prompt, written};
 use crate::{Bar, Book, Figure, Measured};
 use anyhow::{Result, ensure};

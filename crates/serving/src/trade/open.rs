@@ -44,7 +44,8 @@ impl Trade {
         let accept = config.offer.accept.clone();
         let books = Arc::new(Books::open(&dir, accounts.clone(), key.id(), device, accept)?);
         let offer = config.offer.clone();
-        let provider = Arc::new(Provider::new(local, Keypair::from_secret(key.secret()), offer, books.clone(), answering).await?);
+        let provider =
+            Arc::new(Provider::new(local, Keypair::from_secret(key.secret()), offer, books.clone(), answering).await?);
         if rests {
             provider.tell(OwnerSignal::Rests);
         }

@@ -14,7 +14,7 @@ use round::two_thirds;
 use std::collections::{BTreeMap, VecDeque};
 
 pub use dispute::Dispute;
-pub use event::{RunEvent, Outcome};
+pub use event::{Outcome, RunEvent};
 pub use member::{Member, Standing};
 pub use plan::Slot;
 pub use round::{Candidate, Closed, Phase, RoundState};

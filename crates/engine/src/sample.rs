@@ -304,13 +304,13 @@ mod tests {
 
     /// A model of random weights: only its vocabulary is of use.
     fn vocabulary() -> LlamaModel {
-        use ::model::{Config, GgufType, Layout, ModelCard, Part};
+        use ::model::{Config, GgufType, Layout, ExportCard, Part};
         let config = Config::preset("nano", 2048, 128).expect("a size");
         let theta = ::model::init(&Layout::new(&config, &Part::whole(&config)), config.num_hidden_layers, 5);
         let tokenizer = std::fs::read("../../corpus/tokenizer.json").expect("the shipped tokenizer");
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("own.gguf");
-        let card = ModelCard::default();
+        let card = ExportCard::default();
         ::model::export_gguf(&path, &config, &theta, &tokenizer, 0, &card, GgufType::Q8_0).expect("written");
         let params = llama_cpp_2::model::params::LlamaModelParams::default();
         LlamaModel::load_from_file(crate::backend(), &path, &params).expect("loaded")
@@ -318,7 +318,7 @@ mod tests {
 
     fn sampler(model: &LlamaModel, grammar: &str) -> Sampler {
         let format = AnswerShape::Grammar(grammar.into());
-        Sampler::new(model, &SamplingParams { temperature: 0.0, format, ..Sampling::default() }, 64, &[]).expect("made")
+        Sampler::new(model, &SamplingParams { temperature: 0.0, format, ..SamplingParams::default() }, 64, &[]).expect("made")
     }
 
     fn token(model: &LlamaModel, text: &str) -> LlamaToken {
@@ -351,7 +351,7 @@ mod tests {
         let model = vocabulary();
         let written = vec![token(&model, "[").0; 64];
         let grammar = "root ::= a | b | \"x\"\na ::= \"[\" root \"]\"\nb ::= \"[\" root \"}\"";
-        let sampling = SamplingParams { format: AnswerShape::Grammar(grammar.into()), ..Sampling::default() };
+        let sampling = SamplingParams { format: AnswerShape::Grammar(grammar.into()), ..SamplingParams::default() };
         let begun = Instant::now();
         let refused = Sampler::new(&model, &sampling, 64, &written).err();
         assert!(matches!(refused, Some(Refusal::Format(why)) if why == Broken::Slow.to_string()));

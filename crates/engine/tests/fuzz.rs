@@ -65,7 +65,7 @@ fn job(format: AnswerShape, seed: u32) -> Job {
         written: vec![],
         max_tokens: 16,
         pace: None,
-        sampling: SamplingParams { temperature: 2.0, seed, format, ..Sampling::default() },
+        sampling: SamplingParams { temperature: 2.0, seed, format, ..SamplingParams::default() },
         stop: vec![],
         logprobs: None,
         echo: false,

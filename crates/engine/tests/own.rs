@@ -87,9 +87,9 @@ fn parameters_have_their_effect() {
     let greedy = answer(&engine, job(vec![5, 6, 7], 8));
     let with = |sampling: SamplingParams| answer(&engine, Job { sampling, ..job(vec![5, 6, 7], 8) });
     let banned =
-        with(SamplingParams { temperature: 0.0, logit_bias: vec![(greedy.ids[0], -100.0)], ..Sampling::default() });
+        with(SamplingParams { temperature: 0.0, logit_bias: vec![(greedy.ids[0], -100.0)], ..SamplingParams::default() });
     assert_ne!(banned.ids[0], greedy.ids[0]);
-    let hot = SamplingParams { temperature: 3.0, seed: 7, ..Sampling::default() };
+    let hot = SamplingParams { temperature: 3.0, seed: 7, ..SamplingParams::default() };
     let drawn = with(hot.clone());
     assert_eq!(with(hot.clone()).ids, drawn.ids, "the same seed");
     assert_ne!(with(SamplingParams { seed: 8, ..hot.clone() }).ids, drawn.ids, "another seed");
@@ -97,7 +97,7 @@ fn parameters_have_their_effect() {
     assert_eq!(with(SamplingParams { top_p: 1e-6, ..hot.clone() }).ids, greedy.ids);
     assert_eq!(with(SamplingParams { min_p: 1.0, ..hot }).ids, greedy.ids);
     // A penalty that is larger than any difference: no token twice.
-    let fresh = with(SamplingParams { temperature: 0.0, presence_penalty: 100.0, ..Sampling::default() });
+    let fresh = with(SamplingParams { temperature: 0.0, presence_penalty: 100.0, ..SamplingParams::default() });
     let mut seen = fresh.ids.clone();
     seen.sort_unstable();
     seen.dedup();
@@ -124,13 +124,13 @@ fn an_answer_has_the_shape_that_was_asked_for() {
         "type": "object", "additionalProperties": false, "required": ["kind", "n"],
         "properties": { "kind": { "enum": ["one", "two"] }, "n": { "type": "integer", "minimum": 0, "maximum": 99 } },
     });
-    let sampling = SamplingParams { format: AnswerShape::Schema(schema), seed: 3, ..Sampling::default() };
+    let sampling = SamplingParams { format: AnswerShape::Schema(schema), seed: 3, ..SamplingParams::default() };
     let got = answer(&engine, Job { sampling, ..job(vec![5, 6, 7], 200) });
     let value: serde_json::Value = serde_json::from_str(&got.text).expect("JSON");
     assert!(["one", "two"].contains(&value["kind"].as_str().expect("a text")), "{value}");
     assert!(value["n"].as_u64().is_some_and(|n| n <= 99), "{value}");
     assert_eq!(got.finish, EngineFinish::Stop);
-    let impossible = SamplingParams { format: AnswerShape::Grammar("root ::= (".into()), ..Sampling::default() };
+    let impossible = SamplingParams { format: AnswerShape::Grammar("root ::= (".into()), ..SamplingParams::default() };
     assert!(matches!(engine.submit(Job { sampling: impossible, ..job(vec![5], 1) }), Err(Refusal::Format(_))));
 }
 
@@ -212,12 +212,12 @@ fn another_goes_on_with_an_answer_where_one_stopped() {
         assert!(stopped.text.ends_with(&rest.text));
     }
     // Penalties count what the other wrote, and a shape goes on from there; what does not fit it is refused.
-    let sampling = SamplingParams { temperature: 0.0, presence_penalty: 100.0, ..Sampling::default() };
+    let sampling = SamplingParams { temperature: 0.0, presence_penalty: 100.0, ..SamplingParams::default() };
     let fresh = answer(&first, Job { sampling: sampling.clone(), ..job(vec![5, 6, 7], 16) });
     let rest = Job { written: fresh.ids[..9].to_vec(), sampling, ..job(vec![5, 6, 7], 16) };
     assert_eq!(answer(&second, rest).ids, fresh.ids[9..]);
     let digits =
-        SamplingParams { format: engine::AnswerShape::Grammar("root ::= [0-9]+".into()), ..Sampling::default() };
+        SamplingParams { format: engine::AnswerShape::Grammar("root ::= [0-9]+".into()), ..SamplingParams::default() };
     let wrong = Job { written: fresh.ids, sampling: digits, ..job(vec![5], 40) };
     assert!(matches!(first.submit(wrong), Err(Refusal::Format(_))));
 }

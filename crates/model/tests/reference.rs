@@ -116,7 +116,7 @@ fn both_engines_agree_where_shapes_are_awkward() {
         head_dim: 10,
         hidden_size: 44,
         intermediate_size: 70,
-        ..Config::preset("nano", 97, 256).expect("nano")
+        ..ModelConfig::preset("nano", 97, 256).expect("nano")
     };
     let layout = Layout::new(&config, &Part::whole(&config));
     let (batch, seq_len) = (3, 150);
@@ -141,7 +141,7 @@ fn both_engines_agree_where_shapes_are_awkward() {
 /// More logits than are made at a time, and a last piece that is shorter.
 #[test]
 fn a_loss_in_pieces_is_the_loss_of_the_whole() {
-    let config = ModelConfig { tie_word_embeddings: false, ..Config::preset("nano", 5000, 256).expect("nano") };
+    let config = ModelConfig { tie_word_embeddings: false, ..ModelConfig::preset("nano", 5000, 256).expect("nano") };
     let layout = Layout::new(&config, &Part::whole(&config));
     let (batch, seq_len) = (3, 150);
     let ids = |step: u32| (0..(batch * seq_len) as u32).map(|i| i * step % 5000).collect::<Vec<u32>>();

@@ -30,7 +30,7 @@ fn batch(vocab: u32) -> Result<Batch, Infallible> {
 
 #[test]
 fn rows_without_a_gradient_leave_the_error_feedback_finite_over_forty_rounds() {
-    let config = ModelConfig { tie_word_embeddings: false, ..Config::preset("nano", 300, T).expect("nano") };
+    let config = ModelConfig { tie_word_embeddings: false, ..ModelConfig::preset("nano", 300, T).expect("nano") };
     let layout = Layout::new(&config, &Part::whole(&config));
     let mut trainer = Trainer::new(&config, &model::open("cpu").expect("always there"));
     let weights = Weights::init(&layout, &config, 1, true);

@@ -183,7 +183,7 @@ fn trees_tickets_and_manifests() {
 
 #[test]
 fn updates_states_and_weights() {
-    let config = ModelConfig { num_hidden_layers: 1, ..Config::preset("nano", 64, 64).expect("nano") };
+    let config = ModelConfig { num_hidden_layers: 1, ..ModelConfig::preset("nano", 64, 64).expect("nano") };
     let layout = Layout::new(&config, &Part::whole(&config));
     let mut rng = Rng::new(1);
     let delta: Vec<f32> = (0..layout.len).map(|_| rng.normal()).collect();

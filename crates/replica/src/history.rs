@@ -116,6 +116,7 @@ fn closed(happened: &[Happened], run: &RunId) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use base::Hash;
     use base::{Millis, Round};
     use chain::Header;
     use ledger::Credits;

@@ -75,3 +75,20 @@ pub fn new_answer_name() -> anyhow::Result<String> {
 pub fn new_api_key() -> anyhow::Result<String> {
     Ok(format!("tk-{}", base::to_hex(&host::random_secret()?)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_keys_have_used_is_read_back() {
+        let stage = tempfile::tempdir().expect("a folder");
+        assert!(api_used(stage.path()).expect("none yet").is_empty());
+        let used = BTreeMap::from([(Key::hash_of("one"), 7), (Key::hash_of("two"), u64::MAX)]);
+        api_used_kept(stage.path())(&used).expect("saved");
+        assert_eq!(api_used(stage.path()).expect("read"), used);
+        std::fs::write(stage.path().join(USED), "{").expect("written");
+        let error = api_used(stage.path()).expect_err("damaged").to_string();
+        assert!(error.contains(USED) && error.contains("begin anew"), "{error}");
+    }
+}

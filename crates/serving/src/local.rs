@@ -328,20 +328,3 @@ fn reason_about(what: &str, refusal: Refusal) -> Reason {
         other => Reason::Failed(other.to_string()),
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_keys_have_used_is_read_back() {
-        let stage = tempfile::tempdir().expect("a folder");
-        assert!(api_used(stage.path()).expect("none yet").is_empty());
-        let used = BTreeMap::from([(Key::hash_of("one"), 7), (Key::hash_of("two"), u64::MAX)]);
-        api_used_kept(stage.path())(&used).expect("saved");
-        assert_eq!(api_used(stage.path()).expect("read"), used);
-        std::fs::write(stage.path().join(USED), "{").expect("written");
-        let error = api_used(stage.path()).expect_err("damaged").to_string();
-        assert!(error.contains(USED) && error.contains("begin anew"), "{error}");
-    }
-}

@@ -25,7 +25,7 @@ pub fn config() -> ModelConfig {
 /// Writes a model.
 pub fn written(dir: &Path, config: &ModelConfig, kind: GgufType) -> PathBuf {
     let path = dir.join("own.gguf");
-    let card = ExportCard { name: "own".into(), ..ModelCard::default() };
+    let card = ExportCard { name: "own".into(), ..ExportCard::default() };
     let tokenizer = std::fs::read("../../corpus/tokenizer.json").expect("the shipped tokenizer");
     model::export_gguf(&path, config, &weights(config), &tokenizer, 0, &card, kind).expect("written");
     path
@@ -40,7 +40,7 @@ pub fn served(dir: &Path, kind: GgufType, slots: usize) -> Engine {
 }
 
 pub fn job(prompt: Vec<i32>, max_tokens: usize) -> Job {
-    let sampling = SamplingParams { temperature: 0.0, ..Sampling::default() };
+    let sampling = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
     Job {
         client: Client([1; 32]),
         own: true,

@@ -96,3 +96,37 @@ impl FromStr for Wanted {
         Ok(Self::Ticket(ticket))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base::NodeId;
+    use proptest::prelude::*;
+
+    fn ticket() -> ModelTicket {
+        let hub = HubFile { repo: "org/repo".into(), revision: "main".into(), file: "a.gguf".into() };
+        let sockets = vec!["127.0.0.1:4000".parse().expect("v4")];
+        let peers = vec![Address { node: NodeId([7; 32]), sockets, relay: None }];
+        ModelTicket { name: "a".into(), hash: Hash::default(), bytes: 7, hub: Some(hub), peers }
+    }
+
+    #[test]
+    fn it_is_read_back_and_a_damaged_one_is_refused() {
+        let text = ticket().to_string();
+        assert_eq!(text.parse::<Wanted>().expect("a ticket"), Wanted::Ticket(ticket()));
+        for cut in PREFIX.len()..text.len() {
+            assert!(text[..cut].parse::<Wanted>().is_err(), "cut at {cut}");
+        }
+        let foreign = HubFile { repo: "../../x".into(), revision: "main".into(), file: "a.gguf".into() };
+        let foreign = ModelTicket { hub: Some(foreign), ..ticket() };
+        assert!(foreign.to_string().parse::<Wanted>().is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text: String, bytes: Vec<u8>) {
+            let _ = text.parse::<Wanted>();
+            let _ = net::ticket_text(PREFIX, &bytes).parse::<Wanted>();
+        }
+    }
+}

@@ -187,22 +187,6 @@ impl Attempt {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_what_a_provider_sends_is_held_against_it() {
-        let event = |silence: Silence| silence.event(3);
-        assert_eq!(event(Silence::NoWay(Reject::TooMany)), Event::NoRoom(3), "our own pool is full");
-        assert_eq!(event(Silence::NoWay(Reject::NotHeld)), Event::Unreachable(3));
-        assert_eq!(event(Silence::after(Reject::NotHeld)), Event::Lost(3));
-        assert_eq!(event(Silence::unheard(Reject::NotHeld)), Event::Unreachable(3), "it was gone before");
-        assert_eq!(event(Silence::unheard(Reject::Oversized)), Event::Wrong(3, Reject::Oversized));
-        assert_eq!(event(Silence::after(Reject::Oversized)), Event::Wrong(3, Reject::Oversized));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
     use crate::{Local, Served};
     use engine::{Engine, EngineConfig};
     use std::path::Path;
@@ -236,5 +220,16 @@ mod tests {
         assert!(!fits(&written(300, b"other words".to_vec())), "the ids are right, the text is not");
         assert!(!fits(&written(i32::MAX, b"x".to_vec())), "there is no such token");
         assert!(in_words_of(None, &written(300, b"other words".to_vec())), "without the weights nobody knows");
+    }
+
+    #[test]
+    fn only_what_a_provider_sends_is_held_against_it() {
+        let event = |silence: Silence| silence.event(3);
+        assert_eq!(event(Silence::NoWay(Reject::TooMany)), Event::NoRoom(3), "our own pool is full");
+        assert_eq!(event(Silence::NoWay(Reject::NotHeld)), Event::Unreachable(3));
+        assert_eq!(event(Silence::after(Reject::NotHeld)), Event::Lost(3));
+        assert_eq!(event(Silence::unheard(Reject::NotHeld)), Event::Unreachable(3), "it was gone before");
+        assert_eq!(event(Silence::unheard(Reject::Oversized)), Event::Wrong(3, Reject::Oversized));
+        assert_eq!(event(Silence::after(Reject::Oversized)), Event::Wrong(3, Reject::Oversized));
     }
 }

@@ -24,7 +24,7 @@ impl Stage {
         let store = Arc::new(Store::open(&dir.path().join("node")).expect("a store"));
         let built = data::shipped::build(&dir.path().join("corpus")).expect("built");
         crate::corpus::import(&store, &dir.path().join("corpus")).expect("imported");
-        let config = Config::preset("nano", 2048, 16).expect("a preset");
+        let config = ModelConfig::preset("nano", 2048, 16).expect("a preset");
         let params = Layout::new(&config, &Part::whole(&config)).len as u64;
         let text = String::from_utf8(config.to_json(0)).expect("utf-8");
         let mut spec = Spec::plain("work", text, params, built.manifest.root());

@@ -304,8 +304,8 @@ mod tests {
 
     /// A model of random weights: only its vocabulary is of use.
     fn vocabulary() -> LlamaModel {
-        use ::model::{Config, GgufType, Layout, ExportCard, Part};
-        let config = Config::preset("nano", 2048, 128).expect("a size");
+        use ::model::{ExportCard, GgufType, Layout, ModelConfig, Part};
+        let config = ModelConfig::preset("nano", 2048, 128).expect("a size");
         let theta = ::model::init(&Layout::new(&config, &Part::whole(&config)), config.num_hidden_layers, 5);
         let tokenizer = std::fs::read("../../corpus/tokenizer.json").expect("the shipped tokenizer");
         let dir = tempfile::tempdir().expect("a folder");
@@ -318,7 +318,8 @@ mod tests {
 
     fn sampler(model: &LlamaModel, grammar: &str) -> Sampler {
         let format = AnswerShape::Grammar(grammar.into());
-        Sampler::new(model, &SamplingParams { temperature: 0.0, format, ..SamplingParams::default() }, 64, &[]).expect("made")
+        Sampler::new(model, &SamplingParams { temperature: 0.0, format, ..SamplingParams::default() }, 64, &[])
+            .expect("made")
     }
 
     fn token(model: &LlamaModel, text: &str) -> LlamaToken {

@@ -86,8 +86,11 @@ fn parameters_have_their_effect() {
     let engine = served(dir.path(), GgufType::F32, 2);
     let greedy = answer(&engine, job(vec![5, 6, 7], 8));
     let with = |sampling: SamplingParams| answer(&engine, Job { sampling, ..job(vec![5, 6, 7], 8) });
-    let banned =
-        with(SamplingParams { temperature: 0.0, logit_bias: vec![(greedy.ids[0], -100.0)], ..SamplingParams::default() });
+    let banned = with(SamplingParams {
+        temperature: 0.0,
+        logit_bias: vec![(greedy.ids[0], -100.0)],
+        ..SamplingParams::default()
+    });
     assert_ne!(banned.ids[0], greedy.ids[0]);
     let hot = SamplingParams { temperature: 3.0, seed: 7, ..SamplingParams::default() };
     let drawn = with(hot.clone());

@@ -180,6 +180,9 @@ async fn killed(kills: usize, other: Option<&Path>) -> Result<(Vec<Killed>, usiz
             if ids.len() < kill_at {
                 drop(servers.remove(at));
             }
+            for server in &servers {
+                eprintln!("  {} answers a ping: {}", server.node.short(), node.ping(server.node).await.is_ok());
+            }
             answers.push(Killed { same: false, gap: gap.as_secs_f64(), coherent: false, one_class: false });
         } else {
             // Now and then another one than before is quicker, and the wrong one was killed.

@@ -124,7 +124,7 @@ async function responses() {
   assert.ok(answer.output_text && answer.status === "completed" && answer.error === null);
   assert.deepEqual([answer.object, answer.output[0].type, answer.output[0].role], ["response", "message", "assistant"]);
   assert.equal(answer.usage.total_tokens, answer.usage.input_tokens + answer.usage.output_tokens);
-  const short = await client.responses.create({ model, input: "Tell a story", max_output_tokens: 4 });
+  const short = await client.responses.create({ model, input: "Tell a story", max_output_tokens: 4, temperature: 0 });
   assert.deepEqual([short.status, short.incomplete_details.reason], ["incomplete", "max_output_tokens"]);
   assert.equal(short.completed_at ?? null, null, "what is incomplete was never completed");
 

@@ -97,7 +97,7 @@ async fn kills(book: &mut Book) -> Result<()> {
     let same = answers.iter().filter(|killed| killed.same).count();
     let how = format!(
         "{kills} answers of {TOKENS} tokens, greedy, the process that writes is killed (SIGKILL) at another token each time, a second provider is reached before, \
-         two receipts each; the same tokens as one engine alone; on one machine of one class; {missed} more in which another one wrote \
+         two receipts each; the same tokens as one engine alone, and one that breaks off is not the same; on one machine of one class; {missed} more in which another one wrote \
          than was killed"
     );
     book.full(IDENTICAL, same as f64 * 100.0 / kills as f64, &how);
@@ -155,7 +155,7 @@ async fn killed(kills: usize, other: Option<&Path>) -> Result<(Vec<Killed>, usiz
         let who = serving::verify_receipt(&trade.receipt("who").context("a receipt")?)?.0[0].by;
         let at = servers.iter().position(|server| server.node == who).context("one of the two")?;
         let mut pieces = trade.ask(&[4; 32], "killed", question(tokens, TOKENS)).await?;
-        let (mut ids, mut gap, mut last) = (Vec::new(), Duration::ZERO, None::<Instant>);
+        let (mut ids, mut gap, mut last, mut broke) = (Vec::new(), Duration::ZERO, None::<Instant>, None);
         let kill_at = 1 + (i * 7) % 60;
         while let Some(piece) = pieces.recv().await {
             match piece {
@@ -169,22 +169,35 @@ async fn killed(kills: usize, other: Option<&Path>) -> Result<(Vec<Killed>, usiz
                     }
                 }
                 Piece::End { finish, .. } => {
-                    finish.map_err(|reason| anyhow::anyhow!("{reason}"))?;
+                    gap = gap.max(last.map_or(Duration::ZERO, |last| last.elapsed()));
+                    broke = finish.err();
                     break;
                 }
             }
         }
-        // Now and then another one than before is quicker, and the wrong one was killed.
-        let receipts = serving::verify_receipt(&trade.receipt("killed").context("a receipt")?)?;
-        if receipts.0.iter().any(|part| part.by == who) && receipts.0.len() > 1 {
-            let (engine, gap, one_class) = (own.clone(), gap.as_secs_f64(), receipts.one_class());
-            let judged = move || -> Result<Killed> {
-                let same = ids == answer(&engine, job(i, 24, TOKENS as usize))?;
-                Ok(Killed { same, gap, coherent: likely(&engine, i, ids)?, one_class })
-            };
-            answers.push(tokio::task::spawn_blocking(judged).await??);
+        if let Some(reason) = broke {
+            // What breaks off is not the same, and counts.
+            eprintln!("answer {i} broke off at token {}: {reason}", ids.len());
+            if ids.len() < kill_at {
+                drop(servers.remove(at));
+            }
+            for server in &servers {
+                eprintln!("  {} answers a ping: {}", server.node.short(), node.ping(server.node).await.is_ok());
+            }
+            answers.push(Killed { same: false, gap: gap.as_secs_f64(), coherent: false, one_class: false });
         } else {
-            missed += 1;
+            // Now and then another one than before is quicker, and the wrong one was killed.
+            let receipts = serving::verify_receipt(&trade.receipt("killed").context("a receipt")?)?;
+            if receipts.0.iter().any(|part| part.by == who) && receipts.0.len() > 1 {
+                let (engine, gap, one_class) = (own.clone(), gap.as_secs_f64(), receipts.one_class());
+                let judged = move || -> Result<Killed> {
+                    let same = ids == answer(&engine, job(i, 24, TOKENS as usize))?;
+                    Ok(Killed { same, gap, coherent: likely(&engine, i, ids)?, one_class })
+                };
+                answers.push(tokio::task::spawn_blocking(judged).await??);
+            } else {
+                missed += 1;
+            }
         }
         let since = replica::clock().0;
         // Another machine takes its place: one that comes back is looked for for seconds where it was.

@@ -183,8 +183,8 @@ fn a_node_without_room_for_connections_accuses_nobody() {
     assert!(matches!(orders.last(), Some(Order::Show(Piece::End { finish: Err(Reason::Failed(_)), .. }))));
 }
 
-/// What a session orders that is left after 20 words and then hears `more` of them, and so many ms later that the way broke.
-fn left(more: usize, later: u64) -> Vec<Order> {
+/// A session that has heard 20 words of an honest provider, and what that one sends next.
+fn writing() -> (Session, Outbox<Order>, impl Iterator<Item = Frame>) {
     let (client, key) = (NodeId([1; 32]), Keypair::from_secret([2; 32]));
     let mut session = Session::new(client, Request::new(Hash::default(), offer().model, Hash::default(), ask()));
     let mut out = Outbox::default();
@@ -200,6 +200,12 @@ fn left(more: usize, later: u64) -> Vec<Order> {
     for frame in frames.by_ref().take(2 + 20) {
         session.step(Millis(1), Event::Frame(1, frame), &mut out);
     }
+    (session, out, frames)
+}
+
+/// What a session orders that is left after 20 words and then hears `more` of them, and so many ms later that the way broke.
+fn left(more: usize, later: u64) -> Vec<Order> {
+    let (mut session, mut out, frames) = writing();
     session.step(Millis(2), Event::Cancel, &mut out);
     for frame in frames.take(more) {
         session.step(Millis(3), Event::Frame(1, frame), &mut out);
@@ -228,19 +234,7 @@ fn who_leaves_pays_what_was_on_its_way_and_no_more() {
 
 #[test]
 fn whose_owner_comes_back_is_paid_for_what_it_wrote() {
-    let (client, key) = (NodeId([1; 32]), Keypair::from_secret([2; 32]));
-    let mut session = Session::new(client, Request::new(Hash::default(), offer().model, Hash::default(), ask()));
-    let mut out = Outbox::default();
-    session.step(Millis(0), Event::Begin, &mut out);
-    let candidate =
-        ProviderCandidate { provider: key.id(), offer: offer(), expected_ms: 1, prompt_rate: 1000, known: true };
-    session.step(Millis(0), Event::Chosen(Some(candidate)), &mut out);
-    let opened =
-        out.drain().find_map(|order| if let Order::Open { request, .. } = order { Some(request) } else { None });
-    let frames = frames(Role::Honest, &key, client, &opened.expect("somebody is asked"));
-    for frame in frames.into_iter().filter_map(|(_, frame)| frame).take(2 + 20) {
-        session.step(Millis(1), Event::Frame(1, frame), &mut out);
-    }
+    let (mut session, mut out, _) = writing();
     let reason = Reason::Owner("its owner needs the machine".into());
     session.step(Millis(2), Event::Frame(1, Frame::Refused { reason }), &mut out);
     let paid =

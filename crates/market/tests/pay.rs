@@ -271,6 +271,19 @@ fn who_never_pays_is_given_two_chunks_and_no_more() {
         assert!(given < 10);
     }
     assert_eq!(given, 3, "the third is one too many");
+    // Beside each other it gets a chunk of each answer that a stranger may have open.
+    let (mut till, mut given) = (Till::default(), 0);
+    while till.trusts(chunk) && till.may_begin(chunk) {
+        till.begin();
+        till.earn(chunk);
+        given += 1;
+        assert!(given < 20);
+    }
+    assert_eq!(given, 8);
+    for _ in 0..8 {
+        till.end(chunk, Credits::ZERO, chunk);
+    }
+    assert!(!till.trusts(chunk), "and after that nothing: {till:?}");
     // Who pays for the most part may break off now and then.
     let (mut till, mut purse) = (Till::default(), Purse::default());
     for i in 0..200 {

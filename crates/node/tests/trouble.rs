@@ -119,8 +119,13 @@ async fn a_disk_that_remembers_nothing_holds_its_node_up_and_ends_nothing() {
     let b = start(&b_dir).await;
     let waits = |run: &RunStatus| run.trouble.as_deref().is_some_and(|text| text.contains("the disk takes nothing"));
     until(&b, "the reason for waiting", waits).await;
-    let before = a.status().runs[0].version;
-    until(&a, "rounds without it", |run| run.version > before + 3).await;
+    let units = |run: &RunStatus| {
+        let (me, members) = (b.id().to_string(), &run.members);
+        members.iter().find(|member| member.node == me).map(|member| member.units)
+    };
+    let (before, said) = (a.status().runs[0].version, units(&a.status().runs[0]));
+    let later = until(&a, "rounds without it", |run| run.version > before + 3).await;
+    assert_eq!(units(&later), said, "what is not remembered is not said");
     std::fs::remove_dir(&in_the_way).expect("removed");
     let before = a.status().runs[0].version;
     until(&b, "its return", |run| run.version > before && two(run) && run.trouble.is_none()).await;

@@ -362,6 +362,17 @@ fn who_attests_to_nothing_is_waited_for_no_longer_than_who_commits_to_nothing() 
     assert_eq!(log.member(2).status, Standing::Away, "it sits out");
     mute_round(&mut log, 3, 2);
     assert!(log.run().closed.back().is_some_and(|closed| !closed.void), "the others go on");
+    // A window that was short until now is nobody's fault, but the next one is longer, until it is.
+    let mut log = Log::new(spec(), 3);
+    (0..8).for_each(|_| log.round(in_time, all));
+    let window = |log: &Log| log.run().closed.back().map_or(0, |closed| closed.took_ms);
+    let mut voids = 0;
+    while log.member(2).faults == 0 {
+        mute_round(&mut log, 3, 2);
+        voids += 1;
+        assert!(voids < 10, "it is silent for ever: {} ms", window(&log));
+    }
+    assert!(voids > 1, "the first window was short");
     // Of six a quorum has spoken without it: the round closed, and nobody waited.
     let mut log = Log::new(spec(), 6);
     mute_round(&mut log, 6, 2);

@@ -19,6 +19,8 @@ const CLIENTS: usize = 4;
 const OVERLOAD: Duration = Duration::from_secs(120);
 /// Capacity is measured over this with each number of closed loops.
 const STEP: Duration = Duration::from_secs(20);
+/// Measurements of the same; the median of them counts.
+const ROUNDS: usize = 3;
 /// Closed loops of each client, at most.
 const LOOPS_MAX: usize = 6;
 /// More loops that get less than so much more answered find nothing more.
@@ -42,48 +44,43 @@ type Client = (Arc<Node>, Arc<Trade>);
 pub(super) async fn measure(book: &mut Book) -> Result<()> {
     let stage = tempfile::tempdir()?;
     let (providers, clients) = network(stage.path()).await?;
-    // More and more at a time until no more is answered: one number of loops may leave places idle.
-    let (mut rates, mut capacity) = (Vec::new(), 0.0f64);
-    for loops in 1..=LOOPS_MAX {
-        let load = phase(&clients, STEP, Ask::Loops(loops)).await;
-        let rate = load.answers() / STEP.as_secs_f64();
-        rates.push(rate);
-        if rate < capacity * GROWS {
-            break;
-        }
-        capacity = rate;
+    let mut rounds = Vec::new();
+    for _ in 0..ROUNDS {
+        rounds.push(overload(&clients).await?);
     }
-    let capacity = rates.iter().copied().fold(capacity, f64::max);
-    ensure!(capacity > 0.0, "nothing is answered");
-    let equal = phase(&clients, OVERLOAD, Ask::Rates([2.0 * capacity / CLIENTS as f64; CLIENTS])).await;
+    let capacity = median(&rounds, |round| round.capacity);
     // Each of the others asks for half of its share, and could have all of it.
     let modest = capacity / (2 * CLIENTS) as f64;
     let mut unequal = [modest; CLIENTS];
     unequal[0] = GREED * modest;
     let greedy = phase(&clients, OVERLOAD, Ask::Rates(unequal)).await;
-    let said: Vec<String> = rates.iter().map(|rate| format!("{rate:.1}")).collect();
+    let of = |part: fn(&Round) -> f64| {
+        let all: Vec<f64> = rounds.iter().map(part).collect();
+        Measured::out_of(median(&rounds, part), &all)
+    };
+    let said: Vec<String> = rounds.iter().map(|round| format!("{:.1}", round.capacity)).collect();
     let how = format!(
-        "two providers of two places each, {CLIENTS} clients, {} questions in {} s, twice the {capacity:.1}/s that are answered at \
-         most ({}/s with 1, 2, … closed loops of each client, until more loops get no more)",
-        equal.asked,
+        "two providers of two places each, {CLIENTS} clients that ask for {} s at twice the rate that is answered at most, which is \
+         measured right before ({}/s in {ROUNDS} rounds, with more and more closed loops of each client until more get no more); the \
+         median of {ROUNDS} rounds",
         OVERLOAD.as_secs(),
         said.join(", "),
     );
-    book.full(COMPLETED, 100.0 * equal.answers() / OVERLOAD.as_secs_f64() / capacity, &how);
+    book.full(COMPLETED, of(|round| 100.0 * round.load.answers() / OVERLOAD.as_secs_f64() / round.capacity), &how);
     let how = format!(
         "providers asked for each answer in the same minutes, the tries of questions without an answer counted; {:.0} % of the \
          questions were refused without asking anybody",
-        100.0 * equal.untried as f64 / equal.asked.max(1) as f64
+        median(&rounds, |round| 100.0 * round.load.untried as f64 / round.load.asked.max(1) as f64)
     );
-    book.full(ATTEMPTS, equal.tries as f64 / equal.answers().max(1.0), &how);
-    let share = 100.0 * equal.answers() / equal.asked.max(1) as f64;
+    book.full(ATTEMPTS, of(|round| round.load.tries as f64 / round.load.answers().max(1.0)), &how);
+    let share = of(|round| 100.0 * round.load.answers() / round.load.asked.max(1) as f64);
     book.full(ANSWERED, share, "of the questions of the same minutes; the rest is told when to come back");
     // What each should have: the others all that they ask for, the greedy one the rest.
     let due = modest * OVERLOAD.as_secs_f64();
     let rest = capacity * OVERLOAD.as_secs_f64() - due * (CLIENTS - 1) as f64;
     let parts: Vec<f64> =
         greedy.done.iter().enumerate().map(|(i, n)| *n as f64 / if i == 0 { rest } else { due }).collect();
-    let alike = jain(&equal.done.iter().map(|n| *n as f64).collect::<Vec<_>>());
+    let alike = median(&rounds, |round| jain(&round.load.done.iter().map(|n| *n as f64).collect::<Vec<_>>()));
     let unlike = jain(&parts.iter().map(|part| part.min(1.0)).collect::<Vec<_>>());
     let how = format!(
         "the worse of two: answers of each client where all ask alike ({alike:.3}), and where one asks {GREED} times as often as each \
@@ -98,6 +95,35 @@ pub(super) async fn measure(book: &mut Book) -> Result<()> {
         node.close().await?;
     }
     Ok(())
+}
+
+/// One measurement of what is answered at most, and then of twice as many questions.
+struct Round {
+    /// Answers a second.
+    capacity: f64,
+    load: Load,
+}
+
+async fn overload(clients: &[Client]) -> Result<Round> {
+    // More and more at a time until no more is answered: one number of loops may leave places idle.
+    let mut capacity = 0.0f64;
+    for loops in 1..=LOOPS_MAX {
+        let rate = phase(clients, STEP, Ask::Loops(loops)).await.answers() / STEP.as_secs_f64();
+        let grew = rate >= capacity * GROWS;
+        capacity = capacity.max(rate);
+        if !grew {
+            break;
+        }
+    }
+    ensure!(capacity > 0.0, "nothing is answered");
+    let load = phase(clients, OVERLOAD, Ask::Rates([2.0 * capacity / CLIENTS as f64; CLIENTS])).await;
+    Ok(Round { capacity, load })
+}
+
+fn median(rounds: &[Round], of: impl Fn(&Round) -> f64) -> f64 {
+    let mut values: Vec<f64> = rounds.iter().map(of).collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 fn jain(values: &[f64]) -> f64 {

@@ -2,13 +2,18 @@
 
 use crate::{Common, render};
 use anyhow::{Context, Result, bail};
-use node::{ControlRequest, Status};
+use node::{ControlRequest, Panel, Status};
 use serde_json::Value;
 use trainer::RunStatus;
 
 /// What the running node shows.
 pub(crate) async fn status(common: &Common) -> Result<Status> {
     Ok(serde_json::from_value(ask(common, ControlRequest::Status).await?)?)
+}
+
+/// The running node at a glance.
+pub(crate) async fn panel(common: &Common) -> Result<Panel> {
+    Ok(serde_json::from_value(ask(common, ControlRequest::Panel).await?)?)
 }
 
 /// An account by its whole key, or by the beginning of a member's.

@@ -4,7 +4,7 @@
 use crate::client;
 use crate::{Common, render, train};
 use anyhow::{Context, Result, bail};
-use node::{Config, ControlRequest};
+use node::{Config, ControlRequest, MachineState, Panel};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -82,7 +82,7 @@ async fn all(common: &Common) -> Vec<Check> {
     let dir = common.dir();
     let mut checks = vec![config(&dir), folder(&dir), processor()];
     checks.extend(machine(&dir, common).await);
-    let panel = client::ask(common, ControlRequest::Panel).await.ok();
+    let panel = client::panel(common).await.ok();
     checks.push(match &panel {
         Some(_) => check("node_running", Mark::Ok, "a node runs on this data folder", ""),
         None => check("node_running", Mark::Doubtful, "no node runs on this data folder", "talkoo up"),
@@ -156,38 +156,32 @@ async fn machine(dir: &Path, common: &Common) -> Vec<Check> {
 }
 
 /// What a running node says.
-async fn running(panel: &Value) -> Vec<Check> {
+async fn running(panel: &Panel) -> Vec<Check> {
     let mut checks = Vec::new();
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    checks.push(match panel["trouble"].as_str() {
+    checks.push(match &panel.trouble {
         Some(trouble) => check("chain", Mark::Wrong, trouble, "talkoo chain status"),
-        None => check("chain", Mark::Ok, format!("block {}", panel["network"]["height"]), ""),
+        None => check("chain", Mark::Ok, format!("block {}", panel.network.height), ""),
     });
-    let trouble = panel["runs"].as_array().into_iter().flatten().find(|run| run["trouble"].is_string());
+    let trouble = panel.runs.iter().find_map(|run| Some((&run.name, run.trouble.as_ref()?)));
     checks.push(match trouble {
-        Some(run) => check(
-            "runs",
-            Mark::Wrong,
-            format!("{}: {}", text(&run["name"]), text(&run["trouble"])),
-            "talkoo train show",
-        ),
+        Some((name, trouble)) => check("runs", Mark::Wrong, format!("{name}: {trouble}"), "talkoo train show"),
         None => check("runs", Mark::Ok, "no run has trouble", ""),
     });
-    if let Some(by) = panel["caps_kept_by"].as_str() {
+    if let Some(by) = &panel.caps_kept_by {
         checks.push(check("caps", Mark::Ok, format!("limits on processors and memory are kept by {by}"), ""));
     }
-    let reason = &panel["activity"]["reason"];
-    let edit = format!("${{EDITOR:-vi}} {}/talkoo.toml", text(&panel["node"]["data"]));
-    let (mark, mend) = match reason["code"].as_str().unwrap_or_default() {
-        _ if panel["activity"]["state"] == "working" || panel["activity"]["state"] == "waiting" => (Mark::Ok, ""),
+    let (state, reason) = (panel.activity.state, &panel.activity.reason);
+    let edit = format!("${{EDITOR:-vi}} {}/talkoo.toml", panel.node.data.display());
+    let (mark, mend) = match reason.code.as_str() {
+        _ if matches!(state, MachineState::Working | MachineState::Waiting) => (Mark::Ok, ""),
         // Whoever asks is there.
         "owner_active" | "settling" => (Mark::Ok, ""),
         "paused_by_owner" | "draining" => (Mark::Doubtful, "talkoo resume"),
         "quiet_hours" | "low_memory" | "low_disk" | "over_memory" | "hot" => (Mark::Doubtful, edit.as_str()),
         _ => (Mark::Doubtful, "talkoo down && talkoo up --when always"),
     };
-    checks.push(check("works", mark, text(&reason["text"]), mend));
-    checks.push(match panel["node"]["api"].as_str() {
+    checks.push(check("works", mark, &reason.text, mend));
+    checks.push(match &panel.node.api {
         Some(api) => match answers(api).await {
             Ok(()) => check("api", Mark::Ok, format!("{api} answers"), ""),
             Err(error) => {
@@ -196,11 +190,9 @@ async fn running(panel: &Value) -> Vec<Check> {
         },
         None => check("api", Mark::Doubtful, "this node serves no API", "talkoo down && talkoo up"),
     });
-    let peers = panel["peers"].as_array().map_or(&[][..], Vec::as_slice);
-    let alone = panel["network"]["alone"] == true;
-    let reached = peers.iter().filter(|peer| !peer["direct"].is_null()).count();
-    checks.push(match (peers.len(), reached) {
-        (0, _) if alone => check("peers", Mark::Ok, "alone in a network of its own", ""),
+    let reached = panel.peers.iter().filter(|peer| peer.direct.is_some()).count();
+    checks.push(match (panel.peers.len(), reached) {
+        (0, _) if panel.network.alone => check("peers", Mark::Ok, "alone in a network of its own", ""),
         (known, 0) => check("peers", Mark::Doubtful, format!("none of {known} is connected"), "talkoo net check"),
         (known, reached) => check("peers", Mark::Ok, format!("{reached} of {known} connected"), ""),
     });
@@ -208,7 +200,7 @@ async fn running(panel: &Value) -> Vec<Check> {
 }
 
 /// Whether the API says that it lives.
-async fn answers(api: &str) -> Result<()> {
+pub(crate) async fn answers(api: &str) -> Result<()> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let address = api.trim_start_matches("http://").trim_end_matches("/v1");
     let asked = async {

@@ -3,8 +3,9 @@
 use crate::client;
 use crate::{Common, render, train};
 use anyhow::Result;
-use node::ControlRequest;
-use serde_json::Value;
+use ledger::Credits;
+use node::view::panel::{DayView, NetworkView, RunView, ServingView};
+use node::{ControlRequest, MachineState, Panel};
 use std::io::IsTerminal;
 use std::time::Duration;
 
@@ -24,12 +25,13 @@ pub(crate) struct StatusArgs {
 pub(crate) async fn status(common: &Common, args: &StatusArgs) -> Result<()> {
     loop {
         let mut value = client::ask(common, ControlRequest::Status).await?;
-        value["panel"] = client::ask(common, ControlRequest::Panel).await?;
+        let panel = client::panel(common).await?;
+        value["panel"] = serde_json::to_value(&panel)?;
         if args.watch && !common.json && std::io::stdout().is_terminal() {
             // From the top of a clean screen.
-            outln!("\x1b[2J\x1b[H{}", screen(&value["panel"]));
+            outln!("\x1b[2J\x1b[H{}", screen(&panel));
         } else {
-            render::print(common, &value, || screen(&value["panel"]));
+            render::print(common, &value, || screen(&panel));
         }
         if !args.watch {
             return Ok(());
@@ -39,18 +41,6 @@ pub(crate) async fn status(common: &Common, args: &StatusArgs) -> Result<()> {
             () = tokio::time::sleep(Duration::from_secs(1)) => {}
         }
     }
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_default()
-}
-
-fn list(value: &Value) -> &[Value] {
-    value.as_array().map(Vec::as_slice).unwrap_or_default()
-}
-
-fn number(value: &Value) -> String {
-    base::grouped(value.as_u64().unwrap_or(0))
 }
 
 /// Seconds in words of at most two parts.
@@ -64,120 +54,109 @@ pub(crate) fn time(seconds: u64) -> String {
 }
 
 /// One screen.
-pub(crate) fn screen(panel: &Value) -> String {
-    let node = &panel["node"];
-    let mut lines = vec![format!(
-        "talkoo {}  node {}  up {}",
-        text(&panel["version"]),
-        base::short(text(&node["key"])),
-        time(node["uptime_s"].as_u64().unwrap_or(0))
-    )];
-    if let Some(api) = node["api"].as_str() {
+pub(crate) fn screen(panel: &Panel) -> String {
+    let node = &panel.node;
+    let mut lines =
+        vec![format!("talkoo {}  node {}  up {}", panel.version, base::short(&node.key), time(node.uptime_s))];
+    if let Some(api) = &node.api {
         lines.push(format!("page      {}/   API {api}", api.trim_end_matches("/v1")));
     }
-    let reason = &panel["activity"]["reason"];
-    let since = panel["now_ms"].as_u64().unwrap_or(0).saturating_sub(reason["since_ms"].as_u64().unwrap_or(0)) / 1000;
-    let left = reason["until_ms"].as_u64().map(|until| until.saturating_sub(panel["now_ms"].as_u64().unwrap_or(0)));
+    let (state, reason) = (panel.activity.state, &panel.activity.reason);
+    let since = panel.now_ms.saturating_sub(reason.since_ms) / 1000;
+    let left = reason.until_ms.map(|until| until.saturating_sub(panel.now_ms));
     let left = left.map(|left| format!(", {} more", time(left / 1000))).unwrap_or_default();
-    let since = if reason["since_ms"] == 0 { String::new() } else { format!(" (for {}{left})", time(since)) };
-    lines.push(format!("{:<9} {}{since}", text(&panel["activity"]["state"]), text(&reason["text"])));
-    if let Some(mend) = reason["mend"].as_str().filter(|_| panel["activity"]["state"] != "working") {
+    let since = if reason.since_ms == 0 { String::new() } else { format!(" (for {}{left})", time(since)) };
+    lines.push(format!("{state:<9} {}{since}", reason.text));
+    if let Some(mend) = reason.mend.as_ref().filter(|_| state != MachineState::Working) {
         lines.push(format!("          {mend}"));
     }
-    lines.push(network(panel));
-    lines.extend(list(&panel["runs"]).iter().take(RUNS).map(run));
-    if list(&panel["runs"]).is_empty() {
+    lines.push(network(&panel.network));
+    lines.extend(panel.runs.iter().take(RUNS).map(run));
+    if panel.runs.is_empty() {
         lines.push("training  no run: `talkoo train create RUN.toml`, or `talkoo train join TICKET`".into());
     }
-    lines.extend(serving(&panel["serving"]));
-    lines.push(today(panel));
+    lines.extend(serving(&panel.serving));
+    lines.push(today(&panel.today));
     lines.push(format!(
         "account   {} credits free, {} bonded, {} set aside",
-        render::credits(&panel["account"]["balance_micro"]),
-        render::credits(&panel["account"]["bond_micro"]),
-        render::credits(&panel["account"]["deposit_micro"])
+        Credits(panel.account.balance_micro),
+        Credits(panel.account.bond_micro),
+        Credits(panel.account.deposit_micro)
     ));
-    let peers = list(&panel["peers"]);
-    let way = |direct: bool| peers.iter().filter(|peer| peer["direct"] == direct).count();
-    lines.push(format!("peers     {} known, {} connected directly, {} by relay", peers.len(), way(true), way(false)));
-    let refused: Vec<String> =
-        list(&panel["refused"]).iter().map(|pair| format!("{} {}", text(&pair[0]), pair[1])).collect();
+    let way = |direct: bool| panel.peers.iter().filter(|peer| peer.direct == Some(direct)).count();
+    let known = panel.peers.len();
+    lines.push(format!("peers     {known} known, {} connected directly, {} by relay", way(true), way(false)));
+    let refused: Vec<String> = panel.refused.iter().map(|(why, n)| format!("{why} {n}")).collect();
     if !refused.is_empty() {
         lines.push(format!("refused   {}", refused.join(", ")));
     }
-    if let Some(trouble) = panel["trouble"].as_str() {
+    if let Some(trouble) = &panel.trouble {
         lines.push(format!("trouble   {trouble}"));
     }
     lines.truncate(LINES_MAX);
     lines.join("\n")
 }
 
-fn network(panel: &Value) -> String {
-    let network = &panel["network"];
-    let validators = network["validators"].as_u64().unwrap_or(0);
-    let who = match validators {
-        1 if network["alone"] == true => "alone; one validator: its owner's own books".to_owned(),
+fn network(network: &NetworkView) -> String {
+    let who = match network.validators {
+        1 if network.alone => "alone; one validator: its owner's own books".to_owned(),
         1 => "one validator: its owner's own books".to_owned(),
         n => format!("{n} validators"),
     };
-    format!("network   {}, block {}, {who}", text(&network["name"]), number(&network["height"]))
+    format!("network   {}, block {}, {who}", network.name, base::grouped(network.height))
 }
 
-fn run(run: &Value) -> String {
-    let (done, all) = (run["tokens"][0].as_u64().unwrap_or(0), run["tokens"][1].as_u64().unwrap_or(1).max(1));
-    let mut parts = vec![format!("training  {}", text(&run["name"])), format!("round {}", run["version"])];
+fn run(run: &RunView) -> String {
+    let (done, all) = (run.tokens.0, run.tokens.1.max(1));
+    let mut parts = vec![format!("training  {}", run.name), format!("round {}", run.version)];
     // The last round may go a little beyond the end.
     parts.push(format!("{} % of {} tokens", (done.saturating_mul(100) / all).min(100), base::grouped(all)));
-    if let Some(loss) = run["loss"].as_f64() {
+    if let Some(loss) = run.loss {
         parts.push(format!("loss {loss:.3}"));
     }
-    if let Some(bits) = run["heldout"].as_f64() {
+    if let Some(bits) = run.heldout {
         parts.push(format!("{bits:.3} bits/byte held out"));
     }
-    parts.push(format!("{} of {} members", run["active"], run["members"]));
-    parts.push(format!("{} credits", render::credits(&run["earned_micro"])));
-    for (why, units) in run["unpaid"].as_object().into_iter().flatten() {
+    parts.push(format!("{} of {} members", run.active, run.members));
+    parts.push(format!("{} credits", Credits(run.earned_micro)));
+    for (why, units) in &run.unpaid {
         parts.push(format!("{units} not paid: {}", why.replace('_', " ")));
     }
-    parts.push(text(run.get("trouble").filter(|trouble| trouble.is_string()).unwrap_or(&run["waiting"])).to_owned());
+    parts.push(run.trouble.as_ref().unwrap_or(&run.waiting).clone());
     parts.join("  ")
 }
 
-fn serving(serving: &Value) -> Vec<String> {
-    let models = list(&serving["models"]);
+fn serving(serving: &ServingView) -> Vec<String> {
     let mut lines = Vec::new();
-    for model in models.iter().take(MODELS) {
-        let here = if model["local"] == true { "here" } else { "by others" };
-        lines.push(format!("serving   {} ({here}, providers {})", text(&model["name"]), model["providers"]));
+    for model in serving.models.iter().take(MODELS) {
+        let here = if model.local { "here" } else { "by others" };
+        lines.push(format!("serving   {} ({here}, providers {})", model.name, model.providers));
     }
-    if models.is_empty() {
+    if serving.models.is_empty() {
         lines
             .push("serving   no model: `talkoo model pull`, `talkoo train`, or --ticket of somebody who serves".into());
         return lines;
     }
-    let counts = list(&serving["counts"]).iter().map(|pair| format!("{} {}", text(&pair[0]), pair[1]));
-    let mut parts = vec![format!("{} asked, {} being answered", serving["asked"], serving["now"])];
-    parts.extend(counts.take(6));
-    if let Some(ms) = serving["first_ms"]["p50"].as_u64() {
-        parts.push(format!("first word after {ms} ms"));
+    let mut parts = vec![format!("{} asked, {} being answered", serving.asked, serving.now)];
+    parts.extend(serving.counts.iter().map(|(how, n)| format!("{how} {n}")).take(6));
+    if let Some(first) = &serving.first_ms {
+        parts.push(format!("first word after {} ms", first.p50));
     }
-    if let Some(rate) = serving["tokens_per_s"].as_f64() {
+    if let Some(rate) = serving.tokens_per_s {
         parts.push(format!("{rate:.0} tokens/s"));
     }
     lines.push(format!("          {}", parts.join(", ")));
     lines
 }
 
-fn today(panel: &Value) -> String {
-    let today = &panel["today"];
-    let mut spent: Vec<&Value> = list(&today["minutes"]).iter().collect();
-    spent.sort_by_key(|part| std::cmp::Reverse(part["seconds"].as_u64()));
-    let spent = spent
-        .into_iter()
-        .map(|part| format!("{} {}", time(part["seconds"].as_u64().unwrap_or(0)), text(&part["text"])));
-    let spent: Vec<String> = spent.take(5).collect();
-    let earned = render::credits(&today["earned_micro"]);
-    let (tokens, asked) = (number(&today["tokens_trained"]), number(&today["questions_answered"]));
+fn today(today: &DayView) -> String {
+    let mut spent: Vec<_> = today.minutes.iter().collect();
+    spent.sort_by_key(|part| std::cmp::Reverse(part.seconds));
+    let spent: Vec<String> =
+        spent.into_iter().map(|part| format!("{} {}", time(part.seconds), part.text)).take(5).collect();
+    let done = &today.done;
+    let (tokens, asked) = (base::grouped(done.tokens_trained), base::grouped(done.questions_answered));
+    let earned = Credits(done.earned_micro);
     let did = format!("{earned} credits earned, {tokens} tokens trained, {asked} questions of others answered");
     format!("today     (UTC) {did}\n          {}", spent.join(", "))
 }
@@ -201,6 +180,7 @@ mod tests {
             "today": { "earned_micro": 1_500_000, "minutes": [{ "text": "working", "seconds": 120 }] },
             "account": {}, "peers": [{ "direct": true }], "refused": [["malformed", 2]], "trouble": "the disk is full",
         });
+        let panel: Panel = serde_json::from_value(panel).expect("a panel, whatever it leaves out");
         let screen = screen(&panel);
         assert!(screen.lines().count() <= LINES_MAX, "{screen}");
         for part in [
@@ -220,6 +200,6 @@ mod tests {
             assert!(screen.contains(part), "{part}: {screen}");
         }
         // Nothing of a node that shows nothing is missing in a way that ends the program.
-        assert!(!super::screen(&json!({})).is_empty());
+        assert!(!super::screen(&Panel::default()).is_empty());
     }
 }

@@ -30,6 +30,7 @@ mod service;
 mod stop;
 mod train;
 mod up;
+mod update;
 mod wallet;
 
 use anyhow::Result;
@@ -152,6 +153,13 @@ enum Command {
     /// Begin with the machine.
     #[command(subcommand)]
     Service(service::ServiceCommand),
+    /// Install a signed release; one that does not work is taken back.
+    Update(update::UpdateArgs),
+    /// Sign releases for others.
+    #[command(subcommand)]
+    Release(update::ReleaseCommand),
+    #[command(hide = true)]
+    UpdateTrial(update::TrialArgs),
     /// Completions for a shell: `talkoo completions bash > ~/.local/share/bash-completion/completions/talkoo`.
     Completions {
         /// Which.
@@ -331,6 +339,7 @@ async fn run(cli: Cli) -> Result<()> {
     // Who looks for what is wrong is told so by the doctor; what ends something needs no settings.
     let needless = match &cli.command {
         Command::Doctor(_) | Command::Report(_) | Command::Completions { .. } | Command::Man => true,
+        Command::Release(_) | Command::UpdateTrial(_) => true,
         Command::Down | Command::Pause { .. } | Command::Resume | Command::Finish => true,
         Command::Service(command) => matches!(command, service::ServiceCommand::Uninstall(_)),
         _ => false,
@@ -381,6 +390,9 @@ async fn run(cli: Cli) -> Result<()> {
         #[cfg(feature = "serve")]
         Command::Replay(args) => replay::run(&common, args).await,
         Command::Service(command) => service::run(&common, &command),
+        Command::Update(args) => update::update(&common, &args).await,
+        Command::Release(command) => update::release(&common, &command),
+        Command::UpdateTrial(args) => update::trial(&common, args).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "talkoo", &mut std::io::stdout());
             Ok(())

@@ -52,12 +52,11 @@ pub(crate) async fn check(common: &Common) -> Result<()> {
     let mut relays = common.relays()?;
     // Those that the node which runs here was begun with.
     if relays.is_empty()
-        && let Ok(Some(panel)) = node::call(&common.dir(), &node::ControlRequest::Panel).await
+        && let Ok(panel) = crate::client::panel(common).await
     {
-        let mut settings = panel["settings"]["values"].as_array().into_iter().flatten();
-        let named = settings.find(|set| set["section"] == "node" && set["key"] == "relays");
+        let named = panel.settings.values.iter().find(|set| set.section == "node" && set.key == "relays");
         // A list of texts is the same in TOML and in JSON.
-        let named = named.and_then(|set| serde_json::from_str::<Vec<String>>(set["value"].as_str()?).ok());
+        let named = named.and_then(|set| serde_json::from_str::<Vec<String>>(&set.value).ok());
         relays = named.unwrap_or_default().iter().filter_map(|relay| relay.parse().ok()).collect();
     }
     if !common.json && !relays.is_empty() {

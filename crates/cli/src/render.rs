@@ -46,9 +46,9 @@ pub(crate) fn line(run: &RunStatus) -> String {
         run.name,
         run.version,
         run.tokens_per_s,
-        run.members.iter().filter(|member| member.status == "active").count(),
+        run.members.iter().filter(|member| member.status == swarm::Standing::Active).count(),
         run.members.len(),
-        run.trouble.as_ref().unwrap_or(&run.waiting)
+        run.trouble.clone().unwrap_or_else(|| run.waiting.to_string())
     )
 }
 
@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn a_member_that_sits_out_is_shown_with_its_faults_and_the_round_of_its_return() {
         let member = |node: &str, faults, aside_until| {
-            let (node, status) = (node.to_owned(), "away".to_owned());
+            let (node, status) = (node.to_owned(), swarm::Standing::Away);
             MemberStatus { node, status, faults, aside_until, ..MemberStatus::default() }
         };
         let members = vec![member("stalling", 5, Some(81)), member("resting", 0, None)];

@@ -8,7 +8,7 @@ use engine::{Engine, EngineConfig};
 use gateway::{Gateway, Keys};
 use ledger::Credits;
 use market::Price;
-use node::{Config, Node, NodePanel, Shown};
+use node::{Config, Node, NodePanel, NodeSettings};
 use serving::{Local, Models as Kept, OfferConfig, Served, Trade, TradeConfig};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -388,7 +388,7 @@ pub(crate) async fn run(common: &Common, args: ServeArgs) -> Result<()> {
     let mut serving = args.open(common, &node, local, false).await?;
     let (address, tickets) = (serving.address, &serving.tickets);
     let api = format!("http://{address}/v1");
-    node.show_as(Shown { api: Some(api.clone()), config: args.in_force(common) });
+    node.show_as(NodeSettings { api: Some(api.clone()), config: args.in_force(common) });
     let stopped = crate::stop::stopped()?;
     if common.json {
         let id = node.id().to_string();
@@ -405,5 +405,6 @@ pub(crate) async fn run(common: &Common, args: ServeArgs) -> Result<()> {
         () = node.stopped() => {}
     }
     serving.close().await;
-    node.close().await
+    node.close().await?;
+    crate::update::go_on(common, &node)
 }

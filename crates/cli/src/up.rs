@@ -6,8 +6,8 @@ use crate::stop;
 use crate::{Common, render, train};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use node::{ControlRequest, Node, Recruiter, Shown};
-use serde_json::{Value, json};
+use node::{ControlRequest, MachineState, Node, NodeSettings, Panel, Recruiter};
+use serde_json::json;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -77,7 +77,7 @@ pub(crate) async fn up(common: &Common, args: UpArgs) -> Result<()> {
     // What was picked is no setting of the owner's.
     let mut config = settings.clone();
     config.limits.memory_mb = memory_mb;
-    node.show_as(Shown { api: api.map(|address| format!("http://{address}/v1")), config });
+    node.show_as(NodeSettings { api: api.map(|address| format!("http://{address}/v1")), config });
     let stopped = stop::stopped()?;
     tokio::pin!(stopped);
     greet(common, &node, api, &tickets, &settings)?;
@@ -104,7 +104,8 @@ pub(crate) async fn up(common: &Common, args: UpArgs) -> Result<()> {
     eprintln!("stopping");
     #[cfg(feature = "serve")]
     serving.close().await;
-    node.close().await
+    node.close().await?;
+    crate::update::go_on(common, &node)
 }
 
 /// What was measured of the machine, and what of it is used.
@@ -155,17 +156,13 @@ fn greet(
 }
 
 /// What it does now, in a line; figures that always move are left out.
-fn line(panel: &Value) -> String {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let activity = &panel["activity"];
-    let mut parts = vec![text(&activity["reason"]["text"])];
-    for run in panel["runs"].as_array().into_iter().flatten().filter(|run| run["ended"] == false && run["name"] != "") {
-        let (done, all) = (run["tokens"][0].as_u64().unwrap_or(0), run["tokens"][1].as_u64().unwrap_or(1));
-        parts.push(format!("{} {} %", text(&run["name"]), (done.saturating_mul(100) / all.max(1)).min(100) / 10 * 10));
+fn line(panel: &Panel) -> String {
+    let mut parts = vec![panel.activity.reason.text.clone()];
+    for run in panel.runs.iter().filter(|run| !run.ended && !run.name.is_empty()) {
+        let (done, all) = run.tokens;
+        parts.push(format!("{} {} %", run.name, (done.saturating_mul(100) / all.max(1)).min(100) / 10 * 10));
     }
-    if let Some(trouble) = panel["trouble"].as_str() {
-        parts.push(trouble.to_owned());
-    }
+    parts.extend(panel.trouble.clone());
     parts.join("  ")
 }
 
@@ -183,7 +180,7 @@ async fn find_work(common: Common, node: Arc<Node>, mut places: Recruiter) {
         }
         // The machine is measured when it may work, and one run at a time is enough for it.
         let activity = idling.activity();
-        if activity.share_permille == 0 || activity.state == "draining" {
+        if activity.share_permille == 0 || activity.state == MachineState::Draining {
             places.rest();
             continue;
         }
@@ -281,10 +278,9 @@ fn minutes(text: &str) -> Result<u64> {
 /// What is under way is finished within this, or let go of.
 const FINISHED_WITHIN: Duration = Duration::from_secs(60);
 
-/// Finishes what is under way, ends the node, and says what it did.
-pub(crate) async fn down(common: &Common) -> Result<()> {
-    let before = client::ask(common, ControlRequest::Panel).await?;
-    // A node that is not minded ends at once.
+/// Waits until what is under way is finished, and nothing new is taken.
+pub(crate) async fn finish_all(common: &Common) -> Result<()> {
+    // A node that is not minded has nothing to finish.
     let drains = client::ask(common, ControlRequest::Finish).await.is_ok();
     let (begun, mut said) = (Instant::now(), false);
     while drains && begun.elapsed() < FINISHED_WITHIN {
@@ -297,24 +293,28 @@ pub(crate) async fn down(common: &Common) -> Result<()> {
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    let panel = client::ask(common, ControlRequest::Panel).await.unwrap_or(before);
+    Ok(())
+}
+
+/// Finishes what is under way, ends the node, and says what it did.
+pub(crate) async fn down(common: &Common) -> Result<()> {
+    let before = client::panel(common).await?;
+    finish_all(common).await?;
+    let panel = client::panel(common).await.unwrap_or(before);
     client::ask(common, ControlRequest::Stop).await?;
-    let value = json!({
-        "stopped": true, "uptime_s": panel["node"]["uptime_s"], "did": panel["since_start"], "runs": panel["runs"],
-    });
+    let (uptime_s, done) = (panel.node.uptime_s, &panel.since_start);
+    let value = json!({ "stopped": true, "uptime_s": uptime_s, "did": done, "runs": panel.runs });
     render::print(common, &value, || {
-        let number = |value: &Value| base::grouped(value.as_u64().unwrap_or(0));
-        let did = &panel["since_start"];
         let mut out = format!(
             "down after {}: {} tokens trained, {} questions of others and {} of yours answered, {} credits earned",
-            crate::glance::time(panel["node"]["uptime_s"].as_u64().unwrap_or(0)),
-            number(&did["tokens_trained"]),
-            number(&did["questions_answered"]),
-            number(&did["own_questions"]),
-            render::credits(&did["earned_micro"])
+            crate::glance::time(uptime_s),
+            base::grouped(done.tokens_trained),
+            base::grouped(done.questions_answered),
+            base::grouped(done.own_questions),
+            ledger::Credits(done.earned_micro)
         );
-        for run in panel["runs"].as_array().into_iter().flatten() {
-            out += &format!("\n{}: round {}", run["name"].as_str().unwrap_or_default(), run["version"]);
+        for run in &panel.runs {
+            out += &format!("\n{}: round {}", run.name, run.version);
         }
         out + "\n`talkoo up` goes on with all of it"
     });

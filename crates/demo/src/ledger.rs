@@ -145,7 +145,7 @@ async fn ask(dir: &Path, request: ControlRequest) -> Result<Value> {
 
 fn line(run: &RunStatus, chain: &Value) {
     let loss = run.rounds.iter().rev().find(|round| round.loss > 0.0).map_or(0.0, |round| round.loss);
-    let active = run.members.iter().filter(|member| member.status == "active").count();
+    let active = run.members.iter().filter(|member| member.status == swarm::Standing::Active).count();
     say(&format!(
         "block {:>5}  round {:>4}  loss {loss:.3}  {active} members, {} of {} tokens",
         chain["height"].as_u64().unwrap_or_default(),

@@ -330,7 +330,7 @@ async fn beside(stage: &Path, alone: &mut [Peer], (bits, took): (f64, f64), limi
 
 async fn progress(run: &RunStatus, alone: Option<&Peer>) {
     let losses: Vec<f64> = run.rounds.iter().filter(|round| round.loss > 0.0).map(|round| round.loss).collect();
-    let active = run.members.iter().filter(|member| member.status == "active").count();
+    let active = run.members.iter().filter(|member| member.status == swarm::Standing::Active).count();
     let planned: Vec<String> = run.members.iter().map(|member| member.planned.to_string()).collect();
     let beside = match alone {
         Some(peer) => peer.run().await.and_then(|run| run.rounds.last().map(|r| format!("   alone: {:.3}", r.loss))),

@@ -25,7 +25,7 @@ mod tools;
 mod usage;
 
 pub use keys::{Key, Keys, News, Save};
-pub use panel::Panel;
+pub use panel::PanelSource;
 pub use server::{Gateway, GatewayError, serve};
 pub use table::{Endpoint, Neutral, PARAMETERS, Parameter, Rule};
 

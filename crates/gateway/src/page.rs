@@ -2,7 +2,7 @@
 
 use crate::error::ApiError;
 use crate::keys::Caller;
-use crate::panel::Panel;
+use crate::panel::PanelSource;
 use crate::state::Shared;
 use axum::Json;
 use axum::body::Bytes;
@@ -118,7 +118,7 @@ fn takes_gzip(headers: &HeaderMap) -> bool {
 }
 
 /// The panel, for the owner: by an owner's key, or without any on this machine.
-pub(crate) struct Owner(pub(crate) Arc<dyn Panel>);
+pub(crate) struct Owner(pub(crate) Arc<dyn PanelSource>);
 
 impl FromRequestParts<Arc<Shared>> for Owner {
     type Rejection = ApiError;

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 /// What the page shows of a node, and the little that it may change. All of it is JSON that this crate only passes on.
-pub trait Panel: Send + Sync + 'static {
+pub trait PanelSource: Send + Sync + 'static {
     /// Everything at a glance.
     fn state(&self) -> Value;
     /// One run in full.

@@ -4,7 +4,7 @@ use crate::error::ApiError;
 use crate::ids::name;
 use crate::keys::{Caller, Keys};
 use crate::metrics::Metrics;
-use crate::panel::Panel;
+use crate::panel::PanelSource;
 use crate::params::BODY_MAX;
 use crate::state::Shared;
 use crate::{Answers, openapi};
@@ -36,7 +36,7 @@ pub struct Gateway {
     /// Temperature where the request names none; the API's own is 1.
     pub temperature: f32,
     /// What the page shows of the node; without it there is only the chat.
-    pub panel: Option<Arc<dyn Panel>>,
+    pub panel: Option<Arc<dyn PanelSource>>,
 }
 
 impl Gateway {

@@ -5,7 +5,7 @@ use crate::error::ApiError;
 use crate::ids::unix_time;
 use crate::keys::{Caller, Keys, Reserved};
 use crate::metrics::Metrics;
-use crate::panel::Panel;
+use crate::panel::PanelSource;
 use crate::usage::Usage;
 use axum::http::{HeaderMap, header};
 use market::ModelCard;
@@ -22,7 +22,7 @@ pub(crate) struct Shared {
     /// Temperature where the request names none.
     pub(crate) temperature: f32,
     /// What the page shows.
-    pub(crate) panel: Option<Arc<dyn Panel>>,
+    pub(crate) panel: Option<Arc<dyn PanelSource>>,
     /// Whether a request without a key is refused.
     pub(crate) keys_needed: bool,
 }

@@ -3,7 +3,7 @@
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
 use flate2::read::GzDecoder;
-use gateway::{Gateway, Key, Keys, Nobody, Panel};
+use gateway::{Gateway, Key, Keys, Nobody, PanelSource};
 use market::Verdict;
 use serde_json::{Value, json};
 use std::io::Read;
@@ -13,7 +13,7 @@ use tower::ServiceExt;
 #[derive(Default)]
 struct Figures(Mutex<Vec<Option<u64>>>);
 
-impl Panel for Figures {
+impl PanelSource for Figures {
     fn state(&self) -> Value {
         json!({ "now_ms": 1, "paused": self.0.lock().expect("a lock").len() })
     }
@@ -50,7 +50,7 @@ struct Said {
 fn asked(panel: Option<Arc<Figures>>, needed: bool, request: Request<Body>) -> Said {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        let panel = panel.map(|panel| panel as Arc<dyn Panel>);
+        let panel = panel.map(|panel| panel as Arc<dyn PanelSource>);
         let key = |owner: bool, secret: &str| {
             let (name, hash, hint) = (secret.into(), Key::hash_of(secret), "tk".into());
             Key { name, hash, hint, owner, models: vec![], per_minute: None, tokens: None, expires: None }

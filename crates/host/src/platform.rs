@@ -67,6 +67,24 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// Lets everybody run a file.
+pub fn make_runnable(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))
+}
+
+/// This process goes on as another program, with the same id. Returns only where that failed.
+pub fn become_program(command: &mut std::process::Command) -> std::io::Error {
+    use std::os::unix::process::CommandExt;
+    command.exec()
+}
+
+/// Tells a process to end.
+pub fn ask_to_end(pid: u32) {
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    let _ = pid.map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::TERM));
+}
+
 /// What tells a file from a copy of it: its number, and what the system calls the machine.
 pub fn file_identity(path: &Path) -> Result<(u64, String)> {
     use std::os::unix::fs::MetadataExt;

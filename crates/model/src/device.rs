@@ -8,6 +8,7 @@ pub enum Device {
     /// The processor, by our own passes.
     Host,
     /// What burn runs on.
+    #[cfg(feature = "burn")]
     Burn(burn::tensor::Device),
 }
 
@@ -20,7 +21,10 @@ pub struct DeviceError {
 
 /// Names of the devices that this program was built with.
 pub fn available() -> Vec<&'static str> {
-    let mut names = vec!["cpu", "cpu-burn"];
+    let mut names = vec!["cpu"];
+    if cfg!(feature = "burn") {
+        names.push("cpu-burn");
+    }
     if cfg!(feature = "vulkan") {
         names.push("vulkan");
     }
@@ -35,16 +39,18 @@ pub fn available() -> Vec<&'static str> {
 
 /// Opens a device by name. `cpu-burn` computes on the processor as burn does it on other devices.
 pub fn open(name: &str) -> Result<Device, DeviceError> {
+    #[cfg(feature = "burn")]
     use burn::tensor::Device as Burn;
-    Ok(Device::Burn(match name {
-        "cpu" => return Ok(Device::Host),
-        "cpu-burn" => Burn::flex(),
+    match name {
+        "cpu" => Ok(Device::Host),
+        #[cfg(feature = "burn")]
+        "cpu-burn" => Ok(Device::Burn(Burn::flex())),
         #[cfg(feature = "vulkan")]
-        "vulkan" => Burn::vulkan(burn::tensor::DeviceKind::DefaultDevice),
+        "vulkan" => Ok(Device::Burn(Burn::vulkan(burn::tensor::DeviceKind::DefaultDevice))),
         #[cfg(feature = "metal")]
-        "metal" => Burn::metal(burn::tensor::DeviceKind::DefaultDevice),
+        "metal" => Ok(Device::Burn(Burn::metal(burn::tensor::DeviceKind::DefaultDevice))),
         #[cfg(feature = "cuda")]
-        "cuda" => Burn::cuda(0),
-        _ => return Err(DeviceError { name: name.to_owned() }),
-    }))
+        "cuda" => Ok(Device::Burn(Burn::cuda(0))),
+        _ => Err(DeviceError { name: name.to_owned() }),
+    }
 }

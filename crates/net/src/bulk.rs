@@ -2,6 +2,7 @@
 
 use crate::alpn;
 use crate::frame;
+use crate::peer_error::PeerError;
 use crate::pool::Pool;
 use base::{CHUNK_BYTES, ChunkTree, Hash, NodeId, Reject, Wire, wire_enum};
 use bytes::Bytes;
@@ -116,7 +117,7 @@ pub struct Fetched<P = Vec<u8>> {
     /// Chunks that had to be moved.
     pub moved: usize,
     /// Wrong answers on the way.
-    pub rejects: Vec<(NodeId, Reject)>,
+    pub failed: Vec<(NodeId, PeerError)>,
 }
 
 /// Why content did not arrive.
@@ -133,31 +134,30 @@ pub struct FetchError<P = Vec<u8>> {
     /// What arrived, in place; goes on from here when given back to `fetch`.
     pub partial: P,
     /// Wrong answers on the way.
-    pub rejects: Vec<(NodeId, Reject)>,
+    pub failed: Vec<(NodeId, PeerError)>,
     /// What kept it from being kept.
     pub disk: Option<io::Error>,
 }
 
 impl<P> FetchError<P> {
-    /// The reason that weighs most: wrong bytes over absence.
-    pub fn reject(&self) -> Reject {
-        let wrong = self.rejects.iter().map(|(_, reject)| *reject).find(|reject| *reject != Reject::NotHeld);
-        wrong.unwrap_or(Reject::NotHeld)
+    /// Whether those who were asked could not be reached or have nothing yet: it may be there in a moment.
+    pub fn absent(&self) -> bool {
+        self.failed.iter().all(|(_, error)| matches!(error, PeerError::Missing | PeerError::Unreachable))
     }
 }
 
 /// Time for a small request to come back.
-pub(crate) async fn ping(pool: &Pool, peer: NodeId) -> Result<Duration, Reject> {
+pub(crate) async fn ping(pool: &Pool, peer: NodeId) -> Result<Duration, PeerError> {
     let begun = Instant::now();
     let connection = pool.get(peer, alpn::BULK, 0).await?;
     let nonce = begun.elapsed().as_nanos() as u64;
     let mut receive = ask(&connection, Request::Ping { nonce }).await?;
     let answer: u64 = frame::receive_as(&mut receive, 8).await?;
-    if answer == nonce { Ok(begun.elapsed()) } else { Err(Reject::Malformed) }
+    if answer == nonce { Ok(begun.elapsed()) } else { Err(Reject::Malformed.into()) }
 }
 
-async fn ask(connection: &Connection, request: Request) -> Result<RecvStream, Reject> {
-    let (mut send, receive) = connection.open_bi().await.map_err(|_| Reject::NotHeld)?;
+async fn ask(connection: &Connection, request: Request) -> Result<RecvStream, PeerError> {
+    let (mut send, receive) = connection.open_bi().await.map_err(|_| PeerError::Unreachable)?;
     frame::send(&mut send, &request.to_bytes()).await?;
     let _ = send.finish();
     Ok(receive)
@@ -168,7 +168,7 @@ struct Transfer<P> {
     tree: ChunkTree,
     todo: Mutex<VecDeque<usize>>,
     buffer: Mutex<P>,
-    rejects: Mutex<Vec<(NodeId, Reject)>>,
+    failed: Mutex<Vec<(NodeId, PeerError)>>,
     /// Nothing can be kept any more.
     disk: Mutex<Option<io::Error>>,
     arrived: Notify,
@@ -184,25 +184,25 @@ pub(crate) async fn fetch<P: Place>(
     have: P,
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<Fetched<P>, FetchError<P>> {
-    let mut rejects = Vec::new();
+    let mut failed = Vec::new();
     let mut found = None;
     for source in sources {
         match fetch_tree(pool, *source, root).await {
-            Ok((tree, _)) if tree.len > most => rejects.push((*source, Reject::Oversized)),
+            Ok((tree, _)) if tree.len > most => failed.push((*source, Reject::Oversized.into())),
             Ok(tree) => {
                 found = Some(tree);
                 break;
             }
-            Err(reject) => rejects.push((*source, reject)),
+            Err(error) => failed.push((*source, error)),
         }
     }
     let Some((tree, first)) = found else {
-        return Err(FetchError { root, missing: 1, partial: have, rejects, disk: None });
+        return Err(FetchError { root, missing: 1, partial: have, failed, disk: None });
     };
     let (tree, buffer, todo) = spawn_blocking(move || place(tree, have, first)).await.expect("it does not panic");
     let todo = match todo {
         Ok(todo) => todo,
-        Err(disk) => return Err(FetchError { root, missing: 1, partial: buffer, rejects, disk: Some(disk) }),
+        Err(disk) => return Err(FetchError { root, missing: 1, partial: buffer, failed, disk: Some(disk) }),
     };
     let moved = todo.len() + usize::from(tree.chunks.len() == 1 && todo.is_empty());
     let total = todo.len();
@@ -210,19 +210,19 @@ pub(crate) async fn fetch<P: Place>(
         tree,
         todo: Mutex::new(todo.into()),
         buffer: Mutex::new(buffer),
-        rejects: Mutex::new(rejects),
+        failed: Mutex::new(failed),
         disk: Mutex::default(),
         arrived: Notify::new(),
     });
     stripe(pool, root, sources, &transfer, total, progress).await;
     let missing = transfer.todo.lock().await.len();
     let transfer = Arc::into_inner(transfer).expect("all workers have ended");
-    let (bytes, rejects) = (transfer.buffer.into_inner(), transfer.rejects.into_inner());
+    let (bytes, failed) = (transfer.buffer.into_inner(), transfer.failed.into_inner());
     let disk = transfer.disk.into_inner();
     if missing > 0 || disk.is_some() {
-        return Err(FetchError { root, missing, partial: bytes, rejects, disk });
+        return Err(FetchError { root, missing, partial: bytes, failed, disk });
     }
-    Ok(Fetched { bytes, tree: transfer.tree, moved, rejects })
+    Ok(Fetched { bytes, tree: transfer.tree, moved, failed })
 }
 
 /// Runs workers until nothing is left to do or nobody is left to ask. A small transfer stays with
@@ -284,9 +284,9 @@ async fn work<P: Place>(
                 }
                 transfer.arrived.notify_one();
             }
-            Err(reject) => {
+            Err(error) => {
                 transfer.todo.lock().await.push_back(index);
-                transfer.rejects.lock().await.push((source, reject));
+                transfer.failed.lock().await.push((source, error));
                 return Some(source);
             }
         }
@@ -321,29 +321,29 @@ fn place<P: Place>(tree: ChunkTree, mut have: P, first: Option<Vec<u8>>) -> (Chu
     (tree, have, todo)
 }
 
-async fn fetch_tree(pool: &Pool, source: NodeId, root: Hash) -> Result<(ChunkTree, Option<Vec<u8>>), Reject> {
+async fn fetch_tree(pool: &Pool, source: NodeId, root: Hash) -> Result<(ChunkTree, Option<Vec<u8>>), PeerError> {
     // Who is still being dialled is left to it: giving up must not take the way from those who come later.
-    let connection = within(TREE_STALL, pool.get(source, alpn::BULK, 0)).await.map_err(|_| Reject::NotHeld)?;
+    let connection = within(TREE_STALL, pool.get(source, alpn::BULK, 0)).await.map_err(|_| PeerError::Unreachable)?;
     match within(TREE_STALL, ask_tree(&connection, root)).await {
-        Err(Reject::TooMany) => {
+        Err(PeerError::TooSlow) => {
             pool.discard(source, alpn::BULK, 0, &connection).await;
-            Err(Reject::NotHeld)
+            Err(PeerError::TooSlow)
         }
         answer => answer,
     }
 }
 
-async fn ask_tree(connection: &Connection, root: Hash) -> Result<(ChunkTree, Option<Vec<u8>>), Reject> {
+async fn ask_tree(connection: &Connection, root: Hash) -> Result<(ChunkTree, Option<Vec<u8>>), PeerError> {
     let mut receive = ask(connection, Request::Tree { root }).await?;
-    let bytes = frame::receive(&mut receive, TREE_MAX).await?.ok_or(Reject::NotHeld)?;
+    let bytes = frame::receive(&mut receive, TREE_MAX).await?.ok_or(PeerError::Missing)?;
     let tree = ChunkTree::from_bytes(&bytes).map_err(|_| Reject::Malformed)?;
     if tree.root() != root {
-        return Err(Reject::WrongHash);
+        return Err(Reject::WrongHash.into());
     }
     let first = if tree.chunks.len() == 1 { frame::receive(&mut receive, CHUNK_BYTES).await? } else { None };
     match first {
         Some(bytes) if bytes.len() as u64 != tree.len || Hash::of_chunk(&bytes) != tree.chunks[0] => {
-            Err(Reject::WrongHash)
+            Err(Reject::WrongHash.into())
         }
         first => Ok((tree, first)),
     }
@@ -356,15 +356,18 @@ async fn fetch_chunk(
     root: Hash,
     index: usize,
     tree: &ChunkTree,
-) -> Result<Vec<u8>, Reject> {
+) -> Result<Vec<u8>, PeerError> {
     let connection = pool.get(source, alpn::BULK, lane).await?;
     let mut receive = ask(&connection, Request::Chunk { root, index: index as u32 }).await?;
-    let bytes = frame::receive(&mut receive, CHUNK_BYTES).await?.ok_or(Reject::NotHeld)?;
+    let bytes = frame::receive(&mut receive, CHUNK_BYTES).await?.ok_or(PeerError::Missing)?;
     let right = bytes.len() == tree.range(index).len() && Hash::of_chunk(&bytes) == tree.chunks[index];
-    if right { Ok(bytes) } else { Err(Reject::WrongHash) }
+    if right { Ok(bytes) } else { Err(Reject::WrongHash.into()) }
 }
 
-/// `TooMany` when it takes too long: too many at once, or nobody there any more.
-pub(crate) async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, Reject>>) -> Result<T, Reject> {
-    tokio::time::timeout(limit, work).await.unwrap_or(Err(Reject::TooMany))
+/// Too slow: too many at once, or nobody there any more.
+pub(crate) async fn within<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, PeerError>>,
+) -> Result<T, PeerError> {
+    tokio::time::timeout(limit, work).await.unwrap_or(Err(PeerError::TooSlow))
 }

@@ -7,6 +7,7 @@ use crate::gossip::{self, Topic};
 use crate::links::{self, Link, Listener};
 use crate::log::{self, Follow, LogClient, LogService};
 use crate::overlay::Overlay;
+use crate::peer_error::PeerError;
 use crate::pool::Pool;
 use crate::rate::Rate;
 use crate::reach::{address_of, learn, origin_of, plausible, way_of};
@@ -15,7 +16,7 @@ use crate::seats::Seats;
 use crate::serving::Serving;
 use crate::talk::{self, Answerer, Talk};
 use crate::ticket::Address;
-use base::{Hash, NodeId, Reject};
+use base::{Hash, NodeId};
 use iroh::address_lookup::memory::MemoryLookup;
 use iroh::endpoint::{NetReportConfig, PortmapperConfig, QuicTransportConfig, VarInt, presets};
 use iroh::{Endpoint, EndpointId, RelayMap, RelayMode, SecretKey, Watcher};
@@ -222,7 +223,7 @@ impl Net {
     }
 
     /// Begins to talk to `peer`, whose frames are at most `max` long.
-    pub async fn talk(&self, peer: NodeId, max: usize) -> Result<Talk, Reject> {
+    pub async fn talk(&self, peer: NodeId, max: usize) -> Result<Talk, PeerError> {
         talk::open(&self.pool, peer, max).await
     }
 
@@ -281,7 +282,7 @@ impl Net {
     }
 
     /// Follows a chain that `peer` keeps.
-    pub async fn follow(&self, peer: NodeId, follow: Follow) -> Result<LogClient, Reject> {
+    pub async fn follow(&self, peer: NodeId, follow: Follow) -> Result<LogClient, PeerError> {
         log::follow(&self.pool, peer, follow).await
     }
 
@@ -292,7 +293,7 @@ impl Net {
 
     /// Asks a peer for signs of life: the ways to it, one after the other, until packets go straight. A relayed one
     /// is given some time to become that.
-    pub async fn ping(&self, peer: NodeId) -> Result<Vec<PeerInfo>, Reject> {
+    pub async fn ping(&self, peer: NodeId) -> Result<Vec<PeerInfo>, PeerError> {
         bulk::ping(&self.pool, peer).await?;
         let connection = self.pool.get(peer, alpn::BULK, 0).await?;
         let mut changes = connection.paths_stream();

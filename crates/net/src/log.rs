@@ -3,6 +3,7 @@
 
 use crate::alpn;
 use crate::frame;
+use crate::peer_error::PeerError;
 use crate::pool::Pool;
 use base::{Hash, NodeId, Reader, Reject, Wire, wire_struct};
 use bytes::Bytes;
@@ -137,10 +138,10 @@ async fn serve_blocks(
     follow: Follow,
     log: Arc<dyn LogService>,
     refused: &mut mpsc::Receiver<(Hash, Reject)>,
-) -> Result<(), Reject> {
+) -> Result<(), PeerError> {
     let mut height = follow.from;
     if height == 0 {
-        let (at, bytes) = log.snapshot(follow.chain, follow.anchor).await.ok_or(Reject::NotHeld)?;
+        let (at, bytes) = log.snapshot(follow.chain, follow.anchor).await.ok_or(PeerError::Missing)?;
         let mut parts = bytes.chunks(PART).peekable();
         while let Some(part) = parts.next() {
             let tag = if parts.peek().is_some() { SNAPSHOT_PART } else { SNAPSHOT_END };
@@ -153,7 +154,7 @@ async fn serve_blocks(
         tokio::select! {
             block = log.block(follow.chain, height) => {
                 height = height.saturating_add(1);
-                let (block, certificate) = block.ok_or(Reject::NotHeld)?;
+                let (block, certificate) = block.ok_or(PeerError::Missing)?;
                 framed.reserve(9 + block.len() + certificate.len());
                 framed.push(BLOCK);
                 certificate.to_vec().encode(&mut framed);
@@ -170,9 +171,9 @@ async fn serve_blocks(
 }
 
 /// Follows a chain that `peer` keeps.
-pub(crate) async fn follow(pool: &Pool, peer: NodeId, follow: Follow) -> Result<LogClient, Reject> {
+pub(crate) async fn follow(pool: &Pool, peer: NodeId, follow: Follow) -> Result<LogClient, PeerError> {
     let connection = pool.get(peer, alpn::LOG, follow.lane()).await?;
-    let (mut send, receive) = connection.open_bi().await.map_err(|_| Reject::NotHeld)?;
+    let (mut send, receive) = connection.open_bi().await.map_err(|_| PeerError::Unreachable)?;
     frame::send(&mut send, &follow.to_bytes()).await?;
     let (events, queue) = mpsc::channel(QUEUE);
     let (submit, submits) = mpsc::channel(QUEUE);

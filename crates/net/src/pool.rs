@@ -2,7 +2,8 @@
 
 use crate::alpn;
 use crate::rate::Rate;
-use base::{NodeId, Reject};
+use crate::peer_error::PeerError;
+use base::NodeId;
 use iroh::address_lookup::memory::MemoryLookup;
 use iroh::endpoint::Connection;
 use iroh::{Endpoint, EndpointAddr, EndpointId, TransportAddr};
@@ -97,14 +98,14 @@ impl Pool {
     }
 
     /// An open connection to `peer` for `alpn`; `lane` tells parallel ones apart.
-    pub(crate) async fn get(&self, peer: NodeId, alpn: &'static [u8], lane: usize) -> Result<Connection, Reject> {
+    pub(crate) async fn get(&self, peer: NodeId, alpn: &'static [u8], lane: usize) -> Result<Connection, PeerError> {
         let slot = {
             let mut slots = self.slots.lock().await;
             if slots.len() >= CONNECTIONS_MAX {
                 slots.retain(|_, slot| Arc::strong_count(slot) > 1);
             }
             if slots.len() >= CONNECTIONS_MAX {
-                return Err(Reject::TooMany);
+                return Err(PeerError::NoRoom);
             }
             slots.entry((peer, alpn, lane)).or_default().clone()
         };
@@ -113,7 +114,7 @@ impl Pool {
         if let Some(connection) = slot.as_ref().filter(|c| c.close_reason().is_none()) {
             return Ok(connection.clone());
         }
-        let id = EndpointId::from_bytes(&peer.0).map_err(|_| Reject::Malformed)?;
+        let id = EndpointId::from_bytes(&peer.0).map_err(|_| PeerError::Unreachable)?;
         let (endpoint, book) = (self.endpoint.clone(), self.book.clone());
         let (serve, mut moves) = (self.serve.clone(), self.moves.subscribe());
         // A task of its own: who gives up waiting leaves the connection to whoever asks next.
@@ -136,12 +137,12 @@ impl Pool {
                 endpoint.connect(look(), alpn).await.ok()
             };
             let dialled = tokio::time::timeout(CONNECT_TIMEOUT, dialling).await;
-            let connection = dialled.ok().flatten().ok_or(Reject::NotHeld)?;
+            let connection = dialled.ok().flatten().ok_or(PeerError::Unreachable)?;
             serve(peer, alpn, connection.clone());
             *slot = Some(connection.clone());
             Ok(connection)
         });
-        dial.await.unwrap_or(Err(Reject::NotHeld))
+        dial.await.unwrap_or(Err(PeerError::Unreachable))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Answers those who ask for content: bounded in memory for each connection, each network, and in all.
 
+use crate::peer_error::PeerError;
 use crate::bulk::{ASKED_AHEAD, Content, REQUEST_MAX, Request, STALL, within};
 use crate::frame;
 use crate::rate::Rate;
@@ -42,8 +43,10 @@ impl Serving {
         while let Some((send, receive)) = first_in_time(&connection, &mut streams).await {
             let (serving, permits) = (self.clone(), permits.clone());
             streams.spawn(async move {
-                if let Err(reject) = serving.answer(send, receive, by, &permits).await {
-                    serving.content.refused(&by, reject);
+                let failed = serving.answer(send, receive, by, &permits).await.err();
+                // Whoever goes away, or reads slowly, broke no rule, and is counted with what it did not get.
+                if let Some(error) = failed {
+                    serving.content.refused(&by, error.broke().unwrap_or(Reject::NotHeld));
                 }
             });
         }
@@ -55,11 +58,11 @@ impl Serving {
         mut receive: RecvStream,
         by: NodeId,
         permits: &Permits,
-    ) -> Result<(), Reject> {
+    ) -> Result<(), PeerError> {
         let request: Request = within(SEND_WITHIN, frame::receive_as(&mut receive, REQUEST_MAX)).await?;
         match request {
             Request::Tree { root } => {
-                let tree = self.content.tree(&root, &by).ok_or(Reject::NotHeld)?;
+                let tree = self.content.tree(&root, &by).ok_or(PeerError::Missing)?;
                 let bytes = tree.to_bytes();
                 // Whoever asks for a tree waits for seconds only; one of a large content is content itself.
                 match bytes.len() > SMALL_TREE {
@@ -78,17 +81,17 @@ impl Serving {
                 }
             }
             Request::Chunk { root, index } => {
-                let tree = self.content.tree(&root, &by).ok_or(Reject::NotHeld)?;
+                let tree = self.content.tree(&root, &by).ok_or(PeerError::Missing)?;
                 let index = index as usize;
                 if index >= tree.chunks.len() {
-                    return Err(Reject::NotHeld);
+                    return Err(PeerError::Missing);
                 }
                 // Whoever has chunks to read waits before the queue, not in it; and bytes are read when they may go,
                 // not before: who reads slowly keeps others waiting, not memory.
                 let _own = permits.take().await?;
                 self.up.take(tree.range(index).len()).await;
                 let _all = permit(&self.chunks.all).await?;
-                let chunk = self.chunk(root, index, by).await.ok_or(Reject::NotHeld)?;
+                let chunk = self.chunk(root, index, by).await.ok_or(PeerError::Missing)?;
                 self.send(&mut send, &chunk).await?;
             }
             Request::Ping { nonce } => frame::send(&mut send, &nonce.to_bytes()).await?,
@@ -102,7 +105,7 @@ impl Serving {
         spawn_blocking(move || content.chunk(&root, index, &by)).await.ok()?
     }
 
-    async fn send(&self, send: &mut SendStream, chunk: &Bytes) -> Result<(), Reject> {
+    async fn send(&self, send: &mut SendStream, chunk: &Bytes) -> Result<(), PeerError> {
         within(SEND_WITHIN, frame::send(send, chunk)).await?;
         self.content.sent(chunk.len());
         Ok(())
@@ -118,13 +121,13 @@ struct Permits {
 
 impl Permits {
     /// Room for one chunk: of the connection's, and of its network's.
-    async fn take(&self) -> Result<[OwnedSemaphorePermit; 2], Reject> {
+    async fn take(&self) -> Result<[OwnedSemaphorePermit; 2], PeerError> {
         Ok([permit(&self.own).await?, permit(&self.origin).await?])
     }
 }
 
-async fn permit(of: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Reject> {
-    of.clone().acquire_owned().await.map_err(|_| Reject::TooMany)
+async fn permit(of: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, PeerError> {
+    of.clone().acquire_owned().await.map_err(|_| PeerError::NoRoom)
 }
 
 /// The next stream of a connection; none when it ends, or when its first one does not come in time. Streams that ended are

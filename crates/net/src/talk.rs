@@ -2,11 +2,12 @@
 
 use crate::alpn;
 use crate::frame;
+use crate::peer_error::PeerError;
 use crate::pool::Pool;
 use crate::reach::origin_of;
 use crate::seats::Origin;
 use crate::serving::first_in_time;
-use base::{NodeId, Reject};
+use base::NodeId;
 use iroh::endpoint::{Connection, RecvStream, SendStream};
 use std::future::Future;
 use std::pin::Pin;
@@ -56,7 +57,7 @@ pub struct Hear {
 
 impl FrameSender {
     /// Sends a frame.
-    pub async fn frame(&mut self, bytes: &[u8]) -> Result<(), Reject> {
+    pub async fn frame(&mut self, bytes: &[u8]) -> Result<(), PeerError> {
         frame::send(&mut self.0, bytes).await
     }
 
@@ -73,13 +74,13 @@ impl FrameSender {
 
 impl Hear {
     /// The next frame; none at the clean end.
-    pub async fn frame(&mut self) -> Result<Option<Vec<u8>>, Reject> {
+    pub async fn frame(&mut self) -> Result<Option<Vec<u8>>, PeerError> {
         frame::receive(&mut self.stream, self.max).await
     }
 }
 
 /// Begins to talk to `peer`.
-pub(crate) async fn open(pool: &Pool, peer: NodeId, max: usize) -> Result<Talk, Reject> {
+pub(crate) async fn open(pool: &Pool, peer: NodeId, max: usize) -> Result<Talk, PeerError> {
     let connection = pool.get(peer, alpn::TALK, 0).await?;
     match connection.open_bi().await {
         Ok((say, hear)) => {
@@ -88,7 +89,7 @@ pub(crate) async fn open(pool: &Pool, peer: NodeId, max: usize) -> Result<Talk, 
         }
         Err(_) => {
             pool.discard(peer, alpn::TALK, 0, &connection).await;
-            Err(Reject::NotHeld)
+            Err(PeerError::Unreachable)
         }
     }
 }

@@ -174,7 +174,7 @@ async fn answer(node: &Arc<Node>, request: ControlRequest) -> Result<Value> {
         | ControlRequest::Ask { .. } => {
             bail!("this talkoo was built without serving")
         }
-        ControlRequest::Panel => Ok(node.panel()),
+        ControlRequest::Panel => Ok(serde_json::to_value(node.panel())?),
         ControlRequest::Pause { minutes } => {
             node.pause(minutes)?;
             activity(node)
@@ -189,6 +189,11 @@ async fn answer(node: &Arc<Node>, request: ControlRequest) -> Result<Value> {
         }
         ControlRequest::Busy => Ok(json!({ "busy": node.busy() })),
         ControlRequest::Stop => {
+            node.stop.cancel();
+            Ok(json!({ "stopping": true }))
+        }
+        ControlRequest::Update { program, version } => {
+            ensure!(node.next.set(NextProgram { program, version }).is_ok(), "it ends already for another program");
             node.stop.cancel();
             Ok(json!({ "stopping": true }))
         }

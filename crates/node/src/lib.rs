@@ -5,37 +5,32 @@
 
 mod config;
 mod control;
-mod earned;
-mod events;
 #[cfg(feature = "serve")]
 mod market;
-mod metrics;
-mod panel;
-mod pay;
 mod recruiter;
 mod relay;
+mod release;
 mod request;
 mod runs;
 mod sample;
 mod shared;
-mod status;
 mod supervisor;
 mod vault;
+pub mod view;
 mod wallet;
 
 pub use config::{AskTable, Config, LimitsTable, NodeTable, Presence, ScheduleTable, ServeTable, TEMPLATE, When};
-pub use events::Recorded;
 #[cfg(feature = "serve")]
 pub use market::{AnswerStream, Said, tell};
 pub use net::{RelayAddr, RelayKey};
-#[cfg(feature = "serve")]
-pub use panel::NodePanel;
-pub use panel::{Shown, utc};
 pub use recruiter::{Moved, Recruiter};
 pub use relay::relay_key;
+pub use release::{RELEASE_FILE, Release, find_release, read_release, write_release};
 pub use request::{ControlRequest, call};
-pub use status::Status;
-pub use supervisor::{Activity, Reason, Supervisor};
+pub use supervisor::{Activity, MachineState, Reason, Supervisor};
+#[cfg(feature = "serve")]
+pub use view::NodePanel;
+pub use view::{NodeSettings, Panel, Recorded, Status, utc};
 pub use vault::{new_wallet, open_wallet, restore_wallet, wallet_account, wallet_words};
 pub use wallet::{
     AccountStatus, BlockStatus, ChainStatus, Deed, Part, ProofFile, Proved, SpendError, TxStatus, Unsettled,
@@ -88,6 +83,15 @@ impl NodeConfig {
     }
 }
 
+/// A program with which a node goes on once it is closed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NextProgram {
+    /// Where it is.
+    pub program: PathBuf,
+    /// Which it is.
+    pub version: String,
+}
+
 /// A running node.
 pub struct Node {
     shared: Arc<Shared>,
@@ -98,8 +102,10 @@ pub struct Node {
     parts: watch::Sender<BTreeMap<Hash, Vec<RunStatus>>>,
     idling: std::sync::OnceLock<Arc<Supervisor>>,
     /// Where the API listens, and the settings as they are shown.
-    shown: std::sync::Mutex<(Option<String>, serde_json::Value)>,
+    shown: std::sync::Mutex<(Option<String>, view::panel::SettingsView)>,
     begun: std::time::Instant,
+    /// With which program the owner wants it to go on.
+    next: std::sync::OnceLock<NextProgram>,
     #[cfg(feature = "serve")]
     shares: market::Shares,
     #[cfg(feature = "serve")]
@@ -113,6 +119,11 @@ const ORDERS: usize = 64;
 const CREATED_WITHIN: Duration = Duration::from_secs(30);
 
 impl Node {
+    /// Whether it ended to go on as another program.
+    pub fn next_program(&self) -> Option<&NextProgram> {
+        self.next.get()
+    }
+
     /// Opens the data folder and goes on with every run in it.
     pub async fn start(config: NodeConfig) -> Result<Arc<Self>> {
         let store = Arc::new(Store::open(&config.dir)?);
@@ -156,6 +167,7 @@ impl Node {
             idling: std::sync::OnceLock::new(),
             shown: std::sync::Mutex::default(),
             begun: std::time::Instant::now(),
+            next: std::sync::OnceLock::new(),
             #[cfg(feature = "serve")]
             shares: market::Shares::default(),
             #[cfg(feature = "serve")]

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use swarm::{Access, Run, RunId};
-use trainer::{RunStatus, Store, step_bytes};
+use trainer::{Download, RunStatus, Store, step_bytes};
 
 /// Rounds of a place end within this: what a unit earns is there soon, or the place is given up.
 const ROUND_MAX: u64 = 3_600_000;
@@ -137,7 +137,7 @@ impl std::fmt::Display for Moved {
 struct Progress {
     run: String,
     /// Tokens of its own that counted, and what is fetched.
-    seen: (u64, String),
+    seen: (u64, Option<Download>),
     moved: Instant,
     /// Since when something is wrong.
     troubled: Option<Instant>,
@@ -154,7 +154,7 @@ impl Node {
 }
 
 impl Progress {
-    fn new(run: &RunStatus, seen: (u64, String), now: Instant) -> Self {
+    fn new(run: &RunStatus, seen: (u64, Option<Download>), now: Instant) -> Self {
         Self { run: run.run.clone(), seen, moved: now, troubled: None }
     }
 
@@ -162,8 +162,7 @@ impl Progress {
     /// `round` takes.
     fn stands(of: &mut Option<Self>, run: &RunStatus, me: &str, now: Instant, round: Duration) -> bool {
         let own = run.members.iter().find(|member| member.node == me).map_or(0, |member| member.tokens);
-        let fetched = if run.waiting.starts_with("fetching") { run.waiting.clone() } else { String::new() };
-        let seen = (own, fetched);
+        let seen = (own, run.waiting.fetched().cloned());
         let progress = match of {
             Some(progress) if progress.run == run.run && progress.seen == seen => progress,
             _ => of.insert(Self::new(run, seen, now)),
@@ -293,6 +292,8 @@ impl Recruiter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use swarm::Waiting;
+    use trainer::RunWait;
     use base::{Keypair, Signed};
     use swarm::Spec;
 
@@ -366,28 +367,30 @@ mod tests {
     fn who_does_not_get_on_stands_still() {
         let begun = Instant::now();
         let (mut progress, round) = (None, Duration::from_secs(33));
-        let mut look = |s: u64, tokens: u64, waiting: &str, trouble: Option<&str>, expect: bool| {
+        let mut look = |s: u64, tokens: u64, waiting: RunWait, trouble: Option<&str>, expect: bool| {
             let member = trainer::MemberStatus { node: "me".into(), tokens, ..Default::default() };
             let run = RunStatus {
                 members: vec![member],
-                waiting: waiting.into(),
+                waiting,
                 trouble: trouble.map(str::to_owned),
                 ..RunStatus::default()
             };
             let stands = Progress::stands(&mut progress, &run, "me", begun + Duration::from_secs(s), round);
             assert_eq!(stands, expect, "after {s} s");
         };
-        look(0, 0, "fetching the data: 1 of 9 MiB", None, false);
-        look(699, 0, "fetching the data: 2 of 9 MiB", None, false);
-        look(1300, 0, "joining", None, false);
-        look(1998, 0, "training", None, false);
-        look(1999, 0, "training", None, true);
-        look(2001, 8, "training", Some("no answer"), false);
-        look(2120, 8, "training", Some("no answer"), false);
-        look(2121, 8, "training", Some("no answer"), true);
-        look(2122, 8, "training", None, false);
-        look(2200, 8, "training", Some("no answer"), false);
-        look(2700, 9, "training", Some("no answer"), false);
+        let fetching = |done| RunWait::Fetching(Download { what: "the data", done, of: 9 });
+        let training = || RunWait::Rules(Waiting::No);
+        look(0, 0, fetching(1), None, false);
+        look(699, 0, fetching(2), None, false);
+        look(1300, 0, RunWait::Rules(Waiting::Joining), None, false);
+        look(1998, 0, training(), None, false);
+        look(1999, 0, training(), None, true);
+        look(2001, 8, training(), Some("no answer"), false);
+        look(2120, 8, training(), Some("no answer"), false);
+        look(2121, 8, training(), Some("no answer"), true);
+        look(2122, 8, training(), None, false);
+        look(2200, 8, training(), Some("no answer"), false);
+        look(2700, 9, training(), Some("no answer"), false);
     }
 
     #[test]

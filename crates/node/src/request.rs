@@ -151,6 +151,13 @@ pub enum ControlRequest {
     Busy,
     /// End the process.
     Stop,
+    /// End, and go on as another program: [`Node::next_program`](crate::Node::next_program).
+    Update {
+        /// Where it is.
+        program: PathBuf,
+        /// Which it is.
+        version: String,
+    },
 }
 
 /// Asks the node that runs on the data folder `dir`; `None` when none does.

@@ -2,7 +2,7 @@
 
 use crate::config::{Config, When};
 use crate::shared::Shared;
-use crate::status::Status;
+use crate::view::Status;
 use crate::{Node, sample};
 use anyhow::{Context, Result, bail};
 use base::{Machine, Millis, Outbox, Wire};
@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use swarm::Standing;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use trainer::Duty;
@@ -21,6 +22,7 @@ use trainer::RunStatus;
 
 /// Why a node works or does not.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Reason {
     /// Of a closed vocabulary.
     pub code: String,
@@ -34,11 +36,37 @@ pub struct Reason {
     pub until_ms: Option<u64>,
 }
 
+/// What a machine does for others.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MachineState {
+    /// It trains or answers, or may at any moment.
+    Working,
+    /// It may work, and there is nothing to do.
+    Waiting,
+    /// Its owner does not let it.
+    #[default]
+    Paused,
+    /// It finishes what is under way.
+    Draining,
+}
+
+impl std::fmt::Display for MachineState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Working => "working",
+            Self::Waiting => "waiting",
+            Self::Paused => "paused",
+            Self::Draining => "draining",
+        })
+    }
+}
+
 /// What a node does for others, and why.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Activity {
-    /// `working`, `waiting` for work, `paused` or `draining`.
-    pub state: String,
+    /// What it does.
+    pub state: MachineState,
     /// Why.
     pub reason: Reason,
     /// Of 1,000 parts of what it may use, how many it uses.
@@ -254,14 +282,14 @@ impl Supervisor {
         let inner = self.inner();
         let why = inner.why();
         let state = match (why, inner.idle.share()) {
-            (Why::Draining, _) => "draining",
-            (why, _) if why.works() => "working",
-            (_, Some(_)) => "waiting",
-            _ => "paused",
+            (Why::Draining, _) => MachineState::Draining,
+            (why, _) if why.works() => MachineState::Working,
+            (_, Some(_)) => MachineState::Waiting,
+            _ => MachineState::Paused,
         };
         let spent = inner.minutes.days(now).remove(&(now.0 / owner::DAY_MS)).unwrap_or_default();
         Activity {
-            state: state.into(),
+            state,
             reason: Reason {
                 code: why.code().into(),
                 text: why.text(),
@@ -374,21 +402,20 @@ impl Node {
             Ok(())
         });
         let (store, stop) = (self.shared.store.clone(), self.stop.clone());
-        tokio::spawn(crate::events::record(Arc::downgrade(self), store, stop));
+        tokio::spawn(crate::view::events::record(Arc::downgrade(self), store, stop));
         Ok(idling)
     }
 
     /// Whether a unit trains or an answer for others is written.
     pub(crate) fn busy(&self) -> bool {
-        let training = swarm::Waiting::No.text();
         let drains = *self.shared.drains.borrow();
         // Who drains is done when the log has taken its unit and its word that it rests.
         let active = |run: &RunStatus| {
             let own = self.id().to_string();
-            run.members.iter().any(|member| member.node == own && member.status == "active")
+            run.members.iter().any(|member| member.node == own && member.status == Standing::Active)
         };
         let trains =
-            self.status.borrow().runs.iter().any(|run| run.waiting == training || drains && !run.ended && active(run));
+            self.status.borrow().runs.iter().any(|run| run.waiting.trains() || drains && !run.ended && active(run));
         #[cfg(feature = "serve")]
         let writes = self.in_market().is_ok_and(|trade| trade.answering() > 0);
         #[cfg(not(feature = "serve"))]
@@ -401,17 +428,16 @@ impl Node {
         let busy = self.busy();
         let (runs, open) = {
             let status = self.status.borrow();
-            let open = status.runs.iter().filter(|run| !run.ended).map(|run| run.lacks.clone());
+            let open = status.runs.iter().filter(|run| !run.ended).map(|run| run.lacks);
             (status.runs.len(), open.collect::<Vec<_>>())
         };
         // Between its units a member works: it waits for the others of its round.
         if busy || open.iter().any(Option::is_none) {
             return None;
         }
-        if let Some(code) = open.into_iter().flatten().next() {
+        if let Some(why) = open.into_iter().flatten().next() {
             let reachable = self.is_alone() || !self.shared.net.ways().is_empty();
-            let why = Why::ALL.into_iter().find(|why| why.code() == code);
-            return if reachable { why } else { Some(Why::NetworkUnreachable) };
+            return Some(if reachable { why } else { Why::NetworkUnreachable });
         }
         #[cfg(feature = "serve")]
         if let Some((models, offered)) = self.in_market().ok().map(|trade| (trade.serves(), trade.offers())) {

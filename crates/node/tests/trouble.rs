@@ -194,7 +194,7 @@ async fn no_memory_is_taken_for_what_is_longer_than_it_can_be() {
     node.know(&liar.address());
     let fetched = node.fetch(root, len - 1, &[liar.id()], Vec::new(), &|_, _| {}).await;
     let error = fetched.expect_err("too long");
-    assert_eq!((error.rejects, error.partial.capacity()), (vec![(liar.id(), Reject::Oversized)], 0));
+    assert_eq!((error.failed, error.partial.capacity()), (vec![(liar.id(), Reject::Oversized.into())], 0));
     liar.close().await;
     node.close().await;
 }

@@ -28,6 +28,6 @@ pub use local::{Local, Served};
 pub use models::{
     Doing, HubFile, HubName, MODEL_HERE, Model, ModelTicket, Models, Progress, Wanted, model_topic, pull,
 };
-pub use provider::OfferConfig;
+pub use provider::{OfferConfig, Speeds};
 pub use receipt::{receipt_summary, receipt_text, verify_receipt};
 pub use trade::{Asker, Check, NET, ProviderStatus, Trade, TradeConfig, TradeSetup};

@@ -5,7 +5,7 @@ use crate::event::{DriverEvent, RECONNECT};
 use crate::feed::follow_log;
 use crate::log::Log;
 use crate::setup::Setup;
-use crate::status::{RoundLine, RunStatus};
+use crate::status::{Download, RoundLine, RunStatus};
 use crate::work::{Meter, Work};
 use crate::workers::{Checkpoint, Job, Workers};
 use anyhow::Result;
@@ -53,7 +53,7 @@ pub(crate) struct Run {
     /// Ends what is fetched before its machine may begin.
     pub(crate) preparation: Option<AbortHandle>,
     /// What is being fetched, and how far it is.
-    pub(crate) fetching: Option<String>,
+    pub(crate) fetching: Option<Download>,
     pub(crate) trouble: Option<String>,
     /// Shared with displays; copied when a round closes while somebody looks.
     pub(crate) rounds: Arc<Vec<RoundLine>>,
@@ -242,7 +242,7 @@ impl Driver {
             DriverEvent::Refused(reason) => tracing::debug!(reason, "the log refused a transaction"),
             DriverEvent::Fetching(id, what, done, of) => {
                 if let Some(run) = self.runs.get_mut(&id) {
-                    run.fetching = (done < of).then(|| format!("fetching {what}: {done} of {of} MiB"));
+                    run.fetching = (done < of).then_some(Download { what, done, of });
                 }
             }
             DriverEvent::Prepared(id, Ok(work)) => self.prepared(id, work)?,

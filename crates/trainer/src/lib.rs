@@ -37,7 +37,7 @@ pub use memory::{on_device, step_bytes, training};
 pub use replay::{Replayed, replay};
 pub use setup::Setup;
 pub use speed::speed;
-pub use status::{MemberStatus, RoundLine, RunStatus};
+pub use status::{Download, MemberStatus, RoundLine, RunStatus, RunWait};
 pub use store::{Followed, Store, give_weights};
 pub use throttle::{Answering, Duty};
 pub use work::Limits;

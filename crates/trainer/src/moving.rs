@@ -74,7 +74,7 @@ impl Driver {
             let begun = Instant::now();
             let fetched = loop {
                 match shared.net.fetch(update, size, &fetch.sources, file, &|_, _| {}).await {
-                    Err(error) if error.reject() == Reject::NotHeld && begun.elapsed() < EARLY => {
+                    Err(error) if error.absent() && begun.elapsed() < EARLY => {
                         tokio::time::sleep(EARLY_PAUSE).await;
                         file = error.partial;
                     }
@@ -82,11 +82,10 @@ impl Driver {
                 }
             };
             let arrived = fetched.map(drop).map_err(|error| {
-                tracing::debug!(%error, rejects = ?error.rejects, "not fetched");
-                for (_, reject) in &error.rejects {
-                    shared.contents.count(*reject);
-                }
-                error.reject()
+                tracing::debug!(%error, failed = ?error.failed, "not fetched");
+                error.failed.iter().filter_map(|(_, error)| error.broke()).for_each(|reject| shared.contents.count(reject));
+                // Whatever those did who were to give it is not held against whose update it is: it is asked for again.
+                Reject::NotHeld
             });
             let _ = applier.send(Job::Verify(fetch, arrived));
         });

@@ -1,11 +1,11 @@
 //! What a driver shows of its runs.
 
 use crate::driver::{Driver, Run};
-use crate::status::{MemberStatus, RunStatus};
+use crate::status::{MemberStatus, RunStatus, RunWait};
 use base::plain;
 use owner::Why;
 use std::sync::atomic::Ordering;
-use swarm::{Mode, RunId, Standing, Waiting};
+use swarm::{Mode, RunId, Waiting};
 
 impl Driver {
     pub(crate) fn show(&self) {
@@ -22,13 +22,13 @@ impl Driver {
             rounds: run.rounds.clone(),
             heldout: run.heldout.clone(),
             waiting: match &run.fetching {
-                Some(text) => text.clone(),
-                None if run.preparing => "fetching the data".into(),
-                None => self.peer.waiting(id).text().into(),
+                Some(fetched) => RunWait::Fetching(fetched.clone()),
+                None if run.preparing => RunWait::Preparing,
+                None => RunWait::Rules(self.peer.waiting(id)),
             },
             lacks: match run.fetching.is_some() || run.preparing {
-                true => Some(Why::CatchingUp.code().to_owned()),
-                false => lacks(self.peer.waiting(id)).map(|why| why.code().to_owned()),
+                true => Some(Why::CatchingUp),
+                false => lacks(self.peer.waiting(id)),
             },
             ..RunStatus::default()
         };
@@ -59,12 +59,7 @@ impl Driver {
         status.members = (state.members.iter())
             .map(|(member, m)| MemberStatus {
                 node: member.to_string(),
-                status: match m.status {
-                    Standing::Active => "active",
-                    Standing::Syncing => "syncing",
-                    Standing::Away => "away",
-                }
-                .into(),
+                status: m.status,
                 speed: m.rate as f64 / 1000.0,
                 planned: newest.and_then(|round| round.slot(member)).map_or(0, |slot| slot.micro_batches),
                 units: m.units,

@@ -1,7 +1,89 @@
 //! What a node shows of its runs: plain data, for JSON and for people.
 
-use serde::{Deserialize, Serialize};
+use owner::Why;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::fmt;
 use std::sync::Arc;
+use swarm::{Standing, Waiting};
+
+/// What a run waits for on this node. In JSON it is its sentence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RunWait {
+    /// It fetches its data or weights.
+    Fetching(Download),
+    /// It looks for its data.
+    Preparing,
+    /// What the rules of the run say.
+    Rules(Waiting),
+    /// As another process told it.
+    Told(String),
+}
+
+/// How far a download is, in MiB.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Download {
+    /// `the data` or `the weights`.
+    pub what: &'static str,
+    /// Here.
+    pub done: usize,
+    /// In all.
+    pub of: usize,
+}
+
+impl RunWait {
+    /// Whether it trains now.
+    pub fn trains(&self) -> bool {
+        *self == Self::Rules(Waiting::No)
+    }
+
+    /// How far a download is, where there is one.
+    pub fn fetched(&self) -> Option<&Download> {
+        if let Self::Fetching(fetched) = self { Some(fetched) } else { None }
+    }
+}
+
+impl Default for RunWait {
+    fn default() -> Self {
+        Self::Told(String::new())
+    }
+}
+
+impl fmt::Display for RunWait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fetching(Download { what, done, of }) => write!(f, "fetching {what}: {done} of {of} MiB"),
+            Self::Preparing => f.write_str("fetching the data"),
+            Self::Rules(waiting) => f.write_str(waiting.text()),
+            Self::Told(text) => f.write_str(text),
+        }
+    }
+}
+
+impl Serialize for RunWait {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for RunWait {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        String::deserialize(from).map(Self::Told)
+    }
+}
+
+/// Reasons by their codes.
+mod code {
+    use super::{Deserialize, Deserializer, Serialize, Serializer, Why};
+
+    pub(super) fn serialize<S: Serializer>(why: &Option<Why>, to: S) -> Result<S::Ok, S::Error> {
+        why.map(Why::code).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Why>, D::Error> {
+        let code = Option::<String>::deserialize(from)?;
+        Ok(Why::ALL.into_iter().find(|why| Some(why.code()) == code.as_deref()))
+    }
+}
 
 /// A run, as this node sees it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -32,11 +114,11 @@ pub struct RunStatus {
     pub members: Vec<MemberStatus>,
     /// Whether all tokens are done.
     pub ended: bool,
-    /// What this node waits for; `training` when it works.
-    pub waiting: String,
-    /// Why this node has nothing to do for the run, where it does not take part in its rounds: a code of the owner's reasons.
-    #[serde(default)]
-    pub lacks: Option<String>,
+    /// What this node waits for.
+    pub waiting: RunWait,
+    /// Why this node has nothing to do for the run, where it does not take part in its rounds.
+    #[serde(default, with = "code")]
+    pub lacks: Option<Why>,
     /// What went wrong last, for the owner.
     pub trouble: Option<String>,
     /// Transactions that the log refused, by reason.
@@ -58,8 +140,8 @@ pub struct RunStatus {
 pub struct MemberStatus {
     /// Its key.
     pub node: String,
-    /// `active`, `syncing`, `away`.
-    pub status: String,
+    /// Whether it takes part.
+    pub status: Standing,
     /// Micro-batches per second, by the log's clock.
     pub speed: f64,
     /// Micro-batches planned in the newest round.

@@ -59,9 +59,8 @@ pub(super) async fn firsts(book: &mut Book) -> Result<()> {
 
 /// Tokens that a node has written for others, and how many answers it is writing.
 fn written(node: &Node) -> (u64, u64) {
-    let panel = node.panel();
-    let number = |key: &str| panel["serving"][key].as_u64().unwrap_or_default();
-    (number("tokens_out"), number("now"))
+    let serving = node.panel().serving;
+    (serving.tokens_out, serving.now)
 }
 
 /// From hanging up until the provider's decoder has stopped, and what is billed beyond what was done until then.

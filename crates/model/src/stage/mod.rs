@@ -1,8 +1,9 @@
 //! A stage: `[embedding?] blocks a..b [head?]` of a Llama, forward and backward.
 //!
 //! Two engines do the same: `host` writes the passes down for processors, `burn` derives them on
-//! any device that burn runs on. Both are held against the same reference.
+//! any device that burn runs on (feature `burn`). Both are held against the same reference.
 
+#[cfg(feature = "burn")]
 mod burn;
 mod host;
 mod kernels;
@@ -44,6 +45,7 @@ pub struct Saved(Kept);
 
 enum Kept {
     Host(host::Saved),
+    #[cfg(feature = "burn")]
     Burn(burn::Saved),
 }
 
@@ -52,6 +54,7 @@ impl Saved {
     pub fn output(&self) -> Boundary {
         match &self.0 {
             Kept::Host(saved) => saved.output(),
+            #[cfg(feature = "burn")]
             Kept::Burn(saved) => saved.output(),
         }
     }
@@ -66,6 +69,7 @@ pub struct Stage {
 
 enum Engine {
     Host(host::Stage),
+    #[cfg(feature = "burn")]
     Burn(burn::Stage),
 }
 
@@ -80,6 +84,7 @@ impl Stage {
         assert_eq!(weights.len(), layout.len, "one value per parameter");
         let engine = match device {
             Device::Host => Engine::Host(host::Stage::new(config, part, weights)),
+            #[cfg(feature = "burn")]
             Device::Burn(device) => Engine::Burn(burn::Stage::new(config, part, device, weights)),
         };
         Ok(Self { layout, vocab: config.vocab_size, engine })
@@ -95,6 +100,7 @@ impl Stage {
         assert_eq!(flat.len(), self.layout.len, "one value per parameter");
         match &mut self.engine {
             Engine::Host(stage) => stage.set_weights(flat),
+            #[cfg(feature = "burn")]
             Engine::Burn(stage) => stage.set_weights(flat),
         }
     }
@@ -103,6 +109,7 @@ impl Stage {
     pub fn forward(&mut self, input: Input<'_>) -> Saved {
         Saved(match &mut self.engine {
             Engine::Host(stage) => Kept::Host(stage.forward(input)),
+            #[cfg(feature = "burn")]
             Engine::Burn(stage) => Kept::Burn(stage.forward(input)),
         })
     }
@@ -120,6 +127,7 @@ impl Stage {
         // over the logits instead of three, and no second copy of them in a graph.
         let mut grad = match &mut saved.0 {
             Kept::Host(saved) => saved.take_output(),
+            #[cfg(feature = "burn")]
             Kept::Burn(saved) => saved.output().data,
         };
         let nats = kernels::softmax_minus_one_hot(&mut grad, targets, self.vocab, scale);
@@ -132,6 +140,7 @@ impl Stage {
         let rows = (LOGITS_AT_ONCE / self.vocab).max(ROWS_AT_ONCE);
         match &mut self.engine {
             Engine::Host(stage) => stage.nats(input, targets, rows),
+            #[cfg(feature = "burn")]
             Engine::Burn(stage) => stage.nats(input, targets, rows),
         }
     }
@@ -140,21 +149,26 @@ impl Stage {
     pub fn take_grads(&mut self) -> Vec<f32> {
         match &mut self.engine {
             Engine::Host(stage) => stage.take_grads(),
+            #[cfg(feature = "burn")]
             Engine::Burn(stage) => stage.take_grads(),
         }
     }
 
     /// Gives a vector of gradients back, to be filled again: fresh pages cost more than clearing it.
     pub fn give_back(&mut self, grads: Vec<f32>) {
-        if let Engine::Host(stage) = &mut self.engine {
-            stage.give_back(grads);
+        match &mut self.engine {
+            Engine::Host(stage) => stage.give_back(grads),
+            #[cfg(feature = "burn")]
+            Engine::Burn(_) => drop(grads),
         }
     }
 
     fn backward_from(&mut self, saved: Saved, grad: Vec<f32>) -> Option<Boundary> {
         match (&mut self.engine, saved.0) {
             (Engine::Host(stage), Kept::Host(saved)) => stage.backward(saved, grad),
+            #[cfg(feature = "burn")]
             (Engine::Burn(stage), Kept::Burn(saved)) => stage.backward(saved, grad),
+            #[cfg(feature = "burn")]
             _ => unreachable!("a pass ends in the stage that began it"),
         }
     }

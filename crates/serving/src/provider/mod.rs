@@ -21,6 +21,7 @@ use market::{AnswerWriter, CHUNK, Frame, OFFER_MS, Offer, Offers, Price, Reason,
 use owner::OwnerSignal;
 use paying::Paying;
 use stats::ServingStats;
+pub use stats::Speeds;
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};

@@ -1,6 +1,5 @@
 //! How answers went, for displays.
 
-use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -8,6 +7,21 @@ use std::time::Instant;
 
 /// Answers whose times are remembered.
 const RECENT: usize = 512;
+
+/// How much was answered since the start, and how fast.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Speeds {
+    /// Answers that are being written.
+    pub now: u64,
+    /// Read.
+    pub tokens_in: u64,
+    /// Written.
+    pub tokens_out: u64,
+    /// Milliseconds until the first word: the median of the last answers, and the 95th of a hundred.
+    pub first_ms: Option<(u64, u64)>,
+    /// Mean of the last answers.
+    pub tokens_per_s: Option<f64>,
+}
 
 /// What was answered here since the start, the owner's own questions too.
 #[derive(Debug)]
@@ -52,18 +66,20 @@ impl ServingStats {
         self.now.load(Ordering::Relaxed)
     }
 
-    /// All of it: fields of the panel.
-    pub(crate) fn json(&self) -> Value {
+    /// All of it.
+    pub(crate) fn speeds(&self) -> Speeds {
         let inner = self.inner();
         let mut sorted: Vec<u64> = inner.first_ms.iter().copied().collect();
         sorted.sort_unstable();
         let at = |percent: usize| sorted.get(sorted.len() * percent / 100).copied();
-        let first = at(50).map(|p50| json!({ "p50": p50, "p95": at(95) }));
         let rate = (!inner.rates.is_empty()).then(|| inner.rates.iter().sum::<f64>() / inner.rates.len() as f64);
-        json!({
-            "now": self.now(), "tokens_in": inner.read, "tokens_out": inner.written,
-            "first_ms": first, "tokens_per_s": rate,
-        })
+        Speeds {
+            now: self.now(),
+            tokens_in: inner.read,
+            tokens_out: inner.written,
+            first_ms: at(50).zip(at(95)),
+            tokens_per_s: rate,
+        }
     }
 
     fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {

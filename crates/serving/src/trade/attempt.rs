@@ -54,24 +54,23 @@ impl Trade {
         tasks.spawn(async move {
             let first = Say::Ask { request }.to_bytes();
             let asked = async || {
-                let mut talk = net.talk(provider, FRAME_MAX).await.map_err(Silence::NoWay)?;
-                talk.say.frame(&first).await.map_err(Silence::unheard)?;
+                let mut talk = net.talk(provider, FRAME_MAX).await?;
+                talk.say.frame(&first).await?;
                 // The first word comes before anything is done with the question, or the connection is one to a process
                 // that is gone: whoever did not hear the question was not ended by it.
-                let word = talk.hear.frame().await.map_err(Silence::unheard)?;
-                let word = word.ok_or(Silence::NoWay(Reject::NotHeld))?;
+                let word = talk.hear.frame().await?.ok_or(PeerError::Unreachable)?;
                 let _ = events.send(Event::Reached(number)).await;
-                Ok::<_, Silence>((talk, word))
+                Ok::<_, PeerError>((talk, word))
             };
             let mut begun = asked().await;
-            if let Err(Silence::NoWay(Reject::NotHeld)) = begun {
+            if let Err(PeerError::Unreachable) = begun {
                 tracing::debug!(number, provider = provider.short(), "not reached, once more");
                 net.forget(provider).await;
                 begun = asked().await;
             }
             let (net::Talk { mut say, mut hear, .. }, word) = match begun {
                 Ok(begun) => begun,
-                Err(silence) => return drop(events.send(silence.event(number)).await),
+                Err(error) => return drop(events.send(unheard(number, error)).await),
             };
             let hearing = async {
                 let mut word = Ok(Some(word));
@@ -85,7 +84,8 @@ impl Trade {
                             Err(_) => Event::Wrong(number, Reject::Malformed),
                         },
                         Ok(None) => Event::Lost(number),
-                        Err(reject) => Silence::after(reject).event(number),
+                        Err(PeerError::Broke(reject)) => Event::Wrong(number, reject),
+                        Err(_) => Event::Lost(number),
                     };
                     let last = !matches!(event, Event::Frame(..));
                     if events.send(event).await.is_err() || last {
@@ -110,35 +110,12 @@ impl Trade {
     }
 }
 
-/// Why nothing is heard of a provider.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Silence {
-    /// There was no way to it: what is wrong is on this side or between.
-    NoWay(Reject),
-    /// It got the question, or may have; the way broke since.
-    Lost,
-    /// It sent what no honest provider sends.
-    Broken(Reject),
-}
-
-impl Silence {
-    /// What a reject means before anything was heard.
-    fn unheard(reject: Reject) -> Self {
-        if reject == Reject::NotHeld { Self::NoWay(reject) } else { Self::Broken(reject) }
-    }
-
-    /// What a reject means once something was heard.
-    fn after(reject: Reject) -> Self {
-        if reject == Reject::NotHeld { Self::Lost } else { Self::Broken(reject) }
-    }
-
-    fn event(self, number: u32) -> Event {
-        match self {
-            Self::NoWay(Reject::NotHeld) => Event::Unreachable(number),
-            Self::NoWay(_) => Event::NoRoom(number),
-            Self::Lost => Event::Lost(number),
-            Self::Broken(reject) => Event::Wrong(number, reject),
-        }
+/// What a question comes to of which its provider heard nothing.
+fn unheard(number: u32, error: PeerError) -> Event {
+    match error {
+        PeerError::Broke(reject) => Event::Wrong(number, reject),
+        PeerError::NoRoom => Event::NoRoom(number),
+        PeerError::Unreachable | PeerError::Missing | PeerError::TooSlow => Event::Unreachable(number),
     }
 }
 
@@ -224,12 +201,8 @@ mod tests {
 
     #[test]
     fn only_what_a_provider_sends_is_held_against_it() {
-        let event = |silence: Silence| silence.event(3);
-        assert_eq!(event(Silence::NoWay(Reject::TooMany)), Event::NoRoom(3), "our own pool is full");
-        assert_eq!(event(Silence::NoWay(Reject::NotHeld)), Event::Unreachable(3));
-        assert_eq!(event(Silence::after(Reject::NotHeld)), Event::Lost(3));
-        assert_eq!(event(Silence::unheard(Reject::NotHeld)), Event::Unreachable(3), "it was gone before");
-        assert_eq!(event(Silence::unheard(Reject::Oversized)), Event::Wrong(3, Reject::Oversized));
-        assert_eq!(event(Silence::after(Reject::Oversized)), Event::Wrong(3, Reject::Oversized));
+        assert_eq!(unheard(3, PeerError::NoRoom), Event::NoRoom(3), "our own pool is full");
+        assert_eq!(unheard(3, PeerError::Unreachable), Event::Unreachable(3), "it was gone before");
+        assert_eq!(unheard(3, Reject::Oversized.into()), Event::Wrong(3, Reject::Oversized));
     }
 }

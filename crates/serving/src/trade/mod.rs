@@ -15,7 +15,7 @@ pub use open::TradeSetup;
 use crate::accounts::Accounts;
 use crate::books::{Answered, Books};
 use crate::local::Local;
-use crate::provider::{OfferConfig, Provider};
+use crate::provider::{OfferConfig, Provider, Speeds};
 use anyhow::Result;
 use base::{Hash, Keypair, NodeId, Reject, Rng, Wire};
 use gateway::{Answer, Answers, Asked};
@@ -271,22 +271,14 @@ impl Trade {
         self.books.before()
     }
 
-    /// What is served and how it went, for displays.
-    pub fn panel(&self) -> serde_json::Value {
-        let models: Vec<serde_json::Value> = (self.models().into_iter())
-            .map(|card| {
-                serde_json::json!({
-                    "name": card.name, "hash": card.hash.to_string(), "context": card.context, "providers": card.providers,
-                    "local": self.provider.local.named(&card.name).is_some(),
-                })
-            })
-            .collect();
-        let mut panel = self.provider.stats.json();
-        panel["models"] = models.into();
-        panel["asked"] = (self.asked().0 + self.refused()).into();
-        panel["counts"] = serde_json::json!(self.served().into_iter().collect::<Vec<_>>());
-        panel["checks"] = serde_json::json!(self.checks());
-        panel
+    /// Whether a model of this name is on this machine.
+    pub fn is_local(&self, model: &str) -> bool {
+        self.provider.local.named(model).is_some()
+    }
+
+    /// How much was answered here since the start, and how fast.
+    pub fn speeds(&self) -> Speeds {
+        self.provider.stats.speeds()
     }
 
     /// Questions that were given to somebody, and providers asked for them.

@@ -5,7 +5,8 @@ use super::{MEMBERS_MAX, Run};
 use base::{Hash, NodeId, Round, wire_enum, wire_struct};
 
 /// Where a member stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Standing {
     /// Joined, without the current weights.
     #[default]
@@ -14,6 +15,16 @@ pub enum Standing {
     Active,
     /// Missed a unit, sits out, or rests; comes back with `Ready`.
     Away,
+}
+
+impl std::fmt::Display for Standing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Syncing => "syncing",
+            Self::Active => "active",
+            Self::Away => "away",
+        })
+    }
 }
 
 /// A member of a run, as the log knows it.

@@ -2,6 +2,7 @@
 //! `talkoo replay`.
 
 use crate::Node;
+use crate::view::panel::{Panel, SettingsView};
 use anyhow::{Context, Result, ensure};
 use host::{append_line, older};
 use serde_json::{Value, json};
@@ -11,7 +12,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
-use trainer::Store;
+use trainer::{RoundLine, Store};
 
 const FILE: &str = "events.jsonl";
 /// It is turned over at this size; one older file stays.
@@ -26,7 +27,7 @@ const LINE_MAX: usize = 1 << 20;
 /// Writes down what a node shows, as it changes, until `stop`.
 pub(crate) async fn record(node: Weak<Node>, store: Arc<Store>, stop: CancellationToken) {
     let mut tick = tokio::time::interval(EVERY);
-    let mut last = Value::Null;
+    let mut last = Panel::default();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -45,36 +46,27 @@ pub(crate) async fn record(node: Weak<Node>, store: Arc<Store>, stop: Cancellati
 }
 
 /// A panel without what does not change or is long.
-fn event(mut panel: Value) -> Value {
-    if let Some(panel) = panel.as_object_mut() {
-        panel.remove("settings");
-        panel.remove("earnings");
-    }
-    panel
+fn event(panel: Panel) -> Panel {
+    Panel { settings: SettingsView::default(), earnings: Vec::new(), ..panel }
 }
 
 /// An event without its clocks.
-fn what(event: &Value) -> Value {
+fn what(event: &Panel) -> Panel {
     let mut event = event.clone();
-    for clock in ["/now_ms", "/node/uptime_s", "/today/minutes", "/today/working_s"] {
-        if let Some(clock) = event.pointer_mut(clock) {
-            *clock = Value::Null;
-        }
-    }
+    (event.now_ms, event.node.uptime_s, event.today.working_s) = (0, 0, 0);
+    event.today.minutes.clear();
     // Delays to peers move all the time.
-    for peer in event.get_mut("peers").and_then(Value::as_array_mut).into_iter().flatten() {
-        peer["rtt_ms"] = Value::Null;
-    }
+    event.peers.iter_mut().for_each(|peer| peer.rtt_ms = None);
     event
 }
 
-fn append(dir: &Path, event: &Value) -> Result<()> {
-    append_line(&dir.join(FILE), BYTES_MAX, event)
+fn append(dir: &Path, event: &Panel) -> Result<()> {
+    append_line(&dir.join(FILE), BYTES_MAX, &serde_json::to_value(event)?)
 }
 
 /// An event log that is looked at again.
 pub struct Recorded {
-    events: Vec<Value>,
+    events: Vec<Panel>,
     at: Mutex<usize>,
 }
 
@@ -89,8 +81,8 @@ impl Recorded {
         let mut events = Vec::new();
         for line in BufReader::new(file).split(b'\n') {
             let line = line.with_context(|| path.display().to_string())?;
-            let event = (line.len() <= LINE_MAX).then(|| serde_json::from_slice::<Value>(&line).ok()).flatten();
-            events.extend(event.filter(|event| event["now_ms"].is_u64() && event["activity"].is_object()));
+            let event = (line.len() <= LINE_MAX).then(|| serde_json::from_slice::<Panel>(&line).ok()).flatten();
+            events.extend(event.filter(|event| event.now_ms > 0));
             if events.len() > 2 * PLAYED_MAX {
                 let mut i = 0;
                 events.retain(|_| {
@@ -126,35 +118,33 @@ impl Recorded {
     /// What was shown then.
     pub fn state(&self) -> Value {
         let at = *self.at();
-        let mut state = self.events[at].clone();
-        let time = |event: &Value| event["now_ms"].as_u64().unwrap_or(0);
+        let mut state = json!(self.events[at]);
         state["replay"] = json!({
             "at": at, "count": self.events.len(),
-            "from_ms": time(&self.events[0]), "to_ms": time(&self.events[self.events.len() - 1]),
+            "from_ms": self.events[0].now_ms, "to_ms": self.events[self.events.len() - 1].now_ms,
         });
-        state["earnings"] = json!([]);
-        state["settings"] = json!({ "file": "", "values": [] });
         state
     }
 
     /// A run as far as it was then: its rounds as they were seen.
     pub fn run(&self, id: &str) -> Option<Value> {
         let at = *self.at();
-        let run_of = |event: &Value| event["runs"].as_array()?.iter().find(|run| run["run"] == id).cloned();
-        let mut shown = run_of(&self.events[at])?;
-        let (mut rounds, mut heldout, mut before) = (Vec::new(), Vec::<Value>::new(), 0);
-        for event in &self.events[..=at] {
-            let Some(run) = run_of(event) else { continue };
-            let (version, total) = (run["version"].as_u64().unwrap_or(0), run["tokens"][0].as_u64().unwrap_or(0));
-            if let Some(loss) = run["loss"].as_f64().filter(|_| version > before) {
-                rounds.push(json!({
-                    "round": version, "loss": loss, "tokens": 0, "set": run["active"], "left_out": 0, "void": false,
-                    "took_ms": 0, "total": total, "utilisation": 0, "update_bytes": 0,
-                }));
-                before = version;
+        let run_of = |event: &Panel| event.runs.iter().find(|run| run.run == id).cloned();
+        let mut shown = json!(run_of(&self.events[at])?);
+        let (mut rounds, mut heldout, mut before) = (Vec::new(), Vec::<(u64, f64)>::new(), 0);
+        for run in self.events[..=at].iter().filter_map(run_of) {
+            if let Some(loss) = run.loss.filter(|_| run.version > before) {
+                rounds.push(RoundLine {
+                    round: run.version,
+                    loss,
+                    set: run.active,
+                    total: run.tokens.0,
+                    ..RoundLine::default()
+                });
+                before = run.version;
             }
-            if run["heldout"].is_number() && heldout.last().is_none_or(|last| last[1] != run["heldout"]) {
-                heldout.push(json!([version, run["heldout"]]));
+            if let Some(bits) = run.heldout.filter(|bits| heldout.last().is_none_or(|(_, last)| last != bits)) {
+                heldout.push((run.version, bits));
             }
         }
         shown["rounds"] = json!(rounds);
@@ -174,7 +164,7 @@ impl Recorded {
 
 /// A log as the gateway's page asks it.
 #[cfg(feature = "serve")]
-impl gateway::Panel for Recorded {
+impl gateway::PanelSource for Recorded {
     fn state(&self) -> Value {
         self.state()
     }
@@ -216,13 +206,22 @@ impl gateway::Panel for Recorded {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::view::panel::{NodeView, PeerView, RunView};
 
     #[test]
     fn a_log_is_played_as_it_was_written() {
         let stage = tempfile::tempdir().expect("a folder");
         let shown = |i: u64| {
-            let run = json!({ "run": "ab", "version": i, "tokens": [i * 100, 1000], "loss": 5.0 - i as f64, "heldout": 3.0, "active": 1 });
-            json!({ "now_ms": i * 1000, "node": { "uptime_s": i }, "activity": { "state": "working" }, "runs": [run], "settings": 1 })
+            let run = RunView {
+                run: "ab".into(),
+                version: i,
+                tokens: (i * 100, 1000),
+                loss: Some(5.0 - i as f64),
+                heldout: Some(3.0),
+                active: 1,
+                ..RunView::default()
+            };
+            Panel { now_ms: i * 1000, runs: vec![run], ..Panel::default() }
         };
         for i in 1..=4 {
             append(stage.path(), &event(shown(i))).expect("written");
@@ -246,7 +245,13 @@ mod tests {
 
     #[test]
     fn only_what_changes_is_an_event() {
-        let panel = |uptime: u64, loss: f64| json!({ "now_ms": uptime, "node": { "uptime_s": uptime }, "runs": [{ "loss": loss }], "peers": [{ "rtt_ms": uptime }] });
+        let panel = |uptime_s: u64, loss: f64| Panel {
+            now_ms: uptime_s,
+            node: NodeView { uptime_s, ..NodeView::default() },
+            runs: vec![RunView { loss: Some(loss), ..RunView::default() }],
+            peers: vec![PeerView { rtt_ms: Some(uptime_s as f64), ..PeerView::default() }],
+            ..Panel::default()
+        };
         assert_eq!(what(&event(panel(1, 2.0))), what(&event(panel(5, 2.0))));
         assert_ne!(what(&event(panel(1, 2.0))), what(&event(panel(5, 1.9))));
     }

@@ -1,14 +1,19 @@
-//! What the owner is shown of a node: one document for the page, `talkoo status` and whoever asks for JSON.
+//! Makes the document that shows a node from what its parts say.
 
 use crate::config::{Config, TEMPLATE};
-use crate::earned::{ByDay, Done, Sum};
-use crate::supervisor::Supervisor;
+use crate::supervisor::{MachineState, Supervisor};
+use crate::view::earnings::{ByDay, Done};
+use crate::view::panel::{
+    ActivityView, BalanceView, DayView, Earning, ForecastView, NetworkView, NodeView, Panel, PeerView, RunView,
+    ServingView, Setting, SettingsView, TimeSpent, WorkDone,
+};
 use crate::{Activity, Node};
 use base::NodeId;
 use owner::{DAY_MS, Day, forecast};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use swarm::Standing;
 use trainer::RunStatus;
 
 /// Peers that are shown.
@@ -16,7 +21,7 @@ const PEERS: usize = 256;
 
 /// Where the API listens, and with which settings the node was started.
 #[derive(Debug, Clone, Default)]
-pub struct Shown {
+pub struct NodeSettings {
     /// `http://…/v1`; none where no API is served.
     pub api: Option<String>,
     /// The settings in force.
@@ -25,58 +30,75 @@ pub struct Shown {
 
 impl Node {
     /// What is shown of it from now on.
-    pub fn show_as(&self, shown: Shown) {
-        let file = Config::path(self.shared.store.dir());
-        let settings = json!({ "file": file, "values": settings(&shown.config) });
+    pub fn show_as(&self, shown: NodeSettings) {
+        let settings = SettingsView { file: Config::path(self.shared.store.dir()), values: settings(&shown.config) };
         *self.shown.lock().expect("nobody panics while holding it") = (shown.api, settings);
     }
 
     /// Everything at a glance.
-    pub fn panel(&self) -> Value {
+    pub fn panel(&self) -> Panel {
         let (api, settings) = self.shown.lock().expect("nobody panics while holding it").clone();
         let (status, now) = (self.status(), replica::clock());
         let chain = self.chain(None).unwrap_or_default();
         let account = self.account(None, &self.id()).unwrap_or_default();
-        let Done { earned, on_day, since_start } = self.done(now.0 / DAY_MS, &status.runs);
-        let activity = self.idling().map(|idling| idling.activity()).unwrap_or_else(always);
         let today = now.0 / DAY_MS;
+        let Done { earned, on_day, since_start } = self.done(today, &status.runs);
+        let activity = self.idling().map(|idling| idling.activity()).unwrap_or_else(always);
         let what = doing(&status.runs, &activity);
         let peers = self.peers(&status.runs);
-        json!({
-            "version": env!("CARGO_PKG_VERSION"), "now_ms": now.0,
-            "node": {
-                "key": status.node, "uptime_s": self.begun.elapsed().as_secs(), "addresses": status.addresses,
-                "api": api, "data": self.shared.store.dir(),
+        Panel {
+            version: env!("CARGO_PKG_VERSION").into(),
+            now_ms: now.0,
+            node: NodeView {
+                key: status.node,
+                uptime_s: self.begun.elapsed().as_secs(),
+                addresses: status.addresses,
+                api,
+                data: self.shared.store.dir().to_owned(),
             },
-            "network": {
-                "name": chain.network, "chain": chain.chain, "validators": chain.validators.len(), "height": chain.height,
-                "alone": chain.validators.len() == 1 && peers.is_empty(),
+            network: NetworkView {
+                alone: chain.validators.len() == 1 && peers.is_empty(),
+                name: chain.network,
+                chain: chain.chain,
+                validators: chain.validators.len(),
+                height: chain.height,
             },
-            "activity": { "state": activity.state, "reason": activity.reason, "what": what },
-            "today": day_of(today, &on_day, &activity.today_ms), "since_start": since_start,
-            "earnings": earned.iter().rev().map(|((day, model, kind, device), micro)| {
-                json!({ "day": date(*day), "model": model, "kind": kind, "device": device, "micro": micro })
-            }).collect::<Vec<_>>(),
-            "forecast": self.idling().and_then(|idling| likely(&idling, &earned, today)),
-            "account": {
-                "balance_micro": account.balance_micro, "bond_micro": account.bond_micro,
-                "deposit_micro": account.deposit_micro, "locked_micro": account.locked_micro,
-                "unbonding_micro": account.unbonding_micro,
+            today: day_of(today, on_day, &activity.today_ms),
+            activity: ActivityView { state: activity.state, reason: activity.reason, what },
+            since_start,
+            earnings: (earned.iter().rev())
+                .map(|((day, model, kind, device), micro)| Earning {
+                    day: date(*day),
+                    model: model.clone(),
+                    kind: (*kind).to_owned(),
+                    device: device.clone(),
+                    micro: *micro,
+                })
+                .collect(),
+            forecast: self.idling().and_then(|idling| likely(&idling, &earned, today)),
+            account: BalanceView {
+                balance_micro: account.balance_micro,
+                bond_micro: account.bond_micro,
+                deposit_micro: account.deposit_micro,
+                locked_micro: account.locked_micro,
+                unbonding_micro: account.unbonding_micro,
             },
-            "runs": status.runs.iter().map(|run| short(run, self.got(&run.chain, &run.run))).collect::<Vec<_>>(),
-            "serving": self.serving(),
-            "peers": peers.into_values().take(PEERS).collect::<Vec<_>>(),
-            "settings": settings, "caps_kept_by": self.idling().map(|idling| idling.kept_by().to_owned()),
-            "refused": status.refused, "trouble": status.trouble,
-        })
+            runs: status.runs.iter().map(|run| short(run, self.got(&run.chain, &run.run))).collect(),
+            serving: self.serving(),
+            peers: peers.into_iter().take(PEERS).collect(),
+            settings,
+            caps_kept_by: self.idling().map(|idling| idling.kept_by().to_owned()),
+            refused: status.refused,
+            trouble: status.trouble,
+        }
     }
 
     /// Where the time of each day went that is shown, and what was done then; newest first.
-    pub fn panel_days(&self) -> Value {
+    pub fn panel_days(&self) -> Vec<DayView> {
         let today = replica::clock().0 / DAY_MS;
         let spent = self.idling().map(|idling| idling.spent()).unwrap_or_default();
-        let shown = spent.iter().rev().filter(|(day, _)| **day + crate::earned::DAYS >= today);
-        shown.map(|(day, spent)| day_of(*day, &self.done(*day, &[]).on_day, spent)).collect()
+        let shown = spent.iter().rev().filter(|(day, _)| **day + crate::view::earnings::DAYS >= today);
+        shown.map(|(day, spent)| day_of(*day, self.done(*day, &[]).on_day, spent)).collect()
     }
 
     /// One run in full, by its id.
@@ -104,34 +126,32 @@ impl Node {
     }
 
     /// What is served, and how it went.
-    fn serving(&self) -> Value {
+    fn serving(&self) -> ServingView {
         #[cfg(feature = "serve")]
         if let Ok(trade) = self.in_market() {
-            return trade.panel();
+            return crate::market::view(&trade);
         }
-        json!({
-            "models": [], "asked": 0, "counts": [], "tokens_in": 0, "tokens_out": 0, "first_ms": null,
-            "tokens_per_s": null, "now": 0,
-        })
+        ServingView::default()
     }
 
     /// Everybody whom this node knows, by key.
-    fn peers(&self, runs: &[RunStatus]) -> BTreeMap<String, Value> {
-        let mut kinds: BTreeMap<NodeId, BTreeSet<&'static str>> = BTreeMap::new();
+    fn peers(&self, runs: &[RunStatus]) -> Vec<PeerView> {
+        let mut kinds: BTreeMap<NodeId, BTreeSet<String>> = BTreeMap::new();
+        let mut note = |key: NodeId, kind: &str| kinds.entry(key).or_default().insert(kind.to_owned());
         for member in runs.iter().flat_map(|run| &run.members) {
             if let Ok(key) = member.node.parse() {
-                kinds.entry(key).or_default().insert("member");
+                note(key, "member");
             }
         }
         if let Some(kept) = self.shared.chains.home.kept() {
             for seat in &kept.network.seats {
-                kinds.entry(seat.address.node).or_default().insert("validator");
+                note(seat.address.node, "validator");
             }
         }
         #[cfg(feature = "serve")]
         if let Ok(trade) = self.in_market() {
             for known in trade.providers() {
-                kinds.entry(known.provider).or_default().insert("provider");
+                note(known.provider, "provider");
             }
         }
         let ways = self.shared.net.ways();
@@ -139,13 +159,15 @@ impl Node {
             kinds.entry(*peer).or_default();
         }
         kinds.remove(&self.id());
-        let peer = |(key, kinds): (NodeId, BTreeSet<&'static str>)| {
+        let peer = |(key, kinds): (NodeId, BTreeSet<String>)| {
             let way = ways.get(&key);
-            let value = json!({
-                "key": key.to_string(), "kinds": kinds, "direct": way.map(|way| way.direct),
-                "rtt_ms": way.map(|way| way.rtt.as_secs_f64() * 1e3), "address": way.map(|way| way.address.clone()),
-            });
-            (key.to_string(), value)
+            PeerView {
+                key: key.to_string(),
+                kinds,
+                direct: way.map(|way| way.direct),
+                rtt_ms: way.map(|way| way.rtt.as_secs_f64() * 1e3),
+                address: way.map(|way| way.address.clone()),
+            }
         };
         kinds.into_iter().map(peer).collect()
     }
@@ -155,65 +177,76 @@ impl Node {
 fn always() -> Activity {
     let reason =
         crate::Reason { code: "working".into(), text: "It works whenever there is work.".into(), ..Default::default() };
-    Activity { state: "working".into(), reason, share_permille: 1000, today_ms: BTreeMap::new() }
+    Activity { state: MachineState::Working, reason, share_permille: 1000, today_ms: BTreeMap::new() }
 }
 
 /// What a node does, in a few words each.
 fn doing(runs: &[RunStatus], activity: &Activity) -> Vec<String> {
-    if activity.state != "working" {
+    if activity.state != MachineState::Working {
         return Vec::new();
     }
     runs.iter().filter(|run| !run.ended).map(|run| format!("{}: {}", run.name, run.waiting)).collect()
 }
 
 /// A day (UTC): what was done, and where its time went, by reason in milliseconds.
-fn day_of(day: u64, did: &Sum, spent: &BTreeMap<String, u64>) -> Value {
+fn day_of(day: u64, done: WorkDone, spent: &BTreeMap<String, u64>) -> DayView {
     let working = ["working", "working_in_background"].iter().filter_map(|code| spent.get(*code)).sum::<u64>();
-    let mut value = json!(did);
-    value["date"] = date(day).into();
-    value["minutes"] = spent.iter().map(|(code, ms)| minutes(code, *ms)).collect();
-    value["working_s"] = (working / 1000).into();
-    value
+    DayView {
+        done,
+        date: date(day),
+        minutes: spent.iter().map(|(code, ms)| time_spent(code, *ms)).collect(),
+        working_s: working / 1000,
+    }
 }
 
-fn minutes(code: &str, ms: u64) -> Value {
+fn time_spent(code: &str, ms: u64) -> TimeSpent {
     let why = owner::Why::ALL.into_iter().find(|why| why.code() == code);
     // The sentences of measured reasons name what was measured at a moment: here they stand for many.
     let text = code.replace('_', " ");
-    json!({ "code": code, "text": text, "seconds": ms / 1000, "mend": why.and_then(owner::Why::mend) })
+    let mend = why.and_then(owner::Why::mend).map(str::to_owned);
+    TimeSpent { code: code.to_owned(), text, seconds: ms / 1000, mend }
 }
 
 /// A run in a few figures, with what this node got for its units.
-fn short(run: &RunStatus, got: Option<(u64, BTreeMap<String, u64>)>) -> Value {
-    let (earned, unpaid) = got.unwrap_or_default();
-    json!({
-        "run": run.run, "name": run.name, "mode": run.mode, "params": run.params, "version": run.version,
-        "tokens": run.tokens, "tokens_per_s": run.tokens_per_s,
-        "loss": run.rounds.iter().rev().find(|round| round.loss > 0.0).map(|round| round.loss),
-        "heldout": run.heldout.last().map(|(_, bits)| bits),
-        "members": run.members.len(), "active": run.members.iter().filter(|member| member.status == "active").count(),
-        "ended": run.ended, "waiting": run.waiting, "trouble": run.trouble,
-        "earned_micro": earned, "unpaid": unpaid,
-    })
+fn short(run: &RunStatus, got: Option<(u64, BTreeMap<String, u64>)>) -> RunView {
+    let (earned_micro, unpaid) = got.unwrap_or_default();
+    RunView {
+        run: run.run.clone(),
+        name: run.name.clone(),
+        mode: run.mode.clone(),
+        params: run.params,
+        version: run.version,
+        tokens: run.tokens,
+        tokens_per_s: run.tokens_per_s,
+        loss: run.rounds.iter().rev().find(|round| round.loss > 0.0).map(|round| round.loss),
+        heldout: run.heldout.last().map(|(_, bits)| *bits),
+        members: run.members.len(),
+        active: run.members.iter().filter(|member| member.status == Standing::Active).count(),
+        ended: run.ended,
+        waiting: run.waiting.to_string(),
+        trouble: run.trouble.clone(),
+        earned_micro,
+        unpaid,
+    }
 }
 
 /// What the next day may bring, only where it is known how wrong such forecasts were.
-fn likely(idling: &Arc<Supervisor>, earned: &ByDay, today: u64) -> Option<Value> {
+fn likely(idling: &Arc<Supervisor>, earned: &ByDay, today: u64) -> Option<ForecastView> {
     let mut by_day: BTreeMap<u64, u64> = BTreeMap::new();
     earned.iter().for_each(|((day, ..), micro)| *by_day.entry(*day).or_default() += micro);
     let likely = forecast(&known(idling.days(&by_day), today), today)?;
     let error = likely.error_permille?;
-    Some(json!({ "per_day_micro": likely.earned, "error_percent": error as f64 / 10.0 }))
+    Some(ForecastView { per_day_micro: likely.earned, error_percent: error as f64 / 10.0 })
 }
 
 /// The days of which earnings are known: without any, others would seem to have been foreseen to be empty.
 fn known(mut days: Vec<Day>, today: u64) -> Vec<Day> {
-    days.retain(|day| day.day.saturating_add(crate::earned::DAYS) >= today);
+    days.retain(|day| day.day.saturating_add(crate::view::earnings::DAYS) >= today);
     days
 }
 
 /// Every setting with its value, its default and what it means, in the order of the file.
-fn settings(config: &Config) -> Vec<Value> {
+fn settings(config: &Config) -> Vec<Setting> {
     let table = toml::Table::try_from(config).unwrap_or_default();
     let (mut section, mut help, mut out) = (String::new(), Vec::new(), Vec::new());
     // Keys that follow each other share what stands above the first.
@@ -229,9 +262,13 @@ fn settings(config: &Config) -> Vec<Value> {
         } else if let Some((key, default)) = line.strip_prefix('#').and_then(|line| line.split_once(" = ")) {
             explained = true;
             let value = table.get(&section).and_then(|section| section.get(key)).map(ToString::to_string);
-            out.push(json!({
-                "section": section, "key": key, "value": value.unwrap_or_default(), "default": default, "help": help.join(" "),
-            }));
+            out.push(Setting {
+                section: section.clone(),
+                key: key.to_owned(),
+                value: value.unwrap_or_default(),
+                default: default.to_owned(),
+                help: help.join(" "),
+            });
         } else {
             help.clear();
         }
@@ -256,9 +293,9 @@ fn date(day: u64) -> String {
 pub struct NodePanel(pub Arc<Node>);
 
 #[cfg(feature = "serve")]
-impl gateway::Panel for NodePanel {
+impl gateway::PanelSource for NodePanel {
     fn state(&self) -> Value {
-        self.0.panel()
+        json!(self.0.panel())
     }
 
     fn run(&self, run: &str) -> Option<Value> {
@@ -266,7 +303,7 @@ impl gateway::Panel for NodePanel {
     }
 
     fn days(&self) -> Value {
-        self.0.panel_days()
+        json!(self.0.panel_days())
     }
 
     fn blocks(&self, before: Option<u64>, count: usize) -> Value {
@@ -301,9 +338,8 @@ mod tests {
         let keys: usize = table.values().map(|section| section.as_table().map_or(0, toml::Table::len)).sum();
         assert_eq!(all.len(), keys);
         for setting in &all {
-            assert!(setting["help"].as_str().is_some_and(|help| !help.is_empty()), "{setting}");
-            assert!(setting["help"].as_str().is_some_and(|help| help.len() < 160), "one explanation each: {setting}");
-            assert_eq!(setting["value"], setting["default"], "{setting}");
+            assert!(!setting.help.is_empty() && setting.help.len() < 160, "one explanation each: {setting:?}");
+            assert_eq!(setting.value, setting.default, "{setting:?}");
         }
     }
 
@@ -313,12 +349,12 @@ mod tests {
         // Ninety days of work, whose earnings nobody could foresee; they are known for a month.
         let day = |day: u64| Day {
             day,
-            earned: if today - day > crate::earned::DAYS { 0 } else { 1_000 + 500 * (day * 7_919 % 23) },
+            earned: if today - day > crate::view::earnings::DAYS { 0 } else { 1_000 + 500 * (day * 7_919 % 23) },
             worked_ms: 3_600_000,
         };
         let error = |days: Vec<Day>| forecast(&days, today).expect("days").error_permille.expect("known");
         let days: Vec<Day> = (today - 90..today).map(day).collect();
-        let month: Vec<Day> = (today - crate::earned::DAYS..today).map(day).collect();
+        let month: Vec<Day> = (today - crate::view::earnings::DAYS..today).map(day).collect();
         assert_eq!(error(known(days.clone(), today)), error(month));
         assert!(error(known(days.clone(), today)) > error(days));
     }

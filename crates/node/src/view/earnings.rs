@@ -1,9 +1,9 @@
 //! What this node did and earned, by day and model: training as its chains say, serving as its books do.
 
 use crate::Node;
+use crate::view::panel::WorkDone;
 use base::NodeId;
 use replica::ChainStore;
-use serde::Serialize;
 use std::collections::BTreeMap;
 use trainer::RunStatus;
 
@@ -13,27 +13,15 @@ pub(crate) const DAYS: u64 = 31;
 /// Micro-credits by day since 1970, model, kind of work, and what computed.
 pub(crate) type ByDay = BTreeMap<(u64, String, &'static str, String), u64>;
 
-/// What was done in a time.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub(crate) struct Sum {
-    pub(crate) earned_micro: u64,
-    /// In units that count.
-    pub(crate) tokens_trained: u64,
-    /// Of others.
-    pub(crate) questions_answered: u64,
-    /// The owner's own that were answered here.
-    pub(crate) own_questions: u64,
-}
-
 /// What a node did.
 #[derive(Debug, Default)]
 pub(crate) struct Done {
     /// Of that day and the [`DAYS`] before it.
     pub(crate) earned: ByDay,
     /// On the day that was asked for.
-    pub(crate) on_day: Sum,
+    pub(crate) on_day: WorkDone,
     /// Since it was started.
-    pub(crate) since_start: Sum,
+    pub(crate) since_start: WorkDone,
 }
 
 impl Done {
@@ -65,7 +53,7 @@ impl Done {
     #[cfg(feature = "serve")]
     fn serve(&mut self, trade: &serving::Trade, asked: u64) {
         use serving::Answered;
-        let add = |sum: &mut Sum, answered: Answered, before: Answered| {
+        let add = |sum: &mut WorkDone, answered: Answered, before: Answered| {
             // Books that cannot be read now hold less than before.
             sum.earned_micro += answered.earned_micro.saturating_sub(before.earned_micro);
             sum.questions_answered += answered.others.saturating_sub(before.others);

@@ -1,0 +1,127 @@
+//! A node goes on with another program: one that works stays, one that does not is taken back.
+
+mod common;
+
+use common::{Peer, UP, until};
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// A program in a place of its own, and a node on a folder of its own.
+struct Installed {
+    program: PathBuf,
+    data: PathBuf,
+    releases: PathBuf,
+    secret: PathBuf,
+    key: String,
+}
+
+impl Installed {
+    fn new(stage: &Path) -> Self {
+        let program = stage.join("talkoo");
+        std::fs::copy(env!("CARGO_BIN_EXE_talkoo"), &program).expect("installed");
+        let (data, releases, secret) = (stage.join("node"), stage.join("releases"), stage.join("secret"));
+        let mut installed = Self { program, data, releases, secret, key: String::new() };
+        let made = installed.json(&["release", "key", installed.secret.to_str().expect("a path")]);
+        installed.key = made["key"].as_str().expect("a key").to_owned();
+        installed
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(["--bind", "127.0.0.1:0", "--no-mdns", "--threads", "1", "--json", "--data"]).arg(&self.data);
+        command.args(arguments).stdin(Stdio::null()).stderr(Stdio::null());
+        command
+    }
+
+    fn json(&self, arguments: &[&str]) -> Value {
+        let output = self.command(arguments).output().expect("it runs");
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{arguments:?}: {output:?}"))
+    }
+
+    /// A release that is a script: what it does when it is to be a node.
+    fn release(&self, version: &str, does: &str) {
+        let script = self.data.with_file_name("script");
+        let text = format!("#!/bin/sh\n[ \"$1\" = --version ] && echo talkoo {version} && exit\n{does}\n");
+        std::fs::write(&script, text).expect("written");
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).expect("allowed");
+        let path = |path: &Path| path.to_str().expect("a path").to_owned();
+        let (script, secret, out) = (path(&script), path(&self.secret), path(&self.releases));
+        let signed = self.json(&["release", "sign", &script, "--key", &secret, "--out", &out]);
+        assert_eq!(signed["key"], self.key.as_str(), "{signed}");
+    }
+
+    fn update(&self, more: &[&str]) -> Value {
+        let from = self.releases.to_str().expect("a path");
+        self.json(&[&["update", "--from", from, "--trust", &self.key], more].concat())
+    }
+
+    fn text(&self) -> Vec<u8> {
+        std::fs::read(&self.program).expect("read")
+    }
+
+    fn answers(&self, what: &str) -> Value {
+        until(what, || {
+            let said = self.json(&["status"]);
+            if said["panel"]["node"]["key"].is_string() { Ok(said["panel"].clone()) } else { Err(said.to_string()) }
+        })
+    }
+}
+
+#[test]
+fn a_release_that_works_stays_and_a_broken_one_is_taken_back() {
+    let stage = tempfile::tempdir().expect("a folder");
+    let installed = Installed::new(stage.path());
+    // What nobody trusted signed is not installed, whoever asks for it.
+    installed.release("8.0.0", "exit 1");
+    let from = installed.releases.to_str().expect("a path");
+    let refused = installed.json(&["update", "--from", from, "--trust", &"ab".repeat(32)]);
+    assert!(refused["error"].as_str().is_some_and(|error| error.contains("does not trust")), "{refused}");
+    assert_eq!(installed.update(&["--check"])["newer"], true);
+    std::fs::remove_dir_all(&installed.releases).expect("removed");
+
+    let mut child =
+        installed.command(&UP).stdout(Stdio::piped()).spawn().map(Peer).expect("the node starts");
+    let mut lines = BufReader::new(child.0.stdout.take().expect("piped")).lines();
+    lines.next().expect("a line").expect("read");
+    let before = installed.answers("the node");
+
+    // The same program behind a script: the process keeps its id, the folder its key.
+    let good = installed.data.with_file_name("good");
+    std::fs::copy(env!("CARGO_BIN_EXE_talkoo"), &good).expect("copied");
+    let does = format!("exec {} \"$@\"", good.display());
+    installed.release("9.0.0", &does);
+    let done = installed.update(&[]);
+    assert_eq!((&done["healthy"], &done["version"]), (&true.into(), &"9.0.0".into()), "{done}");
+    let after = installed.answers("the node with another program");
+    assert_eq!(after["node"]["key"], before["node"]["key"]);
+    assert!(after["node"]["uptime_s"].as_u64() <= before["node"]["uptime_s"].as_u64().max(Some(60)));
+    assert!(child.0.try_wait().expect("asked").is_none(), "the process that was begun goes on");
+    assert!(installed.text().starts_with(b"#!/bin/sh"), "the release is what runs from now on");
+    let kept = stage.path().join("talkoo.old");
+    assert!(std::fs::metadata(&kept).expect("the old program").len() > 1 << 20);
+
+    // One that ends, and one whose bytes are not those that were signed.
+    let was = installed.text();
+    installed.release("9.1.0", "exit 3");
+    let broken = installed.update(&["--force"]);
+    assert!(broken["error"].as_str().is_some_and(|error| error.contains("not healthy")), "{broken}");
+    assert_eq!(installed.text(), was, "the one before is back");
+    let back = installed.answers("the node with the program before");
+    assert_eq!(back["node"]["key"], before["node"]["key"]);
+    let program = std::fs::read_dir(&installed.releases).expect("a folder").flatten();
+    let program = program.map(|entry| entry.path()).find(|path| {
+        let name = path.to_string_lossy().into_owned();
+        name.contains("9.1.0") && !name.ends_with(".release")
+    });
+    std::fs::write(program.expect("the release"), "#!/bin/sh\necho talkoo 9.1.0\n").expect("written");
+    let changed = installed.update(&["--force"]);
+    assert!(changed["error"].as_str().is_some_and(|error| error.contains("released")), "{changed}");
+    assert_eq!(installed.text(), was);
+
+    let down = installed.json(&["down"]);
+    assert_eq!(down["stopped"], true, "{down}");
+    assert!(child.0.wait().expect("it ends").success());
+}

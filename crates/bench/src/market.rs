@@ -5,21 +5,15 @@ mod delays;
 
 use crate::serve::written;
 use crate::{Bar, Book, Measured};
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use base::{Hash, Machine, Millis, NodeId, Outbox, Rng};
 use engine::{Engine, EngineConfig};
-use ledger::Credits;
 use market::{
     Ask, AttemptOutcome, Event, Index, Input, Need, OFFER_MS, Offer, Order, Piece, Price, Request, Sampling, Session,
     Tier,
 };
-use node::{Node, NodeConfig};
-use serving::{Local, OfferConfig, Served, Trade, TradeConfig};
 use std::collections::{BTreeSet, VecDeque};
-use std::path::Path;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
-use trainer::Limits;
+use std::time::Instant;
 
 const PROVIDERS: u64 = 10_000;
 const QUESTIONS: u64 = 5_000;

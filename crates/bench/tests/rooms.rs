@@ -124,7 +124,7 @@ impl<'a> Names<'a> {
     fn whole(&self, path: &[String]) -> Option<Module> {
         let (first, rest) = path.split_first()?;
         let up = path.iter().take_while(|name| *name == "super").count();
-        let child = || [self.module, &[first.clone()]].concat();
+        let child = || [self.module, std::slice::from_ref(first)].concat();
         match first.as_str() {
             "crate" => Some(rest.to_vec()),
             "self" => Some([self.module, rest].concat()),

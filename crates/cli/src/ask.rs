@@ -4,7 +4,7 @@ use crate::serve::{Asking, Models};
 use crate::{Common, render};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
-use market::{Ask, Input, Message, Receipts, Sampling};
+use market::{Ask, Input, Message, Sampling};
 use node::{AnswerStream, ControlRequest, Said};
 use serde_json::{Value, json};
 use serving::{OfferConfig, Trade};

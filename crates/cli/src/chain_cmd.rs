@@ -2,7 +2,7 @@
 
 use crate::client;
 use crate::wallet::{On, account_text};
-use crate::{Common, render, train};
+use crate::{Common, render};
 use anyhow::{Context, Result, bail};
 use base::Wire;
 use clap::Subcommand;

@@ -1,6 +1,6 @@
 //! Asking the node that runs on the data folder.
 
-use crate::{Common, render};
+use crate::Common;
 use anyhow::{Context, Result, bail};
 use node::{ControlRequest, Panel, Status};
 use serde_json::Value;

@@ -2,7 +2,7 @@
 //! for somebody who helps, with nothing in it that was not shown before.
 
 use crate::client;
-use crate::{Common, render, train};
+use crate::{Common, render};
 use anyhow::{Context, Result, bail};
 use node::{Config, ControlRequest, MachineState, Panel};
 use serde::Serialize;

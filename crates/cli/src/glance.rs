@@ -1,7 +1,7 @@
 //! `talkoo status`: one screen about a node.
 
 use crate::client;
-use crate::{Common, render, train};
+use crate::{Common, render};
 use anyhow::Result;
 use ledger::Credits;
 use node::view::panel::{DayView, NetworkView, RunView, ServingView};
@@ -25,8 +25,8 @@ pub(crate) struct StatusArgs {
 pub(crate) async fn status(common: &Common, args: &StatusArgs) -> Result<()> {
     loop {
         let mut value = client::ask(common, ControlRequest::Status).await?;
-        let panel = client::panel(common).await?;
-        value["panel"] = serde_json::to_value(&panel)?;
+        value["panel"] = client::ask(common, ControlRequest::Panel).await?;
+        let panel: Panel = serde_json::from_value(value["panel"].clone())?;
         if args.watch && !common.json && std::io::stdout().is_terminal() {
             // From the top of a clean screen.
             outln!("\x1b[2J\x1b[H{}", screen(&panel));

@@ -20,6 +20,8 @@ mod key;
 #[cfg(feature = "serve")]
 mod model_cmd;
 mod relay;
+mod release;
+mod release_cmd;
 mod render;
 #[cfg(feature = "serve")]
 mod replay;
@@ -157,7 +159,7 @@ enum Command {
     Update(update::UpdateArgs),
     /// Sign releases for others.
     #[command(subcommand)]
-    Release(update::ReleaseCommand),
+    Release(release_cmd::ReleaseCommand),
     #[command(hide = true)]
     UpdateTrial(update::TrialArgs),
     /// Completions for a shell: `talkoo completions bash > ~/.local/share/bash-completion/completions/talkoo`.
@@ -292,10 +294,13 @@ fn main() -> std::process::ExitCode {
     let cli = Cli::try_parse().unwrap_or_else(|error| usage(&error));
     let json = cli.common.json;
     // Each thread has its own priority, and its children have it too: before there are any.
-    let _lowered = matches!(cli.command, Command::Up(_)).then(host::lower_priority);
+    let lowered = matches!(cli.command, Command::Up(_)).then(host::lower_priority);
     host::prepare_process();
+    update::end_with_trial();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let done = runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(run(cli)));
+    drop(lowered);
+    update::become_next();
     match done {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
@@ -391,7 +396,7 @@ async fn run(cli: Cli) -> Result<()> {
         Command::Replay(args) => replay::run(&common, args).await,
         Command::Service(command) => service::run(&common, &command),
         Command::Update(args) => update::update(&common, &args).await,
-        Command::Release(command) => update::release(&common, &command),
+        Command::Release(command) => release_cmd::run(&common, &command),
         Command::UpdateTrial(args) => update::trial(&common, args).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "talkoo", &mut std::io::stdout());

@@ -405,6 +405,7 @@ pub(crate) async fn run(common: &Common, args: ServeArgs) -> Result<()> {
         () = node.stopped() => {}
     }
     serving.close().await;
-    node.close().await?;
-    crate::update::go_on(common, &node)
+    let closed = node.close().await;
+    crate::update::go_on(common, &node)?;
+    closed
 }

@@ -12,7 +12,6 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use swarm::{Mode, Outlook};
-use trainer::RunStatus;
 
 #[derive(Subcommand)]
 pub(crate) enum TrainCommand {

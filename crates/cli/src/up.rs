@@ -3,7 +3,7 @@
 
 use crate::client;
 use crate::stop;
-use crate::{Common, render, train};
+use crate::{Common, render};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use node::{ControlRequest, MachineState, Node, NodeSettings, Panel, Recruiter};
@@ -104,8 +104,9 @@ pub(crate) async fn up(common: &Common, args: UpArgs) -> Result<()> {
     eprintln!("stopping");
     #[cfg(feature = "serve")]
     serving.close().await;
-    node.close().await?;
-    crate::update::go_on(common, &node)
+    let closed = node.close().await;
+    crate::update::go_on(common, &node)?;
+    closed
 }
 
 /// What was measured of the machine, and what of it is used.
@@ -275,31 +276,11 @@ fn minutes(text: &str) -> Result<u64> {
     Ok(minutes)
 }
 
-/// What is under way is finished within this, or let go of.
-const FINISHED_WITHIN: Duration = Duration::from_secs(60);
-
-/// Waits until what is under way is finished, and nothing new is taken.
-pub(crate) async fn finish_all(common: &Common) -> Result<()> {
-    // A node that is not minded has nothing to finish.
-    let drains = client::ask(common, ControlRequest::Finish).await.is_ok();
-    let (begun, mut said) = (Instant::now(), false);
-    while drains && begun.elapsed() < FINISHED_WITHIN {
-        let busy = client::ask(common, ControlRequest::Busy).await?["busy"] == true;
-        if !busy {
-            break;
-        }
-        if !common.json && !std::mem::replace(&mut said, true) {
-            eprintln!("finishing what is under way, for at most {} s", FINISHED_WITHIN.as_secs());
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-    Ok(())
-}
-
 /// Finishes what is under way, ends the node, and says what it did.
 pub(crate) async fn down(common: &Common) -> Result<()> {
-    let before = client::panel(common).await?;
-    finish_all(common).await?;
+    // One that says what this program does not understand is ended all the same.
+    let before = client::panel(common).await.unwrap_or_default();
+    stop::finish_all(common).await?;
     let panel = client::panel(common).await.unwrap_or(before);
     client::ask(common, ControlRequest::Stop).await?;
     let (uptime_s, done) = (panel.node.uptime_s, &panel.since_start);

@@ -1,19 +1,25 @@
-//! `talkoo update`: installs a signed release, and takes it back where the node does not live with it.
+//! `talkoo update`: installs a signed release, and goes back where the node does not live with it.
 //!
-//! A running node is not ended by the command: it finishes what is under way, closes, and becomes (`exec`, so its process keeps
-//! its id, its terminal and its service manager) the trial of the new program. The trial puts the new program in the place of
-//! the old one, begins it, and looks whether it answers. If not, it puts the old one back and becomes the old node again.
+//! A running node is not ended by the command: it finishes what is under way, closes, and becomes (`exec`, so that its process
+//! keeps its id, its terminal and its service manager) the trial of the new program. The trial begins the new program from
+//! beside the old one and looks whether it answers. Only then the new program takes the old one's place. Whatever goes wrong
+//! before that, the old program is where it was, and the trial becomes the old node again.
 
-use crate::{Common, client, render};
+use crate::release::{Release, find_release};
+use crate::{Common, client, render, stop};
 use anyhow::{Context, Result, bail, ensure};
-use base::{NodeId, Signed};
-use clap::{Args, Subcommand};
-use node::{ControlRequest, RELEASE_FILE, Release, find_release, write_release};
+use base::NodeId;
+use clap::Args;
+use node::{ControlRequest, NextProgram};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::ffi::OsString;
+use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
+use tokio::process::Child;
 
 #[derive(Args)]
 pub(crate) struct UpdateArgs {
@@ -31,36 +37,18 @@ pub(crate) struct UpdateArgs {
     force: bool,
 }
 
-#[derive(Subcommand)]
-pub(crate) enum ReleaseCommand {
-    /// Make a key that signs releases; a program is built to trust it with TALKOO_RELEASE_KEY in its environment.
-    Key {
-        /// Where to put the secret.
-        file: PathBuf,
-    },
-    /// Sign a program for machines like this one.
-    Sign {
-        /// The program.
-        program: PathBuf,
-        /// The file of the key.
-        #[arg(long, value_name = "FILE")]
-        key: PathBuf,
-        /// The folder that gets the program and its release file.
-        #[arg(long, value_name = "DIR")]
-        out: PathBuf,
-        /// Its version; what the program says of itself otherwise.
-        #[arg(long, value_name = "VERSION")]
-        version_of: Option<String>,
-    },
-}
-
 /// How a node goes on with another program.
 #[derive(Args)]
 pub(crate) struct TrialArgs {
-    /// The new program, checked.
+    /// The new program.
     new: PathBuf,
     /// Its version.
-    version: String,
+    release: String,
+    /// The old program, whose place the new one takes.
+    exe: PathBuf,
+    /// The new one serves an API, as the old one did.
+    #[arg(long)]
+    api: bool,
     /// How the node is begun.
     #[arg(last = true)]
     arguments: Vec<OsString>,
@@ -70,36 +58,32 @@ pub(crate) struct TrialArgs {
 const PINNED: Option<&str> = option_env!("TALKOO_RELEASE_KEY");
 /// A new program answers within this, or the old one comes back.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(30);
+/// And for so long.
+const HEALTHY_FOR: Duration = Duration::from_secs(3);
 /// It is looked at this often.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// It answers so many times in a row.
-const ANSWERS: usize = 4;
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// A program says its version within this.
 const SAYS_WITHIN: Duration = Duration::from_secs(10);
-/// What is under way is finished, and the new program is judged, within this.
-const DONE_WITHIN: Duration = Duration::from_secs(150);
-/// What does not end when it is told to is killed after this.
-const ENDS_WITHIN: Duration = Duration::from_secs(10);
+/// The new program is judged within this.
+const JUDGED_WITHIN: Duration = Duration::from_secs(90);
+/// A new program that is taken back is killed where it does not end within this.
+const ENDS_WITHIN: Duration = Duration::from_secs(5);
 /// In the data folder: how the last update went.
 const OUTCOME: &str = "update.json";
 /// In the data folder: with which program a node that is tried goes on, when it ends in this way.
 const NEXT: &str = "update-next.json";
 const ANOTHER: i32 = 86;
-/// Tells a node that a trial waits for it.
+/// Tells a node which process waits for it as a trial.
 const TRIED: &str = "TALKOO_TRIED";
 
-/// What is tried.
-#[derive(Serialize, Deserialize)]
-struct Next {
-    new: PathBuf,
-    version: String,
-}
+/// As what this process goes on once everything in it has ended.
+static GOES_ON: OnceLock<Vec<OsString>> = OnceLock::new();
 
 /// How an update went.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Outcome {
     version: String,
-    /// Whether the node lives with it; else the old program is back.
+    /// Whether the node lives with it; else it goes on with the old program.
     healthy: bool,
     /// What was wrong.
     why: Option<String>,
@@ -108,49 +92,17 @@ struct Outcome {
     at_ms: u64,
 }
 
-pub(crate) fn release(common: &Common, command: &ReleaseCommand) -> Result<()> {
-    match command {
-        ReleaseCommand::Key { file } => {
-            ensure!(!file.exists(), "{} exists already", file.display());
-            let secret = host::random_secret()?;
-            host::write_private(file, base::to_hex(&secret).as_bytes())?;
-            let key = base::Keypair::from_secret(secret).id().to_string();
-            render::print(common, &json!({ "key": key, "file": file }), || {
-                format!("{key}\nits secret is in {}; whoever has that file releases in its name", file.display())
-            });
-        }
-        ReleaseCommand::Sign { program, key, out, version_of } => {
-            let secret = std::fs::read_to_string(key).with_context(|| key.display().to_string())?;
-            let secret: [u8; 32] =
-                base::from_hex(secret.trim())?.try_into().ok().with_context(|| format!("{}: no key", key.display()))?;
-            let version = match version_of {
-                Some(version) => version.clone(),
-                None => says_version(&std::path::absolute(program)?)?,
-            };
-            semver::Version::parse(&version).with_context(|| format!("“{version}” is no version"))?;
-            let signed = Release::sign(program, &version, &base::Keypair::from_secret(secret))?;
-            std::fs::create_dir_all(out)?;
-            let named = out.join(signed.value.file_name());
-            std::fs::copy(program, &named).with_context(|| named.display().to_string())?;
-            let file = out.join(format!("{}.{RELEASE_FILE}", signed.value.file_name()));
-            write_release(&file, &signed)?;
-            let value = json!({ "program": named, "release": file, "key": signed.by.to_string() });
-            render::print(common, &value, || format!("{}\n{}", named.display(), file.display()));
-        }
-    }
-    Ok(())
-}
-
 pub(crate) async fn update(common: &Common, args: &UpdateArgs) -> Result<()> {
-    let named = PINNED.into_iter().chain(args.trust.as_deref());
+    let named = PINNED.into_iter().filter(|key| !key.is_empty()).chain(args.trust.as_deref());
     let trusted: Vec<NodeId> = named.map(|key| key.parse().context("a key of 64 digits")).collect::<Result<_>>()?;
     ensure!(!trusted.is_empty(), "this program was built without a key of releases; name one with `--trust KEY`");
     let (signed, program) = find_release(&args.from, &trusted)?;
     let release = &signed.value;
-    let own = semver::Version::parse(env!("CARGO_PKG_VERSION"))?;
-    let newer = semver::Version::parse(&release.version).context("the release has no version")? > own;
+    let panel = node::call(&common.dir(), &ControlRequest::Panel).await?;
+    let own = panel.as_ref().and_then(|panel| panel["version"].as_str()).unwrap_or(env!("CARGO_PKG_VERSION"));
+    let newer = release.semver()? > own.parse()?;
     if args.check || !newer && !args.force {
-        let value = json!({ "version": release.version, "own": own.to_string(), "newer": newer, "by": signed.by.to_string() });
+        let value = json!({ "version": release.version, "own": own, "newer": newer, "by": signed.by.to_string() });
         render::print(common, &value, || match newer {
             true => format!("{} is newer than {own}; `talkoo update` without --check installs it", release.version),
             false => format!("{own} is here, {} is not newer; --force installs it all the same", release.version),
@@ -158,10 +110,12 @@ pub(crate) async fn update(common: &Common, args: &UpdateArgs) -> Result<()> {
         return Ok(());
     }
     let exe = own_program()?;
-    let new = stage(&exe, &program, &signed)?;
-    let running = node::call(&common.dir(), &ControlRequest::Panel).await?.is_some();
-    if !running {
-        swap(&exe, &new)?;
+    let _one = one_at_a_time(&exe)?;
+    let new = stage(&exe, &program, release)?;
+    if panel.is_none() {
+        // A node that is just beginning, or closing, has the folder already, or still.
+        let _folder = common.dir().exists().then(|| host::DataFolder::open(&common.dir())).transpose()?;
+        install(&exe, &new)?;
         let value = json!({ "version": release.version, "installed": exe, "old": beside(&exe, "old") });
         render::print(common, &value, || {
             format!("{} is installed; the old program is {}", release.version, beside(&exe, "old").display())
@@ -170,26 +124,40 @@ pub(crate) async fn update(common: &Common, args: &UpdateArgs) -> Result<()> {
     }
     let outcome = common.dir().join(OUTCOME);
     let _ = std::fs::remove_file(&outcome);
-    crate::up::finish_all(common).await?;
-    client::ask(common, ControlRequest::Update { program: new, version: release.version.clone() }).await?;
+    let next = NextProgram { program: new, version: release.version.clone(), exe };
+    let asked = async |check| client::ask(common, ControlRequest::Update { next: next.clone(), check }).await;
+    asked(true).await?;
+    let told = async {
+        stop::finish_all(common).await?;
+        asked(false).await
+    };
+    if let Err(error) = told.await {
+        let _ = client::ask(common, ControlRequest::Resume).await;
+        return Err(error);
+    }
     if !common.json {
         eprintln!("the node begins anew with {}", release.version);
     }
+    let outcome = judged(&outcome).await?;
+    if !outcome.healthy {
+        bail!("{}: {}; the node goes on with {own}", outcome.version, outcome.why.unwrap_or_default());
+    }
+    render::print(common, &serde_json::to_value(&outcome)?, || {
+        format!("the node runs {} after {} ms; the old program is kept", outcome.version, outcome.took_ms)
+    });
+    Ok(())
+}
+
+async fn judged(path: &Path) -> Result<Outcome> {
     let begun = Instant::now();
-    while begun.elapsed() < DONE_WITHIN {
-        if let Some(outcome) = read_outcome(&outcome) {
-            let value = serde_json::to_value(&outcome)?;
-            if let (false, why) = (outcome.healthy, outcome.why.unwrap_or_default()) {
-                bail!("{} is not healthy: {why}; the old program runs again", outcome.version);
-            }
-            render::print(common, &value, || {
-                format!("the node runs {} after {} ms; the old program is kept", outcome.version, outcome.took_ms)
-            });
-            return Ok(());
+    while begun.elapsed() < JUDGED_WITHIN {
+        let read = std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        if let Some(outcome) = read {
+            return Ok(outcome);
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
-    bail!("nothing is known of the update after {} s; see `talkoo status`", DONE_WITHIN.as_secs())
+    bail!("nothing is known of the update after {} s; see `talkoo status`", JUDGED_WITHIN.as_secs())
 }
 
 /// This program's own file.
@@ -205,20 +173,26 @@ fn beside(exe: &Path, ending: &str) -> PathBuf {
     exe.with_file_name(name)
 }
 
+/// Held while a program is updated.
+fn one_at_a_time(exe: &Path) -> Result<File> {
+    let path = beside(exe, "lock");
+    let lock = host::private_file().write(true).create(true).truncate(true).open(&path);
+    let lock = lock.with_context(|| format!("{}: may you write there?", path.display()))?;
+    ensure!(lock.try_lock().is_ok(), "another update of {} is under way", exe.display());
+    Ok(lock)
+}
+
 /// Puts a released program beside this one: whole, and able to run here.
-fn stage(exe: &Path, program: &Path, signed: &Signed<Release>) -> Result<PathBuf> {
+fn stage(exe: &Path, program: &Path, release: &Release) -> Result<PathBuf> {
     let new = beside(exe, "new");
-    let copied = std::fs::copy(program, &new);
-    copied.with_context(|| format!("{} to {}: may you write there?", program.display(), new.display()))?;
-    let checked = || -> Result<()> {
-        // What was copied is what is checked, and what is run.
-        signed.value.check(&new)?;
-        host::make_runnable(&new)?;
+    let _ = std::fs::remove_file(&new);
+    let staged = || -> Result<()> {
+        release.copy(program, &new)?;
         let says = says_version(&new)?;
-        ensure!(says == signed.value.version, "it says that it is {says}, and was released as {}", signed.value.version);
+        ensure!(says == release.version, "it says that it is {says}, and was released as {}", release.version);
         Ok(())
     };
-    if let Err(error) = checked() {
+    if let Err(error) = staged() {
         let _ = std::fs::remove_file(&new);
         return Err(error);
     }
@@ -226,8 +200,8 @@ fn stage(exe: &Path, program: &Path, signed: &Signed<Release>) -> Result<PathBuf
 }
 
 /// What `PROGRAM --version` says.
-fn says_version(program: &Path) -> Result<String> {
-    let mut command = std::process::Command::new(program);
+pub(crate) fn says_version(program: &Path) -> Result<String> {
+    let mut command = Command::new(program);
     command.arg("--version").stdin(std::process::Stdio::null());
     command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null());
     let mut child = command.spawn().with_context(|| format!("{} does not run here", program.display()))?;
@@ -246,121 +220,168 @@ fn says_version(program: &Path) -> Result<String> {
     version.filter(|_| output.status.success()).with_context(|| format!("{} does not run here", program.display()))
 }
 
-/// The new program takes the place of the old one, which is kept beside it.
-fn swap(exe: &Path, new: &Path) -> Result<()> {
-    let old = beside(exe, "old");
-    let _ = std::fs::remove_file(&old);
-    if std::fs::hard_link(exe, &old).is_err() {
-        std::fs::copy(exe, &old).with_context(|| old.display().to_string())?;
+/// The new program takes the place of the old one, which is kept beside it. At every moment one of the two is in its place.
+fn install(exe: &Path, new: &Path) -> Result<()> {
+    let (old, kept) = (beside(exe, "old"), beside(exe, "kept"));
+    let _ = std::fs::remove_file(&kept);
+    if std::fs::hard_link(exe, &kept).is_err() {
+        std::fs::copy(exe, &kept).with_context(|| kept.display().to_string())?;
+        File::open(&kept)?.sync_all()?;
     }
-    std::fs::rename(new, exe).with_context(|| exe.display().to_string())
+    std::fs::rename(&kept, &old).with_context(|| old.display().to_string())?;
+    std::fs::rename(new, exe).with_context(|| exe.display().to_string())?;
+    if let Some(folder) = exe.parent() {
+        File::open(folder)?.sync_all()?;
+    }
+    Ok(())
 }
 
-/// The old program takes its place again, where it had lost it.
-fn swap_back(exe: &Path) -> Result<()> {
-    let old = beside(exe, "old");
-    if old.exists() { std::fs::rename(&old, exe).with_context(|| exe.display().to_string()) } else { Ok(()) }
-}
-
-/// Where a closed node was told to go on as another program, this process becomes the trial of that, or its trial goes on with
-/// it. Returns where it was not told so, or where that failed.
+/// Where a closed node was told to go on as another program, its process becomes the trial of that when everything in it has
+/// ended, or ends so that the trial which waits for it goes on with it.
 pub(crate) fn go_on(common: &Common, node: &node::Node) -> Result<()> {
     let Some(next) = node.next_program() else { return Ok(()) };
-    if std::env::var_os(TRIED).is_some() {
-        let next = Next { new: next.program.clone(), version: next.version.clone() };
-        host::write_whole(&common.dir().join(NEXT), &serde_json::to_vec(&next)?, false)?;
+    if host::parent_is(std::env::var(TRIED).ok().as_deref()) {
+        host::write_whole(&common.dir().join(NEXT), &serde_json::to_vec(next)?, false)?;
         std::process::exit(ANOTHER);
     }
-    let mut command = std::process::Command::new(own_program()?);
-    command.arg("--data").arg(common.dir()).arg("update-trial").arg(&next.program).arg(&next.version).arg("--");
-    Err(host::become_program(command.args(std::env::args_os().skip(1))).into())
+    let mut words: Vec<OsString> = vec![next.exe.clone().into(), "--data".into(), common.dir().into()];
+    words.extend([
+        "update-trial".into(),
+        next.program.clone().into(),
+        next.version.clone().into(),
+        next.exe.clone().into(),
+    ]);
+    words.extend(node.panel().node.api.map(|_| "--api".into()));
+    words.push("--".into());
+    words.extend(std::env::args_os().skip(1));
+    let _ = GOES_ON.set(words);
+    Ok(())
 }
 
-/// Tries a new program as the node of this data folder, and waits for it as long as it runs.
+/// Becomes the program that this process is to go on as, where there is one. The last thing that it does.
+pub(crate) fn become_next() {
+    let Some((program, words)) = GOES_ON.get().and_then(|words| words.split_first()) else { return };
+    let error = host::become_program(Command::new(program).args(words).env_remove(TRIED));
+    eprintln!("talkoo: {}: {error}", program.display());
+}
+
+/// A node that a trial waits for ends with it.
+pub(crate) fn end_with_trial() {
+    if host::parent_is(std::env::var(TRIED).ok().as_deref()) {
+        host::end_with_parent();
+    }
+}
+
+/// Tries a new program as the node of this data folder, and waits for it as long as it runs. Where that does not work, this
+/// process becomes the old node again.
 pub(crate) async fn trial(common: &Common, args: TrialArgs) -> Result<()> {
-    let exe = own_program()?;
-    let mut stopped = std::pin::pin!(crate::stop::stopped()?);
-    let mut next = Next { new: args.new, version: args.version };
+    let next = NextProgram { program: args.new, version: args.release, exe: args.exe.clone() };
+    let code = match tried(common, next, args.api, &args.arguments).await {
+        Ok(code) => code,
+        Err(error) => {
+            tracing::warn!("{error:#}");
+            let _ = GOES_ON.set(std::iter::once(args.exe.into()).chain(args.arguments).collect());
+            return Ok(());
+        }
+    };
+    std::process::exit(code)
+}
+
+/// The code with which the node ended that was tried; an error where the old one is to go on.
+async fn tried(common: &Common, mut next: NextProgram, api: bool, arguments: &[OsString]) -> Result<i32> {
+    let mut stopped = std::pin::pin!(stop::stopped()?);
     loop {
         let begun = Instant::now();
-        let mut child = match swap(&exe, &next.new).and_then(|()| begin(&exe, &args.arguments)) {
+        let note = |why: Option<String>| {
+            let (healthy, took_ms, at_ms) = (why.is_none(), begun.elapsed().as_millis() as u64, host::now_ms());
+            let outcome = Outcome { version: next.version.clone(), healthy, why, took_ms, at_ms };
+            host::write_whole(&common.dir().join(OUTCOME), &serde_json::to_vec_pretty(&outcome)?, false)
+        };
+        let mut command = tokio::process::Command::new(&next.program);
+        command.args(arguments).env(TRIED, std::process::id().to_string()).kill_on_drop(true);
+        let mut child = match command.spawn() {
             Ok(child) => child,
-            Err(error) => break note(common, &next.version, Some(format!("{error:#}")), begun)?,
+            Err(error) => {
+                note(Some(error.to_string()))?;
+                bail!("{}: {error}", next.program.display());
+            }
         };
         let verdict = tokio::select! {
-            verdict = healthy(common, &mut child) => verdict,
-            // Whoever ends the node ends the trial: the program stays what it is by then.
-            () = &mut stopped => return end(&mut child).await,
+            biased;
+            // Whoever ends the node ends the trial; the old program is where it was.
+            () = &mut stopped => return end(&mut child, None).await,
+            verdict = healthy(common, api, &mut child) => verdict,
         };
-        note(common, &next.version, verdict.as_ref().err().map(|error| format!("{error:#}")), begun)?;
-        if verdict.is_err() {
-            break end(&mut child).await?;
+        let installed = match verdict {
+            Ok(None) => install(&next.exe, &next.program),
+            Ok(Some(code)) => {
+                note(Some("it was ended".into()))?;
+                return Ok(code);
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = installed {
+            end(&mut child, Some(ENDS_WITHIN)).await?;
+            note(Some(format!("{error:#}")))?;
+            return Err(error);
         }
+        note(None)?;
         let status = tokio::select! {
             status = child.wait() => status?,
-            () = &mut stopped => return end(&mut child).await,
+            () = &mut stopped => return end(&mut child, None).await,
         };
         match status.code() {
             Some(ANOTHER) => next = serde_json::from_slice(&std::fs::read(common.dir().join(NEXT))?)?,
-            code => std::process::exit(code.unwrap_or(1)),
+            code => return Ok(code.unwrap_or(1)),
         }
     }
-    swap_back(&exe)?;
-    let mut command = std::process::Command::new(&exe);
-    Err(host::become_program(command.args(&args.arguments).env_remove(TRIED)).into())
 }
 
-fn begin(exe: &Path, arguments: &[OsString]) -> Result<tokio::process::Child> {
-    let mut command = tokio::process::Command::new(exe);
-    command.args(arguments).env(TRIED, "1").kill_on_drop(true).spawn().with_context(|| exe.display().to_string())
-}
-
-/// Whether a program answers for the node, several times in a row.
-async fn healthy(common: &Common, child: &mut tokio::process::Child) -> Result<()> {
-    let (begun, mut answers) = (Instant::now(), 0);
-    while begun.elapsed() < HEALTHY_WITHIN {
-        if let Some(status) = child.try_wait()? {
-            bail!("it ended ({status})");
+/// Whether a program answers for the node, for some time; its code where its owner ended it meanwhile.
+async fn healthy(common: &Common, api: bool, child: &mut Child) -> Result<Option<i32>> {
+    let (begun, mut since) = (Instant::now(), None);
+    while begun.elapsed() < HEALTHY_WITHIN || since.is_some() {
+        match child.try_wait()? {
+            Some(status) if status.success() => return Ok(Some(0)),
+            Some(status) => bail!("it ended ({status})"),
+            None => {}
         }
-        let looked = tokio::time::timeout(Duration::from_secs(2), client::panel(common));
-        let lives = match looked.await {
-            Ok(Ok(panel)) => match &panel.node.api {
-                Some(api) => crate::doctor::answers(api).await.is_ok(),
-                None => true,
-            },
-            _ => false,
-        };
-        answers = if lives { answers + 1 } else { 0 };
-        if answers >= ANSWERS {
-            return Ok(());
+        if answers(common, api).await {
+            if since.get_or_insert_with(Instant::now).elapsed() >= HEALTHY_FOR {
+                return Ok(None);
+            }
+        } else {
+            since = None;
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
     bail!("it does not answer within {} s", HEALTHY_WITHIN.as_secs())
 }
 
-/// Tells a process to end; kills it where it does not.
-async fn end(child: &mut tokio::process::Child) -> Result<()> {
+/// Whether the node answers on its socket and, where it is to, over HTTP. What else it says may be of a form of its own.
+async fn answers(common: &Common, api: bool) -> bool {
+    let asked = tokio::time::timeout(Duration::from_secs(2), client::ask(common, ControlRequest::Panel)).await;
+    let Ok(Ok(panel)) = asked else { return false };
+    match panel["node"]["api"].as_str() {
+        Some(url) => crate::doctor::answers(url).await.is_ok(),
+        None => !api,
+    }
+}
+
+/// Tells the node to end, and waits for that: as long as it takes, or until it is killed. Gives its code.
+async fn end(child: &mut Child, within: Option<Duration>) -> Result<i32> {
     if let Some(pid) = child.id() {
         host::ask_to_end(pid);
     }
-    if tokio::time::timeout(ENDS_WITHIN, child.wait()).await.is_err() {
-        child.kill().await?;
-    }
-    Ok(())
-}
-
-fn note(common: &Common, version: &str, why: Option<String>, begun: Instant) -> Result<()> {
-    let outcome = Outcome {
-        version: version.to_owned(),
-        healthy: why.is_none(),
-        why,
-        took_ms: begun.elapsed().as_millis() as u64,
-        at_ms: host::now_ms(),
+    let status = match within {
+        None => child.wait().await?,
+        Some(within) => match tokio::time::timeout(within, child.wait()).await {
+            Ok(status) => status?,
+            Err(_) => {
+                child.kill().await?;
+                child.wait().await?
+            }
+        },
     };
-    host::write_whole(&common.dir().join(OUTCOME), &serde_json::to_vec_pretty(&outcome)?, false)
-}
-
-fn read_outcome(path: &Path) -> Option<Outcome> {
-    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+    Ok(status.code().unwrap_or(1))
 }

@@ -2,7 +2,7 @@
 
 use crate::amount;
 use crate::client;
-use crate::{Common, render, train};
+use crate::{Common, render};
 use anyhow::{Context, Result, bail, ensure};
 use base::{NodeId, Signed, Wire};
 use clap::{Args, Subcommand};

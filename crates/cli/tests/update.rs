@@ -82,8 +82,7 @@ fn a_release_that_works_stays_and_a_broken_one_is_taken_back() {
     assert_eq!(installed.update(&["--check"])["newer"], true);
     std::fs::remove_dir_all(&installed.releases).expect("removed");
 
-    let mut child =
-        installed.command(&UP).stdout(Stdio::piped()).spawn().map(Peer).expect("the node starts");
+    let mut child = installed.command(&UP).stdout(Stdio::piped()).spawn().map(Peer).expect("the node starts");
     let mut lines = BufReader::new(child.0.stdout.take().expect("piped")).lines();
     lines.next().expect("a line").expect("read");
     let before = installed.answers("the node");

@@ -79,6 +79,17 @@ pub fn become_program(command: &mut std::process::Command) -> std::io::Error {
     command.exec()
 }
 
+/// Whether this process was begun by the one of that number.
+pub fn parent_is(pid: Option<&str>) -> bool {
+    pid.is_some_and(|pid| pid == std::os::unix::process::parent_id().to_string())
+}
+
+/// From now on this process ends with the one that began it, as far as the system can do that.
+pub fn end_with_parent() {
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM));
+}
+
 /// Tells a process to end.
 pub fn ask_to_end(pid: u32) {
     let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);

@@ -93,7 +93,7 @@ fn staged_on(device: &Device, r: &Reference, n: usize) -> (f64, Vec<f32>) {
 #[test]
 fn logits_loss_and_gradients_agree_with_another_implementation() {
     let r = reference();
-    for name in model::available() {
+    for name in model::available().into_iter().filter(|name| name.starts_with("cpu")) {
         let device = model::open(name).expect("always there");
         let mut stage = Stage::new(&r.config, &Part::whole(&r.config), &device, &r.weights).expect("a stage");
         let saved = stage.forward(Input::Tokens { ids: &r.ids, batch: r.batch });
@@ -154,7 +154,7 @@ fn a_loss_in_pieces_is_the_loss_of_the_whole() {
         ..reference()
     };
     let r = Reference { config, layout, ..r };
-    for name in model::available() {
+    for name in model::available().into_iter().filter(|name| name.starts_with("cpu")) {
         let device = model::open(name).expect("always there");
         let (whole, _) = staged_on(&device, &r, 1);
         let mut stage = Stage::new(&r.config, &Part::whole(&r.config), &device, &r.weights).expect("a stage");
@@ -197,7 +197,7 @@ fn a_gradient_that_was_let_go_of_leaves_nothing_behind() {
     let r = reference();
     let columns = r.ids.len() / r.batch;
     let row = |i: usize| [&r.ids[i * columns..(i + 1) * columns], &r.targets[(i + 1) * columns - 1..][..1]].concat();
-    for name in model::available() {
+    for name in model::available().into_iter().filter(|name| name.starts_with("cpu")) {
         let mut trainer = model::Trainer::new(&r.config, &model::open(name).expect("always there"));
         trainer.set(&r.weights);
         let batch = |i: u64| model::Batch { ids: row(i as usize % r.batch) };

@@ -135,6 +135,8 @@ pub struct FetchError<P = Vec<u8>> {
     pub partial: P,
     /// Wrong answers on the way.
     pub failed: Vec<(NodeId, PeerError)>,
+    /// It is longer than it may be: so is every copy of it, for its root says it.
+    pub longer: bool,
     /// What kept it from being kept.
     pub disk: Option<io::Error>,
 }
@@ -185,10 +187,13 @@ pub(crate) async fn fetch<P: Place>(
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<Fetched<P>, FetchError<P>> {
     let mut failed = Vec::new();
-    let mut found = None;
+    let (mut found, mut longer) = (None, false);
     for source in sources {
         match fetch_tree(pool, *source, root).await {
-            Ok((tree, _)) if tree.len > most => failed.push((*source, Reject::Oversized.into())),
+            Ok((tree, _)) if tree.len > most => {
+                longer = true;
+                failed.push((*source, Reject::Oversized.into()));
+            }
             Ok(tree) => {
                 found = Some(tree);
                 break;
@@ -197,12 +202,12 @@ pub(crate) async fn fetch<P: Place>(
         }
     }
     let Some((tree, first)) = found else {
-        return Err(FetchError { root, missing: 1, partial: have, failed, disk: None });
+        return Err(FetchError { root, missing: 1, partial: have, failed, longer, disk: None });
     };
     let (tree, buffer, todo) = spawn_blocking(move || place(tree, have, first)).await.expect("it does not panic");
     let todo = match todo {
         Ok(todo) => todo,
-        Err(disk) => return Err(FetchError { root, missing: 1, partial: buffer, failed, disk: Some(disk) }),
+        Err(disk) => return Err(FetchError { root, missing: 1, partial: buffer, failed, longer, disk: Some(disk) }),
     };
     let moved = todo.len() + usize::from(tree.chunks.len() == 1 && todo.is_empty());
     let total = todo.len();
@@ -220,7 +225,7 @@ pub(crate) async fn fetch<P: Place>(
     let (bytes, failed) = (transfer.buffer.into_inner(), transfer.failed.into_inner());
     let disk = transfer.disk.into_inner();
     if missing > 0 || disk.is_some() {
-        return Err(FetchError { root, missing, partial: bytes, failed, disk });
+        return Err(FetchError { root, missing, partial: bytes, failed, longer, disk });
     }
     Ok(Fetched { bytes, tree: transfer.tree, moved, failed })
 }

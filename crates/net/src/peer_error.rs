@@ -30,8 +30,12 @@ impl From<Reject> for PeerError {
 }
 
 impl PeerError {
-    /// The rule that it broke.
-    pub fn broke(self) -> Option<Reject> {
-        if let Self::Broke(reject) = self { Some(reject) } else { None }
+    /// As it is counted.
+    pub fn reject(self) -> Reject {
+        match self {
+            Self::Broke(reject) => reject,
+            Self::Unreachable | Self::Missing => Reject::NotHeld,
+            Self::TooSlow | Self::NoRoom => Reject::TooMany,
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! Connections to peers, reused: several to one peer where striping helps, never more than the cap.
 
 use crate::alpn;
-use crate::rate::Rate;
 use crate::peer_error::PeerError;
+use crate::rate::Rate;
 use base::NodeId;
 use iroh::address_lookup::memory::MemoryLookup;
 use iroh::endpoint::Connection;

@@ -1,11 +1,11 @@
 //! Answers those who ask for content: bounded in memory for each connection, each network, and in all.
 
-use crate::peer_error::PeerError;
 use crate::bulk::{ASKED_AHEAD, Content, REQUEST_MAX, Request, STALL, within};
 use crate::frame;
+use crate::peer_error::PeerError;
 use crate::rate::Rate;
 use crate::seats::{Origin, Shares};
-use base::{Hash, NodeId, Reject, Wire};
+use base::{Hash, NodeId, Wire};
 use bytes::Bytes;
 use iroh::endpoint::{Connection, RecvStream, SendStream};
 use std::sync::Arc;
@@ -43,10 +43,8 @@ impl Serving {
         while let Some((send, receive)) = first_in_time(&connection, &mut streams).await {
             let (serving, permits) = (self.clone(), permits.clone());
             streams.spawn(async move {
-                let failed = serving.answer(send, receive, by, &permits).await.err();
-                // Whoever goes away, or reads slowly, broke no rule, and is counted with what it did not get.
-                if let Some(error) = failed {
-                    serving.content.refused(&by, error.broke().unwrap_or(Reject::NotHeld));
+                if let Err(error) = serving.answer(send, receive, by, &permits).await {
+                    serving.content.refused(&by, error.reject());
                 }
             });
         }

@@ -2,7 +2,7 @@
 
 use crate::Node;
 use crate::request::{ControlRequest, short};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use base::Wire;
 use ledger::{Credits, WalletTx};
 use serde_json::{Value, json};
@@ -192,10 +192,15 @@ async fn answer(node: &Arc<Node>, request: ControlRequest) -> Result<Value> {
             node.stop.cancel();
             Ok(json!({ "stopping": true }))
         }
-        ControlRequest::Update { program, version } => {
-            ensure!(node.next.set(NextProgram { program, version }).is_ok(), "it ends already for another program");
-            node.stop.cancel();
-            Ok(json!({ "stopping": true }))
+        ControlRequest::Update { next, check } => {
+            // Those that `talkoo up` and `talkoo serve` began show themselves, and go on.
+            ensure!(node.is_shown(), "this node ends with its command; it cannot go on as another program");
+            next.check()?;
+            if !check {
+                ensure!(node.next.set(next).is_ok(), "it ends already for another program");
+                node.stop.cancel();
+            }
+            Ok(json!({ "stopping": !check }))
         }
     }
 }

@@ -3,13 +3,13 @@
 //!
 //! *Goals*: kill it anywhere and start it again, and it goes on. *Non-goals*: decisions.
 
+mod activity;
 mod config;
 mod control;
 #[cfg(feature = "serve")]
 mod market;
 mod recruiter;
 mod relay;
-mod release;
 mod request;
 mod runs;
 mod sample;
@@ -19,19 +19,19 @@ mod vault;
 pub mod view;
 mod wallet;
 
+pub use activity::{Activity, MachineState, Reason};
 pub use config::{AskTable, Config, LimitsTable, NodeTable, Presence, ScheduleTable, ServeTable, TEMPLATE, When};
 #[cfg(feature = "serve")]
 pub use market::{AnswerStream, Said, tell};
 pub use net::{RelayAddr, RelayKey};
 pub use recruiter::{Moved, Recruiter};
 pub use relay::relay_key;
-pub use release::{RELEASE_FILE, Release, find_release, read_release, write_release};
-pub use request::{ControlRequest, call};
-pub use supervisor::{Activity, MachineState, Reason, Supervisor};
+pub use request::{ControlRequest, NextProgram, call};
+pub use supervisor::Supervisor;
+pub use vault::{new_wallet, open_wallet, restore_wallet, wallet_account, wallet_words};
 #[cfg(feature = "serve")]
 pub use view::NodePanel;
 pub use view::{NodeSettings, Panel, Recorded, Status, utc};
-pub use vault::{new_wallet, open_wallet, restore_wallet, wallet_account, wallet_words};
 pub use wallet::{
     AccountStatus, BlockStatus, ChainStatus, Deed, Part, ProofFile, Proved, SpendError, TxStatus, Unsettled,
 };
@@ -83,15 +83,6 @@ impl NodeConfig {
     }
 }
 
-/// A program with which a node goes on once it is closed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NextProgram {
-    /// Where it is.
-    pub program: PathBuf,
-    /// Which it is.
-    pub version: String,
-}
-
 /// A running node.
 pub struct Node {
     shared: Arc<Shared>,
@@ -119,7 +110,7 @@ const ORDERS: usize = 64;
 const CREATED_WITHIN: Duration = Duration::from_secs(30);
 
 impl Node {
-    /// Whether it ended to go on as another program.
+    /// As which program it is to go on, where it ended for that.
     pub fn next_program(&self) -> Option<&NextProgram> {
         self.next.get()
     }

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use swarm::{Access, Run, RunId};
-use trainer::{Download, RunStatus, Store, step_bytes};
+use trainer::{RunStatus, RunWait, Store, step_bytes};
 
 /// Rounds of a place end within this: what a unit earns is there soon, or the place is given up.
 const ROUND_MAX: u64 = 3_600_000;
@@ -137,7 +137,7 @@ impl std::fmt::Display for Moved {
 struct Progress {
     run: String,
     /// Tokens of its own that counted, and what is fetched.
-    seen: (u64, Option<Download>),
+    seen: (u64, Option<RunWait>),
     moved: Instant,
     /// Since when something is wrong.
     troubled: Option<Instant>,
@@ -154,7 +154,7 @@ impl Node {
 }
 
 impl Progress {
-    fn new(run: &RunStatus, seen: (u64, Option<Download>), now: Instant) -> Self {
+    fn new(run: &RunStatus, seen: (u64, Option<RunWait>), now: Instant) -> Self {
         Self { run: run.run.clone(), seen, moved: now, troubled: None }
     }
 
@@ -162,7 +162,7 @@ impl Progress {
     /// `round` takes.
     fn stands(of: &mut Option<Self>, run: &RunStatus, me: &str, now: Instant, round: Duration) -> bool {
         let own = run.members.iter().find(|member| member.node == me).map_or(0, |member| member.tokens);
-        let seen = (own, run.waiting.fetched().cloned());
+        let seen = (own, run.waiting.fetches().then(|| run.waiting.clone()));
         let progress = match of {
             Some(progress) if progress.run == run.run && progress.seen == seen => progress,
             _ => of.insert(Self::new(run, seen, now)),
@@ -292,10 +292,10 @@ impl Recruiter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use swarm::Waiting;
-    use trainer::RunWait;
     use base::{Keypair, Signed};
     use swarm::Spec;
+    use swarm::Waiting;
+    use trainer::Download;
 
     #[test]
     fn the_place_that_pays_best_and_will_do() {

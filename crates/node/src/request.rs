@@ -1,7 +1,7 @@
 //! Asking the node that runs on a data folder, from another process of its owner: one JSON line each way over a socket
 //! in the folder.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -153,11 +153,45 @@ pub enum ControlRequest {
     Stop,
     /// End, and go on as another program: [`Node::next_program`](crate::Node::next_program).
     Update {
-        /// Where it is.
-        program: PathBuf,
-        /// Which it is.
-        version: String,
+        /// Which.
+        next: NextProgram,
+        /// Only say whether it could.
+        check: bool,
     },
+}
+
+/// A program with which a node goes on once it is closed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextProgram {
+    /// Where it is.
+    pub program: PathBuf,
+    /// Which it is.
+    pub version: String,
+    /// Whose place it takes.
+    pub exe: PathBuf,
+}
+
+impl NextProgram {
+    /// Whether this process may put the one in the place of the other.
+    pub(crate) fn check(&self) -> Result<()> {
+        let folder = self.exe.parent().context("a folder")?;
+        ensure!(self.exe.exists() && self.program.exists(), "{} is gone", self.exe.display());
+        ensure!(
+            self.program.parent() == Some(folder),
+            "{} is not beside {}",
+            self.program.display(),
+            self.exe.display()
+        );
+        let probe = folder.join(".talkoo-update");
+        let written = std::fs::write(&probe, b"");
+        let _ = std::fs::remove_file(&probe);
+        written.with_context(|| {
+            format!(
+                "the node may not write in {}; end it, run `talkoo update` again, and begin it with the new program",
+                folder.display()
+            )
+        })
+    }
 }
 
 /// Asks the node that runs on the data folder `dir`; `None` when none does.

@@ -9,14 +9,14 @@
 //!
 //! ```
 //! use base::{Machine, Millis, Outbox};
-//! use owner::{Idle, Input, Output, Sample, Settings, Why};
+//! use owner::{Idle, OwnerInput, OwnerOrder, Sample, Settings, Why};
 //! let (mut idle, mut out) = (Idle::new(Settings::default()), Outbox::default());
 //! let away = Sample { input_idle_ms: Some(600_000), ..Sample::default() };
-//! idle.step(Millis(1_000), Input::Sample(away), &mut out);
-//! assert_eq!(out.drain().next(), Some(Output::Start { share: 1_000 }));
+//! idle.step(Millis(1_000), OwnerInput::Sample(away), &mut out);
+//! assert_eq!(out.drain().next(), Some(OwnerOrder::Start { share: 1_000 }));
 //! let back = Sample { input_idle_ms: Some(20), ..Sample::default() };
-//! idle.step(Millis(2_000), Input::Sample(back), &mut out);
-//! assert_eq!(out.drain().next(), Some(Output::Pause(Why::OwnerActive { idle_ms: 20 })));
+//! idle.step(Millis(2_000), OwnerInput::Sample(back), &mut out);
+//! assert_eq!(out.drain().next(), Some(OwnerOrder::Pause(Why::OwnerActive { idle_ms: 20 })));
 //! assert_eq!(idle.why().text(), "The machine is in use.");
 //! ```
 

@@ -18,12 +18,14 @@ use tokio_util::sync::CancellationToken;
 pub struct Chains {
     data: PathBuf,
     own: Own,
+    /// The chain of the node's own network.
     pub home: Arc<ChainLog>,
     logs: Mutex<BTreeMap<Hash, Arc<ChainLog>>>,
     following: Mutex<tokio::task::JoinSet<()>>,
 }
 
 impl Chains {
+    /// The chains of the data folder `data`, with that at home; others come as they are followed.
     pub fn new(data: &Path, home: ChainLog) -> Self {
         let own = home.own.clone();
         let home = Arc::new(home);
@@ -31,10 +33,12 @@ impl Chains {
         Self { data: data.to_owned(), own, home, logs, following: Mutex::default() }
     }
 
+    /// One of them, by its hash.
     pub fn get(&self, chain: &Hash) -> Option<Arc<ChainLog>> {
         self.logs.lock().expect("nobody panics while holding it").get(chain).cloned()
     }
 
+    /// All of them.
     pub fn all(&self) -> Vec<Arc<ChainLog>> {
         self.logs.lock().expect("nobody panics while holding it").values().cloned().collect()
     }

@@ -10,7 +10,6 @@ use crate::refusals::refused;
 use base::{NodeId, Signed};
 use chain::{Block, Happened, Tx};
 use ledger::{PaySource, Voucher, WalletTx as Wallet};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use swarm::{RunEvent, RunId};
 

@@ -53,10 +53,13 @@ pub struct ChainLog {
 
 /// A chain as far as it is here.
 pub struct Kept {
+    /// What is on disk of it.
     pub store: Arc<ChainStore>,
+    /// Its state, and what holds it.
     pub keeper: Replica,
     /// Transactions of the owner on their way.
     pub(crate) pending: Arc<Pending>,
+    /// What founded it.
     pub network: NetworkFile,
     /// Packets of validators on their way in and out.
     pub(crate) incoming: mpsc::Sender<(NodeId, Packet)>,

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use swarm::{
-    Input, Intent, Memory, Outcome, Output, Peer, RunEvent, RunId, RunsState, SignedWorkTx, Waiting, WorkBlock, WorkTx,
+    Input, Intent, Memory, Outcome, Output, Peer, RunEvent, RunId, RunsState, SignedWorkTx, Waiting, WorkTx,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;

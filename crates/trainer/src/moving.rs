@@ -83,9 +83,9 @@ impl Driver {
             };
             let arrived = fetched.map(drop).map_err(|error| {
                 tracing::debug!(%error, failed = ?error.failed, "not fetched");
-                error.failed.iter().filter_map(|(_, error)| error.broke()).for_each(|reject| shared.contents.count(reject));
-                // Whatever those did who were to give it is not held against whose update it is: it is asked for again.
-                Reject::NotHeld
+                error.failed.iter().for_each(|(_, error)| shared.contents.count(error.reject()));
+                // What those did who were to give it is not held against whose update it is: it is asked for again.
+                if error.longer { Reject::Oversized } else { Reject::NotHeld }
             });
             let _ = applier.send(Job::Verify(fetch, arrived));
         });

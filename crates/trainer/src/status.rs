@@ -36,9 +36,9 @@ impl RunWait {
         *self == Self::Rules(Waiting::No)
     }
 
-    /// How far a download is, where there is one.
-    pub fn fetched(&self) -> Option<&Download> {
-        if let Self::Fetching(fetched) = self { Some(fetched) } else { None }
+    /// Whether it fetches something.
+    pub fn fetches(&self) -> bool {
+        matches!(self, Self::Fetching(_) | Self::Preparing | Self::Rules(Waiting::Weights))
     }
 }
 

@@ -1,17 +1,17 @@
 //! Makes the document that shows a node from what its parts say.
 
 use crate::config::{Config, TEMPLATE};
-use crate::supervisor::{MachineState, Supervisor};
 use crate::view::earnings::{ByDay, Done};
 use crate::view::panel::{
     ActivityView, BalanceView, DayView, Earning, ForecastView, NetworkView, NodeView, Panel, PeerView, RunView,
     ServingView, Setting, SettingsView, TimeSpent, WorkDone,
 };
-use crate::{Activity, Node};
+use crate::{Activity, MachineState, Node};
 use base::NodeId;
 use owner::{DAY_MS, Day, forecast};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+#[cfg(feature = "serve")]
 use std::sync::Arc;
 use swarm::Standing;
 use trainer::RunStatus;
@@ -33,6 +33,11 @@ impl Node {
     pub fn show_as(&self, shown: NodeSettings) {
         let settings = SettingsView { file: Config::path(self.shared.store.dir()), values: settings(&shown.config) };
         *self.shown.lock().expect("nobody panics while holding it") = (shown.api, settings);
+    }
+
+    /// Whether it was told what to show.
+    pub(crate) fn is_shown(&self) -> bool {
+        !self.shown.lock().expect("nobody panics while holding it").1.values.is_empty()
     }
 
     /// Everything at a glance.
@@ -75,7 +80,7 @@ impl Node {
                     micro: *micro,
                 })
                 .collect(),
-            forecast: self.idling().and_then(|idling| likely(&idling, &earned, today)),
+            forecast: self.idling().and_then(|idling| likely(|by_day| idling.days(by_day), &earned, today)),
             account: BalanceView {
                 balance_micro: account.balance_micro,
                 bond_micro: account.bond_micro,
@@ -129,7 +134,7 @@ impl Node {
     fn serving(&self) -> ServingView {
         #[cfg(feature = "serve")]
         if let Ok(trade) = self.in_market() {
-            return crate::market::view(&trade);
+            return crate::view::market::view(&trade);
         }
         ServingView::default()
     }
@@ -218,8 +223,8 @@ fn short(run: &RunStatus, got: Option<(u64, BTreeMap<String, u64>)>) -> RunView 
         version: run.version,
         tokens: run.tokens,
         tokens_per_s: run.tokens_per_s,
-        loss: run.rounds.iter().rev().find(|round| round.loss > 0.0).map(|round| round.loss),
-        heldout: run.heldout.last().map(|(_, bits)| *bits),
+        loss: run.rounds.iter().rev().map(|round| round.loss).find(|loss| *loss > 0.0 && loss.is_finite()),
+        heldout: run.heldout.last().map(|(_, bits)| *bits).filter(|bits| bits.is_finite()),
         members: run.members.len(),
         active: run.members.iter().filter(|member| member.status == Standing::Active).count(),
         ended: run.ended,
@@ -231,10 +236,10 @@ fn short(run: &RunStatus, got: Option<(u64, BTreeMap<String, u64>)>) -> RunView 
 }
 
 /// What the next day may bring, only where it is known how wrong such forecasts were.
-fn likely(idling: &Arc<Supervisor>, earned: &ByDay, today: u64) -> Option<ForecastView> {
+fn likely(days: impl FnOnce(&BTreeMap<u64, u64>) -> Vec<Day>, earned: &ByDay, today: u64) -> Option<ForecastView> {
     let mut by_day: BTreeMap<u64, u64> = BTreeMap::new();
     earned.iter().for_each(|((day, ..), micro)| *by_day.entry(*day).or_default() += micro);
-    let likely = forecast(&known(idling.days(&by_day), today), today)?;
+    let likely = forecast(&known(days(&by_day), today), today)?;
     let error = likely.error_permille?;
     Some(ForecastView { per_day_micro: likely.earned, error_percent: error as f64 / 10.0 })
 }

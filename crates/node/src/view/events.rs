@@ -61,7 +61,11 @@ fn what(event: &Panel) -> Panel {
 }
 
 fn append(dir: &Path, event: &Panel) -> Result<()> {
-    append_line(&dir.join(FILE), BYTES_MAX, &serde_json::to_value(event)?)
+    let mut line = serde_json::to_value(event)?;
+    if let Some(fields) = line.as_object_mut() {
+        fields.retain(|name, _| name != "settings" && name != "earnings");
+    }
+    append_line(&dir.join(FILE), BYTES_MAX, &line)
 }
 
 /// An event log that is looked at again.

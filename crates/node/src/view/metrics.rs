@@ -1,7 +1,7 @@
 //! What a node counts, in Prometheus' text format.
 
 use crate::Node;
-use crate::supervisor::MachineState;
+use crate::activity::MachineState;
 use crate::view::panel::{Panel, RunView};
 use std::fmt::Write;
 
@@ -102,13 +102,8 @@ mod tests {
     #[test]
     fn names_of_others_stay_within_their_label() {
         assert_eq!(label("run", "a\"b\\c\nd"), "{run=\"a\\\"b\\\\c\\nd\"}");
-        let run = RunView {
-            run: "0123456789".into(),
-            name: "x".into(),
-            version: 3,
-            tokens: (1, 2),
-            ..RunView::default()
-        };
+        let run =
+            RunView { run: "0123456789".into(), name: "x".into(), version: 3, tokens: (1, 2), ..RunView::default() };
         let peer = PeerView { direct: Some(true), ..PeerView::default() };
         let panel = Panel { runs: vec![run], peers: vec![peer], ..Panel::default() };
         let all = metrics(&panel);

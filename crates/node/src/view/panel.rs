@@ -1,8 +1,8 @@
 //! The document that shows a node. Its JSON is an interface: scripts, the page and the event log read it.
 #![expect(missing_docs, reason = "the names are those of the JSON")]
 
-use crate::supervisor::{MachineState, Reason};
-use serde::{Deserialize, Serialize};
+use crate::activity::{MachineState, Reason};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
@@ -29,6 +29,7 @@ pub struct Panel {
     pub serving: ServingView,
     /// At most 256.
     pub peers: Vec<PeerView>,
+    #[serde(deserialize_with = "or_default")]
     pub settings: SettingsView,
     /// What enforces the caps on processors and memory; none where nobody minds the machine.
     pub caps_kept_by: Option<String>,
@@ -173,6 +174,12 @@ pub struct RunView {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ServingView {
+    /// Answers that are being written.
+    pub now: u64,
+    pub tokens_in: u64,
+    pub tokens_out: u64,
+    pub first_ms: Option<FirstWord>,
+    pub tokens_per_s: Option<f64>,
     pub models: Vec<ModelView>,
     /// The owner's questions that others were asked, or that ended before that.
     pub asked: u64,
@@ -181,12 +188,6 @@ pub struct ServingView {
     /// Spot checks of others by how they ended; none where nothing is asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checks: Option<BTreeMap<String, u64>>,
-    pub tokens_in: u64,
-    pub tokens_out: u64,
-    pub first_ms: Option<FirstWord>,
-    pub tokens_per_s: Option<f64>,
-    /// Answers that are being written.
-    pub now: u64,
 }
 
 /// Milliseconds until the first word of an answer.
@@ -238,4 +239,9 @@ pub struct Setting {
     pub value: String,
     pub default: String,
     pub help: String,
+}
+
+/// Earlier nodes say `null` before their settings are known.
+fn or_default<'de, D: Deserializer<'de>>(from: D) -> Result<SettingsView, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
 }

@@ -3,7 +3,7 @@
 use super::hub::Hub;
 use super::ticket::{HERE, PEERS_MAX, Wanted, topic};
 use super::{Doing, Model, ModelTicket, Models, Origin, Progress, Told, valid_name};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use base::{CHUNK_BYTES, ChunkTree, Hash, NodeId, Reject};
 use bytes::Bytes;
 use host::DiskBudget;

@@ -4,6 +4,7 @@ use super::Trade;
 use base::{Hash, NodeId, Reject, Wire};
 use ledger::Credits;
 use market::{Event, FRAME_MAX, Frame, Price, Request, Say};
+use net::PeerError;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;

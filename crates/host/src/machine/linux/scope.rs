@@ -5,7 +5,7 @@
 //! user's manager for a scope, as `systemd-run --user --scope` does; other programs of the same terminal stay where they are. What
 //! its owner put into a group of its own stays there.
 
-use super::bus::{self, Bus};
+use super::bus::Bus;
 use super::dbus;
 use crate::machine::Caps;
 use std::path::Path;

@@ -4,11 +4,12 @@ use anyhow::{Context, Result, bail, ensure};
 use base::{ChunkTree, Hash, Keypair, NodeId, Signature, Signed, Wire, wire_struct};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
+use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 
 const DOMAIN: &str = "talkoo 2026 release v1";
 /// The file beside a program that says who released it.
-pub const RELEASE_FILE: &str = "release";
+pub(crate) const RELEASE_FILE: &str = "release";
 /// A program has at most so many bytes.
 const BYTES_MAX: u64 = 1 << 30;
 /// A release file has at most so many bytes.
@@ -16,7 +17,7 @@ const FILE_MAX: u64 = 4 << 10;
 
 /// A program as it was released.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Release {
+pub(crate) struct Release {
     /// As [semver](https://semver.org).
     pub version: String,
     /// Where it runs: [`Release::target`].
@@ -45,12 +46,12 @@ struct ReleaseFile {
 
 impl Release {
     /// The machine that this program was built for: `x86_64-linux`.
-    pub fn target() -> String {
+    pub(crate) fn target() -> String {
         format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS)
     }
 
     /// Signs a program for machines like this one.
-    pub fn sign(program: &Path, version: &str, key: &Keypair) -> Result<Signed<Self>> {
+    pub(crate) fn sign(program: &Path, version: &str, key: &Keypair) -> Result<Signed<Self>> {
         let mut file = File::open(program).with_context(|| program.display().to_string())?;
         let bytes = file.metadata()?.len();
         ensure!((1..=BYTES_MAX).contains(&bytes), "{} has {bytes} bytes", program.display());
@@ -59,24 +60,50 @@ impl Release {
         Ok(Signed::new(DOMAIN, key, Self { version, target, bytes, root, made_ms }))
     }
 
-    /// Whether the bytes of a file are those that were released.
-    pub fn check(&self, program: &Path) -> Result<()> {
-        let mut file = File::open(program).with_context(|| program.display().to_string())?;
-        let bytes = file.metadata()?.len();
-        ensure!(bytes == self.bytes, "{} has {bytes} bytes; released were {}", program.display(), self.bytes);
-        let root = ChunkTree::read(&mut file)?.root();
-        ensure!(root == self.root, "{} is not what was released: its bytes differ", program.display());
+    /// Copies what was released, and nothing else, to a place where nothing is yet.
+    pub(crate) fn copy(&self, program: &Path, to: &Path) -> Result<()> {
+        let named = || program.display().to_string();
+        let source = File::open(program).with_context(named)?;
+        let known = source.metadata()?;
+        ensure!(
+            known.is_file() && known.len() == self.bytes,
+            "{} is not what was released: {} bytes",
+            named(),
+            known.len()
+        );
+        let copy = host::private_file().read(true).write(true).create_new(true).open(to);
+        let mut copy = copy.with_context(|| format!("{}: may you write there?", to.display()))?;
+        std::io::copy(&mut source.take(self.bytes), &mut copy)?;
+        copy.sync_all()?;
+        // What was copied is what is checked.
+        copy.rewind()?;
+        ensure!(
+            ChunkTree::read(&mut copy)?.root() == self.root,
+            "{} is not what was released: its bytes differ",
+            named()
+        );
+        host::make_runnable(to)?;
         Ok(())
     }
 
+    /// Its version.
+    pub(crate) fn semver(&self) -> Result<semver::Version> {
+        self.version.parse().with_context(|| format!("“{}” is no version", self.version))
+    }
+
+    /// By version; of one version the last that was made.
+    fn order(&self) -> (Option<semver::Version>, u64) {
+        (self.semver().ok(), self.made_ms)
+    }
+
     /// `talkoo-1.2.3-x86_64-linux`: the program beside its release file.
-    pub fn file_name(&self) -> String {
+    pub(crate) fn file_name(&self) -> String {
         format!("talkoo-{}-{}", self.version, self.target)
     }
 }
 
 /// Writes the release file beside its program.
-pub fn write_release(path: &Path, signed: &Signed<Release>) -> Result<()> {
+pub(crate) fn write_release(path: &Path, signed: &Signed<Release>) -> Result<()> {
     let Release { version, target, bytes, root, made_ms } = signed.value.clone();
     let (by, signature) = (signed.by.to_string(), base::to_hex(&signed.signature.0));
     let file = ReleaseFile { version, target, bytes, root, made_ms, by, signature };
@@ -84,10 +111,12 @@ pub fn write_release(path: &Path, signed: &Signed<Release>) -> Result<()> {
 }
 
 /// Reads a release file; an error where its signature is none of `trusted`.
-pub fn read_release(path: &Path, trusted: &[NodeId]) -> Result<Signed<Release>> {
+fn read_release(path: &Path, trusted: &[NodeId]) -> Result<Signed<Release>> {
     let named = || path.display().to_string();
-    ensure!(std::fs::metadata(path).with_context(named)?.len() <= FILE_MAX, "{} is too long for a release", named());
-    let file: ReleaseFile = serde_json::from_slice(&std::fs::read(path)?).with_context(named)?;
+    ensure!(std::fs::metadata(path).with_context(named)?.is_file(), "{} is no file", named());
+    let mut bytes = Vec::new();
+    File::open(path).with_context(named)?.take(FILE_MAX).read_to_end(&mut bytes)?;
+    let file: ReleaseFile = serde_json::from_slice(&bytes).with_context(named)?;
     let signature: [u8; 64] = base::from_hex(&file.signature)?.try_into().ok().context("a signature has 64 bytes")?;
     let ReleaseFile { version, target, bytes, root, made_ms, by, .. } = file;
     let value = Release { version, target, bytes, root, made_ms };
@@ -100,11 +129,12 @@ pub fn read_release(path: &Path, trusted: &[NodeId]) -> Result<Signed<Release>> 
         named(),
         signed.by
     );
+    signed.value.semver()?;
     Ok(signed)
 }
 
 /// The newest release for this machine in a folder, or that of a release file, with its program.
-pub fn find_release(place: &Path, trusted: &[NodeId]) -> Result<(Signed<Release>, PathBuf)> {
+pub(crate) fn find_release(place: &Path, trusted: &[NodeId]) -> Result<(Signed<Release>, PathBuf)> {
     let named = || place.display().to_string();
     let mut files = vec![place.to_owned()];
     if place.is_dir() {
@@ -117,7 +147,7 @@ pub fn find_release(place: &Path, trusted: &[NodeId]) -> Result<(Signed<Release>
     for file in files {
         match read_release(&file, trusted) {
             Ok(signed) if signed.value.target != Release::target() => {}
-            Ok(signed) if newest.as_ref().is_none_or(|(found, _)| found.value.made_ms < signed.value.made_ms) => {
+            Ok(signed) if newest.as_ref().is_none_or(|(found, _)| found.value.order() < signed.value.order()) => {
                 let program = file.with_file_name(signed.value.file_name());
                 newest = Some((signed, program));
             }
@@ -157,11 +187,21 @@ mod tests {
         assert!(found(&[other.id()]).expect_err("another key").to_string().contains("does not trust"));
         put(b"forged", "9.0.0", &other);
         assert_eq!(found(&[key.id()]).expect("found").0, first, "whatever others put beside it");
-        first.value.check(&program_1).expect("whole");
-        std::fs::write(&program_1, b"two").expect("written");
-        assert!(first.value.check(&program_1).expect_err("changed").to_string().contains("differ"));
-        std::fs::write(&program_1, b"longer").expect("written");
-        assert!(first.value.check(&program_1).is_err());
+        let to = stage.path().join("copy");
+        first.value.copy(&program_1, &to).expect("whole");
+        assert_eq!(std::fs::read(&to).expect("read"), b"one");
+        assert!(first.value.copy(&program_1, &to).is_err(), "what lies there already is not written to");
+        for (bytes, why) in [(&b"two"[..], "differ"), (b"longer", "6 bytes")] {
+            std::fs::write(&program_1, bytes).expect("written");
+            std::fs::remove_file(&to).expect("removed");
+            let error = first.value.copy(&program_1, &to).expect_err("changed").to_string();
+            assert!(error.contains(why), "{error}");
+            let _ = File::create(&to);
+        }
+        // Later versions go before later releases.
+        let backport = put(b"old branch", "0.9.0", &key).0;
+        assert!(backport.value.made_ms >= first.value.made_ms);
+        assert_eq!(found(&[key.id()]).expect("found").0, first);
         // A changed field is not what was signed.
         let file = stage.path().join(format!("{}.{RELEASE_FILE}", first.value.file_name()));
         let text = std::fs::read_to_string(&file).expect("read");

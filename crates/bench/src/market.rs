@@ -12,6 +12,7 @@ use market::{
     Ask, AttemptOutcome, Event, Index, Input, Need, OFFER_MS, Offer, Order, Piece, Price, Request, Sampling, Session,
     Tier,
 };
+use serving::Served;
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Instant;
 

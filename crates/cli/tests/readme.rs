@@ -223,6 +223,14 @@ fn contribute() {
     assert_eq!(stage.look("node", "talkoo report FILE", &report, "nothing was sent")["file"], "report.json");
     let report = std::fs::read_to_string(stage.path("report.json")).expect("written");
     assert!(report.contains("node_running") && !report.contains(text(&ready["node"])), "{report}");
+    let key = stage.run("node", "talkoo release key FILE", &[("FILE", "secret")]);
+    let (program, key) = (env!("CARGO_BIN_EXE_talkoo"), text(&key["key"]).to_owned());
+    let parts = [("PROGRAM", program), ("FILE", "secret"), ("FOLDER", "releases")];
+    let signed = stage.run("node", "talkoo release sign PROGRAM --key FILE --out FOLDER", &parts);
+    assert_eq!(signed["key"], key.as_str());
+    let parts = [("FOLDER", "releases"), ("KEY", &format!("{key} --check"))];
+    let found = stage.look("node", "talkoo update --from FOLDER --trust KEY", &parts, "is not newer");
+    assert_eq!((&found["newer"], &found["version"]), (&false.into(), &env!("CARGO_PKG_VERSION").into()));
     // Shown only: another test does it.
     let unit = stage.look("node", "talkoo service install", &[("install", "install --print")], " up");
     let same = stage.look("node", "talkoo service uninstall", &[("uninstall", "uninstall --print")], " up");

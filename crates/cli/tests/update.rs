@@ -4,7 +4,7 @@ mod common;
 
 use common::{Peer, UP, until};
 use serde_json::Value;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -41,16 +41,21 @@ impl Installed {
         serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{arguments:?}: {output:?}"))
     }
 
+    /// Signs a program.
+    fn sign(&self, program: &Path) {
+        let path = |path: &Path| path.to_str().expect("a path").to_owned();
+        let (program, secret, out) = (path(program), path(&self.secret), path(&self.releases));
+        let signed = self.json(&["release", "sign", &program, "--key", &secret, "--out", &out]);
+        assert_eq!(signed["key"], self.key.as_str(), "{signed}");
+    }
+
     /// A release that is a script: what it does when it is to be a node.
     fn release(&self, version: &str, does: &str) {
         let script = self.data.with_file_name("script");
         let text = format!("#!/bin/sh\n[ \"$1\" = --version ] && echo talkoo {version} && exit\n{does}\n");
         std::fs::write(&script, text).expect("written");
         std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).expect("allowed");
-        let path = |path: &Path| path.to_str().expect("a path").to_owned();
-        let (script, secret, out) = (path(&script), path(&self.secret), path(&self.releases));
-        let signed = self.json(&["release", "sign", &script, "--key", &secret, "--out", &out]);
-        assert_eq!(signed["key"], self.key.as_str(), "{signed}");
+        self.sign(&script);
     }
 
     fn update(&self, more: &[&str]) -> Value {
@@ -75,7 +80,7 @@ fn a_release_that_works_stays_and_a_broken_one_is_taken_back() {
     let stage = tempfile::tempdir().expect("a folder");
     let installed = Installed::new(stage.path());
     // What nobody trusted signed is not installed, whoever asks for it.
-    installed.release("8.0.0", "exit 1");
+    installed.release("9.1.0", "exit 3");
     let from = installed.releases.to_str().expect("a path");
     let refused = installed.json(&["update", "--from", from, "--trust", &"ab".repeat(32)]);
     assert!(refused["error"].as_str().is_some_and(|error| error.contains("does not trust")), "{refused}");
@@ -87,38 +92,41 @@ fn a_release_that_works_stays_and_a_broken_one_is_taken_back() {
     lines.next().expect("a line").expect("read");
     let before = installed.answers("the node");
 
-    // The same program behind a script: the process keeps its id, the folder its key.
-    let good = installed.data.with_file_name("good");
-    std::fs::copy(env!("CARGO_BIN_EXE_talkoo"), &good).expect("copied");
-    let does = format!("exec {} \"$@\"", good.display());
-    installed.release("9.0.0", &does);
-    let done = installed.update(&[]);
-    assert_eq!((&done["healthy"], &done["version"]), (&true.into(), &"9.0.0".into()), "{done}");
-    let after = installed.answers("the node with another program");
-    assert_eq!(after["node"]["key"], before["node"]["key"]);
-    assert!(after["node"]["uptime_s"].as_u64() <= before["node"]["uptime_s"].as_u64().max(Some(60)));
-    assert!(child.0.try_wait().expect("asked").is_none(), "the process that was begun goes on");
-    assert!(installed.text().starts_with(b"#!/bin/sh"), "the release is what runs from now on");
-    let kept = stage.path().join("talkoo.old");
-    assert!(std::fs::metadata(&kept).expect("the old program").len() > 1 << 20);
-
-    // One that ends, and one whose bytes are not those that were signed.
+    // One that does not become a node is left; it never was where the old one is.
     let was = installed.text();
     installed.release("9.1.0", "exit 3");
-    let broken = installed.update(&["--force"]);
-    assert!(broken["error"].as_str().is_some_and(|error| error.contains("not healthy")), "{broken}");
-    assert_eq!(installed.text(), was, "the one before is back");
+    let broken = installed.update(&[]);
+    assert!(broken["error"].as_str().is_some_and(|error| error.contains("it ended")), "{broken}");
+    assert!(installed.text() == was, "the old program is where it was");
     let back = installed.answers("the node with the program before");
     assert_eq!(back["node"]["key"], before["node"]["key"]);
+    assert!(child.0.try_wait().expect("asked").is_none(), "the process that was begun goes on");
+
+    // Bytes that are not those that were signed are not even tried.
     let program = std::fs::read_dir(&installed.releases).expect("a folder").flatten();
-    let program = program.map(|entry| entry.path()).find(|path| {
-        let name = path.to_string_lossy().into_owned();
-        name.contains("9.1.0") && !name.ends_with(".release")
-    });
+    let program = program.map(|entry| entry.path()).find(|path| path.extension().is_none_or(|end| end != "release"));
     std::fs::write(program.expect("the release"), "#!/bin/sh\necho talkoo 9.1.0\n").expect("written");
-    let changed = installed.update(&["--force"]);
-    assert!(changed["error"].as_str().is_some_and(|error| error.contains("released")), "{changed}");
-    assert_eq!(installed.text(), was);
+    let changed = installed.update(&[]);
+    assert!(changed["error"].as_str().is_some_and(|error| error.contains("not what was released")), "{changed}");
+    assert!(installed.answers("the node")["node"]["uptime_s"].as_u64() >= back["node"]["uptime_s"].as_u64());
+    std::fs::remove_dir_all(&installed.releases).expect("removed");
+
+    // The same program with other bytes works: the process keeps its id, the folder its key.
+    let good = installed.data.with_file_name("good");
+    std::fs::copy(env!("CARGO_BIN_EXE_talkoo"), &good).expect("copied");
+    let append = std::fs::OpenOptions::new().append(true).open(&good);
+    append.and_then(|mut file| file.write_all(b"another build")).expect("written");
+    installed.sign(&good);
+    for _ in 0..2 {
+        let done = installed.update(&["--force"]);
+        assert_eq!(done["healthy"], true, "{done}");
+        let after = installed.answers("the node with another program");
+        assert_eq!(after["node"]["key"], before["node"]["key"]);
+        assert!(child.0.try_wait().expect("asked").is_none(), "the process that was begun goes on");
+        assert!(installed.text().ends_with(b"another build"), "the release is what runs from now on");
+    }
+    let kept = stage.path().join("talkoo.old");
+    assert!(std::fs::metadata(&kept).expect("the old program").len() > 1 << 20);
 
     let down = installed.json(&["down"]);
     assert_eq!(down["stopped"], true, "{down}");

@@ -292,6 +292,10 @@ fn main() -> std::process::ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_env("TALKOO_LOG").unwrap_or_else(|_| QUIET.into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let cli = Cli::try_parse().unwrap_or_else(|error| usage(&error));
+    if let Some(lacks) = host::lacks() {
+        eprintln!("talkoo: {lacks}");
+        return std::process::ExitCode::FAILURE;
+    }
     let json = cli.common.json;
     // Each thread has its own priority, and its children have it too: before there are any.
     let lowered = matches!(cli.command, Command::Up(_)).then(host::lower_priority);

@@ -57,7 +57,7 @@ pub(crate) struct TrialArgs {
 /// The key whose releases this program trusts.
 const PINNED: Option<&str> = option_env!("TALKOO_RELEASE_KEY");
 /// A new program answers within this, or the old one comes back.
-const HEALTHY_WITHIN: Duration = Duration::from_secs(30);
+const HEALTHY_WITHIN: Duration = Duration::from_secs(20);
 /// And for so long.
 const HEALTHY_FOR: Duration = Duration::from_secs(3);
 /// It is looked at this often.

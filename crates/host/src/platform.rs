@@ -67,6 +67,16 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// What this program needs of the processor and is not there. (That the C library is new enough the system checks itself,
+/// before anything here runs.)
+pub fn lacks() -> Option<&'static str> {
+    #[cfg(target_arch = "x86_64")]
+    if !(std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma")) {
+        return Some("this processor has no AVX2 and FMA; talkoo runs on x86-64 processors of 2013 and later");
+    }
+    None
+}
+
 /// Lets everybody run a file.
 pub fn make_runnable(path: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt;

@@ -3,6 +3,7 @@
 mod back;
 mod caps;
 mod paint;
+mod update;
 mod work;
 
 use crate::cpu::Cpu;
@@ -31,8 +32,14 @@ pub(crate) fn measure(book: &mut Book, full: bool) -> Result<()> {
     runtime.block_on(work::join(book))?;
     runtime.block_on(caps::returns(book))?;
     match full {
-        true => runtime.block_on(caps::soak(book))?,
-        false => book.keep(&[caps::SOAK]),
+        true => {
+            runtime.block_on(caps::soak(book))?;
+            runtime.block_on(update::measure(book))?;
+        }
+        false => {
+            book.keep(&[caps::SOAK]);
+            book.keep(&update::FIGURES);
+        }
     }
     // Last: where there are no namespaces it is this figure alone that fails.
     runtime.block_on(back::measure(book))

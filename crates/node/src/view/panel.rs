@@ -245,3 +245,26 @@ pub struct Setting {
 fn or_default<'de, D: Deserializer<'de>>(from: D) -> Result<SettingsView, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    /// As the program said it before it had types for it, of a node that trained, served and earned.
+    const GOLDEN: &str = include_str!("../../tests/panel.json");
+
+    #[test]
+    fn its_json_is_what_it_was() {
+        let said: Value = serde_json::from_str(GOLDEN).expect("JSON");
+        let panel: Panel = serde_json::from_str(GOLDEN).expect("a panel");
+        assert_eq!(serde_json::to_value(panel).expect("JSON"), said);
+    }
+
+    #[test]
+    fn what_another_version_leaves_out_or_says_more_is_no_error() {
+        let panel: Panel = serde_json::from_str(r#"{ "settings": null, "activity": { "state": "dancing" }, "new": 1 }"#)
+            .expect("a panel all the same");
+        assert_eq!((panel.activity.state, panel.settings), (MachineState::Unknown, SettingsView::default()));
+    }
+}

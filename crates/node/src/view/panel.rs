@@ -251,7 +251,8 @@ mod tests {
     use super::*;
     use serde_json::Value;
 
-    /// As the program said it before it had types for it, of a node that trained, served and earned.
+    /// Of a node that trained and served, as the program said it before it had types for it; peers, counts, a forecast and trouble
+    /// were put in by hand, in the forms that they had.
     const GOLDEN: &str = include_str!("../../tests/panel.json");
 
     #[test]

@@ -6,7 +6,7 @@ use base::{Keypair, Signed, Wire};
 use chain::{Genesis, Tx};
 use ledger::Credits;
 use replica::Replica;
-use replica::local::Local;
+use replica::local::LocalNetwork;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -62,7 +62,7 @@ pub(crate) fn measure(book: &mut Book) -> Result<()> {
 
 struct Network {
     genesis: Genesis,
-    local: Local,
+    local: LocalNetwork,
     validators: Vec<Option<Replica>>,
 }
 
@@ -75,7 +75,7 @@ fn sender(i: usize) -> Keypair {
 impl Network {
     fn start(stage: &Path) -> Result<Self> {
         let opening = (0..=3 * SENDERS).map(|i| (sender(i).id(), Credits::whole(100))).collect();
-        let mut local = Local::new(VALIDATORS, stage.to_owned(), opening, 3_600_000);
+        let mut local = LocalNetwork::new(VALIDATORS, stage.to_owned(), opening, 3_600_000);
         for (i, disk) in local.disks.iter_mut().enumerate() {
             *disk = Arc::new(replica::ChainStore::open(&stage.join(format!("store-{i}")))?);
         }

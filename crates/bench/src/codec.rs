@@ -3,7 +3,9 @@
 use crate::{Bar, Book};
 use base::Rng;
 use model::update::{Format, encode, fold};
-use model::{AdamW, ApplyRule, Contribution, Input, Layout, ModelConfig, Part, Stage, Weights, apply, verify_update};
+use model::{
+    AdamW, ApplyRule, Contribution, Layout, ModelConfig, Part, Stage, StageInput, Weights, apply, verify_update,
+};
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -111,10 +113,10 @@ fn gradients(config: &ModelConfig, theta: &[f32], ids: &[u32], targets: &[u32], 
         stages.push(stage.expect("the embeddings are not tied"));
         offset += len;
     }
-    let mut saved = vec![stages[0].forward(Input::Tokens { ids, batch: 4 })];
+    let mut saved = vec![stages[0].forward(StageInput::Tokens { ids, batch: 4 })];
     for i in 1..n {
         let boundary = saved[i - 1].output();
-        let next = stages[i].forward(Input::Boundary(&boundary));
+        let next = stages[i].forward(StageInput::Boundary(&boundary));
         saved.push(next);
     }
     let last = saved.pop().expect("one stage at least");

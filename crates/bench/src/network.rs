@@ -12,7 +12,7 @@ use ledger::Credits;
 use node::ControlRequest;
 use replica::Disk;
 use replica::NetworkFile;
-use replica::local::Local;
+use replica::local::LocalNetwork;
 use serde_json::Value;
 use sim::{Scenario, logged};
 use std::net::UdpSocket;
@@ -57,7 +57,7 @@ pub(crate) fn measure(book: &mut Book, full: bool) -> Result<()> {
 
 /// A chain of blocks that somebody with all four keys makes, 5 s apart.
 struct Long {
-    local: Local,
+    local: LocalNetwork,
     state: State,
     ends: Vec<Step>,
 }
@@ -70,7 +70,7 @@ impl Long {
             NodeId(bytes)
         };
         let opening = (0..accounts).map(|i| (id(i), Credits::whole(1))).collect();
-        let local = Local::new(4, stage.to_owned(), opening, 3_600_000);
+        let local = LocalNetwork::new(4, stage.to_owned(), opening, 3_600_000);
         let state = State::new(&local.genesis);
         Self { local, state, ends: Vec::new() }
     }

@@ -1,7 +1,7 @@
 //! How the next token is chosen.
 
 use crate::Refusal;
-use crate::schema::{self, Limits};
+use crate::schema::{self, SchemaLimits};
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::sampling::LlamaSampler;
 use llama_cpp_2::token::LlamaToken;
@@ -120,7 +120,7 @@ impl Sampler {
                 if length > SCHEMA_MAX {
                     return Err(format(format!("it has {length} bytes, more than {SCHEMA_MAX}")));
                 }
-                let grammar = schema::to_grammar(schema, &Limits::default());
+                let grammar = schema::to_grammar(schema, &SchemaLimits::default());
                 Some(grammar.map_err(|error| format(error.to_string()))?)
             }
         };

@@ -78,7 +78,8 @@ fn feed() {
     let fixture: Value = serde_json::from_str(include_str!("../fixtures/schemas.json")).expect("JSON");
     let entries = ["schemas", "hostile"].map(|key| fixture[key].as_array().expect("a list").clone()).concat();
     let schemas: Vec<String> = entries.iter().map(|entry| entry["schema"].to_string()).collect();
-    let grammar = |entry: &Value| engine::schema::to_grammar(&entry["schema"], &engine::schema::Limits::default()).ok();
+    let grammar =
+        |entry: &Value| engine::schema::to_grammar(&entry["schema"], &engine::schema::SchemaLimits::default()).ok();
     let grammars: Vec<String> = entries.iter().filter_map(grammar).collect();
     for entry in fixture["hostile"].as_array().expect("a list") {
         let refused = engine.submit(job(AnswerShape::Schema(entry["schema"].clone()), 0));

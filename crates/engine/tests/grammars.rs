@@ -46,7 +46,7 @@ fn llama_cpp_follows_our_grammars() {
     let fixture: Value = serde_json::from_str(include_str!("../fixtures/schemas.json")).expect("JSON");
     let mut wrong = Vec::new();
     for entry in fixture["schemas"].as_array().expect("a list") {
-        let grammar = engine::schema::to_grammar(&entry["schema"], &engine::schema::Limits::default());
+        let grammar = engine::schema::to_grammar(&entry["schema"], &engine::schema::SchemaLimits::default());
         let grammar = grammar.unwrap_or_else(|error| panic!("{}: {error}", entry["name"]));
         for (key, fits) in [("accepts", true), ("rejects", false)] {
             for text in entry[key].as_array().expect("a list").iter().filter_map(Value::as_str) {

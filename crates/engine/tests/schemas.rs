@@ -2,7 +2,7 @@
 
 mod gbnf;
 
-use engine::schema::{Limits, SchemaError, check, to_grammar};
+use engine::schema::{SchemaError, SchemaLimits, check, to_grammar};
 use gbnf::Machine;
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
@@ -16,7 +16,7 @@ fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
 }
 
 fn grammar(schema: &Value) -> Result<String, SchemaError> {
-    to_grammar(schema, &Limits::default())
+    to_grammar(schema, &SchemaLimits::default())
 }
 
 #[test]
@@ -248,7 +248,7 @@ fn anything() -> impl Strategy<Value = Value> {
 proptest! {
     #[test]
     fn any_json_is_refused_or_makes_a_bounded_grammar(schema in anything()) {
-        let limits = Limits::default();
+        let limits = SchemaLimits::default();
         if let Ok(grammar) = to_grammar(&schema, &limits) {
             prop_assert!(grammar.len() <= 2 * limits.bytes);
             prop_assert!(grammar.lines().count() <= limits.rules);

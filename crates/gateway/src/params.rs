@@ -5,7 +5,7 @@ use crate::state::Shared;
 use crate::table::given;
 use axum::body::Bytes;
 use axum::http::HeaderMap;
-use market::{Format, Input, Sampling};
+use market::{AnswerFormat, Prompt, Sampling};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -46,12 +46,12 @@ pub(crate) enum Prompt {
 }
 
 impl Prompt {
-    pub(crate) fn inputs(self) -> Vec<Input> {
+    pub(crate) fn inputs(self) -> Vec<Prompt> {
         match self {
-            Self::Text(text) => vec![Input::Text(text)],
-            Self::Texts(texts) => texts.into_iter().map(Input::Text).collect(),
-            Self::Ids(ids) => vec![Input::Tokens(ids)],
-            Self::Many(many) => many.into_iter().map(Input::Tokens).collect(),
+            Self::Text(text) => vec![Prompt::Text(text)],
+            Self::Texts(texts) => texts.into_iter().map(Prompt::Text).collect(),
+            Self::Ids(ids) => vec![Prompt::Tokens(ids)],
+            Self::Many(many) => many.into_iter().map(Prompt::Tokens).collect(),
         }
     }
 }
@@ -159,7 +159,7 @@ impl Common {
         Ok(stops)
     }
 
-    pub(crate) fn sampling(&self, shared: &Shared, format: Format) -> Result<Sampling, ApiError> {
+    pub(crate) fn sampling(&self, shared: &Shared, format: AnswerFormat) -> Result<Sampling, ApiError> {
         let bias = |(id, bias): (&String, &f32)| {
             let id =
                 id.parse::<i32>().map_err(|_| ApiError::invalid("logit_bias", format!("'{id}' is no token id.")))?;
@@ -207,11 +207,11 @@ pub(crate) fn within<T: PartialOrd + std::fmt::Display + Copy>(
 }
 
 /// The shape that is asked for: `response_format`, or `text.format` of the newer endpoint.
-pub(crate) fn format(what: &str, value: Option<&Value>) -> Result<Format, ApiError> {
-    let Some(value) = value.filter(|value| !value.is_null()) else { return Ok(Format::Free) };
+pub(crate) fn format(what: &str, value: Option<&Value>) -> Result<AnswerFormat, ApiError> {
+    let Some(value) = value.filter(|value| !value.is_null()) else { return Ok(AnswerFormat::Free) };
     match value["type"].as_str() {
-        Some("text") => Ok(Format::Free),
-        Some("json_object") => Ok(Format::Schema(OBJECT.into())),
+        Some("text") => Ok(AnswerFormat::Free),
+        Some("json_object") => Ok(AnswerFormat::Schema(OBJECT.into())),
         Some("json_schema") => {
             // The newer endpoint has it one level higher.
             let schema = value.pointer("/json_schema/schema").or_else(|| value.get("schema"));
@@ -224,7 +224,7 @@ pub(crate) fn format(what: &str, value: Option<&Value>) -> Result<Format, ApiErr
                 ApiError::missing(&format!("{what}{level}.name"))
             };
             name.filter(|name| !name.is_empty()).ok_or_else(missing)?;
-            Ok(Format::Schema(schema.to_string()))
+            Ok(AnswerFormat::Schema(schema.to_string()))
         }
         other => {
             let other = other.unwrap_or("nothing");
@@ -237,7 +237,7 @@ pub(crate) fn format(what: &str, value: Option<&Value>) -> Result<Format, ApiErr
 }
 
 /// The shape that is asked for in chat and completions, by whichever name; at most one of them asks for one.
-pub(crate) fn shape(body: &Value) -> Result<Format, ApiError> {
+pub(crate) fn shape(body: &Value) -> Result<AnswerFormat, ApiError> {
     let mut asked = vec![("response_format", format("response_format", body.get("response_format"))?)];
     for name in ["json_schema", "guided_json", "format", "structured_outputs.json"] {
         asked.push((name, schema(name, given(body, name))?));
@@ -245,32 +245,32 @@ pub(crate) fn shape(body: &Value) -> Result<Format, ApiError> {
     let any = "structured_outputs.json_object";
     match given(body, any) {
         None | Some(Value::Bool(false)) => {}
-        Some(Value::Bool(true)) => asked.push((any, Format::Schema(OBJECT.into()))),
+        Some(Value::Bool(true)) => asked.push((any, AnswerFormat::Schema(OBJECT.into()))),
         Some(_) => return Err(ApiError::invalid(any, format!("Invalid '{any}': it is true or false."))),
     }
-    let mut shapes = asked.into_iter().filter(|(_, format)| *format != Format::Free);
+    let mut shapes = asked.into_iter().filter(|(_, format)| *format != AnswerFormat::Free);
     let first = shapes.next();
     if let (Some((one, _)), Some((other, _))) = (&first, shapes.next()) {
         return Err(ApiError::invalid(other, format!("'{one}' and '{other}' both name a shape: send one of them.")));
     }
-    Ok(first.map_or(Format::Free, |(_, format)| format))
+    Ok(first.map_or(AnswerFormat::Free, |(_, format)| format))
 }
 
 /// Any object.
 const OBJECT: &str = r#"{"type":"object"}"#;
 
 /// A schema as other servers take it: as an object, as a text that holds one, or the word for any object.
-fn schema(what: &str, value: Option<&Value>) -> Result<Format, ApiError> {
+fn schema(what: &str, value: Option<&Value>) -> Result<AnswerFormat, ApiError> {
     let read = match value {
-        None => return Ok(Format::Free),
-        Some(Value::String(text)) if text.is_empty() => return Ok(Format::Free),
-        Some(Value::String(text)) if text == "json" => return Ok(Format::Schema(OBJECT.into())),
+        None => return Ok(AnswerFormat::Free),
+        Some(Value::String(text)) if text.is_empty() => return Ok(AnswerFormat::Free),
+        Some(Value::String(text)) if text == "json" => return Ok(AnswerFormat::Schema(OBJECT.into())),
         Some(Value::String(text)) => serde_json::from_str(text).ok(),
         Some(value) => Some(value.clone()),
     };
     let read = read.filter(Value::is_object);
     let read = read.ok_or_else(|| ApiError::invalid(what, format!("Invalid '{what}': it is a JSON Schema.")))?;
-    Ok(Format::Schema(read.to_string()))
+    Ok(AnswerFormat::Schema(read.to_string()))
 }
 
 /// Reads a body as a JSON object.
@@ -340,9 +340,9 @@ mod tests {
             json!({ "structured_outputs": { "json": any } }),
             json!({ "structured_outputs": { "json_object": true } }),
         ] {
-            assert_eq!(shape(&body).expect("read"), Format::Schema(OBJECT.into()), "{body}");
+            assert_eq!(shape(&body).expect("read"), AnswerFormat::Schema(OBJECT.into()), "{body}");
         }
-        assert_eq!(shape(&json!({ "format": "", "json_schema": null })).expect("read"), Format::Free);
+        assert_eq!(shape(&json!({ "format": "", "json_schema": null })).expect("read"), AnswerFormat::Free);
         for (body, param) in [
             (json!({ "format": "xml" }), "format"),
             (json!({ "guided_json": [1] }), "guided_json"),
@@ -373,7 +373,7 @@ mod tests {
         let chat = json!({ "type": "json_schema", "json_schema": { "name": "x", "schema": schema } });
         let newer = json!({ "type": "json_schema", "name": "x", "schema": schema });
         for value in [chat, newer] {
-            assert_eq!(format("f", Some(&value)).expect("read"), Format::Schema(schema.to_string()));
+            assert_eq!(format("f", Some(&value)).expect("read"), AnswerFormat::Schema(schema.to_string()));
         }
         assert!(format("f", Some(&json!({ "type": "xml" }))).is_err());
         assert!(format("f", Some(&json!({ "type": "json_schema" }))).is_err());

@@ -5,7 +5,7 @@
 
 use crate::error::ApiError;
 use crate::ids::name;
-use market::{Format, Input, Message};
+use market::{AnswerFormat, Message, Prompt};
 use serde_json::{Map, Value, json};
 
 /// The tools of a request.
@@ -124,13 +124,13 @@ impl Tools {
         &self,
         messages: Vec<Message>,
         known: bool,
-        format: Format,
-    ) -> Result<(Input, Format), ApiError> {
-        if format != Format::Free {
+        format: AnswerFormat,
+    ) -> Result<(Prompt, AnswerFormat), ApiError> {
+        if format != AnswerFormat::Free {
             return Err(ApiError::unsupported("response_format", "an answer in a shape cannot be a call of a tool"));
         }
         let format = match (&self.forced, known) {
-            (None, true) => Format::Free,
+            (None, true) => AnswerFormat::Free,
             (None, false) => {
                 let text = json!({ "type": "object", "properties": { "response": { "type": "string" } }, "required": ["response"], "additionalProperties": false });
                 let call = |schema| json!({ "type": "object", "properties": { "tool_call": schema }, "required": ["tool_call"], "additionalProperties": false });
@@ -139,7 +139,7 @@ impl Tools {
             (Some(_), _) => self.schema(|functions| json!({ "anyOf": functions })),
         };
         if known {
-            return Ok((Input::Chat { messages, tools: Some(self.given.to_string()) }, format));
+            return Ok((Prompt::Chat { messages, tools: Some(self.given.to_string()) }, format));
         }
         let how = match self.forced {
             None => {
@@ -153,11 +153,11 @@ impl Tools {
             Some(system) => system.content = format!("{}\n\n{text}", system.content),
             None => told.insert(0, Message { role: "system".into(), content: text, ..Message::default() }),
         }
-        Ok((Input::Chat { messages: told, tools: None }, format))
+        Ok((Prompt::Chat { messages: told, tools: None }, format))
     }
 
     /// A schema over calls of the functions that may be called.
-    fn schema(&self, whole: impl FnOnce(Vec<Value>) -> Value) -> Format {
+    fn schema(&self, whole: impl FnOnce(Vec<Value>) -> Value) -> AnswerFormat {
         let mut shared = Map::new();
         let chosen = |function: &Function| {
             self.forced.as_ref().and_then(Option::as_ref).is_none_or(|name| *name == function.name)
@@ -180,7 +180,7 @@ impl Tools {
         if !shared.is_empty() {
             schema["$defs"] = shared.into();
         }
-        Format::Schema(schema.to_string())
+        AnswerFormat::Schema(schema.to_string())
     }
 
     /// What a whole answer says: calls, or a text.
@@ -301,16 +301,16 @@ mod tests {
     #[test]
     fn a_model_that_knows_no_tools_is_told_and_held_to_their_schemas() {
         let asked = vec![Message { role: "user".into(), content: "hi".into(), ..Message::default() }];
-        let (input, format) = tools("required".into()).tell(asked.clone(), false, Format::Free).expect("told");
-        let Input::Chat { messages, tools: None } = input else { panic!("in a message") };
+        let (input, format) = tools("required".into()).tell(asked.clone(), false, AnswerFormat::Free).expect("told");
+        let Prompt::Chat { messages, tools: None } = input else { panic!("in a message") };
         assert!(messages[0].role == "system" && messages[0].content.contains("\"f\""));
-        let Format::Schema(schema) = format else { panic!("held") };
+        let AnswerFormat::Schema(schema) = format else { panic!("held") };
         let schema: Value = serde_json::from_str(&schema).expect("JSON");
         assert_eq!(schema["$defs"]["0_A"]["type"], "integer");
         assert!(schema.to_string().contains("#/$defs/0_A"));
         assert_eq!(schema["anyOf"][0]["properties"]["name"]["const"], "f");
-        let (input, format) = tools("auto".into()).tell(asked, true, Format::Free).expect("told");
-        assert!(matches!(input, Input::Chat { tools: Some(_), .. }) && format == Format::Free);
+        let (input, format) = tools("auto".into()).tell(asked, true, AnswerFormat::Free).expect("told");
+        assert!(matches!(input, Prompt::Chat { tools: Some(_), .. }) && format == AnswerFormat::Free);
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub use files::{append_line, claim, older, write_parts, write_whole};
 pub use folder::DataFolder;
 pub use machine::{Caps, Hardware, Reading, Sampler, confine, disk_free_mb, hardware, look, own_memory_mb, sampler};
 pub use platform::{
-    DATABASE, Lowered, START, ask_to_end, become_program, changed_at, end_with_parent, file_identity, lacks, lower_priority,
-    make_runnable, parent_is, prepare_process, private_file, private_folder, processors, random_secret, write_private,
+    DATABASE, Lowered, START, ask_to_end, become_program, changed_at, end_with_parent, file_identity, lacks,
+    lower_priority, make_runnable, parent_is, prepare_process, private_file, private_folder, processors, random_secret,
+    write_private,
 };

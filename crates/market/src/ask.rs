@@ -8,7 +8,7 @@ pub struct Ask {
     /// Name of a model.
     pub model: String,
     /// What is asked.
-    pub input: Input,
+    pub input: Prompt,
     /// Tokens of the answer at most; none: as many as there is room for. 0: the question is read only.
     pub max_tokens: Option<u64>,
     /// How tokens are chosen.
@@ -23,7 +23,7 @@ pub struct Ask {
 
 /// What is asked.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Input {
+pub enum Prompt {
     /// A conversation; the model's own template makes a text of it.
     Chat {
         /// In order.
@@ -74,7 +74,7 @@ pub struct Sampling {
     /// The same seed gives the same answer on the same machine.
     pub seed: u32,
     /// The shape of the answer.
-    pub format: Format,
+    pub format: AnswerFormat,
 }
 
 impl Default for Sampling {
@@ -89,14 +89,14 @@ impl Default for Sampling {
             repetition_penalty: 1.0,
             logit_bias: Vec::new(),
             seed: 0,
-            format: Format::Free,
+            format: AnswerFormat::Free,
         }
     }
 }
 
 /// The shape of an answer.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Format {
+pub enum AnswerFormat {
     /// Anything.
     #[default]
     Free,

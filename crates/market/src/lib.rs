@@ -24,13 +24,13 @@ mod weights;
 mod wire;
 
 pub use admission::{FairQueue, PlaceTurn};
-pub use ask::{Ask, Finish, Format, Input, Message, ModelCard, Piece, Sampling, Token};
+pub use ask::{AnswerFormat, Ask, Finish, Message, ModelCard, Piece, Prompt, Sampling, Token};
 pub use index::{Index, Need};
 pub use money::{Allotted, Purse, Till};
 pub use offer::{AT, AttemptOutcome, OFFER_MS, OFFERS_MAX, Offer, Offers, Price, ProviderCandidate, Tier};
 pub use reason::Reason;
 pub use receipt::{RECEIPT_DOMAIN, Receipt, Receipts, Runtime, no_words, roll, roll_end};
-pub use session::{Input as Event, Output as Order, REACH_MS, SILENT_MS, Session};
+pub use session::{Event, Order, REACH_MS, SILENT_MS, Session};
 pub use spot::{Checked, Verdict, checkable, judge, question, reading};
 pub use talk::{
     ALIVE_MS, AnswerReader, AnswerWriter, CHUNK, FRAME_MAX, Frame, Received, Request, Say, TOKENS_MAX, Terms, Tokens,

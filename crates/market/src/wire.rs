@@ -2,7 +2,7 @@
 
 use crate::ids::{ids, put_ids};
 use crate::limits::{STOP_MAX, TOKEN_BYTES_MAX};
-use crate::{Ask, Finish, Format, Frame, Input, Message, Reason, Sampling, Say, Token};
+use crate::{AnswerFormat, Ask, Finish, Frame, Message, Prompt, Reason, Sampling, Say, Token};
 use base::{Reader, Wire, WireError, wire_struct};
 
 /// Bytes of a text in a question at most.
@@ -158,7 +158,7 @@ impl Wire for Ask {
         (self.logprobs, self.echo).encode(out);
     }
     fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
-        let (model, question) = (input.string(WORD_MAX)?, Input::decode(input)?);
+        let (model, question) = (input.string(WORD_MAX)?, Prompt::decode(input)?);
         let (max_tokens, sampling) = (Wire::decode(input)?, Wire::decode(input)?);
         let stop: Vec<String> = input.list(STOPS_MAX)?;
         let (logprobs, echo): (Option<u8>, bool) = Wire::decode(input)?;
@@ -169,7 +169,7 @@ impl Wire for Ask {
     }
 }
 
-impl Wire for Input {
+impl Wire for Prompt {
     fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Self::Chat { messages, tools } => {
@@ -222,7 +222,7 @@ impl Wire for Sampling {
             (*id as u32).encode(out);
             put_real(*bias, out);
         }
-        let schema = if let Format::Schema(schema) = &self.format { Some(schema) } else { None };
+        let schema = if let AnswerFormat::Schema(schema) = &self.format { Some(schema) } else { None };
         put_text(schema, out);
     }
     fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
@@ -231,7 +231,7 @@ impl Wire for Sampling {
         let (top_k, seed) = Wire::decode(input)?;
         let biases: Vec<(u32, Real)> = input.list(BIASES_MAX)?;
         let logit_bias: Vec<(i32, f32)> = biases.into_iter().map(|(id, bias)| (id as i32, bias.0)).collect();
-        let format = text(input)?.map_or(Format::Free, Format::Schema);
+        let format = text(input)?.map_or(AnswerFormat::Free, AnswerFormat::Schema);
         // The ranges of the API: what is outside makes a model's sums meaningless.
         let chances = [top_p, min_p].iter().all(|chance| (0.0..=1.0).contains(chance));
         let penalties = [frequency_penalty, presence_penalty].iter().all(|penalty| (-2.0..=2.0).contains(penalty));

@@ -36,6 +36,6 @@ pub use layout::{Layout, Param, Part};
 pub use optim::{AdamW, Schedule, clip_norm};
 pub use private::{Moments, Private};
 pub use sample::{SampleSettings, sample};
-pub use stage::{Boundary, Input, Saved, Stage};
+pub use stage::{Boundary, Saved, Stage, StageInput};
 pub use train::{Batch, Trainer, Unit, UnitError, UnitPlan};
 pub use weights::Weights;

@@ -3,7 +3,7 @@
 use crate::apply::{ApplyError, ApplyRule, partial_mean};
 use crate::private::{Blocks, Moments, Private};
 use crate::update::{Encoded, Format, encode, fold};
-use crate::{AdamW, Device, Input, Layout, ModelConfig, Part, Stage, Weights, clip_norm};
+use crate::{AdamW, Device, Layout, ModelConfig, Part, Stage, StageInput, Weights, clip_norm};
 use base::{Hash, Wire};
 use std::borrow::Cow;
 use std::ops::Range;
@@ -124,7 +124,7 @@ impl Trainer {
             })?;
             let (ids, targets, batch) = columns(&given, seq_len);
             let scale = 1.0 / (targets.len() as f64 * count) as f32;
-            let saved = self.stage.forward(Input::Tokens { ids: &ids, batch });
+            let saved = self.stage.forward(StageInput::Tokens { ids: &ids, batch });
             nats += self.stage.backward_loss(saved, &targets, scale).0;
         }
         Ok((self.stage.take_grads(), nats))
@@ -143,19 +143,19 @@ impl Trainer {
     /// Summed loss of a batch in nats under the weights that are set.
     pub fn nats(&mut self, batch: &Batch, seq_len: usize) -> f64 {
         let (ids, targets, batch) = columns(batch, seq_len);
-        self.stage.nats(Input::Tokens { ids: &ids, batch }, &targets)
+        self.stage.nats(StageInput::Tokens { ids: &ids, batch }, &targets)
     }
 
     /// Log-its of the last position for `ids` under the weights that are set.
     pub fn next_logits(&mut self, ids: &[u32]) -> Vec<f32> {
-        let saved = self.stage.forward(Input::Tokens { ids, batch: 1 });
+        let saved = self.stage.forward(StageInput::Tokens { ids, batch: 1 });
         let mut logits = saved.output().data;
         logits.split_off(logits.len() - self.config.vocab_size)
     }
 
     /// Logits `[B, T, V]` for `ids` under the weights that are set.
     pub fn logits(&mut self, ids: &[u32], batch: usize) -> Vec<f32> {
-        self.stage.forward(Input::Tokens { ids, batch }).output().data
+        self.stage.forward(StageInput::Tokens { ids, batch }).output().data
     }
 
     /// Does a unit: trains from θ as planned, folds the result into the private state and encodes

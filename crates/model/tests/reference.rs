@@ -1,7 +1,7 @@
 //! Logits, loss and every gradient against Hugging Face's Llama (`fixtures/make_reference.py`), and
 //! the equalities that the swarm rests on.
 
-use model::{Boundary, Device, Input, Layout, ModelConfig, Part, Stage};
+use model::{Boundary, Device, Layout, ModelConfig, Part, Stage, StageInput};
 use safetensors::SafeTensors;
 
 const FIXTURE: &[u8] = include_bytes!("../fixtures/reference.safetensors");
@@ -74,8 +74,8 @@ fn staged_on(device: &Device, r: &Reference, n: usize) -> (f64, Vec<f32>) {
     let mut boundary: Option<Boundary> = None;
     for stage in &mut stages {
         let input = match &boundary {
-            None => Input::Tokens { ids: &r.ids, batch: r.batch },
-            Some(boundary) => Input::Boundary(boundary),
+            None => StageInput::Tokens { ids: &r.ids, batch: r.batch },
+            Some(boundary) => StageInput::Boundary(boundary),
         };
         let one = stage.forward(input);
         boundary = Some(one.output());
@@ -96,7 +96,7 @@ fn logits_loss_and_gradients_agree_with_another_implementation() {
     for name in model::available().into_iter().filter(|name| name.starts_with("cpu")) {
         let device = model::open(name).expect("always there");
         let mut stage = Stage::new(&r.config, &Part::whole(&r.config), &device, &r.weights).expect("a stage");
-        let saved = stage.forward(Input::Tokens { ids: &r.ids, batch: r.batch });
+        let saved = stage.forward(StageInput::Tokens { ids: &r.ids, batch: r.batch });
         assert_close(&saved.output().data, &r.logits, 2e-5, &format!("{name}: logits"));
         let (loss, grads) = staged_on(&device, &r, 1);
         assert!((loss as f32 - r.loss).abs() < 1e-5, "{name}: {loss} against {}", r.loss);
@@ -159,7 +159,7 @@ fn a_loss_in_pieces_is_the_loss_of_the_whole() {
         let (whole, _) = staged_on(&device, &r, 1);
         let mut stage = Stage::new(&r.config, &Part::whole(&r.config), &device, &r.weights).expect("a stage");
         for again in 0..2 {
-            let nats = stage.nats(Input::Tokens { ids: &r.ids, batch }, &r.targets);
+            let nats = stage.nats(StageInput::Tokens { ids: &r.ids, batch }, &r.targets);
             let mean = nats / r.targets.len() as f64;
             assert!((mean - whole).abs() < 1e-5 * whole, "{name}, {again}: {mean} against {whole}");
         }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 /// Why a node works or does not.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Reason {
+pub struct ActivityReason {
     /// Of a closed vocabulary.
     pub code: String,
     /// In words.
@@ -55,7 +55,7 @@ pub struct Activity {
     /// What it does.
     pub state: MachineState,
     /// Why.
-    pub reason: Reason,
+    pub reason: ActivityReason,
     /// Of 1,000 parts of what it may use, how many it uses.
     pub share_permille: u32,
     /// Milliseconds of today (UTC) by reason.

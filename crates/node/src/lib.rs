@@ -19,7 +19,7 @@ mod vault;
 pub mod view;
 mod wallet;
 
-pub use activity::{Activity, MachineState, Reason};
+pub use activity::{Activity, ActivityReason, MachineState};
 pub use config::{AskTable, Config, LimitsTable, NodeTable, Presence, ScheduleTable, ServeTable, TEMPLATE, When};
 #[cfg(feature = "serve")]
 pub use market::{AnswerStream, Said, tell};
@@ -33,7 +33,7 @@ pub use vault::{new_wallet, open_wallet, restore_wallet, wallet_account, wallet_
 pub use view::NodePanel;
 pub use view::{NodeSettings, Panel, Recorded, Status, utc};
 pub use wallet::{
-    AccountStatus, BlockStatus, ChainStatus, Deed, Part, ProofFile, Proved, SpendError, TxStatus, Unsettled,
+    AccountStatus, BlockStatus, ChainStatus, Deed, ProofFile, Proved, SpendError, TxPart, TxStatus, Unsettled,
 };
 
 use anyhow::{Context, Result, bail};

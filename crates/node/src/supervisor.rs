@@ -1,6 +1,6 @@
 //! Looks at the machine, and works for others only while its owner lets it: carries out what [`owner::Idle`] decides.
 
-use crate::activity::{Activity, MachineState, Reason};
+use crate::activity::{Activity, ActivityReason, MachineState};
 use crate::config::{Config, When};
 use crate::shared::Shared;
 use crate::view::Status;
@@ -235,7 +235,7 @@ impl Supervisor {
         let spent = inner.minutes.days(now).remove(&(now.0 / owner::DAY_MS)).unwrap_or_default();
         Activity {
             state,
-            reason: Reason {
+            reason: ActivityReason {
                 code: why.code().into(),
                 text: why.text(),
                 mend: why.mend().map(str::to_owned),

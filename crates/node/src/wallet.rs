@@ -3,7 +3,7 @@
 mod block;
 mod spend;
 
-pub use block::{BlockStatus, Deed, Part, TxStatus};
+pub use block::{BlockStatus, Deed, TxPart, TxStatus};
 use replica::FINAL_WITHIN;
 pub use replica::{SpendError, Unsettled};
 

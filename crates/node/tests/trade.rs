@@ -4,7 +4,7 @@
 
 use base::{Hash, Keypair, NodeId};
 use ledger::Credits;
-use market::{Ask, Event, FRAME_MAX, Format, Frame, Input, Piece, Price, Reason, Request, Sampling};
+use market::{AnswerFormat, Ask, Event, FRAME_MAX, Frame, Piece, Price, Prompt, Reason, Request, Sampling};
 use node::{Node, NodeConfig};
 use owner::OwnerSignal;
 use serving::testing::{self, Engine, EngineConfig};
@@ -63,7 +63,7 @@ fn own(dir: &Path) -> Local {
 fn question(model: &str) -> Ask {
     Ask {
         model: model.into(),
-        input: Input::Text("a question".into()),
+        input: Prompt::Text("a question".into()),
         max_tokens: Some(1),
         sampling: Sampling::default(),
         stop: Vec::new(),
@@ -271,7 +271,7 @@ async fn a_question_whose_shape_is_not_made_yet_holds_no_place() {
         let dir = stage.path().join(price.is_free().to_string());
         let (node, trade) = start(&dir, own(stage.path()), sells).await;
         let (home, model) = (trade.networks()[0], testing::models(&trade)[0]);
-        let ask = |by: u16, format: Format| {
+        let ask = |by: u16, format: AnswerFormat| {
             let sampling = Sampling { format, ..Sampling::default() };
             let ask = Ask { sampling, ..question("own") };
             let request = Request { chain: home, price, ..Request::new(home, model, Hash::default(), ask) };
@@ -285,12 +285,12 @@ async fn a_question_whose_shape_is_not_made_yet_holds_no_place() {
         let busy = testing::shaping(&trade).acquire_many_owned(2).await.expect("it runs");
         let mut shaped = Vec::new();
         for by in 0..12 {
-            let (answer, mut frames, says) = ask(by, Format::Schema(r#"{"type":"boolean"}"#.into()));
+            let (answer, mut frames, says) = ask(by, AnswerFormat::Schema(r#"{"type":"boolean"}"#.into()));
             // It is heard, and waits or is refused.
             assert_eq!(frames.recv().await, Some(Frame::Alive {}));
             shaped.push((answer, frames, says));
         }
-        let (answer, mut frames, _says) = ask(99, Format::Free);
+        let (answer, mut frames, _says) = ask(99, AnswerFormat::Free);
         assert!(matches!(first(&mut frames).await, Some(Frame::Taken { .. })), "{price:?}");
         if price.is_free() {
             let mut ended = false;

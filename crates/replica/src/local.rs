@@ -17,7 +17,7 @@ const QUEUE: usize = 1 << 16;
 
 /// A disk in memory that outlives its keeper.
 #[derive(Debug, Default)]
-pub struct Memory {
+pub struct MemoryDisk {
     inner: Mutex<MemoryInner>,
 }
 
@@ -31,20 +31,20 @@ struct MemoryInner {
     room: Option<u64>,
 }
 
-impl Memory {
+impl MemoryDisk {
     fn with<T>(&self, with: impl FnOnce(&mut MemoryInner) -> T) -> io::Result<T> {
         Ok(with(&mut self.inner.lock().expect("nobody panics while holding it")))
     }
 }
 
-impl Memory {
+impl MemoryDisk {
     /// From now on so many bytes of the disk are free.
     pub fn leave(&self, room: u64) {
         self.inner.lock().expect("nobody panics while holding it").room = Some(room);
     }
 }
 
-impl Disk for Memory {
+impl Disk for MemoryDisk {
     fn keep(&self, block: &Block) -> io::Result<()> {
         self.with(|inner| inner.kept.entry(block.header.height).or_default().push(block.to_bytes()))
     }
@@ -112,7 +112,7 @@ struct Air {
 }
 
 /// A network in one process.
-pub struct Local {
+pub struct LocalNetwork {
     /// How it begins.
     pub genesis: Genesis,
     /// Keys of seats, of the founders first.
@@ -123,7 +123,7 @@ pub struct Local {
     air: Arc<Air>,
 }
 
-impl Local {
+impl LocalNetwork {
     /// `n` founders, whose wallets are their seats' keys, and `opening` balances; journals lie in `stage`.
     pub fn new(n: usize, stage: PathBuf, opening: Vec<(NodeId, Credits)>, epoch_ms: u64) -> Self {
         let keys: Vec<Keypair> = (0..n).map(Self::key).collect();
@@ -140,7 +140,7 @@ impl Local {
             work_bits: 0,
             recovers: None,
         };
-        let disks = (0..n).map(|_| Arc::new(Memory::default()) as Arc<dyn Disk>).collect();
+        let disks = (0..n).map(|_| Arc::new(MemoryDisk::default()) as Arc<dyn Disk>).collect();
         Self { genesis, keys, disks, stage, air: Arc::default() }
     }
 
@@ -179,7 +179,7 @@ impl Local {
     pub fn add(&mut self) -> usize {
         let i = self.keys.len();
         self.keys.push(Self::key(i));
-        self.disks.push(Arc::new(Memory::default()));
+        self.disks.push(Arc::new(MemoryDisk::default()));
         i
     }
 

@@ -4,7 +4,7 @@
 use base::{Hash, Keypair, Millis, NodeId, Signed, Wire};
 use chain::{Block, Tx};
 use ledger::Credits;
-use replica::local::{Local, Tamper};
+use replica::local::{LocalNetwork, Tamper};
 use replica::{Channel, Packet, Replica};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -116,7 +116,7 @@ fn user(i: usize) -> Keypair {
 
 struct Network {
     _stage: tempfile::TempDir,
-    local: Local,
+    local: LocalNetwork,
     keepers: Vec<Replica>,
     counts: Counts,
     /// What the receiver has.
@@ -127,7 +127,7 @@ impl Network {
     fn new() -> Self {
         let stage = tempfile::tempdir().expect("a folder");
         let opening = (0..N).map(|i| (user(i).id(), Credits::whole(100))).collect();
-        let local = Local::new(N, stage.path().to_owned(), opening, 3_600_000);
+        let local = LocalNetwork::new(N, stage.path().to_owned(), opening, 3_600_000);
         let others = (0..N).filter(|i| *i != LIAR).map(|i| local.keys[i].id()).collect();
         let counts = Counts::default();
         let machine = Machine { liar: local.keys[LIAR].id(), others, counts: counts.clone() };

@@ -3,7 +3,7 @@
 use base::{Keypair, Signed, Wire};
 use chain::{Block, Step, Tx};
 use ledger::Credits;
-use replica::local::{Local, Memory};
+use replica::local::{LocalNetwork, MemoryDisk};
 use replica::{Connections, Disk, EXIT_DISK, EXIT_PANIC, Replica, ReplicaConfig};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -41,11 +41,11 @@ fn user(i: u8) -> Keypair {
     Keypair::from_secret([1 + i; 32])
 }
 
-fn alone(stage: &Path) -> Local {
-    Local::new(1, stage.to_owned(), vec![(user(0).id(), Credits::whole(100))], 3_600_000)
+fn alone(stage: &Path) -> LocalNetwork {
+    LocalNetwork::new(1, stage.to_owned(), vec![(user(0).id(), Credits::whole(100))], 3_600_000)
 }
 
-fn transfer(local: &Local, nonce: u64) -> Vec<u8> {
+fn transfer(local: &LocalNetwork, nonce: u64) -> Vec<u8> {
     let tx = ledger::WalletTx::Transfer { to: user(1).id(), amount: Credits(10) };
     let envelope = ledger::WalletEnvelope { chain: local.genesis.chain(), nonce, tx };
     Tx::Wallet { tx: Signed::new(ledger::DOMAIN, &user(0), envelope) }.to_bytes()
@@ -71,7 +71,7 @@ async fn goes_on(keeper: &Replica) -> bool {
 }
 
 /// A disk in memory that does something else with final blocks.
-struct Bad(Memory, fn() -> io::Result<()>);
+struct Bad(MemoryDisk, fn() -> io::Result<()>);
 
 impl Disk for Bad {
     fn keep(&self, block: &Block) -> io::Result<()> {
@@ -103,7 +103,7 @@ impl Disk for Bad {
 /// A validator on such a disk, for as long as its process lives.
 async fn on(stage: &Path, finish: fn() -> io::Result<()>) {
     let mut local = alone(stage);
-    local.disks[0] = Arc::new(Bad(Memory::default(), finish));
+    local.disks[0] = Arc::new(Bad(MemoryDisk::default(), finish));
     let keeper = local.start(0).expect("it starts");
     keeper.submit(&transfer(&local, 0)).expect("taken");
     let _ = tokio::time::timeout(DEADLINE, std::future::pending::<()>()).await;
@@ -120,7 +120,7 @@ async fn a_panic_in_the_state_ends_the_process_with_its_reason() {
 }
 
 /// One that follows, as a node follows a stranger's network.
-fn follower(local: &Local, stage: &Path, disk: impl Disk) -> Replica {
+fn follower(local: &LocalNetwork, stage: &Path, disk: impl Disk) -> Replica {
     let ((out, _), (_, incoming)) = (mpsc::unbounded_channel(), mpsc::channel(1));
     let config = ReplicaConfig {
         genesis: local.genesis.clone(),
@@ -136,7 +136,7 @@ fn follower(local: &Local, stage: &Path, disk: impl Disk) -> Replica {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_chain_that_is_only_followed_and_panics_stops_alone_and_says_so() {
     let stage = tempfile::tempdir().expect("a folder");
-    let keeper = follower(&alone(stage.path()), stage.path(), Memory::default());
+    let keeper = follower(&alone(stage.path()), stage.path(), MemoryDisk::default());
     let look = || keeper.look::<()>(|_| panic!("the books are broken"));
     assert!(catch_unwind(AssertUnwindSafe(look)).is_err());
     assert!(keeper.has_failed());
@@ -152,7 +152,7 @@ async fn follows_on(finish: fn() -> io::Result<()>, why: &str) {
     let validator = local.start(0).expect("it starts");
     validator.submit(&transfer(&local, 0)).expect("taken");
     until(&validator, "a transfer", |keeper| received(keeper) == 10).await;
-    let (keeper, begun) = (follower(&local, stage.path(), Bad(Memory::default(), finish)), Instant::now());
+    let (keeper, begun) = (follower(&local, stage.path(), Bad(MemoryDisk::default(), finish)), Instant::now());
     while !keeper.has_failed() {
         assert!(begun.elapsed() < DEADLINE, "{:?}", keeper.trouble());
         let _ = local.follow(0, &keeper).await;
@@ -208,7 +208,7 @@ async fn an_engine_without_a_journal_ends_the_process_with_its_reason() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_validator_stops_before_its_disk_is_full_and_goes_on_when_there_is_room() {
     let stage = tempfile::tempdir().expect("a folder");
-    let (mut local, disk) = (alone(stage.path()), Arc::new(Memory::default()));
+    let (mut local, disk) = (alone(stage.path()), Arc::new(MemoryDisk::default()));
     local.disks[0] = disk.clone();
     let keeper = local.start(0).expect("it starts");
     keeper.submit(&transfer(&local, 0)).expect("taken");

@@ -2,13 +2,13 @@
 
 use base::{Hash, Millis, Reject, Signed};
 use chain::{Anchor, BLOCK_BYTES_MAX, Block, EVIDENCE_DOMAIN, Evidence, Light, State, Step, Tx, certify};
-use replica::local::Local;
+use replica::local::LocalNetwork;
 use replica::{Packet, Replica};
 use std::time::Duration;
 
 struct Chain {
     _stage: tempfile::TempDir,
-    local: Local,
+    local: LocalNetwork,
     blocks: Vec<Block>,
 }
 
@@ -16,7 +16,7 @@ impl Chain {
     /// The first blocks of a network of four, and a follower.
     fn new() -> (Self, Replica) {
         let stage = tempfile::tempdir().expect("a folder");
-        let mut local = Local::new(4, stage.path().to_owned(), Vec::new(), 3_600_000);
+        let mut local = LocalNetwork::new(4, stage.path().to_owned(), Vec::new(), 3_600_000);
         let follower = local.add();
         let mut state = State::new(&local.genesis);
         let mut blocks = Vec::new();

@@ -4,7 +4,7 @@ use base::{Hash, Keypair, Millis, Reject, Signed, Wire};
 use chain::{Block, Genesis, Judgement, Orderer, Turn, Tx};
 use ledger::Credits;
 use replica::Replica;
-use replica::local::Local;
+use replica::local::LocalNetwork;
 use std::time::Duration;
 
 /// Nothing here takes longer, whatever the machine does.
@@ -14,7 +14,7 @@ const QUIET: Duration = Duration::from_secs(4);
 
 struct Network {
     _stage: tempfile::TempDir,
-    local: Local,
+    local: LocalNetwork,
     genesis: Genesis,
 }
 
@@ -30,7 +30,7 @@ impl Network {
     fn with_epochs(n: usize, epoch_ms: u64) -> Self {
         let stage = tempfile::tempdir().expect("a folder");
         let opening = (0..4).map(|i| (user(i).id(), Credits::whole(100))).collect();
-        let local = Local::new(n, stage.path().to_owned(), opening, epoch_ms);
+        let local = LocalNetwork::new(n, stage.path().to_owned(), opening, epoch_ms);
         Self { _stage: stage, genesis: local.genesis.clone(), local }
     }
 
@@ -164,7 +164,7 @@ async fn seats_come_and_go_at_the_ends_of_epochs() {
     let fifth = network.local.add();
     let mut keepers: Vec<Option<Replica>> = (0..4).map(|i| Some(network.start(i))).collect();
     let first = |keepers: &[Option<Replica>]| keepers[0].as_ref().expect("it runs").height();
-    let wallet = Local::key(fifth);
+    let wallet = LocalNetwork::key(fifth);
     let at = |keepers: &[Option<Replica>], bytes: &[u8]| keepers[0].as_ref().expect("it runs").submit(bytes);
     at(&keepers, &network.say(&user(0), 0, ledger::WalletTx::Transfer { to: wallet.id(), amount: Credits::whole(99) }))
         .expect("taken");
@@ -195,7 +195,7 @@ async fn seats_come_and_go_at_the_ends_of_epochs() {
     // With the fifth in the set one of the others may be silent, and is dropped for it.
     network.stop(3, keepers[3].take().expect("it ran")).await;
     let zero = keepers[0].as_ref().expect("it runs");
-    let gone = Local::key(3).id();
+    let gone = LocalNetwork::key(3).id();
     let mut nonce = 0;
     let mut heights = zero.height();
     while zero.look(|o| o.state().validators().contains(&gone)) {
@@ -222,7 +222,7 @@ async fn seats_come_and_go_at_the_ends_of_epochs() {
 fn a_refused_transaction_leaves_the_mempool() {
     let network = Network::new(4);
     let mut orderer = Orderer::new(&network.genesis);
-    let turn = Turn { epoch: 0, leader: Local::key(0).id(), missing: Vec::new() };
+    let turn = Turn { epoch: 0, leader: LocalNetwork::key(0).id(), missing: Vec::new() };
     let tx = |nonce| Tx::from_bytes(&network.transfer(0, nonce, 1, 99_000_000)).expect("a transaction");
     assert_eq!(orderer.submit(tx(0)), Ok(true));
     assert_eq!(orderer.submit(tx(0)), Ok(false), "said twice, it waits once");
@@ -245,7 +245,7 @@ fn a_set_of_four_stays_when_too_many_leave() {
     let mut state = chain::State::new(&network.genesis);
     let set = state.validators().to_vec();
     let leave = |i: usize| {
-        let key = Local::key(i);
+        let key = LocalNetwork::key(i);
         Tx::from_bytes(&network.say(&key, 0, ledger::WalletTx::Unseat { key: key.id() })).expect("a transaction")
     };
     let block = state.next(set[0], Vec::new(), network.genesis.time.plus(10), (0..3).map(leave).collect());
@@ -264,7 +264,7 @@ fn an_orderer_refuses_wrong_blocks_by_name() {
     let mut orderer = Orderer::new(&network.genesis);
     let genesis = orderer.state().tip();
     let now = network.genesis.time.plus(1_000_000);
-    let leader = Local::key(0).id();
+    let leader = LocalNetwork::key(0).id();
     let turn = Turn { epoch: 0, leader, missing: Vec::new() };
     let tx = |nonce| Tx::from_bytes(&network.transfer(0, nonce, 1, 1_000)).expect("a transaction");
     orderer.submit(tx(0)).expect("taken");

@@ -9,8 +9,8 @@ use crate::tiny::{SEQ_LEN, config, first_weights, layout, windows};
 use base::{ChunkTree, Hash, Reject, Rng};
 use model::update::{Format, encode};
 use model::{
-    AdamW, ApplyRule, Batch, Contribution, Layout, Private, Schedule, Trainer, UnitError, UnitPlan,
-    Weights, apply, restitution, shares, verify_update,
+    AdamW, ApplyRule, Batch, Contribution, Layout, Private, Schedule, Trainer, UnitError, UnitPlan, Weights, apply,
+    restitution, shares, verify_update,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;

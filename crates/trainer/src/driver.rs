@@ -15,9 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use swarm::{
-    Input, Intent, Memory, Outcome, Output, Peer, RunEvent, RunId, RunsState, SignedWorkTx, Waiting, WorkTx,
-};
+use swarm::{Input, Intent, Memory, Outcome, Output, Peer, RunEvent, RunId, RunsState, SignedWorkTx, Waiting, WorkTx};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;

@@ -132,7 +132,8 @@ impl Installed {
 
     /// Asks a question whose answer takes some time.
     fn ask(&self) -> JoinHandle<Result<Value>> {
-        let body = json!({ "model": self.model, "prompt": "a question", "max_tokens": TOKENS, "temperature": 0 }).to_string();
+        let body =
+            json!({ "model": self.model, "prompt": "a question", "max_tokens": TOKENS, "temperature": 0 }).to_string();
         let head = format!(
             "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
              connection: close\r\n\r\n",

@@ -3,13 +3,13 @@
 use super::keyword::{About, about, shape, shown, vacuous};
 use super::pattern::{self, PatternError};
 use super::write::{Full, Grammar, repeated};
-use super::{Limits, SchemaError};
+use super::{SchemaError, SchemaLimits};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
 pub(super) type Fields = Map<String, Value>;
 
-pub(super) fn convert(schema: &Value, limits: &Limits) -> Result<String, SchemaError> {
+pub(super) fn convert(schema: &Value, limits: &SchemaLimits) -> Result<String, SchemaError> {
     let mut converter = Converter {
         root: schema,
         limits,
@@ -29,7 +29,7 @@ pub(super) fn convert(schema: &Value, limits: &Limits) -> Result<String, SchemaE
 
 pub(super) struct Converter<'a> {
     root: &'a Value,
-    pub(super) limits: &'a Limits,
+    pub(super) limits: &'a SchemaLimits,
     pub(super) grammar: Grammar,
     /// Rules of what was referred to, by where it is in memory: every spelling of a reference means the same.
     named: BTreeMap<usize, String>,

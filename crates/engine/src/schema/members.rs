@@ -114,11 +114,11 @@ fn none_of(grammar: &mut Grammar, names: &[&str]) -> Result<String, Full> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schema::Limits;
+    use crate::schema::SchemaLimits;
 
     #[test]
     fn optional_members_are_written_once_each() {
-        let mut grammar = Grammar::new(&Limits::default());
+        let mut grammar = Grammar::new(&SchemaLimits::default());
         let member = |name: &str, required| Member { name: name.into(), value: "number".into(), required };
         let body = object(&mut grammar, &[member("a", true), member("b", false), member("c", false)], None);
         assert_eq!(body.as_deref(), Ok(r#""{" space r0 ("," space (r1 r4 | r2))? space "}""#));

@@ -28,7 +28,7 @@ use thiserror::Error;
 
 /// What a schema may have at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct SchemaLimits {
     /// Schemas within schemas, references followed: each takes a piece of the stack.
     pub depth: usize,
     /// Properties of an object, alternatives, values of an enumeration. llama.cpp looks at each for every token.
@@ -47,7 +47,7 @@ pub struct Limits {
     pub shortest: usize,
 }
 
-impl Default for Limits {
+impl Default for SchemaLimits {
     fn default() -> Self {
         Self {
             depth: 64,
@@ -136,7 +136,7 @@ pub enum SchemaError {
 /// let grammar = engine::schema::to_grammar(&schema, &engine::schema::Limits::default()).expect("a schema");
 /// assert!(grammar.contains("root ::= "));
 /// ```
-pub fn to_grammar(schema: &Value, limits: &Limits) -> Result<String, SchemaError> {
+pub fn to_grammar(schema: &Value, limits: &SchemaLimits) -> Result<String, SchemaError> {
     let grammar = convert::convert(schema, limits)?;
     check(&grammar)?;
     Ok(grammar)

@@ -333,10 +333,10 @@ fn complement(set: &[(u32, u32)]) -> Set {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schema::Limits;
+    use crate::schema::SchemaLimits;
 
     fn read(text: &str) -> Result<String, PatternError> {
-        pattern(&mut Grammar::new(&Limits::default()), text, 2_000)
+        pattern(&mut Grammar::new(&SchemaLimits::default()), text, 2_000)
     }
 
     #[test]

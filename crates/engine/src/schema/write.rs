@@ -1,6 +1,6 @@
 //! The rules of a grammar while it is made.
 
-use super::Limits;
+use super::SchemaLimits;
 use std::collections::BTreeMap;
 
 /// There are more than so many of something.
@@ -16,7 +16,7 @@ pub(super) struct Grammar {
     /// Names by what the rule says: what is said twice is written once.
     names: BTreeMap<String, String>,
     bytes: usize,
-    limits: Limits,
+    limits: SchemaLimits,
 }
 
 /// A character of a JSON text between quotes that stands for itself, as the inside of a class.
@@ -66,7 +66,7 @@ fn uses(name: &str) -> &'static [&'static str] {
 }
 
 impl Grammar {
-    pub(super) fn new(limits: &Limits) -> Self {
+    pub(super) fn new(limits: &SchemaLimits) -> Self {
         Self { rules: BTreeMap::new(), names: BTreeMap::new(), bytes: 0, limits: *limits }
     }
 

@@ -3,7 +3,7 @@
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
 use gateway::{Answer, AnswerOrigin, Answers, Asked, Gateway, Key, Keys};
-use market::{Ask, Finish, Input, ModelCard, Piece, Reason, Token};
+use market::{Ask, Finish, ModelCard, Piece, Prompt, Reason, Token};
 use serde_json::Value;
 use std::sync::{Arc, Mutex};
 use tokio::sync::mpsc::unbounded_channel;
@@ -40,7 +40,8 @@ impl Answers for Parrot {
             let other = || AnswerOrigin { provider: "ab".repeat(32), local: false };
             let origin = if elsewhere { other() } else { AnswerOrigin::own() };
             let _ = pieces.send(Piece::Read { tokens: 5, cached: 2, echo: vec![] });
-            let calls = matches!(&ask.sampling.format, market::Format::Schema(schema) if schema.contains("look_up"));
+            let calls =
+                matches!(&ask.sampling.format, market::AnswerFormat::Schema(schema) if schema.contains("look_up"));
             let twice = ask.stop.iter().any(|stop| stop == "twice");
             let call = ["{\"name\":\"look_up\",", "\"arguments\":{\"what\"", ":\"x\"}"];
             let one = call.concat() + "}";
@@ -66,9 +67,9 @@ impl Answers for Parrot {
         })
     }
 
-    fn embed(&self, _model: &str, texts: Vec<Input>) -> Asked<'_, (Vec<Vec<f32>>, u64)> {
+    fn embed(&self, _model: &str, texts: Vec<Prompt>) -> Asked<'_, (Vec<Vec<f32>>, u64)> {
         Box::pin(async move {
-            if texts.contains(&Input::Text("refuse".into())) {
+            if texts.contains(&Prompt::Text("refuse".into())) {
                 return Err(Reason::Unsupported { what: "model".into(), why: "it writes".into() });
             }
             Ok((texts.iter().map(|_| vec![0.6, 0.8]).collect(), texts.len() as u64))

@@ -1,7 +1,7 @@
 //! The same stages on any device that burn runs on, with its autodiff.
 
 use super::kernels::softmax_minus_one_hot;
-use super::{Boundary, Input};
+use super::{Boundary, StageInput};
 use crate::layout::PER_BLOCK;
 use crate::{Layout, ModelConfig, Part};
 use burn::tensor::{Device, Int, Tensor, TensorData, activation, module};
@@ -60,7 +60,7 @@ impl Stage {
             .collect();
     }
 
-    pub(super) fn forward(&mut self, input: Input<'_>) -> Saved {
+    pub(super) fn forward(&mut self, input: StageInput<'_>) -> Saved {
         let (mut x, leaf) = self.trunk(input);
         if self.part.head {
             let [batch, seq_len, _] = x.dims();
@@ -71,7 +71,7 @@ impl Stage {
     }
 
     /// Summed loss in nats; the logits of `at_once` rows are made at a time.
-    pub(super) fn nats(&mut self, input: Input<'_>, targets: &[u32], at_once: usize) -> f64 {
+    pub(super) fn nats(&mut self, input: StageInput<'_>, targets: &[u32], at_once: usize) -> f64 {
         assert!(self.part.head, "only a stage with the head has a loss");
         let (x, _) = self.trunk(input);
         let x = self.last_normed(x);
@@ -85,13 +85,13 @@ impl Stage {
     }
 
     /// Embedding and blocks; the input too where it is a boundary.
-    fn trunk(&mut self, input: Input<'_>) -> (Tensor<3>, Option<Tensor<3>>) {
+    fn trunk(&mut self, input: StageInput<'_>) -> (Tensor<3>, Option<Tensor<3>>) {
         let (mut x, leaf) = match input {
-            Input::Tokens { ids, batch } => {
+            StageInput::Tokens { ids, batch } => {
                 assert!(self.part.embedding, "only a stage with the embedding takes tokens");
                 (self.embed(ids, batch), None)
             }
-            Input::Boundary(boundary) => {
+            StageInput::Boundary(boundary) => {
                 let shape = [boundary.batch, boundary.seq_len, self.config.hidden_size];
                 let leaf = Tensor::<3>::from_data(TensorData::new(boundary.data.clone(), shape), &self.device);
                 let leaf = leaf.require_grad();

@@ -7,7 +7,7 @@ use super::kernels::{
     Attended, Heads, Into, Rope, add_transposed_times, attention, attention_backward, gated, gated_backward,
     inverse_rms, normed, normed_backward, softmax_minus_one_hot, times, times_transposed,
 };
-use super::{Boundary, Input};
+use super::{Boundary, StageInput};
 use crate::layout::PER_BLOCK;
 use crate::{Layout, ModelConfig, Part};
 use std::ops::Range;
@@ -131,7 +131,7 @@ impl Stage {
         self.spare.put([grads]);
     }
 
-    pub(super) fn forward(&mut self, input: Input<'_>) -> Saved {
+    pub(super) fn forward(&mut self, input: StageInput<'_>) -> Saved {
         let mut saved = self.trunk(input);
         if self.part.head {
             let (rows, v) = (saved.batch * saved.seq_len, self.config.vocab_size);
@@ -145,7 +145,7 @@ impl Stage {
     }
 
     /// Summed loss in nats; the logits of `at_once` rows are made at a time.
-    pub(super) fn nats(&mut self, input: Input<'_>, targets: &[u32], at_once: usize) -> f64 {
+    pub(super) fn nats(&mut self, input: StageInput<'_>, targets: &[u32], at_once: usize) -> f64 {
         assert!(self.part.head, "only a stage with the head has a loss");
         let (c, v) = (self.config.hidden_size, self.config.vocab_size);
         let mut saved = self.trunk(input);
@@ -168,10 +168,10 @@ impl Stage {
     }
 
     /// Embedding and blocks; the output is the stream behind them.
-    fn trunk(&mut self, input: Input<'_>) -> Saved {
+    fn trunk(&mut self, input: StageInput<'_>) -> Saved {
         let c = self.config.hidden_size;
         let (mut x, ids, batch, seq_len) = match input {
-            Input::Tokens { ids, batch } => {
+            StageInput::Tokens { ids, batch } => {
                 assert!(self.part.embedding, "only a stage with the embedding takes tokens");
                 let seq_len = ids.len() / batch;
                 assert_eq!(ids.len(), batch * seq_len, "ids fill whole rows");
@@ -182,7 +182,7 @@ impl Stage {
                 }
                 (x, Some(ids.to_vec()), batch, seq_len)
             }
-            Input::Boundary(boundary) => {
+            StageInput::Boundary(boundary) => {
                 self.spare.begin(boundary.batch * boundary.seq_len);
                 (boundary.data.clone(), None, boundary.batch, boundary.seq_len)
             }

@@ -28,7 +28,7 @@ pub struct Boundary {
 
 /// Input of a stage.
 #[derive(Debug, Clone, Copy)]
-pub enum Input<'a> {
+pub enum StageInput<'a> {
     /// Token ids `[B, T]`, for a stage with the embedding.
     Tokens {
         /// The ids, row-major.
@@ -106,7 +106,7 @@ impl Stage {
     }
 
     /// Runs the part and keeps what its backward pass needs.
-    pub fn forward(&mut self, input: Input<'_>) -> Saved {
+    pub fn forward(&mut self, input: StageInput<'_>) -> Saved {
         Saved(match &mut self.engine {
             Engine::Host(stage) => Kept::Host(stage.forward(input)),
             #[cfg(feature = "burn")]
@@ -136,7 +136,7 @@ impl Stage {
 
     /// Summed cross-entropy in nats of `input` against `targets` `[B, T]`, without any gradient. The logits of a few
     /// rows are in memory at a time, whatever B, T and V.
-    pub fn nats(&mut self, input: Input<'_>, targets: &[u32]) -> f64 {
+    pub fn nats(&mut self, input: StageInput<'_>, targets: &[u32]) -> f64 {
         let rows = (LOGITS_AT_ONCE / self.vocab).max(ROWS_AT_ONCE);
         match &mut self.engine {
             Engine::Host(stage) => stage.nats(input, targets, rows),

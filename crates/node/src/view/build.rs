@@ -180,8 +180,11 @@ impl Node {
 
 /// A node that nobody minds works whatever the machine does.
 fn always() -> Activity {
-    let reason =
-        crate::Reason { code: "working".into(), text: "It works whenever there is work.".into(), ..Default::default() };
+    let reason = crate::ActivityReason {
+        code: "working".into(),
+        text: "It works whenever there is work.".into(),
+        ..Default::default()
+    };
     Activity { state: MachineState::Working, reason, share_permille: 1000, today_ms: BTreeMap::new() }
 }
 

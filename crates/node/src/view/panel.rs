@@ -1,7 +1,7 @@
 //! The document that shows a node. Its JSON is an interface: scripts, the page and the event log read it.
 #![expect(missing_docs, reason = "the names are those of the JSON")]
 
-use crate::activity::{MachineState, Reason};
+use crate::activity::{ActivityReason, MachineState};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -68,7 +68,7 @@ pub struct NetworkView {
 #[serde(default)]
 pub struct ActivityView {
     pub state: MachineState,
-    pub reason: Reason,
+    pub reason: ActivityReason,
     /// What it works on, a line each.
     pub what: Vec<String>,
 }
@@ -264,8 +264,9 @@ mod tests {
 
     #[test]
     fn what_another_version_leaves_out_or_says_more_is_no_error() {
-        let panel: Panel = serde_json::from_str(r#"{ "settings": null, "activity": { "state": "dancing" }, "new": 1 }"#)
-            .expect("a panel all the same");
+        let panel: Panel =
+            serde_json::from_str(r#"{ "settings": null, "activity": { "state": "dancing" }, "new": 1 }"#)
+                .expect("a panel all the same");
         assert_eq!((panel.activity.state, panel.settings), (MachineState::Unknown, SettingsView::default()));
     }
 }

@@ -74,12 +74,12 @@ pub struct Deed {
     pub tokens: Option<u64>,
     /// Who gets how much, where it is for several.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub parts: Vec<Part>,
+    pub parts: Vec<TxPart>,
 }
 
 /// A part of an amount.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Part {
+pub struct TxPart {
     /// Whose.
     pub to: String,
     /// Micro-credits.
@@ -234,7 +234,7 @@ impl Deed {
             return Self { to: Some(provider.to_string()), ..Self::moves(sum, text) };
         }
         let text = format!("allots {} of what it set aside to {} providers", credits(sum), parts.len());
-        let part = |(to, amount): &(NodeId, Credits)| Part { to: to.to_string(), amount_micro: amount.0 };
+        let part = |(to, amount): &(NodeId, Credits)| TxPart { to: to.to_string(), amount_micro: amount.0 };
         Self { parts: parts.iter().map(part).collect(), ..Self::moves(sum, text) }
     }
 

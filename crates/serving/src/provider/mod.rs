@@ -277,7 +277,7 @@ impl Provider {
     ) -> Result<(), Break> {
         let by = asker.by;
         // A grammar takes longer than a text: these wait for each other, and no other question for them.
-        let shaped = asker.origin.is_some() && request.ask.sampling.format != market::Format::Free;
+        let shaped = asker.origin.is_some() && request.ask.sampling.format != market::AnswerFormat::Free;
         let own = by == self.key.id();
         let served = self.local.of(&request.model).ok_or_else(|| Reason::Model(request.ask.model.clone()))?;
         let price = if own { Price::default() } else { self.config.price };

@@ -35,7 +35,7 @@ else
 endif
 
 install: prerequisites ## the program for this user
-	$(CARGO) install --path crates/cli --locked --profile dev $(if $(filter 0,$(SERVE)),--no-default-features)
+	$(CARGO) install --path crates/cli --locked $(if $(filter 0,$(SERVE)),--no-default-features)
 
 packages: prerequisites ## a tarball, a Debian package, a wheel and an npm package, with checksums, in packages/
 	$(CARGO) build -p cli --release --locked

@@ -4,6 +4,7 @@
 mod alone;
 mod shelf;
 
+use crate::grid::{Found, Point, search};
 use crate::star::{LINES, Star};
 use crate::{Bar, Book, Figure, Process, network};
 use alone::{Setting, setting};
@@ -13,6 +14,7 @@ use node::ControlRequest;
 use serde_json::Value;
 use shelf::Shelf;
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -45,6 +47,10 @@ const SEQ_LEN: u64 = 128;
 /// Parts of the time with which schedules of the group end: its loss is lowest at the end of one. The first is compared at
 /// the same time.
 const SCHEDULES: [f64; 3] = [1.0, 0.5, 0.3];
+/// Where the search of the group's setting begins: 2,048 and 1,024 tokens of a step of all members together, 4e-3.
+const START: [Point; 2] = [(3, 1), (2, 1)];
+/// How often that grid may grow.
+const GROWTHS: usize = 2;
 /// Of what a group does in a time, how much its schedule is made for: it should end a little before, and for a sixth of
 /// the time it is one member short.
 const FINISHED: f64 = 0.92;
@@ -64,20 +70,17 @@ pub(crate) fn measure(book: &mut Book, full: bool) -> Result<()> {
     let found = alone::best(&place)?;
     let best = setting(found.best);
     let ends = alone::ends(&place, best, SEEDS)?;
-    // Four average what they learn: each takes steps half as long, at twice the rate. The best of three that were tried with
-    // the first seed; the others had the step of one alone, at its rate (2.53 bits at the end) and at twice that (2.46; this
-    // one 2.41).
-    let shared = Setting { batch: best.batch * MEMBERS as u64 / 2, lr: best.lr * 2.0 };
-    let probe = place.group(0, 1_000_000_000, PROBE, shared, false)?;
-    let (speed, start) = probe.speed()?;
-    let tokens = |time: Duration| (speed * (time.as_secs_f64() - start) * FINISHED) as u64;
+    let mut speeds = BTreeMap::new();
+    let tuned = place.tuned(&mut speeds)?;
+    let shared = setting(tuned.best);
     let (mut ratios, mut losses, mut bytes) = (Vec::<f64>::new(), Vec::<f64>::new(), Vec::<f64>::new());
     let (mut unreached, mut said, mut spec) = (0, Vec::<String>::new(), String::new());
     for (seed, (alone_s, alone_bits)) in ends.into_iter().enumerate() {
         let mut groups = Vec::new();
         for part in SCHEDULES {
             let time = TIME.mul_f64(part);
-            groups.push(place.group(seed as u64, tokens(time), time, shared, true)?);
+            let tokens = place.tokens(&mut speeds, shared, time)?;
+            groups.push(place.group(seed as u64, tokens, time, shared, true)?);
         }
         let bits = groups[0].shelf.last()?.bits(&place.corpus)?;
         let times = groups.iter().map(|group| group.shelf.reached(alone_bits, &place.corpus));
@@ -93,8 +96,8 @@ pub(crate) fn measure(book: &mut Book, full: bool) -> Result<()> {
     }
     let how = format!(
         "1.1 M parameters; four processes {LINES}, one thread with {} % of its time each, `talkoo train create` with no mode \
-         named, which chose {spec}; steps of {} tokens, rate {} (members' steps half as long as one \
-         alone's and at twice its rate, the best of three pairs tried); the fourth is killed at a third of the time and a fifth \
+         named, which chose {spec}; steps of {} tokens, rate {}, the best of {} points of a grid of its own \
+         whose best {}; the fourth is killed at a third of the time and a fifth \
          joins at half. Alone: four at a time with as much of a processor, {} tokens, rate {}, the best of {} points of a grid \
          whose best {}, for {} s. When weights on disk (written every 5 s) of the group were first no worse than one alone's \
          last, over one alone's time; the best of schedules that end with {SCHEDULES:?} of the time; \
@@ -102,10 +105,12 @@ pub(crate) fn measure(book: &mut Book, full: bool) -> Result<()> {
         place.duty,
         shared.batch,
         shared.lr,
+        tuned.measured,
+        lies(&tuned),
         best.batch,
         best.lr,
         found.measured,
-        if found.inside { "lies inside" } else { "lies on its border still" },
+        lies(&found),
         TIME.as_secs(),
     );
     book.full(RATIO, ratios, &how);
@@ -115,6 +120,10 @@ pub(crate) fn measure(book: &mut Book, full: bool) -> Result<()> {
                the time that members were there; the median of all groups";
     book.full(BYTES, bytes, how);
     Ok(())
+}
+
+fn lies(found: &Found) -> &'static str {
+    if found.inside { "lies inside" } else { "lies on its border still" }
 }
 
 /// Where all of it happens.
@@ -167,6 +176,29 @@ impl Place {
 
     fn bytes_sent(&self) -> Result<u64> {
         (0..=MEMBERS).map(|i| self.star.bytes_sent(i)).sum()
+    }
+
+    /// The best setting of a group for the first seed, with the same trouble as later.
+    fn tuned(&self, speeds: &mut BTreeMap<u64, (f64, f64)>) -> Result<Found> {
+        // Every member has one window of a step at least.
+        let may_be = |point: Point| setting(point).batch >= MEMBERS as u64 * SEQ_LEN;
+        search(&START, GROWTHS, may_be, |points| {
+            let bits = points.iter().map(|point| {
+                let tokens = self.tokens(speeds, setting(*point), TIME)?;
+                self.group(0, tokens, TIME, setting(*point), true)?.shelf.last()?.bits(&self.corpus)
+            });
+            bits.collect()
+        })
+    }
+
+    /// Tokens with which a schedule of the group ends in time.
+    fn tokens(&self, speeds: &mut BTreeMap<u64, (f64, f64)>, shared: Setting, time: Duration) -> Result<u64> {
+        let (speed, start) = match speeds.get(&shared.batch) {
+            Some(known) => *known,
+            None => self.group(0, 1_000_000_000, PROBE, shared, false)?.speed()?,
+        };
+        speeds.insert(shared.batch, (speed, start));
+        Ok((speed * (time.as_secs_f64() - start) * FINISHED) as u64)
     }
 
     /// Four train together until their schedule or the time ends; with `trouble` one is killed and another one joins.

@@ -9,8 +9,8 @@ use anyhow::Result;
 use base::{Hash, Machine, Millis, NodeId, Outbox, Rng};
 use engine::{Engine, EngineConfig};
 use market::{
-    Ask, AttemptOutcome, Event, Index, Need, OFFER_MS, Offer, Order, Piece, Price, Prompt, Request, Sampling, Session,
-    Tier,
+    Ask, AskInput, AttemptOutcome, Event, Index, Need, OFFER_MS, Offer, Order, Piece, Price, Request, Sampling,
+    Session, Tier,
 };
 use serving::Served;
 use std::collections::{BTreeSet, VecDeque};
@@ -156,7 +156,7 @@ pub(crate) fn served(size: &str, slots: usize) -> Result<(Served, tempfile::Temp
 pub(crate) fn question(tokens: Vec<i32>, max_tokens: u64) -> Ask {
     Ask {
         model: format!("{}figure", serving::NET),
-        input: Prompt::Tokens(tokens),
+        input: AskInput::Tokens(tokens),
         max_tokens: Some(max_tokens),
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
         stop: Vec::new(),

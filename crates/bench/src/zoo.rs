@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use base::Rng;
 use data::{Corpus, Order};
 use engine::{Engine, EngineConfig};
-use market::{Ask, Checked, Finish, Piece, Prompt, Sampling, Token, Verdict, judge, question, reading};
+use market::{Ask, AskInput, Checked, Finish, Piece, Sampling, Token, Verdict, judge, question, reading};
 use model::update::Format;
 use model::{
     AdamW, ApplyRule, ExportCard, GgufType, Layout, ModelConfig, Part, Private, Schedule, Trainer, UnitPlan, Weights,
@@ -256,8 +256,8 @@ impl Zoo {
             }
             Cheat::CoarseCache => say(&self.coarse_cache, ask, Vec::new(), rng).await?,
             Cheat::OtherPrefix => {
-                let Prompt::Text(text) = &ask.input else { bail!("a check asks with a text") };
-                let before = Ask { input: Prompt::Text(format!("{HIDDEN}{text}")), ..ask.clone() };
+                let AskInput::Text(text) = &ask.input else { bail!("a check asks with a text") };
+                let before = Ask { input: AskInput::Text(format!("{HIDDEN}{text}")), ..ask.clone() };
                 let prompt = right.prompt(&ask.input).map_err(|reason| anyhow!("{reason}"))?;
                 Said { read: prompt.len() as u64, ..say(right, &before, Vec::new(), rng).await? }
             }

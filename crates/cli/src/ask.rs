@@ -4,7 +4,7 @@ use crate::serve::{Asking, Models};
 use crate::{Common, render};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
-use market::{Ask, Message, Prompt, Sampling};
+use market::{Ask, AskInput, Message, Sampling};
 use node::{AnswerStream, ControlRequest, Said};
 use serde_json::{Value, json};
 use serving::{OfferConfig, Trade};
@@ -198,8 +198,8 @@ async fn answer(
 ) -> Result<()> {
     messages.push(Message { role: "user".into(), content: prompt.into(), ..Message::default() });
     let input = match args.text {
-        true => Prompt::Text(prompt.into()),
-        false => Prompt::Chat { messages: messages.clone(), tools: None },
+        true => AskInput::Text(prompt.into()),
+        false => AskInput::Chat { messages: messages.clone(), tools: None },
     };
     let seed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().subsec_nanos() ^ std::process::id();
     let ask = Ask {

@@ -5,7 +5,7 @@ use crate::{FIRST_WITHIN, Peer, calibrate, say, wait_for};
 use anyhow::{Context, Result, ensure};
 use base::NodeId;
 use ledger::Credits;
-use market::{Ask, Piece, Price, Prompt, Sampling};
+use market::{Ask, AskInput, Piece, Price, Sampling};
 use node::{ControlRequest, Node, NodeConfig};
 use serde_json::Value;
 use serving::{Local, Trade, TradeConfig};
@@ -240,7 +240,7 @@ struct Answer {
 async fn ask(trade: &Arc<Trade>, max_tokens: u64, mut kill: Option<&mut Child>) -> Result<Answer> {
     let ask = Ask {
         model: format!("{}bard", serving::NET),
-        input: Prompt::Text(QUESTION.into()),
+        input: AskInput::Text(QUESTION.into()),
         max_tokens: Some(max_tokens),
         sampling: Sampling { temperature: 0.8, seed: 11, ..Sampling::default() },
         stop: Vec::new(),

@@ -15,7 +15,7 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use market::{Ask, Message, ModelCard, Piece, Prompt, Token};
+use market::{Ask, AskInput, Message, ModelCard, Piece, Token};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -156,7 +156,7 @@ pub(crate) async fn create(
     let (card, reserved) = shared.admit(&caller, &model, bound)?;
     let (input, format) = match &tools {
         Some(tools) => tools.tell(messages, card.tools, format)?,
-        None => (Prompt::Chat { messages, tools: None }, format),
+        None => (AskInput::Chat { messages, tools: None }, format),
     };
     let ask = Ask {
         model,

@@ -14,7 +14,7 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use market::{Ask, Piece, Prompt, Token};
+use market::{Ask, AskInput, Piece, Token};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -71,7 +71,7 @@ pub(crate) async fn create(
     let max_tokens = common.tokens(&[("max_tokens", request.max_tokens)], 0)?.unwrap_or(TOKENS);
     let ask = Ask {
         model: model.clone(),
-        input: Prompt::Tokens(Vec::new()),
+        input: AskInput::Tokens(Vec::new()),
         max_tokens: Some(max_tokens),
         sampling: common.sampling(&shared, params::shape(&value)?)?,
         stop: common.stops()?,

@@ -15,7 +15,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use market::Prompt;
+use market::AskInput;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -59,7 +59,7 @@ pub(crate) async fn create(
     if inputs.is_empty() || inputs.len() > INPUTS_MAX {
         return Err(ApiError::invalid("input", format!("'input' takes between 1 and {INPUTS_MAX} texts.")));
     }
-    if inputs.iter().any(|input| matches!(input, Prompt::Text(text) if text.is_empty())) {
+    if inputs.iter().any(|input| matches!(input, AskInput::Text(text) if text.is_empty())) {
         return Err(ApiError::invalid("input", "A text of 'input' is empty."));
     }
     let packed = request.encoding_format == Some(Encoding::Base64);

@@ -29,7 +29,7 @@ pub use panel::PanelSource;
 pub use server::{Gateway, GatewayError, serve};
 pub use table::{Endpoint, Neutral, PARAMETERS, Parameter, Rule};
 
-use market::{Ask, ModelCard, Piece, Prompt, Reason};
+use market::{Ask, AskInput, ModelCard, Piece, Reason};
 use std::future::Future;
 use std::pin::Pin;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -74,7 +74,7 @@ impl Answers for Nobody {
         nobody(ask.model)
     }
 
-    fn embed(&self, model: &str, _texts: Vec<Prompt>) -> Asked<'_, (Vec<Vec<f32>>, u64)> {
+    fn embed(&self, model: &str, _texts: Vec<AskInput>) -> Asked<'_, (Vec<Vec<f32>>, u64)> {
         nobody(model.to_owned())
     }
 
@@ -107,7 +107,7 @@ pub trait Answers: Send + Sync + 'static {
         None
     }
     /// What texts mean, as vectors of length one, and how many tokens were read. No other machine is given the texts.
-    fn embed(&self, model: &str, texts: Vec<Prompt>) -> Asked<'_, (Vec<Vec<f32>>, u64)>;
+    fn embed(&self, model: &str, texts: Vec<AskInput>) -> Asked<'_, (Vec<Vec<f32>>, u64)>;
     /// Ids of a text.
     fn tokenize(&self, model: &str, text: &str) -> Asked<'_, Vec<i32>>;
     /// Text of ids.

@@ -5,7 +5,7 @@ use crate::state::Shared;
 use crate::table::given;
 use axum::body::Bytes;
 use axum::http::HeaderMap;
-use market::{AnswerFormat, Prompt, Sampling};
+use market::{AnswerFormat, AskInput, Sampling};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -46,12 +46,12 @@ pub(crate) enum Prompt {
 }
 
 impl Prompt {
-    pub(crate) fn inputs(self) -> Vec<Prompt> {
+    pub(crate) fn inputs(self) -> Vec<AskInput> {
         match self {
-            Self::Text(text) => vec![Prompt::Text(text)],
-            Self::Texts(texts) => texts.into_iter().map(Prompt::Text).collect(),
-            Self::Ids(ids) => vec![Prompt::Tokens(ids)],
-            Self::Many(many) => many.into_iter().map(Prompt::Tokens).collect(),
+            Self::Text(text) => vec![AskInput::Text(text)],
+            Self::Texts(texts) => texts.into_iter().map(AskInput::Text).collect(),
+            Self::Ids(ids) => vec![AskInput::Tokens(ids)],
+            Self::Many(many) => many.into_iter().map(AskInput::Tokens).collect(),
         }
     }
 }

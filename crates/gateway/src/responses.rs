@@ -16,7 +16,7 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use market::{Ask, Finish, Message, Piece, Prompt};
+use market::{Ask, AskInput, Finish, Message, Piece};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -124,7 +124,7 @@ pub(crate) async fn create(
     let (card, reserved) = shared.admit(&caller, &model, whole)?;
     let (input, shape) = match &tools {
         Some(tools) => tools.tell(messages, card.tools, shape)?,
-        None => (Prompt::Chat { messages, tools: None }, shape),
+        None => (AskInput::Chat { messages, tools: None }, shape),
     };
     let ask = Ask {
         model,

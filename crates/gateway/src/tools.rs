@@ -5,7 +5,7 @@
 
 use crate::error::ApiError;
 use crate::ids::name;
-use market::{AnswerFormat, Message, Prompt};
+use market::{AnswerFormat, AskInput, Message};
 use serde_json::{Map, Value, json};
 
 /// The tools of a request.
@@ -125,7 +125,7 @@ impl Tools {
         messages: Vec<Message>,
         known: bool,
         format: AnswerFormat,
-    ) -> Result<(Prompt, AnswerFormat), ApiError> {
+    ) -> Result<(AskInput, AnswerFormat), ApiError> {
         if format != AnswerFormat::Free {
             return Err(ApiError::unsupported("response_format", "an answer in a shape cannot be a call of a tool"));
         }
@@ -139,7 +139,7 @@ impl Tools {
             (Some(_), _) => self.schema(|functions| json!({ "anyOf": functions })),
         };
         if known {
-            return Ok((Prompt::Chat { messages, tools: Some(self.given.to_string()) }, format));
+            return Ok((AskInput::Chat { messages, tools: Some(self.given.to_string()) }, format));
         }
         let how = match self.forced {
             None => {
@@ -153,7 +153,7 @@ impl Tools {
             Some(system) => system.content = format!("{}\n\n{text}", system.content),
             None => told.insert(0, Message { role: "system".into(), content: text, ..Message::default() }),
         }
-        Ok((Prompt::Chat { messages: told, tools: None }, format))
+        Ok((AskInput::Chat { messages: told, tools: None }, format))
     }
 
     /// A schema over calls of the functions that may be called.
@@ -302,7 +302,7 @@ mod tests {
     fn a_model_that_knows_no_tools_is_told_and_held_to_their_schemas() {
         let asked = vec![Message { role: "user".into(), content: "hi".into(), ..Message::default() }];
         let (input, format) = tools("required".into()).tell(asked.clone(), false, AnswerFormat::Free).expect("told");
-        let Prompt::Chat { messages, tools: None } = input else { panic!("in a message") };
+        let AskInput::Chat { messages, tools: None } = input else { panic!("in a message") };
         assert!(messages[0].role == "system" && messages[0].content.contains("\"f\""));
         let AnswerFormat::Schema(schema) = format else { panic!("held") };
         let schema: Value = serde_json::from_str(&schema).expect("JSON");
@@ -310,7 +310,7 @@ mod tests {
         assert!(schema.to_string().contains("#/$defs/0_A"));
         assert_eq!(schema["anyOf"][0]["properties"]["name"]["const"], "f");
         let (input, format) = tools("auto".into()).tell(asked, true, AnswerFormat::Free).expect("told");
-        assert!(matches!(input, Prompt::Chat { tools: Some(_), .. }) && format == AnswerFormat::Free);
+        assert!(matches!(input, AskInput::Chat { tools: Some(_), .. }) && format == AnswerFormat::Free);
     }
 
     #[test]

@@ -8,7 +8,7 @@ pub struct Ask {
     /// Name of a model.
     pub model: String,
     /// What is asked.
-    pub input: Prompt,
+    pub input: AskInput,
     /// Tokens of the answer at most; none: as many as there is room for. 0: the question is read only.
     pub max_tokens: Option<u64>,
     /// How tokens are chosen.
@@ -23,7 +23,7 @@ pub struct Ask {
 
 /// What is asked.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Prompt {
+pub enum AskInput {
     /// A conversation; the model's own template makes a text of it.
     Chat {
         /// In order.

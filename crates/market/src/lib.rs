@@ -24,7 +24,7 @@ mod weights;
 mod wire;
 
 pub use admission::{FairQueue, PlaceTurn};
-pub use ask::{AnswerFormat, Ask, Finish, Message, ModelCard, Piece, Prompt, Sampling, Token};
+pub use ask::{AnswerFormat, Ask, AskInput, Finish, Message, ModelCard, Piece, Sampling, Token};
 pub use index::{Index, Need};
 pub use money::{Allotted, Purse, Till};
 pub use offer::{AT, AttemptOutcome, OFFER_MS, OFFERS_MAX, Offer, Offers, Price, ProviderCandidate, Tier};

@@ -5,7 +5,7 @@
 //! the likeliest word as often as these were likely: a sum of independent chances (Poisson binomial), compared by its
 //! normal approximation.
 
-use crate::{Ask, Finish, Prompt, Sampling, Token};
+use crate::{Ask, AskInput, Finish, Sampling, Token};
 use base::Rng;
 
 /// What a check says.
@@ -139,7 +139,7 @@ pub fn question(model: &str, rng: &mut Rng) -> Ask {
     let sampling = Sampling { temperature, seed: rng.below(1 << 32) as u32, ..Sampling::default() };
     Ask {
         model: model.to_owned(),
-        input: Prompt::Text(text),
+        input: AskInput::Text(text),
         max_tokens: Some(TOKENS),
         sampling,
         stop: Vec::new(),

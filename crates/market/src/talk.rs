@@ -3,7 +3,7 @@
 use crate::ids::{ids, put_ids};
 use crate::receipt::{RECEIPT_DOMAIN, no_words};
 use crate::rendering::Rendering;
-use crate::{Ask, Finish, Piece, Price, Prompt, Reason, Receipt, Runtime, Tier, Token};
+use crate::{Ask, AskInput, Finish, Piece, Price, Reason, Receipt, Runtime, Tier, Token};
 use base::{Hash, Keypair, Millis, NodeId, Reader, Reject, Signature, Signed, Wire, WireError, wire_struct};
 use ledger::{Credits, Voucher};
 
@@ -60,9 +60,9 @@ impl Request {
     /// The most tokens that a question of these words can have.
     fn read_max(&self) -> u64 {
         match &self.ask.input {
-            Prompt::Tokens(ids) => ids.len() as u64,
-            Prompt::Text(text) => text.len() as u64 + 16,
-            Prompt::Chat { messages, tools } => {
+            AskInput::Tokens(ids) => ids.len() as u64,
+            AskInput::Text(text) => text.len() as u64 + 16,
+            AskInput::Chat { messages, tools } => {
                 let tools = tools.as_ref().map_or(0, String::len) as u64 * PER_TOOL_BYTE;
                 let words = messages
                     .iter()
@@ -349,7 +349,7 @@ impl AnswerReader {
         if self.state != State::Asked {
             return Err(Reject::OutOfOrder);
         }
-        let exact = matches!(self.request.ask.input, Prompt::Tokens(_));
+        let exact = matches!(self.request.ask.input, AskInput::Tokens(_));
         let too_many = terms.read > self.read_max || exact && terms.read != self.read_max;
         if too_many {
             return Err(Reject::Overcharged);

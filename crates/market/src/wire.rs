@@ -2,7 +2,7 @@
 
 use crate::ids::{ids, put_ids};
 use crate::limits::{STOP_MAX, TOKEN_BYTES_MAX};
-use crate::{AnswerFormat, Ask, Finish, Frame, Message, Prompt, Reason, Sampling, Say, Token};
+use crate::{AnswerFormat, Ask, AskInput, Finish, Frame, Message, Reason, Sampling, Say, Token};
 use base::{Reader, Wire, WireError, wire_struct};
 
 /// Bytes of a text in a question at most.
@@ -158,7 +158,7 @@ impl Wire for Ask {
         (self.logprobs, self.echo).encode(out);
     }
     fn decode(input: &mut Reader<'_>) -> Result<Self, WireError> {
-        let (model, question) = (input.string(WORD_MAX)?, Prompt::decode(input)?);
+        let (model, question) = (input.string(WORD_MAX)?, AskInput::decode(input)?);
         let (max_tokens, sampling) = (Wire::decode(input)?, Wire::decode(input)?);
         let stop: Vec<String> = input.list(STOPS_MAX)?;
         let (logprobs, echo): (Option<u8>, bool) = Wire::decode(input)?;
@@ -169,7 +169,7 @@ impl Wire for Ask {
     }
 }
 
-impl Wire for Prompt {
+impl Wire for AskInput {
     fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Self::Chat { messages, tools } => {

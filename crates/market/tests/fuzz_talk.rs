@@ -4,8 +4,8 @@
 use base::{Hash, Keypair, Millis, Rng, Signed, Wire};
 use ledger::{Credits, VOUCHER_DOMAIN, Voucher};
 use market::{
-    AnswerFormat, AnswerReader, AnswerWriter, Ask, Finish, Frame, Message, Offer, Offers, Piece, Price, Prompt, Purse,
-    Reason, Receipts, Request, Runtime, Sampling, Say, Terms, Tier, Till, Token, Tokens,
+    AnswerFormat, AnswerReader, AnswerWriter, Ask, AskInput, Finish, Frame, Message, Offer, Offers, Piece, Price,
+    Purse, Reason, Receipts, Request, Runtime, Sampling, Say, Terms, Tier, Till, Token, Tokens,
 };
 use std::time::{Duration, Instant};
 
@@ -59,9 +59,9 @@ fn asks() -> Vec<Ask> {
         name: Some("x".into()),
     };
     let inputs = [
-        Prompt::Chat { messages: vec![message.clone(), message], tools: Some("[]".into()) },
-        Prompt::Text("once".into()),
-        Prompt::Tokens(vec![1, -1, 70_000]),
+        AskInput::Chat { messages: vec![message.clone(), message], tools: Some("[]".into()) },
+        AskInput::Text("once".into()),
+        AskInput::Tokens(vec![1, -1, 70_000]),
     ];
     let sampling = Sampling {
         logit_bias: vec![(5, -100.0)],
@@ -190,7 +190,7 @@ fn a_long_context_with_alternatives_is_read_in_frames_that_travel() {
     let top = (0..20).map(|i| (vec![b'x'; 8 + i], -0.5)).collect();
     let one = Token { top, ..token() };
     let count = 40_000;
-    let ask = Ask { input: Prompt::Tokens(vec![7; count]), logprobs: Some(20), ..asks().swap_remove(2) };
+    let ask = Ask { input: AskInput::Tokens(vec![7; count]), logprobs: Some(20), ..asks().swap_remove(2) };
     let request = Request::new(Hash::of("id", b""), Hash::of("model", b""), Hash::default(), ask);
     let client = Keypair::from_secret([1; 32]).id();
     let terms = Terms { read: count as u64, context: 1 << 16, ..terms(&request) };

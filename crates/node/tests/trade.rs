@@ -4,7 +4,7 @@
 
 use base::{Hash, Keypair, NodeId};
 use ledger::Credits;
-use market::{AnswerFormat, Ask, Event, FRAME_MAX, Frame, Piece, Price, Prompt, Reason, Request, Sampling};
+use market::{AnswerFormat, Ask, AskInput, Event, FRAME_MAX, Frame, Piece, Price, Reason, Request, Sampling};
 use node::{Node, NodeConfig};
 use owner::OwnerSignal;
 use serving::testing::{self, Engine, EngineConfig};
@@ -63,7 +63,7 @@ fn own(dir: &Path) -> Local {
 fn question(model: &str) -> Ask {
     Ask {
         model: model.into(),
-        input: Prompt::Text("a question".into()),
+        input: AskInput::Text("a question".into()),
         max_tokens: Some(1),
         sampling: Sampling::default(),
         stop: Vec::new(),

@@ -2,7 +2,7 @@
 
 use base::Hash;
 use engine::{Client, Engine, Event, Job, Pace, Refusal};
-use market::{AnswerFormat, Ask, Finish, ModelCard, Piece, Prompt, Reason, Token};
+use market::{AnswerFormat, Ask, AskInput, Finish, ModelCard, Piece, Reason, Token};
 use std::sync::{Arc, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -52,13 +52,13 @@ impl Served {
     }
 
     /// The tokens of a question. Takes a moment where it is long.
-    pub fn prompt(&self, input: &Prompt) -> Result<Vec<i32>, Reason> {
+    pub fn prompt(&self, input: &AskInput) -> Result<Vec<i32>, Reason> {
         match input {
-            Prompt::Tokens(ids) => Ok(ids.clone()),
+            AskInput::Tokens(ids) => Ok(ids.clone()),
             // Nothing is the beginning of a new text.
-            Prompt::Text(text) if text.is_empty() => Ok(vec![self.engine.beginning()]),
-            Prompt::Text(text) => self.tokens(text),
-            Prompt::Chat { messages, tools } => {
+            AskInput::Text(text) if text.is_empty() => Ok(vec![self.engine.beginning()]),
+            AskInput::Text(text) => self.tokens(text),
+            AskInput::Chat { messages, tools } => {
                 let template = self.engine.info().template.as_ref();
                 let template = template.ok_or_else(|| unsupported("messages", &engine::TemplateError::None))?;
                 let messages: Vec<engine::TemplateMessage> = messages.iter().map(message).collect::<Result<_, _>>()?;
@@ -82,17 +82,17 @@ impl Served {
     }
 
     /// What a text means, and how many tokens it has.
-    pub async fn embed(&self, text: Prompt) -> Result<(Vec<f32>, u64), Reason> {
+    pub async fn embed(&self, text: AskInput) -> Result<(Vec<f32>, u64), Reason> {
         let about = |refusal| reason_about("input", refusal);
         let tokens = match text {
-            Prompt::Tokens(ids) => ids,
-            Prompt::Text(text) => {
+            AskInput::Tokens(ids) => ids,
+            AskInput::Text(text) => {
                 self.fits(text.len())?;
                 let engine = self.engine.clone();
                 let ids = tokio::task::spawn_blocking(move || engine.tokenize_text(&text)).await;
                 ids.map_err(|_| Reason::Failed("the text could not be read".into()))?.map_err(about)?
             }
-            Prompt::Chat { .. } => return Err(unsupported("input", &"texts are embedded, not conversations")),
+            AskInput::Chat { .. } => return Err(unsupported("input", &"texts are embedded, not conversations")),
         };
         let read = tokens.len() as u64;
         Ok((self.engine.embed(tokens).await.map_err(about)?, read))

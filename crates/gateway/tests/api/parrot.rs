@@ -3,7 +3,7 @@
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
 use gateway::{Answer, AnswerOrigin, Answers, Asked, Gateway, Key, Keys};
-use market::{Ask, Finish, ModelCard, Piece, Prompt, Reason, Token};
+use market::{Ask, AskInput, Finish, ModelCard, Piece, Reason, Token};
 use serde_json::Value;
 use std::sync::{Arc, Mutex};
 use tokio::sync::mpsc::unbounded_channel;
@@ -67,9 +67,9 @@ impl Answers for Parrot {
         })
     }
 
-    fn embed(&self, _model: &str, texts: Vec<Prompt>) -> Asked<'_, (Vec<Vec<f32>>, u64)> {
+    fn embed(&self, _model: &str, texts: Vec<AskInput>) -> Asked<'_, (Vec<Vec<f32>>, u64)> {
         Box::pin(async move {
-            if texts.contains(&Prompt::Text("refuse".into())) {
+            if texts.contains(&AskInput::Text("refuse".into())) {
                 return Err(Reason::Unsupported { what: "model".into(), why: "it writes".into() });
             }
             Ok((texts.iter().map(|_| vec![0.6, 0.8]).collect(), texts.len() as u64))

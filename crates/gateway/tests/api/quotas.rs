@@ -4,7 +4,7 @@ use crate::parrot::{CHAT, post};
 use axum::body::{Body, to_bytes};
 use axum::http::Request;
 use gateway::{Answer, AnswerOrigin, Answers, Asked, Gateway, Key, Keys};
-use market::{Ask, Finish, ModelCard, Piece, Prompt};
+use market::{Ask, AskInput, Finish, ModelCard, Piece};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -32,7 +32,7 @@ impl Answers for Slow {
         Box::pin(async move { Ok(Answer { origin: AnswerOrigin::own(), pieces }) })
     }
 
-    fn embed(&self, _model: &str, _texts: Vec<Prompt>) -> Asked<'_, (Vec<Vec<f32>>, u64)> {
+    fn embed(&self, _model: &str, _texts: Vec<AskInput>) -> Asked<'_, (Vec<Vec<f32>>, u64)> {
         Box::pin(async { Ok((vec![vec![1.0]], 3)) })
     }
 

@@ -3,7 +3,7 @@
 use base::{Hash, Keypair, Machine, Millis, NodeId, Outbox, Reject, Rng, Wire};
 use ledger::Credits;
 use market::{
-    ALIVE_MS, AnswerWriter, Ask, AttemptOutcome, Event, Finish, Frame, Offer, Order, Piece, Price, Prompt,
+    ALIVE_MS, AnswerWriter, Ask, AskInput, AttemptOutcome, Event, Finish, Frame, Offer, Order, Piece, Price,
     ProviderCandidate, Reason, Receipts, Request, Runtime, Sampling, Session, Terms, Tier, Token, Tokens,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -118,7 +118,7 @@ pub(crate) fn offer() -> Offer {
 pub(crate) fn ask() -> Ask {
     Ask {
         model: MODEL.into(),
-        input: Prompt::Text("count".into()),
+        input: AskInput::Text("count".into()),
         max_tokens: Some(LENGTH),
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
         stop: Vec::new(),

@@ -12,7 +12,7 @@ const TRIAL: (usize, u64) = (96, 12);
 pub(super) async fn measure(served: &Arc<Served>) -> (u32, u32) {
     let ask = market::Ask {
         model: served.card().name.clone(),
-        input: market::Prompt::Tokens(Vec::new()),
+        input: market::AskInput::Tokens(Vec::new()),
         max_tokens: Some(TRIAL.1),
         sampling: market::Sampling { temperature: 0.0, ..market::Sampling::default() },
         stop: Vec::new(),

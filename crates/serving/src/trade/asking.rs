@@ -8,8 +8,8 @@ use crate::receipt::receipt_text;
 use base::{Hash, Machine, Millis, NodeId, Outbox, Wire};
 use gateway::{Answer, AnswerOrigin};
 use market::{
-    Ask, AttemptOutcome, Event, FRAME_MAX, Need, Order, Piece, Price, Prompt, ProviderCandidate, Reason, Request, Say,
-    Session,
+    Ask, AskInput, AttemptOutcome, Event, FRAME_MAX, Need, Order, Piece, Price, ProviderCandidate, Reason, Request,
+    Say, Session,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -322,11 +322,11 @@ async fn at(time: Option<Instant>) {
 }
 
 /// Tokens of a text, about.
-fn about(input: &Prompt) -> u64 {
+fn about(input: &AskInput) -> u64 {
     match input {
-        Prompt::Tokens(ids) => ids.len() as u64,
-        Prompt::Text(text) => text.len() as u64 / 4,
-        Prompt::Chat { messages, tools } => {
+        AskInput::Tokens(ids) => ids.len() as u64,
+        AskInput::Text(text) => text.len() as u64 / 4,
+        AskInput::Chat { messages, tools } => {
             let bytes: usize = messages.iter().map(|message| message.content.len() + 16).sum();
             (bytes + tools.as_ref().map_or(0, String::len)) as u64 / 4
         }
@@ -337,9 +337,9 @@ fn about(input: &Prompt) -> u64 {
 fn beginning(owner: &Hash, ask: &Ask) -> Hash {
     let mut bytes = owner.to_bytes();
     match &ask.input {
-        Prompt::Chat { messages, .. } => messages.iter().take(2).for_each(|message| message.encode(&mut bytes)),
-        Prompt::Text(text) => bytes.extend(text.bytes().take(256)),
-        Prompt::Tokens(ids) => bytes.extend(ids.iter().take(64).flat_map(|id| id.to_le_bytes())),
+        AskInput::Chat { messages, .. } => messages.iter().take(2).for_each(|message| message.encode(&mut bytes)),
+        AskInput::Text(text) => bytes.extend(text.bytes().take(256)),
+        AskInput::Tokens(ids) => bytes.extend(ids.iter().take(64).flat_map(|id| id.to_le_bytes())),
     }
     Hash::of("talkoo 2026 conversation v1", &bytes)
 }

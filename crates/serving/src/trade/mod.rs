@@ -20,7 +20,7 @@ use anyhow::Result;
 use base::{Hash, Keypair, NodeId, Reject, Rng, Wire};
 use gateway::{Answer, Answers, Asked};
 use ledger::Credits;
-use market::{Ask, Index, ModelCard, Offers, Price, Prompt, Reason};
+use market::{Ask, AskInput, Index, ModelCard, Offers, Price, Reason};
 use net::Net;
 use owner::OwnerSignal;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -378,7 +378,7 @@ impl Answers for Asker {
         self.0.receipt(name)
     }
 
-    fn embed(&self, model: &str, texts: Vec<Prompt>) -> Asked<'_, (Vec<Vec<f32>>, u64)> {
+    fn embed(&self, model: &str, texts: Vec<AskInput>) -> Asked<'_, (Vec<Vec<f32>>, u64)> {
         let served = self.served(model);
         Box::pin(async move {
             let served = served?;

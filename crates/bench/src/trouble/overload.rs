@@ -4,7 +4,7 @@ use super::offered;
 use crate::market::question;
 use crate::pair::start;
 use crate::serve::{prompt, written};
-use crate::{Bar, Book, Figure, Measured};
+use crate::{Bar, Book, Figure, Measured, median};
 use anyhow::{Result, ensure};
 use engine::{Engine, EngineConfig};
 use market::Piece;
@@ -48,16 +48,14 @@ pub(super) async fn measure(book: &mut Book) -> Result<()> {
     for _ in 0..ROUNDS {
         rounds.push(overload(&clients).await?);
     }
-    let capacity = median(&rounds, |round| round.capacity);
+    // Each value is the median of the rounds.
+    let of = |part: fn(&Round) -> f64| rounds.iter().map(part).collect::<Vec<f64>>();
+    let capacity = median(of(|round| round.capacity));
     // Each of the others asks for half of its share, and could have all of it.
     let modest = capacity / (2 * CLIENTS) as f64;
     let mut unequal = [modest; CLIENTS];
     unequal[0] = GREED * modest;
     let greedy = phase(&clients, OVERLOAD, Ask::Rates(unequal)).await;
-    let of = |part: fn(&Round) -> f64| {
-        let all: Vec<f64> = rounds.iter().map(part).collect();
-        Measured::out_of(median(&rounds, part), &all)
-    };
     let said: Vec<String> = rounds.iter().map(|round| format!("{:.1}", round.capacity)).collect();
     let how = format!(
         "two providers of two places each, {CLIENTS} clients that ask for {} s at twice the rate that is answered at most, which is \
@@ -70,7 +68,7 @@ pub(super) async fn measure(book: &mut Book) -> Result<()> {
     let how = format!(
         "providers asked for each answer in the same minutes, the tries of questions without an answer counted; {:.0} % of the \
          questions were refused without asking anybody",
-        median(&rounds, |round| 100.0 * round.load.untried as f64 / round.load.asked.max(1) as f64)
+        median(of(|round| 100.0 * round.load.untried as f64 / round.load.asked.max(1) as f64))
     );
     book.full(ATTEMPTS, of(|round| round.load.tries as f64 / round.load.answers().max(1.0)), &how);
     let share = of(|round| 100.0 * round.load.answers() / round.load.asked.max(1) as f64);
@@ -80,7 +78,7 @@ pub(super) async fn measure(book: &mut Book) -> Result<()> {
     let rest = capacity * OVERLOAD.as_secs_f64() - due * (CLIENTS - 1) as f64;
     let parts: Vec<f64> =
         greedy.done.iter().enumerate().map(|(i, n)| *n as f64 / if i == 0 { rest } else { due }).collect();
-    let alike = median(&rounds, |round| jain(&round.load.done.iter().map(|n| *n as f64).collect::<Vec<_>>()));
+    let alike = median(of(|round| jain(&round.load.done.iter().map(|n| *n as f64).collect::<Vec<_>>())));
     let unlike = jain(&parts.iter().map(|part| part.min(1.0)).collect::<Vec<_>>());
     let how = format!(
         "the worse of two: answers of each client where all ask alike ({alike:.3}), and where one asks {GREED} times as often as each \
@@ -118,12 +116,6 @@ async fn overload(clients: &[Client]) -> Result<Round> {
     ensure!(capacity > 0.0, "nothing is answered");
     let load = phase(clients, OVERLOAD, Ask::Rates([2.0 * capacity / CLIENTS as f64; CLIENTS])).await;
     Ok(Round { capacity, load })
-}
-
-fn median(rounds: &[Round], of: impl Fn(&Round) -> f64) -> f64 {
-    let mut values: Vec<f64> = rounds.iter().map(of).collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 fn jain(values: &[f64]) -> f64 {

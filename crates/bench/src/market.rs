@@ -9,8 +9,8 @@ use anyhow::Result;
 use base::{Hash, Machine, Millis, NodeId, Outbox, Rng};
 use engine::{Engine, EngineConfig};
 use market::{
-    Ask, AskInput, AttemptOutcome, Event, Index, Need, OFFER_MS, Offer, Order, Piece, Price, Request, Sampling,
-    Session, Tier,
+    Ask, AskInput, AttemptOutcome, Index, Need, OFFER_MS, Offer, Piece, Price, Request, Sampling, Session,
+    SessionEvent, SessionOrder, Tier,
 };
 use serving::Served;
 use std::collections::{BTreeSet, VecDeque};
@@ -119,26 +119,26 @@ fn one_question(
     let request = Request::new(Hash::default(), model, Hash::default(), question(vec![1; 100], 100));
     let mut session = Session::new(provider(PROVIDERS), request);
     let (mut orders, mut out) = (VecDeque::new(), Outbox::default());
-    session.step(now, Event::Begin, &mut out);
+    session.step(now, SessionEvent::Begin, &mut out);
     loop {
         orders.extend(out.drain());
         match orders.pop_front() {
-            Some(Order::Choose(without)) => {
+            Some(SessionOrder::Choose(without)) => {
                 let begun = Instant::now();
                 let chosen = index.choose(now, &need, &without, rng).into_iter().next();
                 times.push(begun.elapsed().as_secs_f64() * 1e3);
-                session.step(now, Event::Chosen(chosen), &mut out);
+                session.step(now, SessionEvent::Chosen(chosen), &mut out);
             }
-            Some(Order::Open { attempt, provider, .. }) if bad.contains(&provider) => {
-                session.step(now, Event::Lost(attempt), &mut out);
+            Some(SessionOrder::Open { attempt, provider, .. }) if bad.contains(&provider) => {
+                session.step(now, SessionEvent::Lost(attempt), &mut out);
             }
-            Some(Order::Open { provider, .. }) => {
+            Some(SessionOrder::Open { provider, .. }) => {
                 let did = AttemptOutcome::Answered { first_ms: 90, read: 100, rest_ms: 3_000, written: 100 };
                 index.note(now, &provider, did);
                 return (session.tries(), true);
             }
-            Some(Order::Note(provider, outcome)) => index.note(now, &provider, outcome),
-            Some(Order::Show(Piece::End { .. })) | None => return (session.tries(), false),
+            Some(SessionOrder::Note(provider, outcome)) => index.note(now, &provider, outcome),
+            Some(SessionOrder::Show(Piece::End { .. })) | None => return (session.tries(), false),
             Some(_) => {}
         }
     }

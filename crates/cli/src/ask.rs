@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use market::{Ask, AskInput, Message, Sampling};
 use node::{AnswerStream, ControlRequest, Said};
 use serde_json::{Value, json};
-use serving::{OfferConfig, Trade};
+use serving::{OfferConfig, STARTER, Trade};
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -80,7 +80,13 @@ pub(crate) async fn run(common: &Common, args: RunArgs) -> Result<()> {
         return converse(common, &args, &Asker::Running(dir)).await;
     }
     let local = args.models.load(common, &args.asking).await?;
+    let bare = local.all().is_empty()
+        && args.name.as_deref().is_none_or(|name| name == STARTER)
+        && args.asking.tickets(common)?.is_empty();
     let (node, trade) = args.asking.trade(common, local, OfferConfig::default()).await?;
+    if bare && node.is_alone() {
+        trade.serve(&args.models.starter(common).await?).await;
+    }
     let done = converse(common, &args, &Asker::Own(trade.clone())).await;
     trade.close().await;
     node.close().await?;

@@ -22,6 +22,7 @@ mod model_cmd;
 mod relay;
 mod release;
 mod release_cmd;
+mod release_peers;
 mod render;
 #[cfg(feature = "serve")]
 mod replay;
@@ -31,6 +32,7 @@ mod serve;
 mod service;
 mod stop;
 mod train;
+mod train_replay;
 mod up;
 mod update;
 mod wallet;

@@ -92,7 +92,7 @@ impl Release {
     }
 
     /// By version; of one version the last that was made.
-    fn order(&self) -> (Option<semver::Version>, u64) {
+    pub(crate) fn order(&self) -> (Option<semver::Version>, u64) {
         (self.semver().ok(), self.made_ms)
     }
 
@@ -110,8 +110,16 @@ pub(crate) fn write_release(path: &Path, signed: &Signed<Release>) -> Result<()>
     host::write_whole(path, &serde_json::to_vec_pretty(&file)?, true)
 }
 
-/// Reads a release file; an error where its signature is none of `trusted`.
-fn read_release(path: &Path, trusted: &[NodeId]) -> Result<Signed<Release>> {
+/// Whether a release is of a possible size, has a version, and is signed by whom it names.
+pub(crate) fn check_release(signed: &Signed<Release>) -> Result<()> {
+    let Release { bytes, .. } = signed.value;
+    ensure!(signed.to_bytes().len() as u64 <= FILE_MAX && signed.verify(DOMAIN), "the signature is wrong");
+    ensure!((1..=BYTES_MAX).contains(&bytes), "a release has no {bytes} bytes");
+    signed.value.semver().map(|_| ())
+}
+
+/// Reads a release file, whoever signed it.
+pub(crate) fn read_signed(path: &Path) -> Result<Signed<Release>> {
     let named = || path.display().to_string();
     ensure!(std::fs::metadata(path).with_context(named)?.is_file(), "{} is no file", named());
     let mut bytes = Vec::new();
@@ -122,14 +130,19 @@ fn read_release(path: &Path, trusted: &[NodeId]) -> Result<Signed<Release>> {
     let value = Release { version, target, bytes, root, made_ms };
     let signed = Signed { by: by.parse().with_context(named)?, value, signature: Signature(signature) };
     // What is written again is what was signed.
-    ensure!(signed.to_bytes().len() as u64 <= FILE_MAX && signed.verify(DOMAIN), "{}: the signature is wrong", named());
+    check_release(&signed).with_context(named)?;
+    Ok(signed)
+}
+
+/// The same; an error where its signature is none of `trusted`.
+fn read_release(path: &Path, trusted: &[NodeId]) -> Result<Signed<Release>> {
+    let signed = read_signed(path)?;
     ensure!(
         trusted.contains(&signed.by),
         "{} is signed by {}, whom this program does not trust; `--trust KEY` names another key",
-        named(),
+        path.display(),
         signed.by
     );
-    signed.value.semver()?;
     Ok(signed)
 }
 
@@ -206,6 +219,6 @@ mod tests {
         let file = stage.path().join(format!("{}.{RELEASE_FILE}", first.value.file_name()));
         let text = std::fs::read_to_string(&file).expect("read");
         std::fs::write(&file, text.replace("1.0.0", "2.0.0")).expect("written");
-        assert!(read_release(&file, &[key.id()]).expect_err("changed").to_string().contains("signature"));
+        assert!(read_release(&file, &[key.id()]).expect_err("changed").root_cause().to_string().contains("signature"));
     }
 }

@@ -107,6 +107,15 @@ impl Models {
         Ok(named)
     }
 
+    /// The model that comes with the program, where there is no other.
+    pub(crate) async fn starter(&self, common: &Common) -> Result<Local> {
+        let models = Kept::of(&common.dir());
+        let model = tokio::task::block_in_place(|| models.starter())?;
+        let served = self.load_one(common, models.path(&model), Some(model.hash)).await?;
+        eprintln!("{}", serving::STARTER_SAYS);
+        Ok(Local::new(vec![served]))
+    }
+
     /// What is named, here or in talkoo.toml.
     fn names<'a>(&'a self, common: &'a Common) -> &'a [String] {
         if self.model.is_empty() { &common.config.serve.models } else { &self.model }
@@ -285,6 +294,11 @@ impl ServeArgs {
         self.models.named(common).await
     }
 
+    /// The model that comes with the program; none where models are offered to others.
+    pub(crate) async fn starter(&self, common: &Common) -> Result<Local> {
+        if self.offers(common) { Ok(Local::default()) } else { self.models.starter(common).await }
+    }
+
     /// Loads a model as the others.
     pub(crate) async fn load_one(&self, common: &Common, path: PathBuf) -> Result<Served> {
         self.models.load_one(common, path, None).await
@@ -385,6 +399,7 @@ pub(crate) async fn run(common: &Common, args: ServeArgs) -> Result<()> {
     let names: Vec<String> = local.all().iter().map(|served| served.card().name.clone()).collect();
     args.asking.alone(common).await?;
     let node = Node::start(common.node()?).await?;
+    tokio::spawn(crate::release_peers::give(node.clone()));
     let mut serving = args.open(common, &node, local, false).await?;
     let (address, tickets) = (serving.address, &serving.tickets);
     let api = format!("http://{address}/v1");

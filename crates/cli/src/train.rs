@@ -1,8 +1,8 @@
 //! `talkoo train` and `talkoo up`.
 
 use crate::runs::{self, Others, Prepared};
-use crate::{Common, client, render, stop};
-use anyhow::{Context, Result, bail};
+use crate::{Common, client, render, stop, train_replay};
+use anyhow::{Result, bail};
 use base::{Hash, Wire};
 use clap::Subcommand;
 use model::GgufType;
@@ -51,8 +51,21 @@ pub(crate) enum TrainCommand {
         /// Its id, or the beginning of it; the only one by default.
         run: Option<String>,
     },
-    /// Do a whole run again in one process, from the log on this (stopped) node.
+    /// Do a whole run again in one process, from the log on this (stopped) node, or from a written one.
     Replay {
+        /// Its id, or the beginning of it; the only one by default.
+        run: Option<String>,
+        /// A log that `talkoo train log` wrote, of one run on the shipped texts; no node is needed.
+        #[arg(long, value_name = "FILE")]
+        log: Option<PathBuf>,
+        /// With --log: write the model that came out as a GGUF file, as `talkoo train export --gguf` would have.
+        #[arg(long, requires = "log", value_name = "FILE")]
+        gguf: Option<PathBuf>,
+    },
+    /// Write the log of a run on this (stopped) node into a file, with which anybody does the run again.
+    Log {
+        /// The file.
+        out: PathBuf,
         /// Its id, or the beginning of it; the only one by default.
         run: Option<String>,
     },
@@ -106,7 +119,10 @@ pub(crate) async fn run(common: &Common, command: TrainCommand) -> Result<()> {
             Ok(())
         }
         TrainCommand::Watch { run } => watch(common, run.as_deref()).await,
-        TrainCommand::Replay { run } => replay(common, run.as_deref()),
+        TrainCommand::Replay { run, log, gguf } => {
+            train_replay::replay(common, run.as_deref(), log.as_deref(), gguf.as_deref())
+        }
+        TrainCommand::Log { out, run } => train_replay::write_log(common, &out, run.as_deref()),
         TrainCommand::Export { out, run, check, gguf, f32 } => {
             let kind = gguf.then_some(if f32 { GgufType::F32 } else { GgufType::Q8_0 });
             export(common, &out, run.as_deref(), check, kind).await
@@ -217,7 +233,7 @@ fn runs_on_disk(dir: &Path) -> Vec<String> {
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
-fn find_on_disk(dir: &Path, id: Option<&str>) -> Result<Hash> {
+pub(crate) fn find_on_disk(dir: &Path, id: Option<&str>) -> Result<Hash> {
     let found: Vec<String> =
         runs_on_disk(dir).into_iter().filter(|run| id.is_none_or(|id| run.starts_with(id))).collect();
     match found.as_slice() {
@@ -225,55 +241,6 @@ fn find_on_disk(dir: &Path, id: Option<&str>) -> Result<Hash> {
         [] => bail!("{} holds no such run; `talkoo train ls` lists those of a running node", dir.display()),
         _ => bail!("several runs fit; name one of: {}", found.join(", ")),
     }
-}
-
-fn replay(common: &Common, id: Option<&str>) -> Result<()> {
-    let dir = common.dir();
-    let run = find_on_disk(&dir, id)?;
-    let saved = trainer::saved(&dir, &run)?;
-    let store = trainer::Store::open(&dir)?;
-    let chain = store.chain_of(&run)?.context("this folder does not know the chain of the run")?;
-    let blocks = replica::ChainStore::open(&replica::chain_dir(&dir, &chain))?.works()?;
-    drop(store);
-    let scratch = dir.join("replay");
-    let _ = std::fs::remove_dir_all(&scratch);
-    let mut shown = std::time::Instant::now();
-    let found = trainer::replay(&blocks, &run, &saved.corpus, &saved.folder, &scratch, common.threads(), |at, of| {
-        if shown.elapsed().as_secs() >= 2 {
-            shown = std::time::Instant::now();
-            eprintln!("round {at} of {of}");
-        }
-    });
-    let _ = std::fs::remove_dir_all(&scratch);
-    let found = found?;
-    // What is on disk may be of a round before the last one: a node that ends applies no more.
-    let same = found.roots.get(&saved.version) == Some(&saved.root);
-    let value = json!({
-        "rounds": found.rounds,
-        "units": found.units,
-        "equal": found.equal,
-        "inherited": found.inherited,
-        "root": found.root,
-        "saved": { "version": saved.version, "root": saved.root },
-        "roots_equal": found.roots_equal,
-        "same_end": same,
-    });
-    render::print(common, &value, || {
-        format!(
-            "{} rounds done again: {} of {} units came out the same to the last bit\nroot {} {}",
-            found.rounds,
-            found.equal,
-            found.units,
-            found.root,
-            match same {
-                true if found.root == saved.root => "= the root of the weights on disk".to_owned(),
-                true =>
-                    format!("at the end; the weights on disk are of round {}, and came out the same", saved.version),
-                false => format!("at the end; the weights on disk, of round {}, differ", saved.version),
-            }
-        )
-    });
-    if same && found.roots_equal { Ok(()) } else { bail!("the replay did not end in the run's root") }
 }
 
 async fn export(common: &Common, out: &Path, id: Option<&str>, check: bool, gguf: Option<GgufType>) -> Result<()> {

@@ -64,10 +64,18 @@ pub(crate) async fn up(common: &Common, args: UpArgs) -> Result<()> {
     #[cfg(feature = "serve")]
     let local = args.serve.named(common).await?;
     let node = Node::start(node::NodeConfig { minded: true, ..common.node()? }).await?;
+    tokio::spawn(crate::release_peers::give(node.clone()));
     #[cfg(feature = "serve")]
     let own_only = local.all().is_empty();
     #[cfg(feature = "serve")]
     let serving = args.serve.open(common, &node, local, true).await?;
+    #[cfg(feature = "serve")]
+    if own_only && node.is_alone() && trainer::newest(&dir).is_none() {
+        match args.serve.starter(common).await {
+            Ok(starter) => serving.trade.serve(&starter).await,
+            Err(error) => eprintln!("talkoo: the model that comes with it is not served: {error:#}"),
+        }
+    }
     #[cfg(feature = "serve")]
     let (api, tickets) = (Some(serving.address), serving.tickets.clone());
     #[cfg(not(feature = "serve"))]

@@ -5,10 +5,10 @@
 //! beside the old one and looks whether it answers. Only then the new program takes the old one's place. Whatever goes wrong
 //! before that, the old program is where it was, and the trial becomes the old node again.
 
-use crate::release::{Release, find_release};
-use crate::{Common, client, render, stop};
+use crate::release::{RELEASE_FILE, Release, find_release, write_release};
+use crate::{Common, client, release_peers, render, stop};
 use anyhow::{Context, Result, bail, ensure};
-use base::NodeId;
+use base::{NodeId, Signed};
 use clap::Args;
 use node::{ControlRequest, NextProgram};
 use serde::{Deserialize, Serialize};
@@ -23,9 +23,10 @@ use tokio::process::Child;
 
 #[derive(Args)]
 pub(crate) struct UpdateArgs {
-    /// A folder with releases, or a release file.
-    #[arg(long, value_name = "PATH")]
-    from: PathBuf,
+    /// A folder with releases, a release file, or a ticket of a node whose peers are asked; without it, the peers of the
+    /// node that runs here are asked.
+    #[arg(long, value_name = "PATH|TICKET")]
+    from: Option<String>,
     /// Trust releases of this key, too.
     #[arg(long, value_name = "KEY")]
     trust: Option<String>,
@@ -55,7 +56,7 @@ pub(crate) struct TrialArgs {
 }
 
 /// The key whose releases this program trusts.
-const PINNED: Option<&str> = option_env!("TALKOO_RELEASE_KEY");
+pub(crate) const PINNED: Option<&str> = option_env!("TALKOO_RELEASE_KEY");
 /// A new program answers within this, or the old one comes back.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(20);
 /// And for so long.
@@ -68,6 +69,8 @@ const SAYS_WITHIN: Duration = Duration::from_secs(10);
 const JUDGED_WITHIN: Duration = Duration::from_secs(90);
 /// A new program that is taken back is killed where it does not end within this.
 const ENDS_WITHIN: Duration = Duration::from_secs(5);
+/// Beside the program: what has come of another from peers.
+pub(crate) const ARRIVING: &str = "arriving";
 /// In the data folder: how the last update went.
 const OUTCOME: &str = "update.json";
 /// In the data folder: with which program a node that is tried goes on, when it ends in this way.
@@ -96,22 +99,36 @@ pub(crate) async fn update(common: &Common, args: &UpdateArgs) -> Result<()> {
     let named = PINNED.into_iter().filter(|key| !key.is_empty()).chain(args.trust.as_deref());
     let trusted: Vec<NodeId> = named.map(|key| key.parse().context("a key of 64 digits")).collect::<Result<_>>()?;
     ensure!(!trusted.is_empty(), "this program was built without a key of releases; name one with `--trust KEY`");
-    let (signed, program) = find_release(&args.from, &trusted)?;
-    let release = &signed.value;
     let panel = node::call(&common.dir(), &ControlRequest::Panel).await?;
     let own = panel.as_ref().and_then(|panel| panel["version"].as_str()).unwrap_or(env!("CARGO_PKG_VERSION"));
-    let newer = release.semver()? > own.parse()?;
-    if args.check || !newer && !args.force {
+    let mine: semver::Version = own.parse()?;
+    let newer = |release: &Release| release.semver().is_ok_and(|version| version > mine);
+    let exe = own_program()?;
+    let _one = (!args.check).then(|| one_at_a_time(&exe)).transpose()?;
+    let (signed, program) = match args.from.as_deref() {
+        Some(path) if !path.starts_with(net::TICKET_PREFIX) => {
+            let (signed, program) = find_release(Path::new(path), &trusted)?;
+            let wanted = !args.check && (args.force || newer(&signed.value));
+            (signed, wanted.then_some(program))
+        }
+        ticket => {
+            let ticket = ticket.map(str::parse).transpose()?;
+            let wanted = |release: &Release| !args.check && (args.force || newer(release));
+            release_peers::find(common, &trusted, ticket.as_ref(), &exe, wanted).await?
+        }
+    };
+    let (release, newer) = (&signed.value, newer(&signed.value));
+    let Some(program) = program else {
         let value = json!({ "version": release.version, "own": own, "newer": newer, "by": signed.by.to_string() });
         render::print(common, &value, || match newer {
             true => format!("{} is newer than {own}; `talkoo update` without --check installs it", release.version),
             false => format!("{own} is here, {} is not newer; --force installs it all the same", release.version),
         });
         return Ok(());
-    }
-    let exe = own_program()?;
-    let _one = one_at_a_time(&exe)?;
-    let new = stage(&exe, &program, release)?;
+    };
+    let new = stage(&exe, &program, &signed)?;
+    // What came from peers is whole beside this program now.
+    let _ = std::fs::remove_file(beside(&exe, ARRIVING));
     if panel.is_none() {
         // A node that is just beginning, or closing, has the folder already, or still.
         let _folder = common.dir().exists().then(|| host::DataFolder::open(&common.dir())).transpose()?;
@@ -167,7 +184,7 @@ fn own_program() -> Result<PathBuf> {
     Ok(exe)
 }
 
-fn beside(exe: &Path, ending: &str) -> PathBuf {
+pub(crate) fn beside(exe: &Path, ending: &str) -> PathBuf {
     let mut name = exe.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{ending}"));
     exe.with_file_name(name)
@@ -183,14 +200,14 @@ fn one_at_a_time(exe: &Path) -> Result<File> {
 }
 
 /// Puts a released program beside this one: whole, and able to run here.
-fn stage(exe: &Path, program: &Path, release: &Release) -> Result<PathBuf> {
-    let new = beside(exe, "new");
+fn stage(exe: &Path, program: &Path, signed: &Signed<Release>) -> Result<PathBuf> {
+    let (new, release) = (beside(exe, "new"), &signed.value);
     let _ = std::fs::remove_file(&new);
     let staged = || -> Result<()> {
         release.copy(program, &new)?;
         let says = says_version(&new)?;
         ensure!(says == release.version, "it says that it is {says}, and was released as {}", release.version);
-        Ok(())
+        write_release(&beside(&new, RELEASE_FILE), signed)
     };
     if let Err(error) = staged() {
         let _ = std::fs::remove_file(&new);
@@ -230,6 +247,9 @@ fn install(exe: &Path, new: &Path) -> Result<()> {
     }
     std::fs::rename(&kept, &old).with_context(|| old.display().to_string())?;
     std::fs::rename(new, exe).with_context(|| exe.display().to_string())?;
+    // Where a kill is between the two, the program is not given to peers: the file does not fit it.
+    let (signed, place) = (beside(new, RELEASE_FILE), beside(exe, RELEASE_FILE));
+    std::fs::rename(&signed, &place).with_context(|| place.display().to_string())?;
     if let Some(folder) = exe.parent() {
         File::open(folder)?.sync_all()?;
     }

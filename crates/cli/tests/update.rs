@@ -132,3 +132,56 @@ fn a_release_that_works_stays_and_a_broken_one_is_taken_back() {
     assert_eq!(down["stopped"], true, "{down}");
     assert!(child.0.wait().expect("it ends").success());
 }
+
+#[test]
+fn a_release_goes_from_peer_to_peer() {
+    let stage = tempfile::tempdir().expect("a folder");
+    let place = |name: &str| {
+        let place = stage.path().join(name);
+        std::fs::create_dir(&place).expect("a folder");
+        Installed::new(&place)
+    };
+    let (giver, mut taker) = (place("giver"), place("taker"));
+    taker.key.clone_from(&giver.key);
+    let good = stage.path().join("good");
+    std::fs::copy(env!("CARGO_BIN_EXE_talkoo"), &good).expect("copied");
+    let append = std::fs::OpenOptions::new().append(true).open(&good);
+    append.and_then(|mut file| file.write_all(b"another build")).expect("written");
+    giver.sign(&good);
+    let done = giver.update(&["--force"]);
+    assert!(done["installed"].is_string(), "{done}");
+
+    // Who runs a release gives it to whoever has its ticket.
+    let mut child = giver.command(&UP).stdout(Stdio::piped()).spawn().map(Peer).expect("the node starts");
+    let mut lines = BufReader::new(child.0.stdout.take().expect("piped")).lines();
+    let said: Value = serde_json::from_str(&lines.next().expect("a line").expect("read")).expect("JSON");
+    let sockets: Vec<std::net::SocketAddr> = said["addresses"]
+        .as_array()
+        .expect("addresses")
+        .iter()
+        .filter_map(|address| address.as_str()?.parse().ok())
+        .collect();
+    let text = |what: &str| said[what].as_str().expect("a text").to_owned();
+    let peers = vec![net::Address { node: text("node").parse().expect("a key"), sockets, relay: None }];
+    let chain = text("chain").parse().expect("a hash");
+    let ticket = net::Ticket { chain, run: base::Hash::default(), anchor: None, peers }.to_string();
+    let taken = |key: &str, more: &[&str]| taker.json(&[&["update", "--from", &ticket, "--trust", key], more].concat());
+    let nobody = taken(&"ab".repeat(32), &["--force"]);
+    assert!(nobody["error"].as_str().is_some_and(|error| error.contains("no peer gives")), "{nobody}");
+    let before = taker.text();
+    assert_eq!(taken(&giver.key, &["--check"])["newer"], false);
+    assert!(taker.text() == before, "only looked at");
+    let done = taken(&giver.key, &["--force"]);
+    assert!(done["installed"].is_string(), "{done}");
+    assert!(taker.text().ends_with(b"another build"));
+    drop(child);
+
+    // Now it is given here, too: the running node is who is asked.
+    let alone = taker.json(&["update", "--trust", &giver.key, "--force"]);
+    assert!(alone["error"].as_str().is_some_and(|error| error.contains("no node runs here")), "{alone}");
+    let child = taker.command(&UP).stdout(Stdio::null()).spawn().map(Peer).expect("the node starts");
+    taker.answers("the node");
+    let done = taker.json(&["update", "--trust", &giver.key, "--force"]);
+    assert_eq!(done["healthy"], true, "{done}");
+    drop(child);
+}

@@ -331,7 +331,7 @@ impl Engine {
 
     /// The bytes of a token.
     pub fn piece(&self, id: i32) -> Vec<u8> {
-        if (0..self.model.n_vocab()).contains(&id) { pass::piece(&self.model, LlamaToken(id)) } else { Vec::new() }
+        if (0..self.model.n_vocab()).contains(&id) { tokens::piece(&self.model, LlamaToken(id)) } else { Vec::new() }
     }
 
     /// The text of ids.

@@ -161,7 +161,7 @@ pub(crate) fn load(config: &EngineConfig) -> Result<(Arc<LlamaModel>, ModelInfo)
         if token.0 < 0 {
             String::new()
         } else {
-            String::from_utf8_lossy(&crate::pass::piece(&model, token)).into_owned()
+            String::from_utf8_lossy(&crate::tokens::piece(&model, token)).into_owned()
         }
     };
     let source = model.meta_val_str("tokenizer.chat_template").ok();
@@ -250,7 +250,7 @@ fn fitting(layers: u64, bytes: u64, cache: u64, vram: u64) -> u32 {
 fn vocabulary_hash(model: &LlamaModel) -> Hash {
     let mut bytes = Vec::new();
     for id in 0..model.n_vocab() {
-        let piece = crate::pass::piece(model, llama_cpp_2::token::LlamaToken(id));
+        let piece = crate::tokens::piece(model, llama_cpp_2::token::LlamaToken(id));
         bytes.extend_from_slice(&(piece.len() as u32).to_le_bytes());
         bytes.extend_from_slice(&piece);
     }

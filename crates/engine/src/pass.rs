@@ -4,6 +4,7 @@ use crate::load::{EngineConfig, LoadError, ModelInfo, backend};
 use crate::plan::{self, Held, Work};
 use crate::sample::{Sampler, logprobs};
 use crate::text::Text;
+use crate::tokens;
 use crate::{EngineFinish, Event, Job, Written};
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::{KvCacheType, LlamaContextParams};
@@ -246,7 +247,7 @@ impl Passes<'_> {
             let begun = begin.job.written.len();
             for id in &begin.job.written {
                 // Whoever wrote it has shown it.
-                let _ = text.push(&piece(self.model, LlamaToken(*id)));
+                let _ = text.push(&tokens::piece(self.model, LlamaToken(*id)));
             }
             begin.job.max_tokens = begin.job.max_tokens.saturating_sub(begun);
             let exact = begin.job.sampling.temperature <= 0.0 && begun <= EXACT_MAX;
@@ -336,7 +337,7 @@ impl Passes<'_> {
                     let Some(id) = answer.job.prompt.get(answer.read + k + 1).copied() else { break };
                     let (logprob, top) =
                         logprobs(self.context.get_logits_ith((first + k) as i32), id, count.unwrap_or(0));
-                    let bytes = piece(self.model, LlamaToken(id));
+                    let bytes = tokens::piece(self.model, LlamaToken(id));
                     answer.prompt_logprobs.push(Written { id, text: String::new(), bytes, logprob, top });
                 }
             }
@@ -367,7 +368,7 @@ impl Passes<'_> {
             return self.done(i, EngineFinish::Stop);
         }
         let (logprob, top) = count.map_or((0.0, Vec::new()), |count| logprobs(row, token.0, count));
-        let bytes = piece(self.model, token);
+        let bytes = tokens::piece(self.model, token);
         let text = answer.text.push(&bytes);
         answer.written += 1;
         answer.next = Some(token);
@@ -398,9 +399,4 @@ impl Passes<'_> {
             self.done(i, EngineFinish::Failed);
         }
     }
-}
-
-/// The bytes of a token; special ones have none.
-pub(crate) fn piece(model: &LlamaModel, token: LlamaToken) -> Vec<u8> {
-    model.vocab().token_to_piece(token, false, None)
 }

@@ -5,6 +5,7 @@ use crate::Refusal;
 use crate::template::{Template, TemplateError, TemplateMessage};
 use aho_corasick::AhoCorasick;
 use llama_cpp_2::model::LlamaModel;
+use llama_cpp_2::token::LlamaToken;
 use serde_json::Value;
 use std::sync::Mutex;
 
@@ -152,6 +153,11 @@ impl Rendered {
         });
         parts.filter(|(text, _)| !text.is_empty())
     }
+}
+
+/// The bytes of a token; special ones have none.
+pub(crate) fn piece(model: &LlamaModel, token: LlamaToken) -> Vec<u8> {
+    model.vocab().token_to_piece(token, false, None)
 }
 
 #[cfg(test)]

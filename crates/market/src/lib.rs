@@ -30,7 +30,7 @@ pub use money::{Allotted, Purse, Till};
 pub use offer::{AT, AttemptOutcome, OFFER_MS, OFFERS_MAX, Offer, Offers, Price, ProviderCandidate, Tier};
 pub use reason::Reason;
 pub use receipt::{RECEIPT_DOMAIN, Receipt, Receipts, Runtime, no_words, roll, roll_end};
-pub use session::{Event, Order, REACH_MS, SILENT_MS, Session};
+pub use session::{REACH_MS, SILENT_MS, Session, SessionEvent, SessionOrder};
 pub use spot::{Checked, Verdict, checkable, judge, question, reading};
 pub use talk::{
     ALIVE_MS, AnswerReader, AnswerWriter, CHUNK, FRAME_MAX, Frame, Received, Request, Say, TOKENS_MAX, Terms, Tokens,

@@ -4,7 +4,10 @@
 mod play;
 
 use base::{Hash, Keypair, Machine, Millis, NodeId, Outbox, Reject, Rng, Wire};
-use market::{Event, Finish, Frame, Offer, Order, Piece, Price, ProviderCandidate, Reason, Receipts, Request, Session};
+use market::{
+    Finish, Frame, Offer, Piece, Price, ProviderCandidate, Reason, Receipts, Request, Session, SessionEvent,
+    SessionOrder,
+};
 use play::{LENGTH, MODEL, ROLES, Role, Shown, ask, frames, offer, play, play_as, play_with, price, text};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -172,46 +175,46 @@ fn a_node_without_room_for_connections_accuses_nobody() {
     let mut session =
         Session::new(NodeId([1; 32]), Request::new(Hash::default(), offer().model, Hash::default(), ask()));
     let mut out = Outbox::default();
-    session.step(Millis(0), Event::Begin, &mut out);
+    session.step(Millis(0), SessionEvent::Begin, &mut out);
     let candidate =
         ProviderCandidate { provider: NodeId([2; 32]), offer: offer(), expected_ms: 1, prompt_rate: 1000, known: true };
-    session.step(Millis(0), Event::Chosen(Some(candidate)), &mut out);
-    session.step(Millis(1), Event::NoRoom(1), &mut out);
-    session.step(Millis(1), Event::Chosen(None), &mut out);
-    let orders: Vec<Order> = out.drain().collect();
-    assert!(!orders.iter().any(|order| matches!(order, Order::Note(..))), "{orders:?}");
-    assert!(matches!(orders.last(), Some(Order::Show(Piece::End { finish: Err(Reason::Failed(_)), .. }))));
+    session.step(Millis(0), SessionEvent::Chosen(Some(candidate)), &mut out);
+    session.step(Millis(1), SessionEvent::NoRoom(1), &mut out);
+    session.step(Millis(1), SessionEvent::Chosen(None), &mut out);
+    let orders: Vec<SessionOrder> = out.drain().collect();
+    assert!(!orders.iter().any(|order| matches!(order, SessionOrder::Note(..))), "{orders:?}");
+    assert!(matches!(orders.last(), Some(SessionOrder::Show(Piece::End { finish: Err(Reason::Failed(_)), .. }))));
 }
 
 /// A session that has heard 20 words of an honest provider, and what that one sends next.
-fn writing() -> (Session, Outbox<Order>, impl Iterator<Item = Frame>) {
+fn writing() -> (Session, Outbox<SessionOrder>, impl Iterator<Item = Frame>) {
     let (client, key) = (NodeId([1; 32]), Keypair::from_secret([2; 32]));
     let mut session = Session::new(client, Request::new(Hash::default(), offer().model, Hash::default(), ask()));
     let mut out = Outbox::default();
-    session.step(Millis(0), Event::Begin, &mut out);
+    session.step(Millis(0), SessionEvent::Begin, &mut out);
     let candidate =
         ProviderCandidate { provider: key.id(), offer: offer(), expected_ms: 1, prompt_rate: 1000, known: true };
-    session.step(Millis(0), Event::Chosen(Some(candidate)), &mut out);
+    session.step(Millis(0), SessionEvent::Chosen(Some(candidate)), &mut out);
     let opened =
-        out.drain().find_map(|order| if let Order::Open { request, .. } = order { Some(request) } else { None });
+        out.drain().find_map(|order| if let SessionOrder::Open { request, .. } = order { Some(request) } else { None });
     let frames = frames(Role::Honest, &key, client, &opened.expect("somebody is asked"));
     let mut frames = frames.into_iter().filter_map(|(_, frame)| frame);
     // Taken, read, and words.
     for frame in frames.by_ref().take(2 + 20) {
-        session.step(Millis(1), Event::Frame(1, frame), &mut out);
+        session.step(Millis(1), SessionEvent::Frame(1, frame), &mut out);
     }
     (session, out, frames)
 }
 
 /// What a session orders that is left after 20 words and then hears `more` of them, and so many ms later that the way broke.
-fn left(more: usize, later: u64) -> Vec<Order> {
+fn left(more: usize, later: u64) -> Vec<SessionOrder> {
     let (mut session, mut out, frames) = writing();
-    session.step(Millis(2), Event::Cancel, &mut out);
+    session.step(Millis(2), SessionEvent::Cancel, &mut out);
     for frame in frames.take(more) {
-        session.step(Millis(3), Event::Frame(1, frame), &mut out);
+        session.step(Millis(3), SessionEvent::Frame(1, frame), &mut out);
     }
     let late = session.deadline().is_some_and(|due| due <= Millis(3 + later));
-    session.step(Millis(3 + later), if late { Event::Tick } else { Event::Lost(1) }, &mut out);
+    session.step(Millis(3 + later), if late { SessionEvent::Tick } else { SessionEvent::Lost(1) }, &mut out);
     assert_eq!(session.deadline(), None, "it is over");
     out.drain().collect()
 }
@@ -221,14 +224,14 @@ fn who_leaves_pays_what_was_on_its_way_and_no_more() {
     for (more, later, paid) in [(0, 0, 20), (30, 0, 50), (70, 0, 84), (30, 5_000, 50)] {
         let orders = left(more, later);
         let sum: u64 =
-            orders.iter().map(|order| if let Order::Pay { amount, .. } = order { amount.0 } else { 0 }).sum();
+            orders.iter().map(|order| if let SessionOrder::Pay { amount, .. } = order { amount.0 } else { 0 }).sum();
         assert_eq!(sum, price().of(5, paid).0, "{more} words more, of which an honest one writes no more than 64");
-        let shown = orders.iter().filter(|order| matches!(order, Order::Show(Piece::Token(_)))).count();
+        let shown = orders.iter().filter(|order| matches!(order, SessionOrder::Show(Piece::Token(_)))).count();
         assert_eq!(shown, 20, "nobody wants the rest");
-        let [stop, close] = [Order::Stop { attempt: 1, begun: true }, Order::Close(1)]
+        let [stop, close] = [SessionOrder::Stop { attempt: 1, begun: true }, SessionOrder::Close(1)]
             .map(|what| orders.iter().position(|order| *order == what));
         assert!(stop.is_some() && stop < close, "it is told, and then left: {orders:?}");
-        assert!(matches!(orders.last(), Some(Order::Show(Piece::End { finish: Err(_), .. }))));
+        assert!(matches!(orders.last(), Some(SessionOrder::Show(Piece::End { finish: Err(_), .. }))));
     }
 }
 
@@ -236,9 +239,10 @@ fn who_leaves_pays_what_was_on_its_way_and_no_more() {
 fn whose_owner_comes_back_is_paid_for_what_it_wrote() {
     let (mut session, mut out, _) = writing();
     let reason = Reason::Owner("its owner needs the machine".into());
-    session.step(Millis(2), Event::Frame(1, Frame::Refused { reason }), &mut out);
-    let paid =
-        out.drain().filter_map(|order| if let Order::Pay { amount, .. } = order { Some(amount.0) } else { None });
+    session.step(Millis(2), SessionEvent::Frame(1, Frame::Refused { reason }), &mut out);
+    let paid = out
+        .drain()
+        .filter_map(|order| if let SessionOrder::Pay { amount, .. } = order { Some(amount.0) } else { None });
     assert_eq!(paid.sum::<u64>(), price().of(5, 20).0);
 }
 
@@ -247,25 +251,25 @@ fn who_leaves_pays_each_provider_its_own_price() {
     let (client, key) = (NodeId([1; 32]), Keypair::from_secret([2; 32]));
     let mut session = Session::new(client, Request::new(Hash::default(), offer().model, Hash::default(), ask()));
     let mut out = Outbox::default();
-    let choose = |session: &mut Session, out: &mut Outbox<Order>, now, provider, price| {
+    let choose = |session: &mut Session, out: &mut Outbox<SessionOrder>, now, provider, price| {
         let offer = Offer { price, ..offer() };
         let candidate = ProviderCandidate { provider, offer, expected_ms: 1, prompt_rate: 1000, known: true };
-        session.step(Millis(now), Event::Chosen(Some(candidate)), out);
-        out.drain().find_map(|order| if let Order::Open { request, .. } = order { Some(request) } else { None })
+        session.step(Millis(now), SessionEvent::Chosen(Some(candidate)), out);
+        out.drain().find_map(|order| if let SessionOrder::Open { request, .. } = order { Some(request) } else { None })
     };
-    session.step(Millis(0), Event::Begin, &mut out);
+    session.step(Millis(0), SessionEvent::Begin, &mut out);
     let opened = choose(&mut session, &mut out, 0, key.id(), price()).expect("somebody is asked");
     for (_, frame) in frames(Role::Honest, &key, client, &opened).into_iter().take(2 + 20) {
-        session.step(Millis(1), Event::Frame(1, frame.expect("a frame")), &mut out);
+        session.step(Millis(1), SessionEvent::Frame(1, frame.expect("a frame")), &mut out);
     }
     // It falls silent; one that costs nothing is asked beside it.
     let silent = session.deadline().expect("it is waited for");
-    session.step(silent, Event::Tick, &mut out);
+    session.step(silent, SessionEvent::Tick, &mut out);
     choose(&mut session, &mut out, silent.0, NodeId([9; 32]), Price::default()).expect("another one is asked");
-    session.step(silent, Event::Cancel, &mut out);
-    let orders: Vec<Order> = out.drain().collect();
+    session.step(silent, SessionEvent::Cancel, &mut out);
+    let orders: Vec<SessionOrder> = out.drain().collect();
     assert!(
-        orders.contains(&Order::Stop { attempt: 1, begun: true }) && orders.contains(&Order::Close(2)),
+        orders.contains(&SessionOrder::Stop { attempt: 1, begun: true }) && orders.contains(&SessionOrder::Close(2)),
         "{orders:?}"
     );
     assert!(session.deadline().is_some(), "what the first had begun is waited for");

@@ -27,6 +27,18 @@ pub trait Content: Send + Sync + 'static {
     fn refused(&self, by: &NodeId, why: Reject);
 }
 
+/// Nothing for anybody.
+impl Content for () {
+    fn tree(&self, _: &Hash, _: &NodeId) -> Option<Arc<ChunkTree>> {
+        None
+    }
+    fn chunk(&self, _: &Hash, _: usize, _: &NodeId) -> Option<Bytes> {
+        None
+    }
+    fn sent(&self, _: usize) {}
+    fn refused(&self, _: &NodeId, _: Reject) {}
+}
+
 /// A request is at most this long.
 pub(crate) const REQUEST_MAX: usize = 64;
 /// A tree lists 32 bytes a chunk: enough for 2 TiB.

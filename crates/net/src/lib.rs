@@ -42,4 +42,4 @@ pub use peer_error::PeerError;
 pub use relay::{Relay, RelayAddr, RelayAddrError, RelayError, RelayKey};
 pub use seats::Origin;
 pub use talk::{Answerer, FrameRoom, FrameSender, Hear, Talk};
-pub use ticket::{Address, Ticket, TicketError, ticket_bytes, ticket_text};
+pub use ticket::{Address, TICKET_PREFIX, Ticket, TicketError, ticket_bytes, ticket_text};

@@ -36,7 +36,8 @@ pub struct Ticket {
 #[error("not a ticket: {0}; copy the whole line that `talkoo train create` printed, beginning with `talkoo1`")]
 pub struct TicketError(&'static str);
 
-const PREFIX: &str = "talkoo1";
+/// How the text of a [`Ticket`] begins.
+pub const TICKET_PREFIX: &str = "talkoo1";
 /// Peers in a ticket, and addresses of each.
 const LIST_MAX: usize = 32;
 
@@ -95,14 +96,14 @@ pub fn ticket_bytes(prefix: &str, text: &str) -> Result<Vec<u8>, TicketError> {
 
 impl fmt::Display for Ticket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&ticket_text(PREFIX, &self.to_bytes()))
+        f.write_str(&ticket_text(TICKET_PREFIX, &self.to_bytes()))
     }
 }
 
 impl FromStr for Ticket {
     type Err = TicketError;
     fn from_str(text: &str) -> Result<Self, TicketError> {
-        Self::from_bytes(&ticket_bytes(PREFIX, text)?).map_err(|_| TicketError("unknown content"))
+        Self::from_bytes(&ticket_bytes(TICKET_PREFIX, text)?).map_err(|_| TicketError("unknown content"))
     }
 }
 

@@ -8,6 +8,7 @@ mod config;
 mod control;
 #[cfg(feature = "serve")]
 mod market;
+mod programs;
 mod recruiter;
 mod relay;
 mod request;
@@ -24,6 +25,7 @@ pub use config::{AskTable, Config, LimitsTable, NodeTable, Presence, ScheduleTab
 #[cfg(feature = "serve")]
 pub use market::{AnswerStream, Said, tell};
 pub use net::{RelayAddr, RelayKey};
+pub use programs::GivenProgram;
 pub use recruiter::{Moved, Recruiter};
 pub use relay::relay_key;
 pub use request::{ControlRequest, NextProgram, call};

@@ -4,7 +4,7 @@
 
 use base::{Hash, Keypair, NodeId};
 use ledger::Credits;
-use market::{AnswerFormat, Ask, AskInput, Event, FRAME_MAX, Frame, Piece, Price, Reason, Request, Sampling};
+use market::{AnswerFormat, Ask, AskInput, FRAME_MAX, Frame, Piece, Price, Reason, Request, Sampling, SessionEvent};
 use node::{Node, NodeConfig};
 use owner::OwnerSignal;
 use serving::testing::{self, Engine, EngineConfig};
@@ -95,9 +95,9 @@ async fn a_full_pool_of_our_own_accuses_no_provider() {
         let request = Request::new(Hash::default(), Hash::default(), Hash::default(), question("a model"));
         let _attempt = testing::open(&trade, 1, provider, request, &events);
         match happened.recv().await.expect("an event") {
-            Event::NoRoom(1) => break,
+            SessionEvent::NoRoom(1) => break,
             // Not full yet, and there is no way to a key without an address.
-            Event::Unreachable(1) => assert!(begun.elapsed() < WITHIN, "the pool is never full"),
+            SessionEvent::Unreachable(1) => assert!(begun.elapsed() < WITHIN, "the pool is never full"),
             other => panic!("a provider that was never reached is accused: {other:?}"),
         }
     }

@@ -26,7 +26,8 @@ pub use keys::{
 };
 pub use local::{Local, Served};
 pub use models::{
-    Doing, HubFile, HubName, MODEL_HERE, Model, ModelTicket, Models, Progress, Wanted, model_topic, pull,
+    Doing, HubFile, HubName, MODEL_HERE, Model, ModelTicket, Models, Progress, STARTER, STARTER_SAYS, Wanted,
+    model_topic, pull,
 };
 pub use provider::{OfferConfig, Speeds};
 pub use receipt::{receipt_summary, receipt_text, verify_receipt};

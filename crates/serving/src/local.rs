@@ -172,11 +172,11 @@ impl Local {
         self.all().into_iter().find(|served| served.card.hash == *model)
     }
 
-    /// Another one, in the place of the one of its name.
+    /// Another one, before the others and in the place of the one of its name.
     pub(crate) fn put(&self, served: Arc<Served>) {
         let mut models = self.models.write().expect("nobody panics while holding it");
         models.retain(|other| other.card.name != served.card.name);
-        models.push(served);
+        models.insert(0, served);
     }
 
     /// None of them any more; what is being answered is answered to its end.

@@ -3,7 +3,7 @@
 use crate::Trade;
 use base::{Hash, NodeId};
 use ledger::Credits;
-use market::{Event, Frame, Request, Say, Till};
+use market::{Frame, Request, Say, SessionEvent, Till};
 use net::Net;
 use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc};
@@ -19,7 +19,7 @@ pub fn open(
     number: u32,
     provider: NodeId,
     request: Request,
-    events: &mpsc::Sender<Event>,
+    events: &mpsc::Sender<SessionEvent>,
 ) -> impl Send + use<> {
     trade.attempt(number, provider, request, events)
 }

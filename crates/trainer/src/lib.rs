@@ -34,7 +34,7 @@ pub use eval::{Heldout, bits_per_byte};
 pub use export::{SavedRun, newest, saved};
 pub use log::Log;
 pub use memory::{on_device, step_bytes, training};
-pub use replay::{Replayed, replay};
+pub use replay::{Replayed, read_log, replay, write_log};
 pub use setup::Setup;
 pub use speed::speed;
 pub use status::{Download, MemberStatus, RoundLine, RunStatus, RunWait};

@@ -5,7 +5,7 @@ use crate::corpus;
 use crate::store::Store;
 use crate::work::{INITIAL, Limits, Work};
 use anyhow::{Context, Result, ensure};
-use base::{Hash, NodeId, Round};
+use base::{Hash, NodeId, Round, Wire};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,6 +22,10 @@ pub struct Replayed {
     pub equal: u64,
     /// Newcomers' units among them that went on from another member's moments.
     pub inherited: u64,
+    /// Tokens that the run has learned from.
+    pub tokens: u64,
+    /// Members that it had at its end.
+    pub members: u64,
     /// Root of the weights at the end.
     pub root: Hash,
     /// The last root that a quorum of the run reported, and its version.
@@ -74,6 +78,42 @@ pub fn replay(
 /// The chain that the blocks are of: that of their transactions. Whether they are final was checked when they came.
 fn chain_of(blocks: &[WorkBlock]) -> Hash {
     blocks.iter().flat_map(|block| &block.txs).map(|tx| tx.value.chain).next().unwrap_or_default()
+}
+
+/// How the file of a written log begins, and its bytes and blocks at most.
+const LOG_MAGIC: &[u8] = b"talkoo log 1\n";
+const LOG_MAX: u64 = 256 << 20;
+const LOG_BLOCKS_MAX: usize = 4 << 20;
+
+/// Writes the blocks of the chain of run `id`, up to the one after which nothing happens to it, into a file.
+pub fn write_log(blocks: &[WorkBlock], id: &RunId, out: &Path) -> Result<()> {
+    let mut state = RunsState::new(chain_of(blocks), 0);
+    let mut last = 0;
+    for (i, block) in blocks.iter().enumerate() {
+        state.apply(block).map_err(|e| anyhow::anyhow!("block {}: {e}", block.height))?;
+        last = if block.txs.is_empty() { last } else { i + 1 };
+    }
+    ensure!(state.runs.contains_key(id), NO_RUN);
+    let mut bytes = LOG_MAGIC.to_vec();
+    id.encode(&mut bytes);
+    blocks[..last].to_vec().encode(&mut bytes);
+    host::write_whole(out, &bytes, false)
+}
+
+/// Reads what [`write_log`] wrote; every transaction is signed by whom it names. Whether a chain ever agreed on these blocks
+/// does not show in them.
+pub fn read_log(path: &Path) -> Result<(RunId, Vec<WorkBlock>)> {
+    let named = || format!("{} is no log that `talkoo train log` wrote", path.display());
+    ensure!(std::fs::metadata(path).with_context(|| path.display().to_string())?.len() <= LOG_MAX, named());
+    let bytes = std::fs::read(path)?;
+    let mut reader = base::Reader::new(bytes.strip_prefix(LOG_MAGIC).with_context(named)?);
+    let id = RunId::decode(&mut reader).with_context(named)?;
+    let blocks: Vec<WorkBlock> = reader.list(LOG_BLOCKS_MAX).with_context(named)?;
+    reader.end().with_context(named)?;
+    for block in &blocks {
+        ensure!(block.txs.iter().all(|tx| tx.verify(swarm::DOMAIN)), "a signature in block {} is wrong", block.height);
+    }
+    Ok((id, blocks))
 }
 
 const NO_RUN: &str =
@@ -135,6 +175,8 @@ impl Again {
             units: 0,
             equal: 0,
             inherited: 0,
+            tokens: 0,
+            members: 0,
             root,
             agreed: None,
             roots_equal: true,
@@ -181,6 +223,7 @@ impl Again {
         for (version, agreed) in &run.roots {
             self.found.roots_equal &= self.roots.get(version).is_none_or(|root| root == agreed);
         }
+        (self.found.tokens, self.found.members) = (run.tokens, run.members.len() as u64);
         self.found.agreed = run.roots.last_key_value().map(|(version, root)| (*version, *root));
     }
 

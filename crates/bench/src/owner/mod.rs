@@ -2,6 +2,7 @@
 
 mod back;
 mod caps;
+mod first;
 mod paint;
 mod update;
 mod work;
@@ -28,6 +29,7 @@ pub(crate) fn measure(book: &mut Book, full: bool) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(idle(book))?;
     paint::first(book)?;
+    runtime.block_on(first::measure(book))?;
     runtime.block_on(work::measure(book))?;
     runtime.block_on(work::join(book))?;
     runtime.block_on(caps::returns(book))?;

@@ -1,6 +1,6 @@
 //! One provider that was asked a question: how long it is waited for, and what it is paid.
 
-use super::Order;
+use super::SessionOrder;
 use crate::talk::{ALIVE_MS, AnswerReader, CHUNK};
 use crate::{AttemptOutcome, ProviderCandidate};
 use base::{Millis, NodeId, Outbox};
@@ -135,26 +135,26 @@ impl Attempt {
     }
 
     /// Pays what was delivered and not paid.
-    pub(crate) fn pay(&mut self, out: &mut Outbox<Order>) {
+    pub(crate) fn pay(&mut self, out: &mut Outbox<SessionOrder>) {
         let Some(receipt) = self.hearing.sum() else { return };
         let cost = self.cap.map_or(receipt.cost, |cap| receipt.cost.min(cap));
         let due = cost.less(self.paid).unwrap_or_default();
         self.paid_written = receipt.written;
         if due > Credits::ZERO {
             self.paid = cost;
-            out.push(Order::Pay { attempt: self.number, provider: self.provider, amount: due });
+            out.push(SessionOrder::Pay { attempt: self.number, provider: self.provider, amount: due });
         }
     }
 
     /// Pays what was delivered, and tells it to stop: whether more is on its way that is to be paid.
-    pub(crate) fn stop(&mut self, out: &mut Outbox<Order>) -> bool {
+    pub(crate) fn stop(&mut self, out: &mut Outbox<SessionOrder>) -> bool {
         self.pay(out);
         let Some(receipt) = self.hearing.sum() else { return false };
         let cap = receipt.cost.plus(receipt.price.of(0, RUN_AHEAD)).unwrap_or(receipt.cost);
         let more = !self.own && cap > receipt.cost;
         if more {
             self.cap = Some(cap);
-            out.push(Order::Stop { attempt: self.number, begun: self.hearing.is_read() });
+            out.push(SessionOrder::Stop { attempt: self.number, begun: self.hearing.is_read() });
         }
         more
     }

@@ -20,10 +20,10 @@ const DEATHS_MAX: usize = 4;
 
 /// What happens to a question.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Event {
+pub enum SessionEvent {
     /// It is asked.
     Begin,
-    /// Whom to ask, after [`Order::Choose`].
+    /// Whom to ask, after [`SessionOrder::Choose`].
     Chosen(Option<ProviderCandidate>),
     /// Instead: everybody who could be asked is known to be busy for so many milliseconds.
     Full(u64),
@@ -49,7 +49,7 @@ pub enum Event {
 
 /// What is to be done for it.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Order {
+pub enum SessionOrder {
     /// Choose a provider, not one of these.
     Choose(Vec<NodeId>),
     /// Ask a provider.
@@ -152,7 +152,7 @@ impl Session {
         self.tries
     }
 
-    fn choose(&mut self, out: &mut Outbox<Order>) {
+    fn choose(&mut self, out: &mut Outbox<SessionOrder>) {
         if self.choosing || self.ended {
             return;
         }
@@ -163,10 +163,10 @@ impl Session {
             return self.give_up(out);
         }
         self.choosing = true;
-        out.push(Order::Choose(self.asked.clone()));
+        out.push(SessionOrder::Choose(self.asked.clone()));
     }
 
-    fn chosen(&mut self, now: Millis, candidate: Option<ProviderCandidate>, out: &mut Outbox<Order>) {
+    fn chosen(&mut self, now: Millis, candidate: Option<ProviderCandidate>, out: &mut Outbox<SessionOrder>) {
         self.choosing = false;
         let Some(candidate) = candidate else { return self.give_up(out) };
         let (provider, offer) = (candidate.provider, &candidate.offer);
@@ -180,11 +180,11 @@ impl Session {
         let hearing = hearing.going_on(self.rendering.clone());
         let number = self.tries;
         self.attempts.push(Attempt::new(number, now, &candidate, hearing, provider == self.client));
-        out.push(Order::Open { attempt: number, provider, request: Box::new(request) });
+        out.push(SessionOrder::Open { attempt: number, provider, request: Box::new(request) });
     }
 
     /// Nobody is left who could be asked. One that is only silent may still speak.
-    fn give_up(&mut self, out: &mut Outbox<Order>) {
+    fn give_up(&mut self, out: &mut Outbox<SessionOrder>) {
         if !self.attempts.is_empty() {
             return;
         }
@@ -193,24 +193,24 @@ impl Session {
         self.end(Err(reason), String::new(), out);
     }
 
-    fn end(&mut self, finish: Result<crate::Finish, Reason>, text: String, out: &mut Outbox<Order>) {
+    fn end(&mut self, finish: Result<crate::Finish, Reason>, text: String, out: &mut Outbox<SessionOrder>) {
         (self.ended, self.leaving) = (true, None);
         for attempt in self.attempts.drain(..) {
-            out.push(Order::Close(attempt.number));
+            out.push(SessionOrder::Close(attempt.number));
         }
         let tokens = self.request.written.len() as u64;
-        out.push(Order::Show(Piece::End { finish, text, tokens }));
+        out.push(SessionOrder::Show(Piece::End { finish, text, tokens }));
     }
 
     /// An attempt is over without an answer; the question goes to somebody else.
-    fn drop_attempt(&mut self, number: u32, outcome: Option<AttemptOutcome>, out: &mut Outbox<Order>) {
+    fn drop_attempt(&mut self, number: u32, outcome: Option<AttemptOutcome>, out: &mut Outbox<SessionOrder>) {
         let Some(at) = self.attempts.iter().position(|attempt| attempt.number == number) else { return };
         let attempt = self.attempts.remove(at);
         self.deaths += attempt.death();
         self.parts.extend(attempt.hearing.receipt().cloned());
-        out.push(Order::Close(number));
+        out.push(SessionOrder::Close(number));
         if let Some(outcome) = outcome {
-            out.push(Order::Note(attempt.provider, outcome));
+            out.push(SessionOrder::Note(attempt.provider, outcome));
         }
         // One that is silent may be dead: it is not waited for.
         if self.attempts.iter().all(|attempt| attempt.doubted) {
@@ -218,7 +218,7 @@ impl Session {
         }
     }
 
-    fn frame(&mut self, now: Millis, number: u32, frame: Frame, out: &mut Outbox<Order>) {
+    fn frame(&mut self, now: Millis, number: u32, frame: Frame, out: &mut Outbox<SessionOrder>) {
         let Some(at) = self.attempts.iter().position(|attempt| attempt.number == number) else { return };
         let attempt = &mut self.attempts[at];
         attempt.heard = Some(now);
@@ -237,12 +237,12 @@ impl Session {
             Ok(Received::Taken(cost)) => {
                 attempt.moved = now;
                 if let Some(terms) = terms {
-                    out.push(Order::Taken(terms, number));
+                    out.push(SessionOrder::Taken(terms, number));
                 }
                 // What is read is paid before it is read; an answer by chunks after they came.
                 if attempt.hearing.sum().is_some_and(|sum| !sum.price.is_free()) {
                     attempt.paid = cost;
-                    out.push(Order::Pay { attempt: number, provider, amount: cost });
+                    out.push(SessionOrder::Pay { attempt: number, provider, amount: cost });
                 }
             }
             Ok(Received::Refused(reason)) => self.refused(number, reason, out),
@@ -250,7 +250,7 @@ impl Session {
         }
     }
 
-    fn refused(&mut self, number: u32, reason: Reason, out: &mut Outbox<Order>) {
+    fn refused(&mut self, number: u32, reason: Reason, out: &mut Outbox<SessionOrder>) {
         let Some(attempt) = self.attempts.iter_mut().find(|attempt| attempt.number == number) else { return };
         // Its owner came back: what it delivered is paid all the same.
         attempt.pay(out);
@@ -301,7 +301,7 @@ impl Session {
         });
     }
 
-    fn pieces(&mut self, now: Millis, number: u32, pieces: Vec<Piece>, out: &mut Outbox<Order>) {
+    fn pieces(&mut self, now: Millis, number: u32, pieces: Vec<Piece>, out: &mut Outbox<SessionOrder>) {
         if pieces.iter().any(|piece| !matches!(piece, Piece::Read { .. })) {
             self.alone(number, out);
         }
@@ -312,21 +312,21 @@ impl Session {
                 Piece::Read { .. } if self.read => {}
                 Piece::Read { .. } => {
                     self.read = true;
-                    out.push(Order::Show(piece));
+                    out.push(SessionOrder::Show(piece));
                 }
                 Piece::Token(token) => {
                     attempt.first.get_or_insert(now);
                     self.request.written.push(token.id);
-                    out.push(Order::Show(Piece::Token(token)));
+                    out.push(SessionOrder::Show(Piece::Token(token)));
                 }
                 Piece::End { finish, text, .. } => {
                     attempt.first.get_or_insert(now);
                     attempt.pay(out);
                     self.parts.extend(attempt.hearing.receipt().cloned());
                     let outcome = attempt.answered(now);
-                    out.push(Order::Note(attempt.provider, outcome));
+                    out.push(SessionOrder::Note(attempt.provider, outcome));
                     if let Some(objected) = self.objected.take() {
-                        out.push(Order::Note(objected, AttemptOutcome::Failed));
+                        out.push(SessionOrder::Note(objected, AttemptOutcome::Failed));
                     }
                     return self.end(finish, text, out);
                 }
@@ -341,19 +341,19 @@ impl Session {
     }
 
     /// The first that speaks is heard to the end; who was asked beside it is let go of.
-    fn alone(&mut self, number: u32, out: &mut Outbox<Order>) {
+    fn alone(&mut self, number: u32, out: &mut Outbox<SessionOrder>) {
         let others = self.attempts.extract_if(.., |attempt| attempt.number != number);
         for other in others {
-            out.push(Order::Close(other.number));
+            out.push(SessionOrder::Close(other.number));
             match other.hearing.receipt().cloned() {
                 // It had begun, and fell silent.
                 Some(part) => {
                     self.parts.push(part);
-                    out.push(Order::Note(other.provider, AttemptOutcome::Failed));
+                    out.push(SessionOrder::Note(other.provider, AttemptOutcome::Failed));
                 }
                 // It never said anything, and may be gone.
                 None if other.doubted && other.heard.is_none() => {
-                    out.push(Order::Note(other.provider, AttemptOutcome::Failed))
+                    out.push(SessionOrder::Note(other.provider, AttemptOutcome::Failed))
                 }
                 None if other.doubted => {}
                 // It was there in case, and may be asked again.
@@ -363,7 +363,7 @@ impl Session {
     }
 
     /// Asks somebody else beside who is silent, and lets go of who is silent for too long.
-    fn tick(&mut self, now: Millis, out: &mut Outbox<Order>) {
+    fn tick(&mut self, now: Millis, out: &mut Outbox<SessionOrder>) {
         let dead: Vec<u32> = self.attempts.iter().filter(|a| a.dead() <= now).map(|attempt| attempt.number).collect();
         for number in dead {
             self.remember(Reason::Failed("nobody answers".into()));
@@ -380,54 +380,54 @@ impl Session {
     }
 
     /// What came is paid, and so is what a provider wrote until it was told to stop; what would have come is not.
-    fn cancel(&mut self, now: Millis, out: &mut Outbox<Order>) {
+    fn cancel(&mut self, now: Millis, out: &mut Outbox<SessionOrder>) {
         let gone: Vec<Attempt> = self.attempts.extract_if(.., |attempt| !attempt.stop(out)).collect();
-        gone.iter().for_each(|attempt| out.push(Order::Close(attempt.number)));
+        gone.iter().for_each(|attempt| out.push(SessionOrder::Close(attempt.number)));
         self.leaving = Some(now.plus(LEAVE_MS));
         self.end_if_left(out);
     }
 
     /// Takes the last words of those who were told to stop.
-    fn leave(&mut self, now: Millis, input: Event, out: &mut Outbox<Order>) {
+    fn leave(&mut self, now: Millis, input: SessionEvent, out: &mut Outbox<SessionOrder>) {
         let mut over = None;
         match input {
-            Event::Frame(number, frame) => {
+            SessionEvent::Frame(number, frame) => {
                 if let Some(attempt) = self.attempts.iter_mut().find(|attempt| attempt.number == number) {
                     let more = match attempt.hearing.take(frame) {
                         Ok(Received::Nothing) => true,
                         Ok(Received::Pieces(pieces)) => !pieces.iter().any(|piece| matches!(piece, Piece::End { .. })),
                         Ok(_) => false,
                         Err(reject) => {
-                            out.push(Order::Note(attempt.provider, AttemptOutcome::Lied(reject)));
+                            out.push(SessionOrder::Note(attempt.provider, AttemptOutcome::Lied(reject)));
                             false
                         }
                     };
                     over = (!more || attempt.is_capped()).then_some(number);
                 }
             }
-            Event::Wrong(number, _) | Event::Lost(number) => over = Some(number),
+            SessionEvent::Wrong(number, _) | SessionEvent::Lost(number) => over = Some(number),
             // It cannot be paid: nobody waits for that.
-            Event::Broke(number, _) => {
+            SessionEvent::Broke(number, _) => {
                 let broke = self.attempts.extract_if(.., |attempt| attempt.number == number);
-                broke.for_each(|attempt| out.push(Order::Close(attempt.number)));
+                broke.for_each(|attempt| out.push(SessionOrder::Close(attempt.number)));
             }
             _ => {}
         }
         let late = self.leaving.is_some_and(|until| until <= now);
         for mut attempt in self.attempts.extract_if(.., |attempt| late || over == Some(attempt.number)) {
             attempt.pay(out);
-            out.push(Order::Close(attempt.number));
+            out.push(SessionOrder::Close(attempt.number));
         }
         self.end_if_left(out);
     }
 
-    fn end_if_left(&mut self, out: &mut Outbox<Order>) {
+    fn end_if_left(&mut self, out: &mut Outbox<SessionOrder>) {
         if self.attempts.is_empty() {
             self.end(Err(Reason::Failed("it was cancelled".into())), String::new(), out);
         }
     }
 
-    /// When it wants an [`Event::Tick`].
+    /// When it wants an [`SessionEvent::Tick`].
     pub fn deadline(&self) -> Option<Millis> {
         if self.leaving.is_some() {
             return self.leaving;
@@ -437,10 +437,10 @@ impl Session {
 }
 
 impl Machine for Session {
-    type Input = Event;
-    type Output = Order;
+    type Input = SessionEvent;
+    type Output = SessionOrder;
 
-    fn step(&mut self, now: Millis, input: Event, out: &mut Outbox<Order>) {
+    fn step(&mut self, now: Millis, input: SessionEvent, out: &mut Outbox<SessionOrder>) {
         if self.ended {
             return;
         }
@@ -448,39 +448,39 @@ impl Machine for Session {
             return self.leave(now, input, out);
         }
         match input {
-            Event::Begin => self.choose(out),
-            Event::Chosen(candidate) => self.chosen(now, candidate, out),
-            Event::Full(again_ms) => {
+            SessionEvent::Begin => self.choose(out),
+            SessionEvent::Chosen(candidate) => self.chosen(now, candidate, out),
+            SessionEvent::Full(again_ms) => {
                 self.remember(Reason::Busy(again_ms));
                 self.chosen(now, None, out);
             }
-            Event::Frame(number, frame) => self.frame(now, number, frame, out),
-            Event::Wrong(number, reject) => {
+            SessionEvent::Frame(number, frame) => self.frame(now, number, frame, out),
+            SessionEvent::Wrong(number, reject) => {
                 self.remember(Reason::Failed(format!("what came was no answer: {reject}")));
                 self.drop_attempt(number, Some(AttemptOutcome::Lied(reject)), out);
             }
-            Event::Reached(number) => {
+            SessionEvent::Reached(number) => {
                 if let Some(attempt) = self.attempts.iter_mut().find(|attempt| attempt.number == number) {
                     attempt.reached = true;
                 }
             }
-            Event::Unreachable(number) => {
+            SessionEvent::Unreachable(number) => {
                 self.remember(Reason::Failed("there is no way to the provider".into()));
                 // Who is not reached has not fallen silent over the question.
                 self.attempts.iter_mut().filter(|a| a.number == number).for_each(|a| a.quiet = false);
                 self.drop_attempt(number, Some(AttemptOutcome::Failed), out);
             }
-            Event::NoRoom(number) => {
+            SessionEvent::NoRoom(number) => {
                 self.remember(Reason::Failed("this node has no room for more connections; try again soon".into()));
                 self.drop_attempt(number, None, out);
             }
-            Event::Lost(number) => {
+            SessionEvent::Lost(number) => {
                 // Its process ended, or the way to it did: before the question was read it may have been the question.
                 self.attempts.iter_mut().filter(|a| a.number == number).for_each(|a| a.quiet = true);
                 self.remember(Reason::Failed("the way to the provider broke".into()));
                 self.drop_attempt(number, Some(AttemptOutcome::Failed), out);
             }
-            Event::Broke(number, why) => {
+            SessionEvent::Broke(number, why) => {
                 let others = self.attempts.iter().any(|attempt| attempt.number != number);
                 match self.attempts.iter().any(|attempt| attempt.number == number) {
                     // Another one may still be paid.
@@ -489,8 +489,8 @@ impl Machine for Session {
                     false => {}
                 }
             }
-            Event::Cancel => self.cancel(now, out),
-            Event::Tick => self.tick(now, out),
+            SessionEvent::Cancel => self.cancel(now, out),
+            SessionEvent::Tick => self.tick(now, out),
         }
     }
 }

@@ -3,8 +3,8 @@
 use base::{Hash, Keypair, Machine, Millis, NodeId, Outbox, Reject, Rng, Wire};
 use ledger::Credits;
 use market::{
-    ALIVE_MS, AnswerWriter, Ask, AskInput, AttemptOutcome, Event, Finish, Frame, Offer, Order, Piece, Price,
-    ProviderCandidate, Reason, Receipts, Request, Runtime, Sampling, Session, Terms, Tier, Token, Tokens,
+    ALIVE_MS, AnswerWriter, Ask, AskInput, AttemptOutcome, Finish, Frame, Offer, Piece, Price, ProviderCandidate,
+    Reason, Receipts, Request, Runtime, Sampling, Session, SessionEvent, SessionOrder, Terms, Tier, Token, Tokens,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -236,7 +236,7 @@ pub(crate) fn play_as(client: u8, roles: &[Role], seed: u64, known: bool) -> Sho
     let request = Request::new(id, offer().model, Hash::default(), ask());
     let mut session = Session::new(client, request);
     let mut out = Outbox::default();
-    let mut queue: BTreeMap<(u64, u64), Event> = BTreeMap::from([((0, 0), Event::Begin)]);
+    let mut queue: BTreeMap<(u64, u64), SessionEvent> = BTreeMap::from([((0, 0), SessionEvent::Begin)]);
     let (mut now, mut count, mut closed) = (0, 1, BTreeSet::new());
     let mut shown = Shown {
         text: String::new(),
@@ -256,14 +256,14 @@ pub(crate) fn play_as(client: u8, roles: &[Role], seed: u64, known: bool) -> Sho
             Some(due) => {
                 queue.insert((at, n), event);
                 now = due;
-                Event::Tick
+                SessionEvent::Tick
             }
             None => {
                 now = at;
                 event
             }
         };
-        if let Event::Frame(number, _) | Event::Lost(number) = &event
+        if let SessionEvent::Frame(number, _) | SessionEvent::Lost(number) = &event
             && closed.contains(number)
         {
             continue;
@@ -272,7 +272,7 @@ pub(crate) fn play_as(client: u8, roles: &[Role], seed: u64, known: bool) -> Sho
         for order in out.drain() {
             count += 1;
             match order {
-                Order::Choose(without) => {
+                SessionOrder::Choose(without) => {
                     let free: Vec<usize> = (0..roles.len()).filter(|i| !without.contains(&keys[*i].id())).collect();
                     let chosen = (!free.is_empty()).then(|| free[rng.below(free.len() as u64) as usize]);
                     let candidate = chosen.map(|i| ProviderCandidate {
@@ -282,9 +282,9 @@ pub(crate) fn play_as(client: u8, roles: &[Role], seed: u64, known: bool) -> Sho
                         prompt_rate: 1000,
                         known,
                     });
-                    queue.insert((now, count), Event::Chosen(candidate));
+                    queue.insert((now, count), SessionEvent::Chosen(candidate));
                 }
-                Order::Open { attempt, provider, request } => {
+                SessionOrder::Open { attempt, provider, request } => {
                     let i = keys.iter().position(|key| key.id() == provider).expect("one of them");
                     *shown.asked.entry(provider).or_default() += 1;
                     let mut when = now + rng.below(50);
@@ -296,36 +296,36 @@ pub(crate) fn play_as(client: u8, roles: &[Role], seed: u64, known: bool) -> Sho
                         count += 1;
                         let event = match frame {
                             Some(frame) => {
-                                Event::Frame(attempt, Frame::from_bytes(&frame.to_bytes()).expect("a frame"))
+                                SessionEvent::Frame(attempt, Frame::from_bytes(&frame.to_bytes()).expect("a frame"))
                             }
-                            None => Event::Lost(attempt),
+                            None => SessionEvent::Lost(attempt),
                         };
                         queue.insert((when, count), event);
                     }
                     // Long after: the simulation's clock goes on for who waits.
-                    queue.insert((when + 20_000, count + 1), Event::Tick);
+                    queue.insert((when + 20_000, count + 1), SessionEvent::Tick);
                     count += 1;
                 }
-                Order::Taken(..) | Order::Stop { .. } => {}
-                Order::Close(attempt) => drop(closed.insert(attempt)),
-                Order::Pay { provider, amount, .. } => {
+                SessionOrder::Taken(..) | SessionOrder::Stop { .. } => {}
+                SessionOrder::Close(attempt) => drop(closed.insert(attempt)),
+                SessionOrder::Pay { provider, amount, .. } => {
                     let paid = shown.paid.entry(provider).or_default();
                     *paid = paid.plus(amount).expect("an amount");
                 }
-                Order::Show(Piece::Token(token)) => {
+                SessionOrder::Show(Piece::Token(token)) => {
                     shown.text += &token.text;
                     shown.gap_ms = shown.gap_ms.max(last.map_or(0, |last| now - last));
                     last = Some(now);
                 }
-                Order::Show(Piece::End { finish, text, tokens }) => {
+                SessionOrder::Show(Piece::End { finish, text, tokens }) => {
                     ends += 1;
                     shown.text += &text;
                     shown.end = finish;
                     assert_eq!(tokens as usize, shown.text.split_whitespace().count());
                 }
-                Order::Show(Piece::Read { tokens, .. }) => assert_eq!(tokens, 5),
-                Order::Note(_, AttemptOutcome::Lied(reject)) => shown.lied.push(reject),
-                Order::Note(..) => {}
+                SessionOrder::Show(Piece::Read { tokens, .. }) => assert_eq!(tokens, 5),
+                SessionOrder::Note(_, AttemptOutcome::Lied(reject)) => shown.lied.push(reject),
+                SessionOrder::Note(..) => {}
             }
         }
     }

@@ -6,10 +6,12 @@
 
 mod hub;
 mod pull;
+mod starter;
 mod ticket;
 
 pub use hub::{HubFile, HubName};
 pub use pull::pull;
+pub use starter::{STARTER, STARTER_SAYS};
 pub use ticket::{HERE as MODEL_HERE, ModelTicket, Wanted, topic as model_topic};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -28,7 +30,7 @@ pub struct Models {
 }
 
 /// A model on disk.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Model {
     /// What it is called here and by others.
     pub name: String,

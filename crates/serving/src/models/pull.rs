@@ -4,8 +4,7 @@ use super::hub::Hub;
 use super::ticket::{HERE, PEERS_MAX, Wanted, topic};
 use super::{Doing, Model, ModelTicket, Models, Origin, Progress, Told, valid_name};
 use anyhow::{Result, bail, ensure};
-use base::{CHUNK_BYTES, ChunkTree, Hash, NodeId, Reject};
-use bytes::Bytes;
+use base::{CHUNK_BYTES, NodeId};
 use host::DiskBudget;
 use net::{Net, Topic};
 use std::collections::BTreeSet;
@@ -27,20 +26,6 @@ impl net::Hears for Holders {
             if words == HERE { holders.len() < PEERS_MAX && holders.insert(by) } else { holders.remove(&by) }
         });
     }
-}
-
-/// Gives nothing to anybody.
-struct Nothing;
-
-impl net::Content for Nothing {
-    fn tree(&self, _: &Hash, _: &NodeId) -> Option<Arc<ChunkTree>> {
-        None
-    }
-    fn chunk(&self, _: &Hash, _: usize, _: &NodeId) -> Option<Bytes> {
-        None
-    }
-    fn sent(&self, _: usize) {}
-    fn refused(&self, _: &NodeId, _: Reject) {}
 }
 
 /// Fetches a model into `models`, unless it is there; what an interrupted transfer left is gone on with. `network` is how
@@ -121,7 +106,7 @@ async fn from_peers(
     let secret = host::random_secret()?;
     let bind = std::net::SocketAddr::new(network.bind.ip(), 0);
     let config = net::NetConfig { secret, bind, ..network.clone() };
-    let net = Net::open(config, Arc::new(Nothing), None, None).await?;
+    let net = Net::open(config, Arc::new(()), None, None).await?;
     let fetched = fetch(&net, ticket, &arriving, told).await;
     net.close().await;
     fetched?;

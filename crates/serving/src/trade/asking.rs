@@ -8,8 +8,8 @@ use crate::receipt::receipt_text;
 use base::{Hash, Machine, Millis, NodeId, Outbox, Wire};
 use gateway::{Answer, AnswerOrigin};
 use market::{
-    Ask, AskInput, AttemptOutcome, Event, FRAME_MAX, Need, Order, Piece, Price, ProviderCandidate, Reason, Request,
-    Say, Session,
+    Ask, AskInput, AttemptOutcome, FRAME_MAX, Need, Piece, Price, ProviderCandidate, Reason, Request, Say, Session,
+    SessionEvent, SessionOrder,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -93,7 +93,7 @@ impl Trade {
         Millis(self.begun.elapsed().as_millis() as u64)
     }
 
-    fn choose(&self, need: &Need, without: &[NodeId], whom: &Whom) -> Event {
+    fn choose(&self, need: &Need, without: &[NodeId], whom: &Whom) -> SessionEvent {
         let me = self.net.id();
         let mine = self.provider.local.of(&need.model).filter(|_| !without.contains(&me));
         if let (Some(served), Whom::Any | Whom::Own) = (mine, whom) {
@@ -101,10 +101,10 @@ impl Trade {
             let offer = market::Offer { price: Price::default(), ..self.provider.offer(Hash::default(), &served) };
             let prompt_rate = u64::from(offer.prompt_rate).max(1);
             let own = ProviderCandidate { provider: me, offer, expected_ms: 0, prompt_rate, known: true };
-            return Event::Chosen(Some(own));
+            return SessionEvent::Chosen(Some(own));
         }
         if let Whom::Own = whom {
-            return Event::Chosen(None);
+            return SessionEvent::Chosen(None);
         }
         let mut index = self.index.lock().expect("nobody panics while holding it");
         let mut without = without.to_vec();
@@ -118,15 +118,15 @@ impl Trade {
                     let prompt_rate = u64::from(offer.prompt_rate).max(1);
                     ProviderCandidate { provider: *provider, offer, expected_ms: 0, prompt_rate, known: false }
                 };
-                return Event::Chosen(offer.map(candidate));
+                return SessionEvent::Chosen(offer.map(candidate));
             }
         }
         let now = crate::clock::clock();
         let mut rng = self.rng.lock().expect("nobody panics while holding it");
         let chosen = index.choose(now, need, &without, &mut rng).into_iter().next();
         match (chosen, index.busy_ms(now, need, &without)) {
-            (None, Some(again_ms)) => Event::Full(again_ms),
-            (chosen, _) => Event::Chosen(chosen),
+            (None, Some(again_ms)) => SessionEvent::Full(again_ms),
+            (chosen, _) => SessionEvent::Chosen(chosen),
         }
     }
 
@@ -148,27 +148,27 @@ impl Trade {
         // Who took it and was not let go of, else who was last; and whether nobody else knows of the question.
         let (mut takers, mut before) = (Vec::<(u32, NodeId)>::new(), None);
         let (me, mut local) = (self.net.id(), true);
-        session.step(self.now(), Event::Begin, &mut out);
+        session.step(self.now(), SessionEvent::Begin, &mut out);
         loop {
-            let orders: Vec<Order> = out.drain().collect();
+            let orders: Vec<SessionOrder> = out.drain().collect();
             for order in orders {
                 match order {
-                    Order::Choose(without) => {
+                    SessionOrder::Choose(without) => {
                         let event = self.choose(&need, &without, &whom);
                         session.step(self.now(), event, &mut out);
                     }
-                    Order::Open { attempt, provider, request } => {
+                    SessionOrder::Open { attempt, provider, request } => {
                         tracing::debug!(attempt, provider = provider.short(), "asking");
                         local &= provider == me;
                         attempts.insert(attempt, self.attempt(attempt, provider, *request, &events));
                     }
-                    Order::Stop { attempt, begun } => {
+                    SessionOrder::Stop { attempt, begun } => {
                         if let Some(open) = attempts.get(&attempt) {
                             open.unwanted.store(!begun, Ordering::Relaxed);
                             let _ = open.says.try_send(Say::Stop {});
                         }
                     }
-                    Order::Close(attempt) => {
+                    SessionOrder::Close(attempt) => {
                         if let Some(at) = takers.iter().position(|(number, _)| *number == attempt) {
                             before = Some(takers.remove(at));
                         }
@@ -177,7 +177,7 @@ impl Trade {
                             tokio::spawn(attempt.finish());
                         }
                     }
-                    Order::Taken(terms, attempt) => {
+                    SessionOrder::Taken(terms, attempt) => {
                         // It may still lose its place to somebody who had less.
                         tell_at.get_or_insert_with(|| Instant::now() + TOLD_WITHIN);
                         let Some(open) = attempts.get_mut(&attempt) else { continue };
@@ -187,7 +187,7 @@ impl Trade {
                             let _ = self.books.recall(&open.chain, &open.provider, last);
                         }
                     }
-                    Order::Pay { attempt, provider, amount } => {
+                    SessionOrder::Pay { attempt, provider, amount } => {
                         let Some(open) = attempts.get_mut(&attempt) else { continue };
                         open.paid = true;
                         // It may take a block or two: nobody waits for that but the provider.
@@ -198,12 +198,12 @@ impl Trade {
                             let wanted = || !unwanted.load(Ordering::Relaxed);
                             match trade.pay(chain, provider, amount, wanted).await {
                                 Ok(voucher) => drop(says.send(Say::Pay { voucher }).await),
-                                Err(why) => drop(events.send(Event::Broke(attempt, why)).await),
+                                Err(why) => drop(events.send(SessionEvent::Broke(attempt, why)).await),
                             }
                         });
                     }
-                    Order::Note(provider, outcome) => self.note(provider, outcome, conversation).await,
-                    Order::Show(piece) => {
+                    SessionOrder::Note(provider, outcome) => self.note(provider, outcome, conversation).await,
+                    SessionOrder::Show(piece) => {
                         let Piece::End { finish, text: last, .. } = &piece else {
                             let taker = takers.first().or(before.as_ref());
                             taken.take().map(|taken| taken.send(Ok(origin(me, taker, local))));
@@ -252,10 +252,10 @@ impl Trade {
                 biased;
                 () = pieces.closed(), if due.is_some() && !cancelled => {
                     cancelled = true;
-                    Some(Event::Cancel)
+                    Some(SessionEvent::Cancel)
                 }
                 event = happened.recv() => event,
-                () = at(due) => Some(Event::Tick),
+                () = at(due) => Some(SessionEvent::Tick),
                 () = at(tell_at.filter(|_| taken.is_some())) => {
                     let taker = takers.first().or(before.as_ref());
                     taken.take().map(|taken| taken.send(Ok(origin(me, taker, local))));
@@ -266,7 +266,7 @@ impl Trade {
             session.step(self.now(), event, &mut out);
             // Who says all the time that it lives keeps no clock from striking.
             if session.deadline().is_some_and(|due| due <= self.now()) {
-                session.step(self.now(), Event::Tick, &mut out);
+                session.step(self.now(), SessionEvent::Tick, &mut out);
             }
         }
     }

@@ -3,7 +3,7 @@
 use super::Trade;
 use base::{Hash, NodeId, Reject, Wire};
 use ledger::Credits;
-use market::{Event, FRAME_MAX, Frame, Price, Request, Say};
+use market::{FRAME_MAX, Frame, Price, Request, Say, SessionEvent};
 use net::PeerError;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -25,7 +25,7 @@ impl Trade {
         number: u32,
         provider: NodeId,
         request: Request,
-        events: &mpsc::Sender<Event>,
+        events: &mpsc::Sender<SessionEvent>,
     ) -> Attempt {
         let chain = request.chain;
         let most = (request.price, request.written.len() as u64, request.ask.max_tokens);
@@ -39,11 +39,11 @@ impl Trade {
                 let answer = own.answer(provider, request, out, said);
                 let pass = async {
                     while let Some(frame) = frames.recv().await {
-                        if events.send(Event::Frame(number, frame)).await.is_err() {
+                        if events.send(SessionEvent::Frame(number, frame)).await.is_err() {
                             return;
                         }
                     }
-                    let _ = events.send(Event::Lost(number)).await;
+                    let _ = events.send(SessionEvent::Lost(number)).await;
                 };
                 tokio::join!(answer, pass);
             });
@@ -60,7 +60,7 @@ impl Trade {
                 // The first word comes before anything is done with the question, or the connection is one to a process
                 // that is gone: whoever did not hear the question was not ended by it.
                 let word = talk.hear.frame().await?.ok_or(PeerError::Unreachable)?;
-                let _ = events.send(Event::Reached(number)).await;
+                let _ = events.send(SessionEvent::Reached(number)).await;
                 Ok::<_, PeerError>((talk, word))
             };
             let mut begun = asked().await;
@@ -79,16 +79,16 @@ impl Trade {
                     let event = match word {
                         Ok(Some(bytes)) => match Frame::from_bytes(&bytes) {
                             Ok(frame) if !in_words_of(vocabulary.as_deref(), &frame) => {
-                                Event::Wrong(number, Reject::WrongWork)
+                                SessionEvent::Wrong(number, Reject::WrongWork)
                             }
-                            Ok(frame) => Event::Frame(number, frame),
-                            Err(_) => Event::Wrong(number, Reject::Malformed),
+                            Ok(frame) => SessionEvent::Frame(number, frame),
+                            Err(_) => SessionEvent::Wrong(number, Reject::Malformed),
                         },
-                        Ok(None) => Event::Lost(number),
-                        Err(PeerError::Broke(reject)) => Event::Wrong(number, reject),
-                        Err(_) => Event::Lost(number),
+                        Ok(None) => SessionEvent::Lost(number),
+                        Err(PeerError::Broke(reject)) => SessionEvent::Wrong(number, reject),
+                        Err(_) => SessionEvent::Lost(number),
                     };
-                    let last = !matches!(event, Event::Frame(..));
+                    let last = !matches!(event, SessionEvent::Frame(..));
                     if events.send(event).await.is_err() || last {
                         return;
                     }
@@ -112,11 +112,11 @@ impl Trade {
 }
 
 /// What a question comes to of which its provider heard nothing.
-fn unheard(number: u32, error: PeerError) -> Event {
+fn unheard(number: u32, error: PeerError) -> SessionEvent {
     match error {
-        PeerError::Broke(reject) => Event::Wrong(number, reject),
-        PeerError::NoRoom => Event::NoRoom(number),
-        PeerError::Unreachable | PeerError::Missing | PeerError::TooSlow => Event::Unreachable(number),
+        PeerError::Broke(reject) => SessionEvent::Wrong(number, reject),
+        PeerError::NoRoom => SessionEvent::NoRoom(number),
+        PeerError::Unreachable | PeerError::Missing | PeerError::TooSlow => SessionEvent::Unreachable(number),
     }
 }
 
@@ -202,8 +202,8 @@ mod tests {
 
     #[test]
     fn only_what_a_provider_sends_is_held_against_it() {
-        assert_eq!(unheard(3, PeerError::NoRoom), Event::NoRoom(3), "our own pool is full");
-        assert_eq!(unheard(3, PeerError::Unreachable), Event::Unreachable(3), "it was gone before");
-        assert_eq!(unheard(3, Reject::Oversized.into()), Event::Wrong(3, Reject::Oversized));
+        assert_eq!(unheard(3, PeerError::NoRoom), SessionEvent::NoRoom(3), "our own pool is full");
+        assert_eq!(unheard(3, PeerError::Unreachable), SessionEvent::Unreachable(3), "it was gone before");
+        assert_eq!(unheard(3, Reject::Oversized.into()), SessionEvent::Wrong(3, Reject::Oversized));
     }
 }

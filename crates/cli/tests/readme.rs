@@ -231,6 +231,9 @@ fn contribute() {
     let parts = [("FOLDER", "releases"), ("KEY", &format!("{key} --check"))];
     let found = stage.look("node", "talkoo update --from FOLDER --trust KEY", &parts, "is not newer");
     assert_eq!((&found["newer"], &found["version"]), (&false.into(), &env!("CARGO_PKG_VERSION").into()));
+    let nobody = stage.command("node", true, "talkoo update --trust KEY", &[("KEY", &key)]).output().expect("it ends");
+    let nobody: Value = serde_json::from_slice(&nobody.stdout).expect("JSON");
+    assert!(text(&nobody["error"]).contains("no peer gives a release"), "{nobody}");
     // Shown only: another test does it.
     let unit = stage.look("node", "talkoo service install", &[("install", "install --print")], " up");
     let same = stage.look("node", "talkoo service uninstall", &[("uninstall", "uninstall --print")], " up");
@@ -290,6 +293,9 @@ fn train(stage: &Stage) {
     stop(&mut one);
     let replayed = stage.run("one", "talkoo train replay", &[]);
     assert_eq!((&replayed["root"], &replayed["same_end"]), (&end["root"][1], &true.into()));
+    stage.run("one", "talkoo train log run.log", &[]);
+    let again = stage.look("three", "talkoo train replay --log run.log", &[], "= what the log says");
+    assert_eq!((&again["root"], &again["units"]), (&end["root"][1], &replayed["units"]));
     // A text of one's own.
     std::fs::copy("../../corpus/shakespeare.jsonl.zst", stage.path("mine.jsonl.zst")).expect("copied");
     let built = stage.run("one", "talkoo data build mine.jsonl.zst --out corpus", &[]);
@@ -337,6 +343,10 @@ fn models(stage: &Stage) {
     let sum = hub::sha256(&bytes);
     stage.hub.state.lock().expect("mine").files.insert("other-Q4_K_M.gguf".into(), bytes);
     let pulled = stage.run("taker", "talkoo model pull OWNER/REPO:Q4_K_M", &[("OWNER/REPO", "org/repo")]);
+    // Of the test's own hub, which has another model.
+    let useful = [("Qwen/Qwen3-0.6B-GGUF:Q8_0", "org/repo:Q4_K_M")];
+    let same = stage.run("taker", "talkoo model pull Qwen/Qwen3-0.6B-GGUF:Q8_0", &useful);
+    assert_eq!(same["hash"], pulled["hash"]);
     assert_eq!((text(&pulled["sha256"]), text(&pulled["name"])), (sum.as_str(), "other-Q4_K_M"));
     let listed = stage.look("taker", "talkoo model ls", &[], "other-Q4_K_M");
     assert_eq!(listed["models"].as_array().map(Vec::len), Some(2), "{listed}");

@@ -9,12 +9,12 @@
 //!
 //! ```
 //! use base::{Keypair, Millis, Signed};
-//! use ledger::{Credits, DOMAIN, Envelope, Ledger, Params, Tx};
+//! use ledger::{Credits, DOMAIN, Ledger, Params, WalletEnvelope, WalletTx};
 //! let (ann, bob) = (Keypair::from_secret([1; 32]), Keypair::from_secret([2; 32]));
 //! let params = Params::default();
 //! let mut ledger = Ledger::new(params.clone(), &[(ann.id(), Credits::whole(10))]);
-//! let tx = Tx::Transfer { to: bob.id(), amount: Credits::whole(3) };
-//! let tx = Signed::new(DOMAIN, &ann, Envelope { chain: params.chain, nonce: 0, tx });
+//! let tx = WalletTx::Transfer { to: bob.id(), amount: Credits::whole(3) };
+//! let tx = Signed::new(DOMAIN, &ann, WalletEnvelope { chain: params.chain, nonce: 0, tx });
 //! ledger.take(&tx)?;
 //! assert_eq!(ledger.take(&tx), Err(base::Reject::Stale), "said twice, done once");
 //! let root = ledger.root();

@@ -133,7 +133,7 @@ pub enum SchemaError {
 ///
 /// ```
 /// let schema = serde_json::json!({ "enum": ["yes", "no"] });
-/// let grammar = engine::schema::to_grammar(&schema, &engine::schema::Limits::default()).expect("a schema");
+/// let grammar = engine::schema::to_grammar(&schema, &engine::schema::SchemaLimits::default()).expect("a schema");
 /// assert!(grammar.contains("root ::= "));
 /// ```
 pub fn to_grammar(schema: &Value, limits: &SchemaLimits) -> Result<String, SchemaError> {

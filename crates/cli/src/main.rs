@@ -20,9 +20,7 @@ mod key;
 #[cfg(feature = "serve")]
 mod model_cmd;
 mod relay;
-mod release;
 mod release_cmd;
-mod release_peers;
 mod render;
 #[cfg(feature = "serve")]
 mod replay;

@@ -1,9 +1,9 @@
 //! `talkoo release`: keys and signatures of releases, for whoever makes them.
 
-use crate::release::{RELEASE_FILE, Release, write_release};
 use crate::{Common, render, update};
 use anyhow::{Context, Result, ensure};
 use clap::Subcommand;
+use release::{RELEASE_FILE, Release, write_release};
 use serde_json::json;
 use std::path::PathBuf;
 

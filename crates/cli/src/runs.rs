@@ -119,3 +119,19 @@ fn config(file: &RunFile, path: &Path, vocab: usize) -> Result<Shape> {
     }
     Ok((config, None, None))
 }
+
+/// Runs of which the folder holds weights, without a running node.
+fn runs_on_disk(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir.join("runs")).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
+pub(crate) fn find_on_disk(dir: &Path, id: Option<&str>) -> Result<Hash> {
+    let found: Vec<String> =
+        runs_on_disk(dir).into_iter().filter(|run| id.is_none_or(|id| run.starts_with(id))).collect();
+    match found.as_slice() {
+        [one] => Ok(one.parse()?),
+        [] => bail!("{} holds no such run; `talkoo train ls` lists those of a running node", dir.display()),
+        _ => bail!("several runs fit; name one of: {}", found.join(", ")),
+    }
+}

@@ -399,7 +399,7 @@ pub(crate) async fn run(common: &Common, args: ServeArgs) -> Result<()> {
     let names: Vec<String> = local.all().iter().map(|served| served.card().name.clone()).collect();
     args.asking.alone(common).await?;
     let node = Node::start(common.node()?).await?;
-    tokio::spawn(crate::release_peers::give(node.clone()));
+    tokio::spawn(crate::update::give(node.clone()));
     let mut serving = args.open(common, &node, local, false).await?;
     let (address, tickets) = (serving.address, &serving.tickets);
     let api = format!("http://{address}/v1");

@@ -1,9 +1,9 @@
 //! `talkoo train` and `talkoo up`.
 
-use crate::runs::{self, Others, Prepared};
+use crate::runs::{self, Others, Prepared, find_on_disk};
 use crate::{Common, client, render, stop, train_replay};
-use anyhow::{Result, bail};
-use base::{Hash, Wire};
+use anyhow::Result;
+use base::Wire;
 use clap::Subcommand;
 use model::GgufType;
 use node::{ControlRequest, Node, Status};
@@ -224,22 +224,6 @@ async fn watch(common: &Common, id: Option<&str>) -> Result<()> {
         if run.ended {
             return Ok(());
         }
-    }
-}
-
-/// Runs of which the folder holds weights, without a running node.
-fn runs_on_disk(dir: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(dir.join("runs")).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
-}
-
-pub(crate) fn find_on_disk(dir: &Path, id: Option<&str>) -> Result<Hash> {
-    let found: Vec<String> =
-        runs_on_disk(dir).into_iter().filter(|run| id.is_none_or(|id| run.starts_with(id))).collect();
-    match found.as_slice() {
-        [one] => Ok(one.parse()?),
-        [] => bail!("{} holds no such run; `talkoo train ls` lists those of a running node", dir.display()),
-        _ => bail!("several runs fit; name one of: {}", found.join(", ")),
     }
 }
 

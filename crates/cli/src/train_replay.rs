@@ -1,6 +1,6 @@
 //! `talkoo train replay` and `talkoo train log`: a whole run, done again from what its chain says of it.
 
-use crate::train::find_on_disk;
+use crate::runs::find_on_disk;
 use crate::{Common, render};
 use anyhow::{Context, Result, bail, ensure};
 use base::Wire;

@@ -64,7 +64,7 @@ pub(crate) async fn up(common: &Common, args: UpArgs) -> Result<()> {
     #[cfg(feature = "serve")]
     let local = args.serve.named(common).await?;
     let node = Node::start(node::NodeConfig { minded: true, ..common.node()? }).await?;
-    tokio::spawn(crate::release_peers::give(node.clone()));
+    tokio::spawn(crate::update::give(node.clone()));
     #[cfg(feature = "serve")]
     let own_only = local.all().is_empty();
     #[cfg(feature = "serve")]

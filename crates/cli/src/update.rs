@@ -5,19 +5,20 @@
 //! beside the old one and looks whether it answers. Only then the new program takes the old one's place. Whatever goes wrong
 //! before that, the old program is where it was, and the trial becomes the old node again.
 
-use crate::release::{RELEASE_FILE, Release, find_release, write_release};
-use crate::{Common, client, release_peers, render, stop};
+use crate::{Common, client, render, stop};
 use anyhow::{Context, Result, bail, ensure};
 use base::{NodeId, Signed};
 use clap::Args;
 use node::{ControlRequest, NextProgram};
+use release::{ARRIVING, PINNED, RELEASE_FILE, Release, beside, find_release, write_release};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::process::Child;
 
@@ -55,8 +56,6 @@ pub(crate) struct TrialArgs {
     arguments: Vec<OsString>,
 }
 
-/// The key whose releases this program trusts.
-pub(crate) const PINNED: Option<&str> = option_env!("TALKOO_RELEASE_KEY");
 /// A new program answers within this, or the old one comes back.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(20);
 /// And for so long.
@@ -69,8 +68,6 @@ const SAYS_WITHIN: Duration = Duration::from_secs(10);
 const JUDGED_WITHIN: Duration = Duration::from_secs(90);
 /// A new program that is taken back is killed where it does not end within this.
 const ENDS_WITHIN: Duration = Duration::from_secs(5);
-/// Beside the program: what has come of another from peers.
-pub(crate) const ARRIVING: &str = "arriving";
 /// In the data folder: how the last update went.
 const OUTCOME: &str = "update.json";
 /// In the data folder: with which program a node that is tried goes on, when it ends in this way.
@@ -114,7 +111,9 @@ pub(crate) async fn update(common: &Common, args: &UpdateArgs) -> Result<()> {
         ticket => {
             let ticket = ticket.map(str::parse).transpose()?;
             let wanted = |release: &Release| !args.check && (args.force || newer(release));
-            release_peers::find(common, &trusted, ticket.as_ref(), &exe, wanted).await?
+            let network = common.node()?.net(host::random_secret()?);
+            let peers = begin(common, ticket.as_ref()).await?;
+            release::find_among_peers(network, &peers, &trusted, &exe, wanted).await?
         }
     };
     let (release, newer) = (&signed.value, newer(&signed.value));
@@ -165,6 +164,34 @@ pub(crate) async fn update(common: &Common, args: &UpdateArgs) -> Result<()> {
     Ok(())
 }
 
+/// With whom to begin: the nodes of a ticket, or the one that runs here, which passes the question on.
+async fn begin(common: &Common, ticket: Option<&net::Ticket>) -> Result<Vec<net::Address>> {
+    if let Some(ticket) = ticket {
+        return Ok(ticket.peers.clone());
+    }
+    if node::call(&common.dir(), &ControlRequest::Status).await?.is_none() {
+        bail!(
+            "no node runs here that knows peers: `talkoo up` starts it; or name a folder of releases, or the ticket of a \
+             node, with --from"
+        );
+    }
+    let status = client::status(common).await?;
+    let sockets = status.addresses.iter().filter_map(|address| address.parse().ok()).collect();
+    Ok(vec![net::Address { node: status.node.parse()?, sockets, relay: None }])
+}
+
+/// Has the node give the release that this process runs, if it is one.
+pub(crate) async fn give(node: Arc<node::Node>) -> Result<()> {
+    let pinned = PINNED.and_then(|key| key.parse::<NodeId>().ok());
+    let own = tokio::task::spawn_blocking(release::own_release).await.context("reading this program")?;
+    let topics: BTreeSet<NodeId> = pinned.into_iter().chain(own.as_ref().map(|(by, _)| *by)).collect();
+    let (by, mut given) = own.map_or((None, None), |(by, given)| (Some(by), Some(given)));
+    for key in topics {
+        node.give_program(release::topic(&key), if by == Some(key) { given.take() } else { None });
+    }
+    Ok(())
+}
+
 async fn judged(path: &Path) -> Result<Outcome> {
     let begun = Instant::now();
     while begun.elapsed() < JUDGED_WITHIN {
@@ -182,12 +209,6 @@ fn own_program() -> Result<PathBuf> {
     let exe = std::env::current_exe().context("this program's own place")?;
     ensure!(exe.exists(), "{} was replaced while it ran; begin the node again first", exe.display());
     Ok(exe)
-}
-
-pub(crate) fn beside(exe: &Path, ending: &str) -> PathBuf {
-    let mut name = exe.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{ending}"));
-    exe.with_file_name(name)
 }
 
 /// Held while a program is updated.

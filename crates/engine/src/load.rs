@@ -148,7 +148,7 @@ pub(crate) fn load(config: &EngineConfig) -> Result<(Arc<LlamaModel>, ModelInfo)
     let head = head.unwrap_or(model.n_embd() as u64 / u64::from(model.n_head()).max(1));
     let cache = cache(u64::from(model.n_head_kv()), head, context, config.slots);
     let caches = cache.saturating_mul(u64::from(model.n_layer()));
-    let rows = (crate::pass::ECHO_ROWS + config.slots) as u64 * model.n_vocab() as u64 * 4;
+    let rows = (crate::plan::ECHO_ROWS + config.slots) as u64 * model.n_vocab() as u64 * 4;
     let memory = bytes.saturating_add(caches).saturating_add(WORKING).saturating_add(rows);
     let allowed = if config.memory > 0 { config.memory } else { u64::MAX };
     let have = free_memory().unwrap_or(u64::MAX).min(allowed);

@@ -107,9 +107,6 @@ pub(crate) fn start(
 const VALUES: KvCacheType = KvCacheType::BF16;
 /// A longer beginning of an answer is read like a question: to read it token by token takes too long.
 const EXACT_MAX: usize = 512;
-/// Tokens of a question whose own probabilities are asked for that one pass reads: each takes a row as long as the vocabulary,
-/// which stays taken, and the time of all others to go through.
-pub(crate) const ECHO_ROWS: usize = 32;
 /// How often it is looked for somebody who went away while nothing is to be done.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Tokens of one pass.
@@ -144,7 +141,7 @@ impl Slot {
             Some(answer) if answer.read >= answer.exact_from => Work::Prompt(1),
             Some(answer) => {
                 let left = answer.job.prompt.len().min(answer.exact_from) - answer.read;
-                Work::Prompt(if answer.job.echo { left.min(ECHO_ROWS) } else { left })
+                Work::Prompt(if answer.job.echo { left.min(plan::ECHO_ROWS) } else { left })
             }
         }
     }

@@ -13,6 +13,9 @@ pub(crate) enum Work {
     Decode,
 }
 
+/// Tokens of a question whose own probabilities are asked for that one pass reads: each takes a row as long as the vocabulary,
+/// which stays taken, and the time of all others to go through.
+pub(crate) const ECHO_ROWS: usize = 32;
 /// The longest piece of a prompt that is read in one pass.
 pub(crate) const CHUNK_MAX: usize = 512;
 const CHUNK_MIN: usize = 16;

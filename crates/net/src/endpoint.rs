@@ -105,6 +105,9 @@ impl More {
     }
 }
 
+/// Peers with whom a node is connected meet it in such a topic this often.
+const MEET_EVERY: Duration = Duration::from_secs(5);
+
 /// What is known of the way to a peer.
 #[derive(Debug, Clone)]
 pub struct PeerInfo {
@@ -284,6 +287,17 @@ impl Net {
     /// Follows a chain that `peer` keeps.
     pub async fn follow(&self, peer: NodeId, follow: Follow) -> Result<LogClient, PeerError> {
         log::follow(&self.pool, peer, follow).await
+    }
+
+    /// The same with all peers with whom this node is connected, now and later.
+    pub fn speak_to_all(&self, topic: Topic) {
+        let (more, pool, stop) = (self.speak(topic, &[]), self.pool.clone(), self.stop.clone());
+        tokio::spawn(async move {
+            let mut tick = tokio::time::interval(MEET_EVERY);
+            while stop.run_until_cancelled(tick.tick()).await.is_some() {
+                more.add(&pool.open().into_iter().map(|(peer, _)| peer).collect::<Vec<_>>());
+            }
+        });
     }
 
     /// A standing link to `peer`: frames put in are sent in order while it stands, dropped while it does not.

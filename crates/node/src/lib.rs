@@ -25,7 +25,6 @@ pub use config::{AskTable, Config, LimitsTable, NodeTable, Presence, ScheduleTab
 #[cfg(feature = "serve")]
 pub use market::{AnswerStream, Said, tell};
 pub use net::{RelayAddr, RelayKey};
-pub use programs::GivenProgram;
 pub use recruiter::{Moved, Recruiter};
 pub use relay::relay_key;
 pub use request::{ControlRequest, NextProgram, call};

@@ -1,12 +1,9 @@
 //! Releases go from peer to peer: who runs one says so to those who look for releases of its key, and gives it.
 
-use crate::release::{RELEASE_FILE, Release, check_release, read_signed};
-use crate::update::{ARRIVING, PINNED, beside};
-use crate::{Common, client};
+use crate::{ARRIVING, RELEASE_FILE, Release, beside, check_release, read_signed};
 use anyhow::{Context, Result, bail};
 use base::{ChunkTree, Hash, NodeId, Signed, Wire};
-use net::{Address, Net, Topic};
-use node::{ControlRequest, GivenProgram, Node};
+use net::{Address, Net, NetConfig, Topic};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -16,30 +13,22 @@ use tokio::sync::watch;
 
 /// Who has a release says so within this: new ears are greeted at once, and the words go on through others.
 const SAY_WITHIN: Duration = Duration::from_secs(10);
+const CALL_EVERY: Duration = Duration::from_secs(2);
 /// After the first release was heard of, a newer one is waited for so long.
 const NEWER_WITHIN: Duration = Duration::from_secs(3);
 /// So many peers that have the newest release are remembered.
 const HOLDERS_MAX: usize = 32;
 
 /// Where those meet who give releases of a key for machines like this one.
-fn topic(by: &NodeId) -> Hash {
+pub fn topic(by: &NodeId) -> Hash {
     Hash::of("talkoo 2026 release topic v1", &[&by.0[..], Release::target().as_bytes()].concat())
 }
 
-/// Has the node give the release that this process runs, if it is one.
-pub(crate) async fn give(node: Arc<Node>) -> Result<()> {
-    let pinned = PINNED.and_then(|key| key.parse::<NodeId>().ok());
-    let own = tokio::task::spawn_blocking(own_release).await.context("reading this program")?;
-    let topics: BTreeSet<NodeId> = pinned.into_iter().chain(own.as_ref().map(|(by, _)| *by)).collect();
-    let (by, mut given) = own.map_or((None, None), |(by, given)| (Some(by), Some(given)));
-    for key in topics {
-        node.give_program(topic(&key), if by == Some(key) { given.take() } else { None }).await;
-    }
-    Ok(())
-}
+/// What is given of a program: words that say which it is, its file, its chunk hashes.
+pub type Given = (Vec<u8>, PathBuf, ChunkTree);
 
 /// Who released the program of this process, and what is given of it; nothing where it is no release.
-fn own_release() -> Option<(NodeId, GivenProgram)> {
+pub fn own_release() -> Option<(NodeId, Given)> {
     let exe = std::env::current_exe().ok()?;
     // Its owner put it there: whoever signed it is right.
     let signed = read_signed(&beside(&exe, RELEASE_FILE)).ok()?;
@@ -48,7 +37,7 @@ fn own_release() -> Option<(NodeId, GivenProgram)> {
     let path = if path.exists() { path } else { exe };
     let tree = ChunkTree::read(&mut File::open(&path).ok()?).ok()?;
     let same = tree.root() == signed.value.root && tree.len == signed.value.bytes;
-    same.then(|| (signed.by, GivenProgram { words: signed.to_bytes(), path, tree }))
+    same.then(|| (signed.by, (signed.to_bytes(), path, tree)))
 }
 
 /// The newest release that was heard of, and who has it.
@@ -77,37 +66,20 @@ impl net::Hears for Ear {
     }
 }
 
-/// With whom to begin: the nodes of a ticket, or the one that runs here, which passes the question on.
-async fn begin(common: &Common, ticket: Option<&net::Ticket>) -> Result<Vec<Address>> {
-    if let Some(ticket) = ticket {
-        return Ok(ticket.peers.clone());
-    }
-    if node::call(&common.dir(), &ControlRequest::Status).await?.is_none() {
-        bail!(
-            "no node runs here that knows peers: `talkoo up` starts it; or name a folder of releases, or the ticket of a \
-             node, with --from"
-        );
-    }
-    let status = client::status(common).await?;
-    let sockets = status.addresses.iter().filter_map(|address| address.parse().ok()).collect();
-    Ok(vec![Address { node: status.node.parse()?, sockets, relay: None }])
-}
-
-/// The newest release of one of the `trusted` keys that peers give and that is `wanted`, with its program in a file beside
+/// The newest release of one of the `trusted` keys that peers give and that is `wanted`; `network` is how they are reached, and
+/// `peers` are those with whom to begin. Gives it with its program in a file beside
 /// `exe`; without a file where it is not wanted.
-pub(crate) async fn find(
-    common: &Common,
+pub async fn find_among_peers(
+    network: NetConfig,
+    peers: &[Address],
     trusted: &[NodeId],
-    ticket: Option<&net::Ticket>,
     exe: &Path,
     wanted: impl Fn(&Release) -> bool,
 ) -> Result<(Signed<Release>, Option<PathBuf>)> {
-    let peers = begin(common, ticket).await?;
-    let network = common.node()?.net(host::random_secret()?);
     // Any port: a node may run meanwhile.
     let bind = std::net::SocketAddr::new(network.bind.ip(), 0);
-    let net = Net::open(net::NetConfig { bind, ..network }, Arc::new(()), None, None).await?;
-    let found = find_with(&net, trusted, &peers, exe, wanted).await;
+    let net = Net::open(NetConfig { bind, ..network }, Arc::new(()), None, None).await?;
+    let found = find_with(&net, trusted, peers, exe, wanted).await;
     net.close().await;
     found
 }
@@ -122,14 +94,14 @@ async fn find_with(
     peers.iter().for_each(|address| net.know(address));
     let begin: Vec<NodeId> = peers.iter().map(|address| address.node).collect();
     let (_silent, words) = watch::channel(None);
-    let mut ears = Vec::new();
+    let (mut ears, mut calls) = (Vec::new(), Vec::new());
     for by in trusted {
         let (heard, hearing) = watch::channel(None);
         let hear = Arc::new(Ear { by: *by, heard });
-        net.speak(Topic { topic: topic(by), words: words.clone(), hear }, &begin);
+        calls.push(net.speak(Topic { topic: topic(by), words: words.clone(), hear }, &begin));
         ears.push(hearing);
     }
-    let mut newest = newest_of(&mut ears).await?;
+    let mut newest = newest_of(&ears, || calls.iter().for_each(|call| call.add(&begin))).await?;
     if !wanted(&newest.borrow().as_ref().context("it was heard")?.0.value) {
         let (signed, _) = newest.borrow().clone().context("it was heard")?;
         return Ok((signed, None));
@@ -139,14 +111,18 @@ async fn find_with(
     Ok((signed, Some(path)))
 }
 
-/// The ear that heard of the newest release.
-async fn newest_of(ears: &mut [watch::Receiver<Heard>]) -> Result<watch::Receiver<Heard>> {
+/// The ear that heard of the newest release. Peers that only just begin are called again.
+async fn newest_of(ears: &[watch::Receiver<Heard>], call: impl Fn()) -> Result<watch::Receiver<Heard>> {
     let order = |ear: &watch::Receiver<Heard>| ear.borrow().as_ref().map(|(signed, _)| signed.value.order());
     let mut until = Instant::now() + SAY_WITHIN;
-    let mut tick = tokio::time::interval(Duration::from_millis(100));
+    let (mut tick, mut called) = (tokio::time::interval(Duration::from_millis(100)), Instant::now());
     let mut any = false;
     while Instant::now() < until {
         tick.tick().await;
+        if called.elapsed() >= CALL_EVERY {
+            called = Instant::now();
+            call();
+        }
         if !any && ears.iter().any(|ear| ear.borrow().is_some()) {
             any = true;
             until = until.min(Instant::now() + NEWER_WITHIN);

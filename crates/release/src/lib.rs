@@ -1,4 +1,11 @@
-//! A signed release of this program, which `talkoo update` installs.
+//! Signed releases of the program: how one is written, and how it is found in a folder or among peers.
+//!
+//! *Goals*: what is installed is, to the byte, what a trusted key signed, wherever it came from. *Non-goals*: installing it, and
+//! going back from it; `talkoo update` does that.
+
+mod peers;
+
+pub use peers::{Given, find_among_peers, own_release, topic};
 
 use anyhow::{Context, Result, bail, ensure};
 use base::{ChunkTree, Hash, Keypair, NodeId, Signature, Signed, Wire, wire_struct};
@@ -9,7 +16,11 @@ use std::path::{Path, PathBuf};
 
 const DOMAIN: &str = "talkoo 2026 release v1";
 /// The file beside a program that says who released it.
-pub(crate) const RELEASE_FILE: &str = "release";
+pub const RELEASE_FILE: &str = "release";
+/// The key whose releases this program trusts.
+pub const PINNED: Option<&str> = option_env!("TALKOO_RELEASE_KEY");
+/// Beside the program: what has come of another from peers.
+pub const ARRIVING: &str = "arriving";
 /// A program has at most so many bytes.
 const BYTES_MAX: u64 = 1 << 30;
 /// A release file has at most so many bytes.
@@ -17,7 +28,7 @@ const FILE_MAX: u64 = 4 << 10;
 
 /// A program as it was released.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Release {
+pub struct Release {
     /// As [semver](https://semver.org).
     pub version: String,
     /// Where it runs: [`Release::target`].
@@ -46,12 +57,12 @@ struct ReleaseFile {
 
 impl Release {
     /// The machine that this program was built for: `x86_64-linux`.
-    pub(crate) fn target() -> String {
+    pub fn target() -> String {
         format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS)
     }
 
     /// Signs a program for machines like this one.
-    pub(crate) fn sign(program: &Path, version: &str, key: &Keypair) -> Result<Signed<Self>> {
+    pub fn sign(program: &Path, version: &str, key: &Keypair) -> Result<Signed<Self>> {
         let mut file = File::open(program).with_context(|| program.display().to_string())?;
         let bytes = file.metadata()?.len();
         ensure!((1..=BYTES_MAX).contains(&bytes), "{} has {bytes} bytes", program.display());
@@ -61,7 +72,7 @@ impl Release {
     }
 
     /// Copies what was released, and nothing else, to a place where nothing is yet.
-    pub(crate) fn copy(&self, program: &Path, to: &Path) -> Result<()> {
+    pub fn copy(&self, program: &Path, to: &Path) -> Result<()> {
         let named = || program.display().to_string();
         let source = File::open(program).with_context(named)?;
         let known = source.metadata()?;
@@ -87,23 +98,30 @@ impl Release {
     }
 
     /// Its version.
-    pub(crate) fn semver(&self) -> Result<semver::Version> {
+    pub fn semver(&self) -> Result<semver::Version> {
         self.version.parse().with_context(|| format!("“{}” is no version", self.version))
     }
 
     /// By version; of one version the last that was made.
-    pub(crate) fn order(&self) -> (Option<semver::Version>, u64) {
+    pub fn order(&self) -> (Option<semver::Version>, u64) {
         (self.semver().ok(), self.made_ms)
     }
 
     /// `talkoo-1.2.3-x86_64-linux`: the program beside its release file.
-    pub(crate) fn file_name(&self) -> String {
+    pub fn file_name(&self) -> String {
         format!("talkoo-{}-{}", self.version, self.target)
     }
 }
 
+/// A file beside a program: its name, and this ending.
+pub fn beside(exe: &Path, ending: &str) -> PathBuf {
+    let mut name = exe.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{ending}"));
+    exe.with_file_name(name)
+}
+
 /// Writes the release file beside its program.
-pub(crate) fn write_release(path: &Path, signed: &Signed<Release>) -> Result<()> {
+pub fn write_release(path: &Path, signed: &Signed<Release>) -> Result<()> {
     let Release { version, target, bytes, root, made_ms } = signed.value.clone();
     let (by, signature) = (signed.by.to_string(), base::to_hex(&signed.signature.0));
     let file = ReleaseFile { version, target, bytes, root, made_ms, by, signature };
@@ -111,7 +129,7 @@ pub(crate) fn write_release(path: &Path, signed: &Signed<Release>) -> Result<()>
 }
 
 /// Whether a release is of a possible size, has a version, and is signed by whom it names.
-pub(crate) fn check_release(signed: &Signed<Release>) -> Result<()> {
+pub fn check_release(signed: &Signed<Release>) -> Result<()> {
     let Release { bytes, .. } = signed.value;
     ensure!(signed.to_bytes().len() as u64 <= FILE_MAX && signed.verify(DOMAIN), "the signature is wrong");
     ensure!((1..=BYTES_MAX).contains(&bytes), "a release has no {bytes} bytes");
@@ -119,7 +137,7 @@ pub(crate) fn check_release(signed: &Signed<Release>) -> Result<()> {
 }
 
 /// Reads a release file, whoever signed it.
-pub(crate) fn read_signed(path: &Path) -> Result<Signed<Release>> {
+pub fn read_signed(path: &Path) -> Result<Signed<Release>> {
     let named = || path.display().to_string();
     ensure!(std::fs::metadata(path).with_context(named)?.is_file(), "{} is no file", named());
     let mut bytes = Vec::new();
@@ -147,7 +165,7 @@ fn read_release(path: &Path, trusted: &[NodeId]) -> Result<Signed<Release>> {
 }
 
 /// The newest release for this machine in a folder, or that of a release file, with its program.
-pub(crate) fn find_release(place: &Path, trusted: &[NodeId]) -> Result<(Signed<Release>, PathBuf)> {
+pub fn find_release(place: &Path, trusted: &[NodeId]) -> Result<(Signed<Release>, PathBuf)> {
     let named = || place.display().to_string();
     let mut files = vec![place.to_owned()];
     if place.is_dir() {

@@ -11,7 +11,9 @@ use serde_json::json;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+#[cfg(feature = "serve")]
+use std::time::Instant;
 
 #[derive(Args)]
 pub(crate) struct UpArgs {

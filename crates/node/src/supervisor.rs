@@ -322,7 +322,7 @@ impl Supervisor {
 
 impl Node {
     /// From now on it works for others only while the owner lets it. `kept_by`: who keeps the caps on processors and memory, as
-    /// [`confine`](crate::confine) says.
+    /// [`confine`](host::confine) says.
     pub async fn mind(self: &Arc<Self>, config: &Config, kept_by: String) -> Result<Arc<Supervisor>> {
         let idling = Supervisor::new(&self.shared, config, kept_by)?;
         if self.idling.set(idling.clone()).is_err() {

@@ -100,17 +100,17 @@ pub(crate) async fn update(common: &Common, args: &UpdateArgs) -> Result<()> {
     let own = panel.as_ref().and_then(|panel| panel["version"].as_str()).unwrap_or(env!("CARGO_PKG_VERSION"));
     let mine: semver::Version = own.parse()?;
     let newer = |release: &Release| release.semver().is_ok_and(|version| version > mine);
+    let wanted = |release: &Release| !args.check && (args.force || newer(release));
     let exe = own_program()?;
     let _one = (!args.check).then(|| one_at_a_time(&exe)).transpose()?;
     let (signed, program) = match args.from.as_deref() {
         Some(path) if !path.starts_with(net::TICKET_PREFIX) => {
             let (signed, program) = find_release(Path::new(path), &trusted)?;
-            let wanted = !args.check && (args.force || newer(&signed.value));
+            let wanted = wanted(&signed.value);
             (signed, wanted.then_some(program))
         }
         ticket => {
             let ticket = ticket.map(str::parse).transpose()?;
-            let wanted = |release: &Release| !args.check && (args.force || newer(release));
             let network = common.node()?.net(host::random_secret()?);
             let peers = begin(common, ticket.as_ref()).await?;
             release::find_among_peers(network, &peers, &trusted, &exe, wanted).await?

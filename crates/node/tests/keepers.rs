@@ -1,6 +1,6 @@
 //! Nodes that keep a chain for others, and hold them still.
 
-use base::{ChunkTree, Hash, NodeId, Reject};
+use base::{Hash, NodeId, Reject};
 use bytes::Bytes;
 use ledger::Credits;
 use net::BoxFuture;
@@ -40,17 +40,6 @@ impl net::LogService for Still {
     }
 }
 
-impl net::Content for Still {
-    fn tree(&self, _: &Hash, _: &NodeId) -> Option<Arc<ChunkTree>> {
-        None
-    }
-    fn chunk(&self, _: &Hash, _: usize, _: &NodeId) -> Option<Bytes> {
-        None
-    }
-    fn sent(&self, _: usize) {}
-    fn refused(&self, _: &NodeId, _: Reject) {}
-}
-
 /// The follower begins with the one that holds it still, for the validator comes up later. Its transaction reaches the
 /// validator all the same, and so do the blocks that answer it.
 #[tokio::test(flavor = "multi_thread")]
@@ -67,7 +56,7 @@ async fn a_keeper_that_gives_no_block_neither_holds_a_follower_nor_swallows_its_
         replica::join_network(dir, &network).expect("joined");
     }
     let still = net::NetConfig { secret: [9; 32], bind: any, mdns: false, relays: vec![], rates: (0, 0) };
-    let still = net::Net::open(still, Arc::new(Still), Some(Arc::new(Still)), None).await.expect("open");
+    let still = net::Net::open(still, Arc::new(()), Some(Arc::new(Still)), None).await.expect("open");
     let b = Node::start(config(&follower, any)).await.expect("a node starts");
     let (chain, run) = (network.genesis.chain(), Hash([7; 32]));
     let ticket = net::Ticket { chain, run, anchor: None, peers: vec![still.address()] };
